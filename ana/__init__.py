@@ -1,0 +1,70 @@
+"""ANA: store a large Python object once, and send references to it."""
+
+import logging
+import sys
+import types
+
+from ana import layer as _layer
+from ana._version import __version__
+from ana.errors import (
+    ANAError,
+    CorruptedStateError,
+    LockTimeoutError,
+    StateLoadError,
+    StateNotFoundError,
+    StoreError,
+    UnsupportedFormatError,
+    UntrustedStoreError,
+    UUIDConflictError,
+)
+from ana.layer import (
+    DataLayer,
+    DictDataLayer,
+    DirDataLayer,
+    SimpleDataLayer,
+    get_dl,
+    set_dl,
+    using_dl,
+)
+from ana.storable import Ref, Storable, StorableABC
+
+__all__ = [
+    "ANAError",
+    "CorruptedStateError",
+    "DataLayer",
+    "DictDataLayer",
+    "DirDataLayer",
+    "LockTimeoutError",
+    "Ref",
+    "SimpleDataLayer",
+    "StateLoadError",
+    "StateNotFoundError",
+    "Storable",
+    "StorableABC",
+    "StoreError",
+    "UUIDConflictError",
+    "UnsupportedFormatError",
+    "UntrustedStoreError",
+    "__version__",
+    "get_dl",
+    "set_dl",
+    "using_dl",
+]
+
+logging.getLogger("ana").addHandler(logging.NullHandler())
+
+
+class _Package(types.ModuleType):
+    """Lets old programs read and assign `ana.dl`, the current layer."""
+
+    @property
+    def dl(self) -> DataLayer:
+        """The current layer."""
+        return _layer.get_dl()
+
+    @dl.setter
+    def dl(self, new: DataLayer) -> None:
+        _layer.set_dl(new)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,119 @@
+"""Addresses: what a content's UUID is, which keys are valid, and which file a key belongs to.
+
+Pure functions; nothing here touches a filesystem.
+"""
+
+import re
+import uuid as uuid_module
+from collections.abc import Iterable
+
+import blake3
+
+__all__ = ["MAX_KEY_CHARACTERS", "SUFFIX", "check_key", "content_uuid", "file_name", "key_bytes", "shard"]
+
+MAX_KEY_CHARACTERS = 200
+MAX_NAME_BYTES = 200
+"""Of a file's name without suffix: NAME_MAX is 255, and a temporary name adds to it."""
+
+SUFFIX = ".pkl.zst"
+
+_LABEL = b"ana content address v1"
+# uuid.UUID() accepts braces, "urn:", underscores, blanks and Arabic digits: only this counts as canonical.
+_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+_SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+def content_digest(class_name: str, lengths: Iterable[int], leaves: Iterable[bytes]) -> bytes:
+    """Return the 32 bytes of blake3 that identify a state of a class.
+
+    `class_name` is "module:qualified.name", `lengths` are the sizes in bytes of the pickle stream
+    and of each out-of-band buffer, `leaves` the blake3 digests of the pieces that
+    `record.plan(lengths)` cuts them into. Every part is length-prefixed, so that no two states
+    with different parts can feed the hash the same bytes.
+    """
+    name = class_name.encode("utf-8", "surrogatepass")
+    sizes = b"".join(length.to_bytes(8, "little") for length in lengths)
+    digests = b"".join(leaves)
+    feed = (_LABEL, name, sizes, digests)
+    return blake3.blake3(b"".join(len(part).to_bytes(8, "little") + part for part in feed)).digest()
+
+
+def content_uuid(digest: bytes) -> str:
+    """Return the UUIDv8 (RFC 9562, section 5.8) that carries the first 122 bits of a content digest."""
+    value = int.from_bytes(digest[:16], "big")
+    value = value & ~(0xF << 76) | (0x8 << 76)
+    value = value & ~(0x3 << 62) | (0x2 << 62)
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def random_uuid() -> str:
+    """Return a UUIDv4, for objects whose content has no address of its own."""
+    return str(uuid_module.uuid4())
+
+
+def check_key(key: object) -> str:
+    """Return `key` if it may name a state: any string of 1 to 200 characters; a `uuid.UUID` becomes one.
+
+    Raises TypeError for another type, ValueError for another length; nothing was touched then.
+    """
+    if isinstance(key, uuid_module.UUID):
+        return str(key)
+    if not isinstance(key, str):
+        msg = f"a UUID is a string (or a uuid.UUID), not {type(key).__name__}: {key!r:.100}"
+        raise TypeError(msg)
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        msg = f"a UUID has 1 to {MAX_KEY_CHARACTERS} characters, this one has {len(key)}: {key!r:.100}"
+        raise ValueError(msg)
+    # A subclass of str could change its mind between the check and the path.
+    return key if type(key) is str else str.__str__(key)
+
+
+def is_canonical(key: str) -> bool:
+    """Say whether `key` is a lower-case canonical UUID of version 4 or 8, whose digits are evenly spread."""
+    return _CANONICAL.fullmatch(key) is not None
+
+
+def key_bytes(key: str) -> bytes:
+    """Return the bytes that stand for `key` in records, names and hashes (lone surrogates survive)."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+def shard(key: str, levels: int) -> tuple[str, ...]:
+    """Return the folders of a key, two hex digits each: ("5f", "3a") for levels = 2."""
+    digits = key if is_canonical(key) else blake3.blake3(key_bytes(key)).hexdigest()
+    return tuple(digits[2 * level : 2 * level + 2] for level in range(levels))
+
+
+def file_name(key: str) -> str:
+    """Return the file's name for a key: itself where it is canonical, else percent-encoded.
+
+    Injective: letters, digits, "_" and "-" stand for themselves, every other byte is "%XX" (also
+    ".", so no name starts with a dot or looks like a suffix). What would be longer than 200 bytes
+    keeps its beginning and gets "~" and the first 16 bytes of blake3(key); "~" is not otherwise used.
+    """
+    if is_canonical(key):
+        return key + SUFFIX
+    raw = key_bytes(key)
+    name = "".join(chr(byte) if byte in _SAFE_BYTES else f"%{byte:02X}" for byte in raw)
+    if len(name) > MAX_NAME_BYTES:
+        name = f"{name[:120]}~{blake3.blake3(raw).hexdigest(length=16)}"
+    return name + SUFFIX
+
+
+def key_of_name(name: str) -> str | None:
+    """Return the key that a file's name stands for, or None if it is no state's or was shortened."""
+    if not name.endswith(SUFFIX):
+        return None
+    stem = name.removesuffix(SUFFIX)
+    if "~" in stem:
+        return None
+    parts = stem.split("%")
+    try:
+        raw = parts[0].encode("ascii") + b"".join(
+            bytes.fromhex(part[:2]) + part[2:].encode("ascii") for part in parts[1:]
+        )
+        key = raw.decode("utf-8", "surrogatepass")
+    except ValueError:
+        return None
+    return key if 1 <= len(key) <= MAX_KEY_CHARACTERS and file_name(key) == name else None

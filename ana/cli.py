@@ -1,0 +1,313 @@
+"""The command line: arguments, tables and progress bars over functions that return typed results."""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+from rich import box
+from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ana import demo
+from ana._version import __version__
+from ana.errors import ANAError
+
+__all__ = ["ana", "run"]
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes, besides click's 2 for wrong usage; 130 is the shells' word for "stopped by Ctrl-C"."""
+
+MEGABYTE = 1_000_000
+SMALL_BYTES = 4 * MEGABYTE
+LARGEST_BYTES = 100_000 * MEGABYTE
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(slots=True)
+class Output:
+    """How to say it: the options that the group and its commands share."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+
+def _noting(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    """Return a callback that notes a flag in the context's Output, wherever on the command line it stood."""
+
+    def note(context: click.Context, _parameter: click.Parameter, given: bool) -> None:  # noqa: FBT001 - click's
+        output = context.ensure_object(Output)
+        setattr(output, name, given or getattr(output, name))
+
+    return note
+
+
+def output_options(command: Command) -> Command:
+    """Give a command `--json` and `-q`. The group has them too: they may stand before its name or after."""
+    for flags, name, text in (
+        (("-q", "--quiet"), "quiet", "Print nothing but what failed."),
+        (("--json",), "as_json", "Print one JSON document, for programs."),
+    ):
+        note = _noting(name)
+        add = click.option(*flags, name, is_flag=True, expose_value=False, callback=note, help=text)
+        command = add(command)
+    return command
+
+
+class Size(click.ParamType):
+    """A size in MB (10^6 bytes) or the word `small`, as bytes."""
+
+    name = "MB"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        """Return the size in bytes; a usage error says what is wrong with it."""
+        if isinstance(value, int):
+            return value
+        try:
+            size_bytes = SMALL_BYTES if value == "small" else int(float(value) * MEGABYTE)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither a number of MB nor 'small'", parameter, context)
+        if not MEGABYTE <= size_bytes <= LARGEST_BYTES:
+            self.fail(f"{value} is not between 1 and {LARGEST_BYTES // MEGABYTE} MB", parameter, context)
+        return size_bytes
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ana")
+@output_options
+def ana() -> None:
+    """Store large Python objects once, and send references to them.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+
+
+@ana.command("demo")
+@click.option(
+    "--size", "size_bytes", type=Size(), default="200", show_default=True, help="The object's size."
+)
+@click.option("--tasks", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many to run.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="How many to start."
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="Where to make the temporary folder: a shared filesystem, say.",
+)
+@click.option("--keep", is_flag=True, help="Keep the folder, to look at the store.")
+@output_options
+@click.pass_obj
+def demo_command(output: Output, **settings: Any) -> int:
+    r"""Ship a large object to worker processes, as usual and by reference.
+
+    Builds a mesh of --size MB (or 'small': 4 MB), sends it in all tasks to new
+    processes, first pickled as usual, then by reference, and measures what went
+    through the pipe, how long it took, and how many copies were made. Stores an
+    equal object again, which writes nothing, and flips a byte of the stored
+    file, which is caught.
+
+    \b
+    Examples:
+      ana demo
+      ana demo --size 1000 --tasks 32 --workers 4
+      ana demo --dir /shared/scratch --keep
+      ana demo --json | jq .by_reference.wall_seconds
+    """
+    chosen = demo.Settings(**settings)
+    with _progress(2 * chosen.tasks + 2, output) as progress:
+        result = demo.run(chosen, progress)
+    if output.as_json:
+        click.echo(json.dumps(_demo_document(result), indent=2, default=str))
+    elif not output.quiet:
+        Console(highlight=False).print(_demo_view(result))
+    failed = [check.name for check in result.checks if not check.passed]
+    if failed:
+        click.echo(f"ana demo: failed: {', '.join(failed)}", err=True)
+    return FAILED if failed else DONE
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. What went wrong is said in a line on stderr."""
+    try:
+        with _ended_by_signals():
+            code = ana.main(args=argv, prog_name="ana", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("ana: interrupted", err=True)
+        return INTERRUPTED
+    except (ANAError, OSError, BrokenExecutor, MemoryError) as error:
+        click.echo(f"ana: {str(error) or type(error).__name__}", err=True)
+        return FAILED
+    return code if isinstance(code, int) else DONE
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the program by an exception: it cleans up as after Ctrl-C."""
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Under `nohup` SIGHUP is ignored, and stays so.
+    mine = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def _progress(steps: int, output: Output) -> Iterator[demo.Progress]:
+    """Show a bar on stderr where that is a terminal, else nothing."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn())
+    hidden = output.quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
+        bar = bars.add_task("", total=steps)
+        yield lambda what, done: bars.update(bar, description=what, advance=done)
+
+
+# The demonstration's tables
+
+
+def _demo_document(result: demo.DemoResult) -> dict[str, Any]:
+    document = dataclasses.asdict(result)
+    document["checks"] = {check.name: check.passed for check in result.checks}
+    document["passed"] = result.passed
+    return document
+
+
+def _demo_view(result: demo.DemoResult) -> Group:
+    settings, seconds = result.settings, result.total_seconds
+    place = f"kept in {result.pickle_dir}" if settings.keep else "nothing is left on disk"
+    return Group(
+        "",
+        f" A mesh of {result.points:,} points, {_size(result.object_bytes)}, sent in {settings.tasks} tasks "
+        f"to {settings.workers} processes",
+        "",
+        _rounds_table(result),
+        _checks_table(result),
+        "",
+        Text(f" {seconds:.1f} s in all, {place}", style="dim"),
+    )
+
+
+def _rounds_table(result: demo.DemoResult) -> Table:
+    """Draw the two ways side by side; a row whose check failed is red."""
+    failed = {check.name for check in result.checks if not check.passed}
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column("")
+    table.add_column("as usual", justify="right")
+    table.add_column("by reference", justify="right", style="bold green")
+    table.add_column("")
+    for check, *cells in _rounds_rows(result.by_value, result.by_reference, result.object_bytes):
+        style = "bold red" if check in failed else ""
+        table.add_row(*(Text(cell, style) for cell in cells))
+    return table
+
+
+def _rounds_rows(
+    value: demo.Round, reference: demo.Round, object_bytes: int
+) -> list[tuple[str, str, str, str, str]]:
+    """Return the rows: the check that a row belongs to, its name, as usual, by reference, the comparison."""
+    less = _times(value.pipe_bytes, reference.pipe_bytes, "less", "more")
+    faster = _times(value.wall_seconds, reference.wall_seconds, "faster", "slower")
+    share = f"{reference.disk_bytes / object_bytes:.0%} of its size"
+    workers = f"{reference.workers} workers had tasks"
+    seconds = (f"{value.wall_seconds:.2f} s", f"{reference.wall_seconds:.2f} s")
+    back = (_yes(value.original_came_back), _yes(reference.original_came_back))
+    return [
+        ("pipe", "bytes through the pipe", _size(value.pipe_bytes), _size(reference.pipe_bytes), less),
+        ("", "wall time", *seconds, faster),
+        ("", "  of it, storing once", "", f"{reference.store_seconds:.2f} s", ""),
+        ("", "bytes on disk", _size(value.disk_bytes), _size(reference.disk_bytes), share),
+        ("copies", "copies made of the object", f"{value.copies}", f"{reference.copies}", workers),
+        ("identity_in_worker", "same object in later tasks", _kept(value), _kept(reference), ""),
+        ("identity_of_result", "comes back as the original", *back, ""),
+    ]
+
+
+def _checks_table(result: demo.DemoResult) -> Table:
+    """Draw what was tried, and whether it went as it has to."""
+    passed = {check.name: check.passed for check in result.checks}
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for check, text in _checks_rows(result):
+        word, style = ("ok", "") if passed[check] else ("FAILED", "bold red")
+        table.add_row(Text(word, style or "bold green"), Text(text, style))
+    return table
+
+
+def _checks_rows(result: demo.DemoResult) -> list[tuple[str, str]]:
+    """Return a line for each check that has no row in the upper table."""
+    again, flipped = result.stored_again, result.flipped_byte
+    answers = "are equal" if result.by_value.heats == result.by_reference.heats else "differ"
+    uuid = "the same UUID" if again.same_uuid else "another UUID"
+    files = f"{again.files_changed} of {again.files_before} files changed"
+    loads = "it loads, equal to the original" if flipped.healed else "it does not load"
+    return [
+        ("results", f"Results of all {len(result.by_reference.heats)} tasks {answers} both ways"),
+        ("stored_again", f"Equal object built and stored: {uuid}, {files}, {again.wall_seconds:.2f} s"),
+        ("damage_caught", f"Byte {flipped.offset:,} of the stored file flipped: {_caught(result)}"),
+        ("damage_healed", f"Object stored once more: {loads}"),
+    ]
+
+
+def _caught(result: demo.DemoResult) -> str:
+    """Say which error a flipped byte gave, and what it names."""
+    flipped = result.flipped_byte
+    if not flipped.error:
+        return "not noticed"
+    names = [f"UUID {result.uuid}"] if flipped.names_uuid else []
+    names += [f"file {flipped.path.relative_to(result.pickle_dir)}"] if flipped.names_path else []
+    return "\n".join([f"{flipped.error}, {flipped.reason}", *(f"  names {name}" for name in names)])
+
+
+def _size(size_bytes: int) -> str:
+    """Write a number of bytes with three digits and a decimal unit."""
+    if size_bytes < 1000:  # noqa: PLR2004 - the unit
+        return f"{size_bytes} B"
+    # 999.5 would be written as 1000 already.
+    power = next((power for power in (1, 2, 3) if size_bytes < 999.5 * 1000**power), 4)
+    return f"{_three_digits(size_bytes / 1000**power)} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def _three_digits(value: float) -> str:
+    """Write a number with three digits, or more where it is large."""
+    decimals = next((digits for limit, digits in ((9.995, 2), (99.95, 1)) if value < limit), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def _times(before: float, after: float, better: str, worse: str) -> str:
+    """Say how many times better or worse; nothing where either is nothing."""
+    if not before or not after:
+        return ""
+    ratio = before / after
+    return f"{_three_digits(max(ratio, 1 / ratio))} times {better if ratio >= 1 else worse}"
+
+
+def _kept(measured: demo.Round) -> str:
+    return f"{measured.same_object_tasks} of {measured.later_tasks}"
+
+
+def _yes(answer: bool) -> str:  # noqa: FBT001 - a word for a truth value
+    return "yes" if answer else "no"

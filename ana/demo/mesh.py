@@ -1,0 +1,160 @@
+"""The demonstration's object: a mesh of arrays, and of the Python objects that say what they mean."""
+
+import math
+import pickle
+import random
+import sys
+from array import array
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ana import Storable
+
+__all__ = ["Array", "Mesh", "Region", "build_mesh"]
+
+POINT_BYTES = 89
+"""What a point costs: three coordinates, eight corners of its cell, four field values, a region's number."""
+
+
+class Array:
+    """Numbers of one type in one piece of memory, which protocol 5 pickles out of band without a copy."""
+
+    __slots__ = ("data", "typecode")
+
+    def __init__(self, data: bytes | bytearray, typecode: str) -> None:
+        self.data = data
+        self.typecode = typecode
+
+    @property
+    def values(self) -> memoryview:
+        """The numbers, without a copy."""
+        return memoryview(self.data).cast("B").cast(self.typecode)  # type: ignore[call-overload]  # a runtime format
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        memory = pickle.PickleBuffer(self.data) if protocol >= 5 else bytes(self.data)  # noqa: PLR2004 - PEP 574
+        return Array, (memory, self.typecode)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Array):
+            return NotImplemented
+        return self.typecode == other.typecode and self.data == other.data
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, which is large
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A named range of cells, and what it is made of."""
+
+    name: str
+    material: str
+    first_cell: int
+    cell_count: int
+    neighbours: tuple[str, ...]
+
+
+class Mesh(Storable):
+    """A periodic box of cells with fields, regions and materials: the object that every task needs."""
+
+    copies: ClassVar[int] = 0
+    """How many copies of meshes were made in this process, from pickles or from a store."""
+
+    def __init__(
+        self,
+        arrays: dict[str, Array],
+        regions: dict[str, Region],
+        materials: dict[str, dict[str, float]],
+    ) -> None:
+        self.arrays = arrays
+        self.regions = regions
+        self.materials = materials
+
+    def _ana_setstate(self, state: Any) -> None:
+        super()._ana_setstate(state)
+        Mesh.copies += 1
+
+    @property
+    def point_count(self) -> int:
+        """How many points, and cells, the mesh has."""
+        return len(self.arrays["x"].values)
+
+    def heat(self, number: int) -> float:
+        """Integrate the temperature over a region, roughly: what a task computes."""
+        regions = list(self.regions.values())
+        region = regions[number % len(regions)]
+        cells = self.arrays["temperature"].values[region.first_cell : region.first_cell + region.cell_count]
+        material = self.materials[region.material]
+        return math.fsum(cells) * material["density"] * material["heat_capacity"]
+
+
+def build_mesh(size_bytes: int) -> Mesh:
+    """Build the mesh of about that size; equal sizes give equal meshes."""
+    side = max(4, round((size_bytes / POINT_BYTES) ** (1 / 3)))
+    points = side**3
+    arrays = {**_coordinates(side), **_corners(side)}
+    for seed, field in enumerate(("temperature", "flow_x", "flow_y", "flow_z")):
+        arrays[field] = Array(_noise(points, seed), "d")
+    regions = _regions(points)
+    tags = (bytes([number % 256]) * region.cell_count for number, region in enumerate(regions.values()))
+    arrays["region"] = Array(b"".join(tags), "B")
+    return Mesh(arrays, regions, _materials())
+
+
+def _coordinates(side: int) -> dict[str, Array]:
+    steps = [number / side for number in range(side)]
+    line = array("d", steps).tobytes()
+    plane = b"".join(array("d", [step]).tobytes() * side for step in steps)
+    box = b"".join(array("d", [step]).tobytes() * side**2 for step in steps)
+    return {"x": Array(line * side**2, "d"), "y": Array(plane * side, "d"), "z": Array(box, "d")}
+
+
+def _corners(side: int) -> dict[str, Array]:
+    """Return the eight corners of each cell; the box is periodic, so a column is the first one rotated."""
+    numbers = array("i", range(side**3))
+    first, width = numbers.tobytes(), numbers.itemsize
+    square = (0, 1, 1 + side, side)
+    offsets = square + tuple(offset + side**2 for offset in square)
+    return {
+        f"corner_{number}": Array(first[offset * width :] + first[: offset * width], "i")
+        for number, offset in enumerate(offsets)
+    }
+
+
+def _noise(count: int, seed: int) -> bytes:
+    """Make doubles between 1 and 2 with random mantissas, as measured fields have: they barely compress."""
+    data = bytearray(random.Random(seed).randbytes(count * 8))  # noqa: S311 - the same for everyone
+    top, second = (7, 6) if sys.byteorder == "little" else (0, 1)
+    data[top::8] = b"\x3f" * count
+    data[second::8] = (bytes(range(0xF0, 0x100)) * (count // 16 + 1))[:count]
+    return bytes(data)
+
+
+def _regions(points: int) -> dict[str, Region]:
+    names = [f"region-{number:04}" for number in range(min(1000, points // 64))]
+    materials = list(_materials())
+    bounds = [points * number // len(names) for number in range(len(names) + 1)]
+    return {
+        name: Region(
+            name,
+            materials[number % len(materials)],
+            bounds[number],
+            bounds[number + 1] - bounds[number],
+            (names[number - 1], names[(number + 1) % len(names)]),
+        )
+        for number, name in enumerate(names)
+    }
+
+
+def _materials() -> dict[str, dict[str, float]]:
+    """Return densities in kg/m³, heat capacities in J/(kg K) and conductivities in W/(m K)."""
+    table = {
+        "steel": (7850.0, 490.0, 45.0),
+        "copper": (8960.0, 385.0, 401.0),
+        "aluminium": (2700.0, 897.0, 237.0),
+        "glass": (2500.0, 840.0, 1.0),
+        "water": (997.0, 4186.0, 0.6),
+    }
+    return {
+        name: {"density": density, "heat_capacity": capacity, "conductivity": conductivity}
+        for name, (density, capacity, conductivity) in table.items()
+    }

@@ -1,0 +1,126 @@
+"""The demonstration's worker processes: what a task does there, and what travels there and back."""
+
+import multiprocessing
+import os
+import signal
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+from ana.demo.mesh import Mesh
+
+__all__ = ["PipeMeter", "TaskReport", "pool", "task", "uninterrupted"]
+
+START_SECONDS = 60
+"""How long the workers may take to import Python and ana before the demonstration gives up."""
+
+
+_first: weakref.ref[Mesh] | None = None
+"""The mesh of this process's first task. Weak: what keeps it until the next one has to be ana."""
+
+_barrier: Barrier | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """What one task computed and saw.
+
+    That is its process, the copies made there so far, whether its object is the one of that process's first
+    task (None in that task), and the object itself where it is to be sent back.
+    """
+
+    heat: float
+    pid: int
+    copies: int
+    same_object: bool | None
+    mesh: Mesh | None
+
+
+def task(mesh: Mesh, number: int, *, send_back: bool) -> TaskReport:
+    """Compute something from the mesh, and say whether it is the object that this process had before."""
+    global _first  # noqa: PLW0603 - the next task of this process asks for it
+    same_object = None if _first is None else _first() is mesh
+    _first = _first or weakref.ref(mesh)
+    return TaskReport(mesh.heat(number), os.getpid(), Mesh.copies, same_object, mesh if send_back else None)
+
+
+def _start_worker(barrier: Barrier) -> None:
+    global _barrier  # noqa: PLW0603 - a barrier can only be handed over while a process starts
+    _barrier = barrier
+
+
+def _meet() -> None:
+    assert _barrier is not None  # noqa: S101 - the initializer ran, or the pool is broken
+    _barrier.wait()
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Start all workers, each a new interpreter; leaving with an exception kills them."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(workers, timeout=START_SECONDS)
+    before = set(multiprocessing.active_children())
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (barrier,))
+    try:
+        # Ctrl-C in a terminal goes to every process: workers inherit the mask, and leave it to this one.
+        with uninterrupted():
+            started = [executor.submit(_meet) for _ in range(workers)]
+        for future in started:
+            future.result()
+        yield executor
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off SIGINT until the end of the block, also for the processes that are started in it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class PipeMeter:
+    """Counts the pickles that this process and its workers send each other, exactly as they travel."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count while the block runs: multiprocessing looks these two functions up for each message."""
+        dumps, loads = ForkingPickler.dumps, ForkingPickler.loads
+
+        def counted_dumps(message: object, protocol: int | None = None) -> memoryview:
+            pickled: memoryview = dumps(message, protocol)
+            self.sent_bytes += len(pickled)
+            return pickled
+
+        def counted_loads(pickled: bytes | memoryview) -> Any:
+            self.received_bytes += len(pickled)
+            return loads(pickled)
+
+        with _replaced("dumps", counted_dumps), _replaced("loads", counted_loads):
+            yield
+
+
+@contextmanager
+def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    before = ForkingPickler.__dict__[name]
+    setattr(ForkingPickler, name, staticmethod(function))
+    try:
+        yield
+    finally:
+        setattr(ForkingPickler, name, before)

@@ -1,0 +1,127 @@
+"""Which object has which UUID, and where it is known to be stored; which objects of a layer are alive.
+
+The marks live in a table beside the objects, not in them: then a class may derive from `dict` (slots
+of our own would make the layouts conflict), and `vars(obj)`, `__eq__` over `__dict__` and states stay clean.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
+
+
+class Mark(weakref.ref[Any]):
+    """What is known of one object that has a UUID; it goes with the object."""
+
+    __slots__ = ("claim", "given", "layer", "looked", "number", "uuid")
+
+    uuid: str
+    number: int
+    given: bool
+    """The UUID was given, not derived: the state is stored when the object is first pickled."""
+    layer: str
+    """The id of the layer that is known to have the state, or ""."""
+    looked: float
+    """When that was last seen to be true (time.monotonic, s)."""
+    claim: Callable[[], None] | None
+    """Loads the state into the object, where it is not loaded yet."""
+
+
+_marks: dict[int, Mark] = {}
+
+
+def _forget(dead: Mark) -> None:
+    if _marks.get(dead.number) is dead:
+        del _marks[dead.number]
+
+
+def mark_of(obj: object) -> Mark | None:
+    """Return the mark of an object that has a UUID, else None."""
+    found = _marks.get(id(obj))
+    return found if found is not None and found() is obj else None
+
+
+def mark(obj: object, uuid: str, *, given: bool) -> Mark:
+    """Give an object its UUID; the mark that it has already, if another thread was first."""
+    found = mark_of(obj)
+    if found is not None:
+        return found
+    made = Mark(obj, _forget)
+    made.number = id(obj)
+    made.uuid = uuid
+    made.given = given
+    made.layer = ""
+    made.looked = 0.0
+    made.claim = None
+    # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
+    return _marks.setdefault(made.number, made)
+
+
+def unmark(obj: object) -> None:
+    """Take an object's UUID away, for old programs that assign None to it."""
+    _marks.pop(id(obj), None)
+
+
+class LiveObjects:
+    """The objects of one layer by UUID, held weakly; and, within a budget, the loaded ones, held for reuse.
+
+    Safe between threads. After a fork the child has its own copy, as of everything else.
+    """
+
+    def __init__(self, keep_bytes: int) -> None:
+        self.table: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        self.keep_bytes = keep_bytes
+        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._kept_bytes = 0
+        # Re-entrant: a destructor may run, and unpickle, while it is held.
+        self._lock = threading.RLock()
+
+    def get(self, uuid: str) -> Any | None:
+        """Return the object that is alive under `uuid`, or None."""
+        found = self.table.get(uuid)
+        if found is not None and uuid in self._kept:
+            self._touch(uuid)
+        return found
+
+    def add(self, uuid: str, obj: object) -> Any:
+        """Return the object that holds `uuid` from now on: the one that already does, else `obj`."""
+        with self._lock:
+            return self.table.setdefault(uuid, obj)
+
+    def keep(self, uuid: str, obj: object, size_bytes: int) -> None:
+        """Keep a loaded object alive, and let the least recently used go beyond `keep_bytes` of raw state.
+
+        The last one always stays: a pool's next task wants just that.
+        """
+        dropped = []
+        with self._lock:
+            before = self._kept.pop(uuid, None)
+            if before is not None:
+                self._kept_bytes -= before[1]
+            self._kept[uuid] = (obj, size_bytes)
+            self._kept_bytes += size_bytes
+            while self._kept_bytes > self.keep_bytes and len(self._kept) > 1:
+                _, oldest = self._kept.popitem(last=False)
+                self._kept_bytes -= oldest[1]
+                dropped.append(oldest)
+        # Destructors run here, outside the lock.
+        del dropped
+
+    def forget_kept(self) -> None:
+        """Let go of all objects that are held for reuse."""
+        with self._lock:
+            dropped, self._kept = self._kept, OrderedDict()
+            self._kept_bytes = 0
+        del dropped
+
+    def renew_lock(self) -> None:
+        """Replace the lock, in a forked child: another thread of the parent may have held it."""
+        self._lock = threading.RLock()
+
+    def _touch(self, uuid: str) -> None:
+        with self._lock:
+            if uuid in self._kept:
+                self._kept.move_to_end(uuid)

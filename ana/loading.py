@@ -1,0 +1,416 @@
+"""Loading states into objects: once per object, whatever threads, cycles and depths are involved.
+
+Whoever first wants a state claims it; other threads wait for that claim. Where waiting would close a
+ring (two threads load a cycle from opposite ends), the later one borrows the unfinished object, as
+Python's import system does with modules, and waits for it before it returns to its caller.
+"""
+
+import importlib
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ana import identity, pickling, stores, unloaded
+from ana.errors import ANAError, StateLoadError
+
+__all__ = ["Source", "class_name", "load", "loading_from", "reset_after_fork"]
+
+MAX_NESTED = 20
+"""So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
+
+
+class Source(Protocol):
+    """What a load needs of a layer."""
+
+    uuid: str
+    live: identity.LiveObjects
+    store: stores.Store
+
+
+class _Claim:
+    """One state that one thread is loading, until its whole session is over."""
+
+    __slots__ = ("children", "cls", "found", "key", "layer", "over", "session", "shared", "shell")
+
+    def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "_Session") -> None:
+        self.layer = layer
+        self.cls = cls
+        self.key = key
+        self.shell = shell
+        self.session = session
+        self.found: stores.StoredState | None = None
+        self.children: Iterator[str] = iter(())
+        self.shared = False
+        self.over = False
+
+
+class _Session:
+    """One thread's loads that are under way, nested in one another. Their objects become known together."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.layer: Source | None = None
+        self.held: list[Any] = []
+        self.put_off: list[Any] = []
+        self.filled: list[_Claim] = []
+        self.borrowed: list[_Claim] = []
+        self.awaits: _Claim | None = None
+        self.ended = False
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.session = _Session()
+
+
+# Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
+_changed = threading.Condition(threading.RLock())
+_claims: dict[tuple[str, str], _Claim] = {}
+_local = _Local()
+
+
+def class_name(cls: type) -> str:
+    """Return "module:qualified.name", under which a class goes into addresses and headers."""
+    module = cls.__module__
+    # The main module of a spawned worker is the same script under another name.
+    return f"{'__main__' if module == '__mp_main__' else module}:{cls.__qualname__}"
+
+
+def loading_from() -> Source | None:
+    """Return the layer whose state this thread is unpickling, if any: references in it are looked up there first."""
+    return _local.session.layer
+
+
+def load(layer: Source, cls: type, key: str, shell: Any = None, *, patient: bool = True) -> Any:
+    """Return the one object of `key` in `layer`, loading its state (into `shell`, if given) where need be.
+
+    Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError ...; states that it refers to
+    and that are missing come as unloaded objects.
+    """
+    session = _local.session
+    session.depth += 1
+    try:
+        return _obtain(session, layer, cls, key, shell, patient=patient)
+    finally:
+        try:
+            if session.depth == 1:
+                _end(session)
+        finally:
+            session.depth -= 1
+
+
+def too_deep() -> bool:
+    """Say whether loads are nested so deeply that the next one has to be put off."""
+    return _local.session.depth >= MAX_NESTED
+
+
+def put_off(obj: Any) -> None:
+    """Have an unloaded object loaded when the outermost load of this thread is done."""
+    _local.session.put_off.append(obj)
+
+
+def reset_after_fork() -> None:
+    """In a forked child: give up the claims of threads that exist only in the parent."""
+    global _changed  # noqa: PLW0603 - one per process, replaced after fork
+    _changed = threading.Condition(threading.RLock())
+    mine = _local.session
+    for claim in list(_claims.values()):
+        if claim.session is not mine:
+            _abandon(claim)
+
+
+def _obtain(session: _Session, layer: Source, cls: type, key: str, shell: Any, *, patient: bool) -> Any:
+    """Return the live object, or claim the state and build it, or wait for whoever does."""
+    with _changed:
+        while True:
+            live = layer.live.get(key)
+            if live is not None and not unloaded.is_waiting(live):
+                return _checked(live, cls, key, layer)
+            claim = _claims.get((layer.uuid, key))
+            if claim is None:
+                if shell is not None and not unloaded.is_waiting(shell):
+                    return shell
+                claim = _Claim(layer, cls, key, shell if live is None else live, session)
+                _claims[layer.uuid, key] = claim
+                break
+            if claim.session is session or _would_close_a_ring(claim, session):
+                return _borrow(claim, session)
+            session.awaits = claim
+            try:
+                _changed.wait()
+            finally:
+                session.awaits = None
+    return _build(session, claim, patient=patient)
+
+
+def _checked(obj: Any, cls: type, key: str, layer: Source) -> Any:
+    """Return `obj` if it is what was asked for: of the class, or of one of the same name (a cell run again)."""
+    if isinstance(obj, cls) or class_name(type(obj)) == class_name(cls):
+        return obj
+    reason = f"it is a {class_name(type(obj))}, not a {class_name(cls)}"
+    raise StateLoadError(key, class_name(type(obj)), layer.store.home, reason)
+
+
+def _would_close_a_ring(claim: _Claim, session: _Session) -> bool:
+    """Say whether whoever loads `claim` waits, perhaps through others, for this very session."""
+    seen: list[_Session] = []
+    todo = [claim.session]
+    while todo:
+        owner = todo.pop()
+        if owner is session:
+            return True
+        if owner in seen:
+            continue
+        seen.append(owner)
+        if owner.awaits is not None:
+            todo.append(owner.awaits.session)
+        elif owner.ended:
+            todo += _reachable(owner)
+    return False
+
+
+def _reachable(session: _Session) -> list[_Session]:
+    """Return the other sessions whose unfinished objects are among this one's, directly or through others."""
+    found: list[_Session] = []
+    todo = [session]
+    while todo:
+        for claim in todo.pop().borrowed:
+            other = claim.session
+            if not claim.over and other is not session and other not in found:
+                found.append(other)
+                todo.append(other)
+    return found
+
+
+def _borrow(claim: _Claim, session: _Session) -> Any:
+    """Take an object before it is complete: a state refers to itself, perhaps across threads."""
+    claim.shared = True
+    if claim.session is not session:
+        session.borrowed.append(claim)
+    return claim.shell
+
+
+def _end(session: _Session) -> None:
+    """End a thread's outermost load: load what was put off, wait for what was borrowed, make all known."""
+    try:
+        while session.put_off:
+            _use_if_possible(session.put_off.pop())
+        with _changed:
+            session.ended = True
+            _changed.notify_all()
+            while not all(other.ended for other in _reachable(session)):
+                _changed.wait()
+    finally:
+        filled, session.filled = session.filled, []
+        with _changed:
+            for claim in filled:
+                claim.layer.live.table[claim.key] = claim.shell
+                _release(claim)
+            session.ended = False
+            session.borrowed.clear()
+            _changed.notify_all()
+        for claim in filled:
+            claim.layer.live.keep(claim.key, claim.shell, claim.found.header.raw_bytes)  # type: ignore[union-attr]
+        session.held.clear()
+        session.put_off.clear()
+
+
+def _use_if_possible(obj: Any) -> None:
+    try:
+        unloaded.use(obj)
+    except ANAError:
+        # It stays unloaded, and says why when it is used.
+        return
+
+
+def _build(session: _Session, top: _Claim, *, patient: bool) -> Any:
+    """Load a state, those that it refers to first, without recursion: its headers say which they are."""
+    stack = [top]
+    try:
+        _open(top, patient=patient)
+        while stack:
+            claim = stack[-1]
+            child = _next_child(session, claim)
+            if child is not None:
+                claim.found.release()  # type: ignore[union-attr] - opened before it was put on the stack
+                stack.append(child)
+            elif _fill(session, claim, optional=claim is not top):
+                stack.pop()
+            else:
+                _abandon(stack.pop())
+    finally:
+        for claim in stack:
+            _abandon(claim)
+    return top.shell
+
+
+def _open(claim: _Claim, *, patient: bool) -> None:
+    """Find a claim's state, and make the object that it will fill."""
+    claim.found = claim.layer.store.get(claim.key, patient=patient)
+    claim.children = iter(claim.found.header.children)
+    if claim.shell is None:
+        cls = _class_for(claim.cls, claim)
+        try:
+            claim.shell = unloaded.make_shell(cls)
+        except TypeError as error:
+            raise _load_error(claim, f"no instance of {class_name(cls)} can be made: {error}") from error
+
+
+def _next_child(session: _Session, claim: _Claim) -> _Claim | None:
+    """Claim the next state that has to be loaded before `claim`'s own; None when there is none left.
+
+    Only an optimisation against depth: whatever is unclear here is left to the reference itself, which
+    is met when the state is unpickled.
+    """
+    for key in claim.children:
+        live = claim.layer.live.get(key)
+        if live is not None:
+            # Alive until the state that refers to it has been unpickled.
+            session.held.append(live)
+            continue
+        child = _claim_child(session, claim, key)
+        if child is not None:
+            return child
+    return None
+
+
+def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
+    try:
+        found = parent.layer.store.get(key, patient=False)
+    except ANAError:
+        return None
+    cls = _find_class(found.header.class_name, parent.cls)
+    if cls is None or getattr(cls, "_ana_lazy", True):
+        found.release()
+        return None
+    with _changed:
+        if (parent.layer.uuid, key) in _claims or parent.layer.live.get(key) is not None:
+            found.release()
+            return None
+        claim = _claims[parent.layer.uuid, key] = _Claim(parent.layer, cls, key, None, session)
+    claim.found = found
+    claim.children = iter(found.header.children)
+    claim.shell = unloaded.make_shell(cls)
+    return claim
+
+
+def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
+    """Unpickle a state into its object, and make that known. False where it is optional and cannot be done."""
+    try:
+        _set_state(claim, _unpickle(session, claim))
+    except ANAError:
+        if not optional:
+            raise
+        return False
+    mark = identity.mark(claim.shell, claim.key, given=True)
+    mark.layer = claim.layer.uuid
+    mark.looked = time.monotonic()
+    mark.claim = None
+    session.filled.append(claim)
+    return True
+
+
+def _unpickle(session: _Session, claim: _Claim) -> Any:
+    found = claim.found
+    if found is None:  # pragma: no cover - claims are opened before they are filled
+        raise StateLoadError(claim.key, "", claim.layer.store.home, "it was not opened")
+    segments = found.segments()
+    outer, session.layer = session.layer, claim.layer
+    try:
+        return pickling.load(segments)
+    except ANAError:
+        raise
+    except Exception as error:
+        raise _load_error(claim, f"{type(error).__name__}: {error}") from error
+    finally:
+        session.layer = outer
+
+
+def _set_state(claim: _Claim, state: Any) -> None:
+    shell = claim.shell
+    was_unloaded = unloaded.is_unloaded(shell)
+    unloaded.reload(shell)
+    try:
+        shell._ana_setstate(state)  # noqa: SLF001 - the protocol between ana and its classes
+    except Exception as error:
+        if was_unloaded:
+            _unload(claim)
+        if isinstance(error, ANAError):
+            raise
+        reason = f"{class_name(type(shell))}._ana_setstate raised {type(error).__name__}: {error}"
+        raise _load_error(claim, reason) from error
+
+
+def _abandon(claim: _Claim) -> None:
+    """Give a claim up: who waits tries for themselves, and who borrowed the object will find it unloaded."""
+    if claim.found is not None:
+        claim.found.release()
+    if claim.shared and not unloaded.is_unloaded(claim.shell):
+        _unload(claim)
+    with _changed:
+        _release(claim)
+        _changed.notify_all()
+
+
+def _unload(claim: _Claim) -> None:
+    """Have an object that was shared before it was complete load its state when it is used."""
+    layer, cls, key = claim.layer, claim.cls, claim.key
+    shell = weakref.ref(claim.shell)
+    unloaded.unload(claim.shell, key, lambda: _load_into(layer, cls, key, shell()))
+
+
+def _load_into(layer: Source, cls: type, key: str, shell: Any) -> None:
+    load(layer, cls, key, shell)
+
+
+def _release(claim: _Claim) -> None:
+    claim.over = True
+    if _claims.get((claim.layer.uuid, claim.key)) is claim:
+        del _claims[claim.layer.uuid, claim.key]
+
+
+def _class_for(cls: type, claim: _Claim) -> type:
+    """Return the class to make: `cls`, or the subclass of it that the header names."""
+    stored = claim.found.header.class_name  # type: ignore[union-attr] - it was opened
+    if stored in ("", class_name(cls)):
+        return cls
+    found = _find_class(stored, cls)
+    if found is not None and issubclass(found, cls):
+        return found
+    if found is None and stored.rpartition(":")[2] == cls.__qualname__:
+        # The class has moved to another module since.
+        return cls
+    if found is None:
+        raise _load_error(claim, f"its class is not to be found here, and is no {class_name(cls)}")
+    raise _load_error(claim, f"it is no {class_name(cls)}")
+
+
+def _find_class(name: str, relative: type) -> type | None:
+    """Return the class that a header names, importing its module like pickle; None if it is not to be found."""
+    module_name, _, path = name.partition(":")
+    if module_name == "__main__" and not _is_from_main(relative):
+        # Another program's main module: only the reference itself knows the class.
+        return None
+    try:
+        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - a module may raise anything while it is imported
+        return None
+    return found if isinstance(found, type) else None
+
+
+def _is_from_main(cls: type) -> bool:
+    return class_name(cls).startswith("__main__:") and getattr(sys.modules["__main__"], cls.__name__, None) is cls
+
+
+def _load_error(claim: _Claim, reason: str) -> StateLoadError:
+    found = claim.found
+    name = found.header.class_name if found is not None else class_name(claim.cls)
+    where = found.where if found is not None else claim.layer.store.home
+    return StateLoadError(claim.key, name, where, reason)
+
+

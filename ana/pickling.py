@@ -1,0 +1,142 @@
+"""States to pickle streams and back: protocol 5, out-of-band buffers, children, by-value classes.
+
+While a state is pickled, a `Collector` stands for the record that is being made: references that are
+met are written bare (without the store's home) and noted as its children.
+"""
+
+import io
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any, Protocol
+
+__all__ = ["Collector", "collector", "dump", "load"]
+
+PROTOCOL = 5
+IN_BAND_BYTES = 4096
+"""Buffers below this size stay in the stream: a segment of their own costs more than a copy."""
+
+
+class Collector(Protocol):
+    """What a Storable talks to while a state is being pickled."""
+
+    def meet(self, child: Any) -> None:
+        """Note that the state that is being pickled refers to `child`; called for every Storable."""
+
+
+class _Active(threading.local):
+    collector: Collector | None = None
+
+
+_active = _Active()
+
+
+def collector() -> Collector | None:
+    """Return the collector of the state that this thread is pickling into a record, if any."""
+    return _active.collector
+
+
+@contextmanager
+def _collecting(into: Collector | None) -> Iterator[None]:
+    before = _active.collector
+    _active.collector = into
+    try:
+        yield
+    finally:
+        _active.collector = before
+
+
+def dump(get_state: Callable[[], object], into: Collector) -> list[memoryview]:
+    """Pickle a state; return its segments: the pickle stream, then each out-of-band buffer as flat bytes.
+
+    References that are met (also by `get_state` itself) are told to `into` and written bare. Classes and
+    functions of `__main__`, or of modules that were registered by value, go by value through
+    cloudpickle. Raises what pickling raises; PicklingError where cloudpickle would be needed and is not
+    installed. Nothing is stored then.
+    """
+    by_value = _by_value_modules()
+    with _collecting(into):
+        state = get_state()
+        try:
+            stream, buffers = _dump_with(pickle.Pickler, state)
+        except Exception:
+            # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
+            if not _meets(state, by_value):
+                raise
+        else:
+            # A quick look first: the exact one pickles again.
+            if not any(name in stream for name in by_value) or not _meets(state, by_value):
+                return [memoryview(stream), *buffers]
+        stream, buffers = _dump_with(_cloudpickler(state), state)
+    return [memoryview(stream), *buffers]
+
+
+def load(segments: Sequence[bytes | bytearray]) -> Any:
+    """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says."""
+    return pickle.loads(segments[0], buffers=segments[1:])  # noqa: S301 - the point of the whole; bytes are verified
+
+
+def _dump_with(pickler_class: Callable[..., Any], state: object) -> tuple[bytes, list[memoryview]]:
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < IN_BAND_BYTES:
+            return True
+        buffers.append(view)
+        return False
+
+    file = io.BytesIO()
+    pickler_class(file, protocol=PROTOCOL, buffer_callback=keep).dump(state)
+    return file.getvalue(), buffers
+
+
+def _by_value_modules() -> tuple[bytes, ...]:
+    """Return the names of the modules whose classes other processes cannot import."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
+    return (b"__main__", *(name.encode() for name in registered))
+
+
+class _Met(Exception):  # noqa: N818 - an answer, not an error
+    pass
+
+
+def _meets(state: object, modules: tuple[bytes, ...]) -> bool:
+    """Say whether pickling `state` would name a class or function of one of the modules."""
+    names = {name.decode() for name in modules}
+
+    class Scout(pickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, type | FunctionType) and _of_module(obj, names):
+                raise _Met
+            return NotImplemented
+
+    try:
+        Scout(io.BytesIO(), protocol=PROTOCOL, buffer_callback=lambda _: None).dump(state)
+    except _Met:
+        return True
+    except Exception:  # noqa: BLE001 - the first attempt's own error is the one to raise
+        return False
+    return False
+
+
+def _of_module(obj: type | FunctionType, names: set[str]) -> bool:
+    module = obj.__module__ or ""
+    return any(module == name or (name != "__main__" and module.startswith(f"{name}.")) for name in names)
+
+
+def _cloudpickler(state: object) -> Callable[..., Any]:
+    try:
+        import cloudpickle  # noqa: PLC0415 - optional, and only here
+    except ImportError:
+        msg = (
+            f"a state of type {type(state).__name__} holds a class or function of __main__, which other "
+            "processes cannot import: install cloudpickle (pip install cloudpickle), or move it to a module"
+        )
+        raise pickle.PicklingError(msg) from None
+    pickler: Callable[..., Any] = cloudpickle.Pickler
+    return pickler

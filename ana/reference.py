@@ -1,0 +1,47 @@
+"""The functions that are named inside pickles: they never move, and never change their arguments.
+
+`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none.
+"""
+
+from typing import Any
+
+from ana import identity, layer, unloaded
+
+__all__ = ["fill", "load", "new"]
+
+
+def load(cls: type, uuid: str, home: str | None = None) -> Any:
+    """Return the object of class `cls` with this UUID: the live one, or one loaded from a store.
+
+    `home` is where the store was when the reference was made; it is left out inside stored states. A state
+    that is missing or damaged makes an object that raises the reason when it is used, not an error here
+    (unless the layer says `errors="raise"`).
+    """
+    return layer.load_reference(cls, uuid, home)
+
+
+def new(cls: type, uuid: str | None = None) -> Any:
+    """Return an empty object of class `cls`, for `fill`; with a UUID (SimpleDataLayer), the live one if there is one."""
+    if uuid is None:
+        return unloaded.make_shell(cls)
+    live = layer.get_dl().live
+    found = live.get(uuid)
+    if found is not None:
+        return found
+    shell = unloaded.make_shell(cls)
+    identity.mark(shell, uuid, given=True).claim = _empty
+    return live.add(uuid, shell)
+
+
+def fill(obj: Any, state: tuple[Any]) -> None:
+    """Give an object that `new` made its state; one that is alive already keeps its own."""
+    mark = identity.mark_of(obj)
+    if mark is not None:
+        if mark.claim is not _empty:
+            return
+        mark.claim = None
+    obj._ana_setstate(state[0])  # noqa: SLF001 - the protocol between ana and its classes
+
+
+def _empty() -> None:
+    """Mark an object that `new` made and `fill` will fill."""

@@ -1,0 +1,190 @@
+"""Storing objects: serialise first, touch the store after; the states that a state refers to before itself.
+
+So a state that is in a store has its children there too, and what has an address needs one look-up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ana import address, identity, pickling, record, stores
+from ana.errors import UUIDConflictError
+from ana.loading import class_name
+from ana.unloaded import loaded_class
+
+__all__ = ["Target", "make_address", "serialise", "store"]
+
+_log = logging.getLogger("ana.saving")
+
+
+class Target(Protocol):
+    """What storing needs of a layer."""
+
+    uuid: str
+    live: identity.LiveObjects
+    store: stores.Store
+    strict: bool
+    recheck_seconds: float
+
+
+class _Cycle(BaseException):
+    """An object whose content is being addressed was met in the state of an object that it refers to."""
+
+    def __init__(self, obj: object) -> None:
+        super().__init__()
+        self.obj = obj
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.addressing: list[Any] = []
+
+
+_local = _Local()
+
+
+class _Children:
+    """Collects what a state refers to."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+
+    def meet(self, child: Any) -> None:
+        found = identity.mark_of(child)
+        if found is not None:
+            self.objects[found.uuid] = child
+        elif any(child is other for other in _local.addressing):
+            raise _Cycle(child)
+
+
+class _Task:
+    """One object on its way into the store."""
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+        self.children = _Children()
+        segments = pickling.dump(obj._ana_getstate, self.children)  # noqa: SLF001 - the protocol
+        self.content = record.content(class_name(loaded_class(obj)), segments)
+        self.pending: Iterator[Any] = iter(self.children.objects.values())
+
+    @property
+    def child_keys(self) -> tuple[str, ...]:
+        return tuple(self.children.objects)
+
+
+def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]]:
+    """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
+    children = _Children()
+    segments = pickling.dump(lambda: state, children)
+    return record.content(name, segments), tuple(children.objects)
+
+
+def make_address(target: Target, obj: Any) -> identity.Mark:
+    """Give an object the address of its content, and store it and what it refers to.
+
+    An object that is part of a cycle of addressed objects gets a random UUID instead, and is stored when
+    it is first pickled. Raises what pickling or the store raises; the object has no address then.
+    """
+    _local.addressing.append(obj)
+    try:
+        task = _Task(obj)
+        for child in task.pending:
+            _store_all(target, child)
+    except _Cycle as met:
+        if met.obj is not obj:
+            raise
+        return give_address(target, obj, address.random_uuid())
+    finally:
+        _local.addressing.pop()
+    uuid = address.content_uuid(task.content.digest)
+    target.store.put(uuid, task.content, task.child_keys, heal=False)
+    mark = identity.mark(obj, uuid, given=False)
+    _note(target, obj, mark)
+    return mark
+
+
+def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:
+    """Give an object a UUID that does not follow from its content; it is stored when it is first pickled."""
+    mark = identity.mark(obj, uuid, given=True)
+    target.live.add(mark.uuid, obj)
+    return mark
+
+
+def is_known(target: Target, mark: identity.Mark) -> bool:
+    """Say whether an object is known to be stored in a layer, and was seen there recently enough."""
+    return mark.layer == target.uuid and time.monotonic() - mark.looked < target.recheck_seconds
+
+
+def store(target: Target, obj: Any, *, heal: bool = False) -> None:
+    """Store an object that has a UUID, unless its state is there.
+
+    `heal`: read and verify what is there, and replace it if it is damaged. Raises what pickling or the
+    store raises; the object is not taken for stored then.
+    """
+    mark = identity.mark_of(obj)
+    if mark is not None and mark.claim is None:
+        _store_all(target, obj, heal=heal)
+
+
+def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
+    """Store an object and all it refers to, deepest first, without recursion: chains may be long."""
+    if not _is_needed(target, top, heal=heal):
+        return
+    seen = {id(top)}
+    stack = [_Task(top)]
+    while stack:
+        task = stack[-1]
+        for child in task.pending:
+            if id(child) not in seen and _is_needed(target, child):
+                seen.add(id(child))
+                stack.append(_Task(child))
+                break
+        else:
+            _put(target, task, heal=heal and task.obj is top)
+            stack.pop()
+
+
+def _is_needed(target: Target, obj: Any, *, heal: bool = False) -> bool:
+    """Say whether an object has to be serialised for the layer; one look-up may show that it has not."""
+    mark = identity.mark_of(obj)
+    if mark is None or mark.claim is not None:
+        return False
+    if heal:
+        there = target.store.is_whole(mark.uuid)
+    elif is_known(target, mark):
+        return False
+    else:
+        # Under a given UUID another content may be stored: that shows only when both are compared.
+        there = (not mark.given or mark.layer == target.uuid) and target.store.has(mark.uuid)
+    if there:
+        _note(target, obj, mark)
+    return not there
+
+
+def _put(target: Target, task: _Task, *, heal: bool) -> None:
+    mark = identity.mark_of(task.obj)
+    if mark is None:
+        return
+    written = target.store.put(mark.uuid, task.content, task.child_keys, heal=heal)
+    if not written and mark.given:
+        _compare(target, mark.uuid, task.content)
+    _note(target, task.obj, mark)
+
+
+def _compare(target: Target, uuid: str, content: record.Content) -> None:
+    """Under an explicit UUID the first writer wins: say so where another content lost."""
+    found = target.store.get(uuid)
+    found.release()
+    if found.header.content == content.digest:
+        return
+    if target.strict:
+        raise UUIDConflictError(uuid, found.where)
+    _log.warning("UUID %r already names a state with other content in %s: the first writer wins", uuid, found.where)
+
+
+def _note(target: Target, obj: Any, mark: identity.Mark) -> None:
+    target.live.add(mark.uuid, obj)
+    mark.layer = target.uuid
+    mark.looked = time.monotonic()

@@ -1,0 +1,298 @@
+"""Storable, StorableABC, Ref: identity and the pickle protocol, as seen by the classes of users."""
+
+import sys
+from abc import ABCMeta
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from types import FunctionType, MemberDescriptorType
+from typing import Any, Generic, Self, TypeVar
+
+from ana import address, identity, layer, literal, pickling, reference, saving, unloaded
+
+__all__ = ["Ref", "Storable", "StorableABC"]
+
+Value = TypeVar("Value")
+
+_CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    dict: (lambda obj: dict(dict.items(obj)), dict.update),
+    OrderedDict: (lambda obj: list(OrderedDict.items(obj)), OrderedDict.update),
+    list: (lambda obj: list(list.__iter__(obj)), list.extend),
+    set: (lambda obj: list(set.__iter__(obj)), set.update),
+}
+"""How the content of a built-in base is taken and given back, past the class's own methods."""
+
+
+class _UUID:
+    """The `uuid` attribute; no data descriptor, so that a class may have an attribute or field of that name."""
+
+    def __get__(self, obj: Any, owner: type) -> str | None:
+        if obj is None:
+            # As absent: dataclasses would take what they find here for the default of a field `uuid`.
+            msg = f"type object {owner.__name__!r} has no attribute 'uuid'; its instances have"
+            raise AttributeError(msg)
+        mark = identity.mark_of(obj)
+        return None if mark is None else mark.uuid
+
+
+class Storable:
+    """Base of classes whose objects pickle into a UUID, their state being stored once.
+
+    An object without a UUID pickles as ever. `make_uuid()` gives it one; from then on it should not
+    change. A subclass may define `_ana_getstate` and `_ana_setstate`, which are like `__getstate__` and
+    `__setstate__`. Unpickling calls neither `__new__` nor `__init__`.
+
+    Methods may be called from many threads at once.
+    """
+
+    # No slots of our own: they would not go together with the layout of dict and other built-in types.
+    __slots__ = ("__weakref__",)
+
+    _ana_lazy = False
+
+    uuid: Any = _UUID()
+    """The object's UUID, or None before it has one."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Refuse classes whose instances cannot be held weakly, so not be found again by their UUID."""
+        super().__init_subclass__(**arguments)
+        if cls.__weakrefoffset__ == 0:
+            base = unloaded.builtin_base(cls).__name__
+            msg = f"a Storable cannot derive from {base}, whose instances take no weak reference: use ana.Ref(value)"
+            raise TypeError(msg)
+
+    def make_uuid(self, uuid: str | None = None) -> str:
+        """Return the object's UUID, giving it one if it has none.
+
+        Without `uuid`: the address of its content; its state is stored at once, and equal content has
+        the same UUID everywhere. With `uuid` (any string of 1 to 200 characters), or where objects refer to
+        each other in a circle, or within its own `__init__`: a UUID that does not follow from the
+        content, and the state is stored when the object is first pickled, or by `ana_store`.
+
+        Raises TypeError or ValueError for what is no UUID, and what pickling or the store raises; the
+        object has no UUID then.
+        """
+        mark = identity.mark_of(self)
+        if mark is not None:
+            return mark.uuid
+        target = layer.get_dl()
+        if uuid is not None:
+            return saving.give_address(target, self, address.check_key(uuid)).uuid
+        if target._store_type == "simple" or _is_under_construction(self):  # noqa: SLF001 - an old program's word
+            return saving.give_address(target, self, address.random_uuid()).uuid
+        _check_default_state(self)
+        return saving.make_address(target, self).uuid
+
+    @property
+    def ana_uuid(self) -> str:
+        """The object's UUID; it is given one if it has none, as by `make_uuid`."""
+        return self.make_uuid()
+
+    @property
+    def _ana_uuid(self) -> str | None:
+        """The object's UUID or None; old programs read and assign it."""
+        mark = identity.mark_of(self)
+        return None if mark is None else mark.uuid
+
+    @_ana_uuid.setter
+    def _ana_uuid(self, uuid: str | None) -> None:
+        identity.unmark(self)
+        if uuid is not None:
+            saving.give_address(layer.get_dl(), self, address.check_key(uuid))
+
+    def ana_store(self) -> str:
+        """Make sure that the object's whole, undamaged state is in the current layer; return its UUID.
+
+        Gives it a UUID first if it has none. What is there is read and verified, and written again if it is
+        missing or damaged. Raises what pickling or the store raises.
+        """
+        uuid = self.make_uuid()
+        target = layer.get_dl()
+        if target._store_type != "simple":  # noqa: SLF001 - an old program's word
+            saving.store(target, self, heal=True)
+        return uuid
+
+    @classmethod
+    def ana_load(cls, uuid: str) -> Self:
+        """Return the object of this class with this UUID: the live one, or one loaded from the current layer.
+
+        Raises TypeError or ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
+        StateLoadError (it is of another class, or its class has changed), StoreError.
+        """
+        found: Self = layer.load_now(cls, uuid)
+        return found
+
+    def to_literal(
+        self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the object, and the Storables that it holds, as literals that go into JSON.
+
+        See `ana.literal.to_literal`; override `_ana_getliteral` to say what a class's objects look like.
+        """
+        return literal.to_literal(self, known_set, objects)
+
+    def _ana_getstate(self) -> Any:
+        """Return the state to be stored: by default the attributes, of `__dict__` and of all slots, by name.
+
+        With a built-in base (dict, list ...), a pair of that and the content.
+        """
+        state = _attributes(self)
+        content = _CONTENT.get(unloaded.builtin_base(type(self)))
+        return state if content is None else (state, content[0](self))
+
+    def _ana_setstate(self, s: Any) -> None:
+        """Take a state on: by default, set each attribute by its name."""
+        content = _CONTENT.get(unloaded.builtin_base(type(self)))
+        if content is not None:
+            s, items = s
+            content[1](self, items)
+        for name, value in s.items():
+            try:
+                # Past a __setattr__ of the class: frozen dataclasses come back too.
+                object.__setattr__(self, name, value)
+            except AttributeError:
+                # In the instance's dict, behind a property that cannot be set.
+                self.__dict__[name] = value
+
+    def _ana_getliteral(self) -> Any:
+        """Return what `to_literal` shows of the object: by default its state."""
+        return self._ana_getstate()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        collector = pickling.collector()
+        if collector is not None:
+            collector.meet(self)
+        mark = identity.mark_of(self)
+        cls = unloaded.loaded_class(self)
+        if mark is None:
+            _check_default_state(self)
+            return reference.new, (cls,), (self._ana_getstate(),), None, None, reference.fill
+        if collector is not None:
+            return reference.load, (cls, mark.uuid)
+        target = layer.get_dl()
+        if target._store_type == "simple" and mark.claim is None:  # noqa: SLF001 - an old program's word
+            return reference.new, (cls, mark.uuid), (self._ana_getstate(),), None, None, reference.fill
+        if mark.claim is not None:
+            return reference.load, (cls, mark.uuid, layer.home_of(mark, target))
+        if not saving.is_known(target, mark):
+            saving.store(target, self)
+        return reference.load, (cls, mark.uuid, target.home)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduce = type(self).__reduce__
+        if reduce is not Storable.__reduce__ and isinstance(reduce, FunctionType):
+            return reduce(self)
+        return Storable.__reduce__(self)
+
+    def __copy__(self) -> Self:
+        """Return the object itself if it has a UUID, else an ordinary shallow copy. Nothing is stored."""
+        if identity.mark_of(self) is not None:
+            return self
+        _check_default_state(self)
+        copied: Self = unloaded.make_shell(type(self))
+        copied._ana_setstate(self._ana_getstate())  # noqa: SLF001 - the protocol
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the object itself if it has a UUID, else an ordinary deep copy. Nothing is stored."""
+        if identity.mark_of(self) is not None:
+            return self
+        _check_default_state(self)
+        copied: Self = unloaded.make_shell(type(self))
+        memo[id(self)] = copied
+        copied._ana_setstate(deepcopy(self._ana_getstate(), memo))  # noqa: SLF001 - the protocol
+        return copied
+
+
+class StorableABC(Storable, metaclass=ABCMeta):
+    """Storable for classes that derive from abstract ones, as of collections.abc, too."""
+
+    __slots__ = ()
+
+
+class Ref(Storable, Generic[Value]):
+    """Passes any object by reference: `ana.Ref(value)` pickles into a UUID, and `.value` loads on first use.
+
+    Pickling it gives it a UUID. Afterwards the value should not change. Safe between threads.
+    """
+
+    __slots__ = ("_value",)
+
+    _ana_lazy = True
+
+    _value: Value
+
+    def __init__(self, value: Value) -> None:
+        """Hold a value, of any type that pickles."""
+        self._value = value
+
+    def __repr__(self) -> str:
+        mark = identity.mark_of(self)
+        if mark is None or mark.claim is None:
+            return f"ana.Ref({self._value!r:.200})"
+        return f"<ana.Ref {mark.uuid}, not loaded>"
+
+    @property
+    def value(self) -> Value:
+        """The value, loaded from the store at the first use. Raises what loading raises."""
+        try:
+            return self._value
+        except AttributeError:
+            unloaded.use(self)
+            return self._value
+
+    def _ana_getstate(self) -> Value:
+        return self.value
+
+    def _ana_setstate(self, s: Value) -> None:
+        self._value = s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if identity.mark_of(self) is None and pickling.collector() is None:
+            self.make_uuid()
+        return super().__reduce__()
+
+
+def _attributes(obj: Any) -> dict[str, Any]:
+    """Return what is in an object's `__dict__` and in the slots of all its classes."""
+    state: dict[str, Any] = dict(getattr(obj, "__dict__", ()))
+    for cls in type(obj).__mro__:
+        for name, member in vars(cls).items():
+            if isinstance(member, MemberDescriptorType) and member.__objclass__.__flags__ & unloaded.HEAP_TYPE:
+                _add_slot(state, obj, cls, name, member)
+    return state
+
+
+def _add_slot(state: dict[str, Any], obj: Any, cls: type, name: str, member: MemberDescriptorType) -> None:
+    # "__x" in a class's slots is the attribute "_Class__x", and so it is named in vars(cls).
+    if name in ("__dict__", "__weakref__") or name in state:
+        return
+    try:
+        state[name] = member.__get__(obj, cls)
+    except AttributeError:
+        # A slot that was never set.
+        return
+
+
+def _check_default_state(obj: Any) -> None:
+    """Refuse a class whose built-in base has content that the default state would lose. Raises TypeError."""
+    cls = type(obj)
+    base = unloaded.builtin_base(cls)
+    if base is object or base in _CONTENT or cls._ana_getstate is not Storable._ana_getstate:
+        return
+    msg = (
+        f"{cls.__qualname__} derives from {base.__name__}, whose content the default state does not hold: "
+        "define _ana_getstate and _ana_setstate, or use ana.Ref(value)"
+    )
+    raise TypeError(msg)
+
+
+def _is_under_construction(obj: object) -> bool:
+    """Say whether the object's own `__init__` is still running: its content is not complete then."""
+    frame = sys._getframe(2)  # noqa: SLF001 - the public way (inspect) is the same, slower
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is obj:
+            return True
+        frame = frame.f_back  # type: ignore[assignment] - None ends the loop
+    return False

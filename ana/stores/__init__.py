@@ -1,0 +1,52 @@
+"""Stores: key to record bytes. A store knows nothing of pickle or of objects."""
+
+from typing import Protocol
+
+from ana import record
+
+__all__ = ["Store", "StoredState"]
+
+
+class StoredState(Protocol):
+    """A state that was found: its verified header, and its content on demand."""
+
+    @property
+    def header(self) -> record.Header:
+        """What the record says of itself."""
+
+    @property
+    def where(self) -> str:
+        """Where it lies, for messages."""
+
+    def segments(self) -> list[bytearray | bytes]:
+        """Read, verify and decompress the content. Raises CorruptedStateError, StoreError, StateNotFoundError."""
+
+    def release(self) -> None:
+        """Let go of what is held open; `segments` still works."""
+
+
+class Store(Protocol):
+    """What the layer needs of a store. All methods are safe to call from many threads and processes."""
+
+    @property
+    def home(self) -> str:
+        """Where another process finds this store: what its references carry."""
+
+    def has(self, key: str) -> bool:
+        """Say, after one look-up, whether there is a state under `key`."""
+
+    def is_whole(self, key: str) -> bool:
+        """Say whether there is a state under `key` whose every byte is right; all of it is read."""
+
+    def get(self, key: str, *, patient: bool = True) -> StoredState:
+        """Find a state. Raises StateNotFoundError, CorruptedStateError, UnsupportedFormatError, StoreError.
+
+        `patient` allows waiting for a state that another host may have written a moment ago.
+        """
+
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+        """Store a state unless there is one under `key`; say whether it was written.
+
+        What is there is believed after one look-up, unless `heal`: then all of it is read and
+        verified, and what is damaged is set aside and written again. Raises StoreError.
+        """

@@ -1,0 +1,295 @@
+"""Records as files in a sharded tree on a shared filesystem. `docs/format.md` draws the tree."""
+
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
+
+from ana import address, files, record
+from ana.errors import (
+
+    CorruptedStateError,
+    StateNotFoundError,
+    StoreError,
+    UnsupportedFormatError,
+    UntrustedStoreError,
+)
+
+__all__ = ["DirectoryStore"]
+
+CONFIG = "ana.json"
+FORMAT = 1
+LEVELS = 2
+CONFIG_LIMIT_BYTES = 64 << 10
+SMALL_BYTES = 256 << 10
+"""Files up to this size are read in one go when they are opened."""
+FRESH_SECONDS = 60.0
+"""A file younger than this may not be on the disk yet, if its writer did not wait for that."""
+TRIES = 3
+
+_log = logging.getLogger("ana.stores")
+
+Result = TypeVar("Result")
+
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_IGNORED = (files.TEMPORARY, ".nfs", ".ana", ".snapshot", "lost+found")
+
+
+class Config(NamedTuple):
+    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id."""
+
+    format: int
+    levels: int
+    id: str
+
+
+class DirectoryStore:
+    """A tree of records. Safe between threads, processes and hosts; survives fork (it holds nothing open)."""
+
+    def __init__(self, root: str, *, durable: bool = True, create: bool = True) -> None:
+        """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
+
+        Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
+        (a newer tree) before anything is written.
+        """
+        self.root = root
+        self.durable = durable
+        self._suspects: set[str] = set()
+        self.config = self._open(create=create)
+
+    @property
+    def home(self) -> str:
+        """The tree's absolute path."""
+        return self.root
+
+    def path(self, key: str) -> str:
+        """Return the path of a key's file."""
+        return f"{self._folder(key)}/{address.file_name(key)}"
+
+    def has(self, key: str) -> bool:
+        """Say, after one look-up, whether a file that can be a record is there."""
+        found = files.look(self.path(key))
+        return found is not None and found.size_bytes >= record.MIN_RECORD_BYTES
+
+    def is_whole(self, key: str) -> bool:
+        """Read and verify all of a state."""
+        try:
+            self.get(key).segments()
+        except (StateNotFoundError, CorruptedStateError):
+            return False
+        return True
+
+    def get(self, key: str, *, patient: bool = True) -> "_Found":
+        """Find a state and verify its header."""
+        path = self.path(key)
+        return self.watch(key, lambda: _Found(self, key, path, self._find(key, path, patient=patient)))
+
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+        """Store a state unless there is one: one look-up, then compression, then the publishing."""
+        path = self.path(key)
+        thorough = heal or key in self._suspects
+        if self._believe(key, path, check=thorough):
+            return False
+        parts = record.encode(key, state, children, created_ns=files.now_ns())
+        for _ in range(TRIES):
+            if self._publish(key, parts):
+                return True
+            # Another writer was first: its header, at least, has to be whole.
+            if self._believe(key, path, check=True):
+                return False
+        raise StoreError(path, 0, "other writers keep putting damaged files there: check their hosts")
+
+    def watch(self, key: str, attempt: Callable[[], Result]) -> Result:
+        """Do it; once more where bytes were wrong, and up to three times where the file was replaced meanwhile.
+
+        What is still wrong then is remembered, so that this process does not take it for stored.
+        """
+        for _ in range(files.STALE_TRIES - 1):
+            try:
+                return attempt()
+            except CorruptedStateError:
+                break
+            except StoreError as error:
+                if not files.is_stale(error):
+                    raise
+        try:
+            return attempt()
+        except CorruptedStateError:
+            self._suspects.add(key)
+            raise
+
+    def _believe(self, key: str, path: str, *, check: bool) -> bool:
+        """Say whether a state is there; a damaged one is set aside, so that its name is free.
+
+        After one look-up, by its size; with `check`, after reading and verifying all of it.
+        """
+        found = files.look(path)
+        if found is None:
+            return False
+        if not found.is_file:
+            raise UntrustedStoreError(path, "it is not a regular file")
+        if found.size_bytes >= record.MIN_RECORD_BYTES and not (check and self._is_damaged(key)):
+            self._settle(path, found)
+            return True
+        _log.warning("state %r is damaged: %s is set aside as %s", key, path, files.set_aside(path))
+        self._suspects.discard(key)
+        return False
+
+    def _is_damaged(self, key: str) -> bool:
+        try:
+            self.get(key).segments()
+        except CorruptedStateError:
+            return True
+        except StateNotFoundError:
+            return False
+        return False
+
+    def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
+        opened = files.open_file(path)
+        if opened is None:
+            # An NFS client answers from memory that a name was not there: make it look again.
+            files.forget_misses(self._folders(key))
+            opened = files.open_file(path)
+        if opened is None:
+            raise StateNotFoundError(key, self.root, self._hint(key))
+        return opened
+
+    def _hint(self, key: str) -> str:
+        if key != key.lower() and address.is_canonical(key.lower()):
+            return "UUIDs are lower-case here"
+        return ""
+
+    def _publish(self, key: str, parts: list[memoryview | bytes]) -> bool:
+        return files.publish(
+            self._folder(key),
+            address.file_name(key),
+            parts,
+            durable=self.durable,
+            make_folders=lambda: self._make_folders(key),
+        )
+
+    def _make_folders(self, key: str) -> None:
+        folders = self._folders(key)
+        if files.look(f"{self.root}/{CONFIG}") is None:
+            # The whole tree was removed or purged under us.
+            self.config = self._open(create=True)
+        for folder in folders[1:]:
+            files.make_folder(folder, durable=self.durable)
+
+    def _settle(self, path: str, found: files.Status) -> None:
+        """Wait for the disk on behalf of another writer who may not have: stored must mean durable."""
+        if self.durable and files.now_ns() / 1e9 - found.modified < FRESH_SECONDS and not files.is_network(path):
+            files.sync_file(path)
+
+    def _folder(self, key: str) -> str:
+        return "/".join((self.root, *address.shard(key, self.config.levels)))
+
+    def _folders(self, key: str) -> list[str]:
+        """Return the root and the key's shard folders, outermost first."""
+        folders = [self.root]
+        for part in address.shard(key, self.config.levels):
+            folders.append(f"{folders[-1]}/{part}")
+        return folders
+
+    def _open(self, *, create: bool) -> Config:
+        config = self._read_config()
+        if config is not None:
+            return config
+        if not create:
+            raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
+        files.make_folders(self.root)
+        self._refuse_foreign()
+        made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": str(uuid.uuid4())}).encode() + b"\n"
+        files.publish(self.root, CONFIG, [made], durable=self.durable, make_folders=lambda: None)
+        # Another process may have been first: its word counts.
+        config = self._read_config()
+        if config is None:
+            raise StoreError(f"{self.root}/{CONFIG}", 2, "it vanished while the store was being made")
+        return config
+
+    def _read_config(self) -> Config | None:
+        path = f"{self.root}/{CONFIG}"
+        data = files.read_whole(path, CONFIG_LIMIT_BYTES)
+        if data is None:
+            return None
+        try:
+            fields = json.loads(data)
+            config = Config(int(fields["format"]), int(fields.get("levels", 0)), str(fields.get("id", "")))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UnsupportedFormatError(path, "an unreadable kind", FORMAT) from None
+        if config.format != FORMAT:
+            raise UnsupportedFormatError(path, config.format, FORMAT)
+        if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
+            raise UnsupportedFormatError(path, f"{config.format} with {config.levels} folder levels", FORMAT)
+        return config
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds something else, lest two programs write into each other's files."""
+        foreign = sorted(
+            entry.name
+            for entry in files.list_folder(self.root)
+            # A tree whose ana.json was purged still has nothing but shard folders.
+            if not entry.name.startswith(_IGNORED) and not (entry.kind == "folder" and _SHARD.fullmatch(entry.name))
+        )
+        if not foreign:
+            return
+        reason = f"it is not empty and no ANA store (it holds {foreign[0]!r} and {len(foreign) - 1} more)"
+        if any(name.endswith(".p") for name in foreign):
+            reason += "; it looks like a store of the original ANA, whose files this version does not read"
+        raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+
+
+class _Found:
+    """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
+
+    def __init__(self, store: DirectoryStore, key: str, where: str, opened: files.Opened) -> None:
+        self.where = where
+        self._store = store
+        self._key = key
+        self._opened: files.Opened | None = opened
+        self._data: bytearray | None = None
+        try:
+            self.header = self._read_header(opened)
+        except BaseException:
+            opened.close()
+            raise
+        if self._data is not None:
+            self.release()
+
+    def segments(self) -> list[bytearray | bytes]:
+        """Read, verify and decompress; a digest that fails is read once more from the file."""
+        if self._data is not None:
+            data, self._data = self._data, None
+            with suppress(CorruptedStateError):
+                return record.decode(self.header, record.reader(data), self.where)
+        return self._store.watch(self._key, self._segments_of_file)
+
+    def release(self) -> None:
+        """Close the file."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _segments_of_file(self) -> list[bytearray | bytes]:
+        opened, self._opened = self._opened, None
+        if opened is None:
+            opened = self._store._find(self._key, self.where, patient=True)  # noqa: SLF001 - the store's own part
+            self.header = self._read_header(opened)
+        with opened:
+            return record.decode(self.header, opened.read, self.where)
+
+    def _read_header(self, opened: files.Opened) -> record.Header:
+        size = opened.size_bytes
+        start = bytearray(min(size, SMALL_BYTES))
+        opened.read(0, [memoryview(start)])
+        end = record.header_size(start, size, self._key, self.where)
+        if end > len(start):
+            start = bytearray(end)
+            opened.read(0, [memoryview(start)])
+        header = record.parse_header(start, size, self._key, self.where)
+        if size <= len(start):
+            self._data = start
+        return header

@@ -1,0 +1,63 @@
+"""Records in any mapping from strings to bytes: a dict, or a user's redis, fsspec, zict ..."""
+
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from ana import record
+from ana.errors import CorruptedStateError, StateNotFoundError
+
+__all__ = ["MemoryStore"]
+
+
+class _Found:
+    def __init__(self, data: bytes, key: str, where: str) -> None:
+        self.where = where
+        self.header = record.parse_header(data, len(data), key, where)
+        self._data = data
+
+    def segments(self) -> list[bytearray | bytes]:
+        return record.decode(self.header, record.reader(self._data), self.where)
+
+    def release(self) -> None:
+        """Nothing is held open."""
+
+
+class MemoryStore:
+    """A store over a mapping; as safe between threads and processes as the mapping's own item access."""
+
+    def __init__(self, mapping: MutableMapping[str, Any], home: str) -> None:
+        self.mapping = mapping
+        self.home = home
+
+    def has(self, key: str) -> bool:
+        """Say whether the mapping has the key; its bytes are not looked at."""
+        return key in self.mapping
+
+    def get(self, key: str, *, patient: bool = True) -> _Found:  # noqa: ARG002 - a mapping answers for good
+        """Find and verify a state's header."""
+        try:
+            data = self.mapping[key]
+        except KeyError:
+            hint = "it lives in the memory of the process that stored it; set_dl(pickle_dir=...) shares states"
+            raise StateNotFoundError(key, self.home, hint) from None
+        if not isinstance(data, bytes | bytearray | memoryview):
+            reason = f"the mapping holds a {type(data).__name__}, not bytes"
+            raise CorruptedStateError(key, self.home, reason)
+        return _Found(bytes(data), key, self.home)
+
+    def is_whole(self, key: str) -> bool:
+        """Verify the whole record."""
+        try:
+            self.get(key).segments()
+        except (StateNotFoundError, CorruptedStateError):
+            return False
+        return True
+
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+        """Store a state unless the mapping has one (a whole one, where `heal`)."""
+        if self.is_whole(key) if heal else self.has(key):
+            return False
+        parts = record.encode(key, state, children, created_ns=time.time_ns())
+        self.mapping[key] = b"".join(parts)
+        return True

@@ -1,0 +1,254 @@
+"""Objects whose state is not there (yet): of their class, and every use loads the state or raises why not.
+
+Raising while a reference is unpickled would hang `multiprocessing.Pool` and kill Dask workers; so the
+object comes into being anyway, its class replaced by a subclass in which every operation loads first.
+"""
+
+import collections
+import operator
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ana import identity
+
+__all__ = ["is_unloaded", "loaded_class", "make_shell", "reload", "unload"]
+
+HEAP_TYPE = 1 << 9
+"""Py_TPFLAGS_HEAPTYPE: the class was made by a class statement, or by C code as one."""
+
+
+class _Poison:
+    """Fills an unloaded dict, list or set: C code that looks at its size must not take it for empty."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<state not loaded>"
+
+
+_POISON = _Poison()
+_FILL: dict[type, Callable[[Any], object]] = {
+    dict: lambda obj: dict.__setitem__(obj, _POISON, _POISON),
+    collections.OrderedDict: lambda obj: collections.OrderedDict.__setitem__(obj, _POISON, _POISON),
+    list: lambda obj: list.append(obj, _POISON),
+    set: lambda obj: set.add(obj, _POISON),
+}
+_EMPTY: dict[type, Callable[[Any], object]] = {
+    dict: dict.clear,
+    collections.OrderedDict: collections.OrderedDict.clear,
+    list: list.clear,
+    set: set.clear,
+}
+
+_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+
+
+def builtin_base(cls: type) -> type:
+    """Return the type that lays out the instances of `cls`: the first of its bases that is no Python class."""
+    return next(base for base in cls.__mro__ if not base.__flags__ & HEAP_TYPE)
+
+
+def make_shell(cls: type) -> Any:
+    """Make an instance of `cls` without calling its `__new__` or `__init__`.
+
+    Raises TypeError for a class whose built-in base cannot be made without arguments.
+    """
+    return builtin_base(cls).__new__(cls)
+
+
+def unload(obj: Any, uuid: str, load: Callable[[], None]) -> None:
+    """Make every use of `obj` call `load` first, which fills it and calls `reload`, or raises."""
+    cls = loaded_class(obj)
+    identity.mark(obj, uuid, given=True).claim = load
+    fill = _FILL.get(builtin_base(cls))
+    if fill is not None and not is_unloaded(obj):
+        fill(obj)
+    object.__setattr__(obj, "__class__", _unloaded_class(cls))
+
+
+def reload(obj: Any) -> None:
+    """Make an unloaded object an ordinary one of its class again, empty, to be filled with its state."""
+    if not is_unloaded(obj):
+        return
+    cls = loaded_class(obj)
+    object.__setattr__(obj, "__class__", cls)
+    empty = _EMPTY.get(builtin_base(cls))
+    if empty is not None:
+        empty(obj)
+
+
+def is_unloaded(obj: object) -> bool:
+    """Say whether an object waits for its state."""
+    return type(obj) in _real
+
+
+def is_waiting(obj: object) -> bool:
+    """Say whether an object's state is still to be loaded: as `is_unloaded`, or lazily by the object itself."""
+    found = identity.mark_of(obj)
+    return found is not None and found.claim is not None
+
+
+def loaded_class(obj: object) -> type:
+    """Return an object's class as its users know it."""
+    cls = type(obj)
+    return _real.get(cls, cls)
+
+
+_real: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+
+
+def _unloaded_class(cls: type) -> type:
+    """Return the subclass of `cls` whose every operation loads first; made once per class.
+
+    `_Unloaded` comes second in its MRO, by a metaclass's `mro`, while `cls` stays its only base: so the
+    layout is that of `cls`, and neither `__init_subclass__` nor metaclass of `cls` hears of it.
+    """
+    made = _classes.get(cls)
+    if made is None:
+        meta = type(cls)
+        order = {"mro": lambda new: [new, _Unloaded, *cls.__mro__]}
+        quiet_meta: type = type.__new__(type(meta), meta.__name__, (meta,), order)
+        namespace = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        if cls.__hash__ is object.__hash__:
+            # By identity, which needs no state: so that dicts and sets that hold it can be unpickled.
+            namespace["__hash__"] = object.__hash__
+        made = type.__new__(quiet_meta, cls.__name__, (cls,), namespace)
+        _real[made] = cls
+        made = _classes.setdefault(cls, made)
+    return made
+
+
+def use(obj: Any) -> None:
+    """Load an unloaded object's state. Raises the error that stands in the way."""
+    found = identity.mark_of(obj)
+    if found is not None and found.claim is not None:
+        found.claim()
+
+
+_FREE = frozenset(
+    {"_ana_uuid", "ana_uuid", "make_uuid", "ana_store", "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__"}
+)
+"""What an object can do without its state: say which one it is, travel on, be itself."""
+
+
+class _Unloaded:
+    """Comes before an unloaded object's class: each operation loads, then does itself again."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Keep quiet: the class's own hooks are not for this."""
+
+    def __del__(self) -> None:
+        """Nothing was loaded, so there is nothing for the class's own destructor to undo."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _FREE:
+            return object.__getattribute__(self, name)
+        if name == "__class__":
+            return loaded_class(self)
+        if name.startswith("__") and name.endswith("__") and name != "__dict__":
+            # Engines probe for protocols outside of any task, where an error would take the worker down.
+            return object.__getattribute__(self, name)
+        if name == "uuid" and "uuid" in _base_names(loaded_class(self)):
+            return object.__getattribute__(self, "_ana_uuid")
+        use(self)
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        use(self)
+        setattr(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        use(self)
+        delattr(self, name)
+
+    def __dir__(self) -> list[str]:
+        use(self)
+        return dir(self)
+
+
+def _base_names(cls: type) -> tuple[str, ...]:
+    """Return ("uuid",) unless a class between `cls` and the Storable defines a `uuid` of its own."""
+    for base in cls.__mro__:
+        if "uuid" in vars(base):
+            return ("uuid",) if base.__module__.startswith("ana.") else ()
+    return ()
+
+
+def _loading(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *arguments: Any, **options: Any) -> Any:
+        use(self)
+        return operation(self, *arguments, **options)
+
+    return method
+
+
+_BINARY = (
+    "add sub mul matmul truediv floordiv mod pow lshift rshift and or xor".split()  # noqa: SIM905 - readable
+)
+_KEYWORDS = {"and": "and_", "or": "or_"}
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "__len__": len,
+    "__length_hint__": operator.length_hint,
+    "__iter__": iter,
+    "__next__": next,
+    "__reversed__": reversed,
+    "__contains__": operator.contains,
+    "__getitem__": operator.getitem,
+    "__setitem__": operator.setitem,
+    "__delitem__": operator.delitem,
+    "__call__": lambda self, *arguments, **options: self(*arguments, **options),
+    "__bool__": bool,
+    "__hash__": hash,
+    "__repr__": repr,
+    "__str__": str,
+    "__bytes__": bytes,
+    "__format__": format,
+    "__int__": int,
+    "__float__": float,
+    "__complex__": complex,
+    "__index__": operator.index,
+    "__round__": round,
+    "__trunc__": lambda self: self.__trunc__(),
+    "__floor__": lambda self: self.__floor__(),
+    "__ceil__": lambda self: self.__ceil__(),
+    "__fspath__": lambda self: self.__fspath__(),
+    "__neg__": operator.neg,
+    "__pos__": operator.pos,
+    "__abs__": abs,
+    "__invert__": operator.invert,
+    "__eq__": operator.eq,
+    "__ne__": operator.ne,
+    "__lt__": operator.lt,
+    "__le__": operator.le,
+    "__gt__": operator.gt,
+    "__ge__": operator.ge,
+    "__divmod__": divmod,
+    "__rdivmod__": lambda self, other: divmod(other, self),
+    "__enter__": lambda self: self.__enter__(),
+    "__exit__": lambda self, *arguments: self.__exit__(*arguments),
+    "__aenter__": lambda self: self.__aenter__(),
+    "__aexit__": lambda self, *arguments: self.__aexit__(*arguments),
+    "__await__": lambda self: self.__await__(),
+    "__aiter__": lambda self: self.__aiter__(),
+    "__anext__": lambda self: self.__anext__(),
+}
+
+
+def _reflected(operation: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: operation(other, self)
+
+
+def _install() -> None:
+    for name, operation in _OPERATIONS.items():
+        setattr(_Unloaded, name, _loading(operation))
+    for name in _BINARY:
+        operation = getattr(operator, _KEYWORDS.get(name, name))
+        setattr(_Unloaded, f"__{name}__", _loading(operation))
+        setattr(_Unloaded, f"__r{name}__", _loading(_reflected(operation)))
+        setattr(_Unloaded, f"__i{name}__", _loading(getattr(operator, f"i{name}")))
+
+
+_install()
