@@ -51,6 +51,9 @@ __all__ = [
     "using_dl",
 ]
 
+dl: DataLayer
+"""The current layer: read and assigned by old programs."""
+
 logging.getLogger("ana").addHandler(logging.NullHandler())
 
 

@@ -74,6 +74,11 @@ def is_canonical(key: str) -> bool:
     return _CANONICAL.fullmatch(key) is not None
 
 
+def is_content_uuid(key: str) -> bool:
+    """Say whether `key` looks like what `content_uuid` returns: then equal keys mean equal contents."""
+    return is_canonical(key) and key[14] == "8"
+
+
 def key_bytes(key: str) -> bytes:
     """Return the bytes that stand for `key` in records, names and hashes (lone surrogates survive)."""
     return key.encode("utf-8", "surrogatepass")

@@ -30,6 +30,15 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 MEGABYTE = 1_000_000
 SMALL_BYTES = 4 * MEGABYTE
 LARGEST_BYTES = 100_000 * MEGABYTE
+DEFAULTS = demo.Settings()
+
+DEMO_EXAMPLES = """\b
+Examples:
+  ana demo
+  ana demo --size 1000 --tasks 32 --workers 4
+  ana demo --dir /shared/scratch --keep
+  ana demo --json | jq .by_reference.wall_seconds
+"""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,22 +73,17 @@ def output_options(command: Command) -> Command:
     return command
 
 
-class Size(click.ParamType):
-    """A size in MB (10^6 bytes) or the word `small`, as bytes."""
-
-    name = "MB"
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        """Return the size in bytes; a usage error says what is wrong with it."""
-        if isinstance(value, int):
-            return value
-        try:
-            size_bytes = SMALL_BYTES if value == "small" else int(float(value) * MEGABYTE)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a number of MB nor 'small'", parameter, context)
-        if not MEGABYTE <= size_bytes <= LARGEST_BYTES:
-            self.fail(f"{value} is not between 1 and {LARGEST_BYTES // MEGABYTE} MB", parameter, context)
-        return size_bytes
+def _bytes_of(text: str) -> int:
+    """Return a size, given in MB (10^6 bytes) or as the word `small`, in bytes."""
+    try:
+        size_bytes = SMALL_BYTES if text == "small" else int(float(text) * MEGABYTE)
+    except (ValueError, OverflowError):
+        msg = f"{text!r} is neither a number of MB nor 'small'."
+        raise click.BadParameter(msg) from None
+    if not MEGABYTE <= size_bytes <= LARGEST_BYTES:
+        msg = f"{text} is not between 1 and {LARGEST_BYTES // MEGABYTE} MB."
+        raise click.BadParameter(msg)
+    return size_bytes
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,38 +96,49 @@ def ana() -> None:
     """
 
 
-@ana.command("demo")
+@ana.command("demo", epilog=DEMO_EXAMPLES)
 @click.option(
-    "--size", "size_bytes", type=Size(), default="200", show_default=True, help="The object's size."
+    "--size",
+    "size_bytes",
+    type=_bytes_of,
+    metavar="MB",
+    default=str(DEFAULTS.size_bytes // MEGABYTE),
+    show_default=True,
+    help="How large the object is; 'small' is 4 MB.",
 )
-@click.option("--tasks", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many to run.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="How many to start."
+    "--tasks",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=DEFAULTS.tasks,
+    show_default=True,
+    help="How many tasks get the object.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    default=DEFAULTS.workers,
+    show_default=True,
+    help="How many processes run the tasks.",
 )
 @click.option(
     "--dir",
     "folder",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
-    help="Where to make the temporary folder: a shared filesystem, say.",
+    help="Where to make the temporary folder: on a shared filesystem, say.",
 )
 @click.option("--keep", is_flag=True, help="Keep the folder, to look at the store.")
 @output_options
 @click.pass_obj
-def demo_command(output: Output, **settings: Any) -> int:
-    r"""Ship a large object to worker processes, as usual and by reference.
+def demo_command(output: Output, /, **settings: Any) -> int:
+    """Ship a large object to worker processes, as usual and by reference.
 
-    Builds a mesh of --size MB (or 'small': 4 MB), sends it in all tasks to new
-    processes, first pickled as usual, then by reference, and measures what went
-    through the pipe, how long it took, and how many copies were made. Stores an
+    Builds a mesh and sends it in each of some tasks to new processes, first
+    pickled as usual, then by reference, and measures what goes through the
+    pipe, how long it takes, and how many copies are made. Then it stores an
     equal object again, which writes nothing, and flips a byte of the stored
-    file, which is caught.
-
-    \b
-    Examples:
-      ana demo
-      ana demo --size 1000 --tasks 32 --workers 4
-      ana demo --dir /shared/scratch --keep
-      ana demo --json | jq .by_reference.wall_seconds
+    file, which is caught. Takes about five seconds.
     """
     chosen = demo.Settings(**settings)
     with _progress(2 * chosen.tasks + 2, output) as progress:
@@ -224,9 +239,7 @@ def _rounds_table(result: demo.DemoResult) -> Table:
     return table
 
 
-def _rounds_rows(
-    value: demo.Round, reference: demo.Round, object_bytes: int
-) -> list[tuple[str, str, str, str, str]]:
+def _rounds_rows(value: demo.Round, reference: demo.Round, object_bytes: int) -> list[tuple[str, str, str, str, str]]:
     """Return the rows: the check that a row belongs to, its name, as usual, by reference, the comparison."""
     less = _times(value.pipe_bytes, reference.pipe_bytes, "less", "more")
     faster = _times(value.wall_seconds, reference.wall_seconds, "faster", "slower")

@@ -7,6 +7,7 @@ filesystem types that were looked up.
 """
 
 import errno
+import logging
 import os
 import random
 import socket
@@ -14,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from ana.errors import StoreError, UntrustedStoreError
 
@@ -28,7 +29,24 @@ IOV_MAX = 1024
 STALE_TRIES = 3
 
 _NETWORK = frozenset(
-    "nfs nfs4 lustre gpfs beegfs cifs smb3 smbfs ceph 9p afs panfs pvfs2 orangefs wekafs glusterfs".split()
+    [
+        "nfs",
+        "nfs4",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ceph",
+        "9p",
+        "afs",
+        "panfs",
+        "pvfs2",
+        "orangefs",
+        "wekafs",
+        "glusterfs",
+    ]
 )
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _HINTS = {
@@ -49,6 +67,8 @@ _HINTS = {
 _random = random.SystemRandom()
 _host = socket.gethostname()
 _types: dict[int, str] = {}
+_noted: set[str] = set()
+_log = logging.getLogger("ana.files")
 
 
 class Status(NamedTuple):
@@ -119,7 +139,7 @@ class Opened:
             with suppress(OSError):
                 os.close(descriptor)
 
-    def __enter__(self) -> "Opened":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,17 +185,33 @@ def read_whole(path: str, limit_bytes: int) -> bytes | None:
     return bytes(data)
 
 
-def forget_misses(folders: Sequence[str]) -> None:
+def forget_miss(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
     """Make an NFS client look again: it remembers for up to a minute that a name was not there.
 
-    Opening each folder, outermost first, revalidates it; stat of the folder does not on NFSv3.
+    Opening a folder revalidates it (stat does not on NFSv3). The innermost will do where it is known; else the
+    miss may be one of the folders above, outermost first.
     """
+    if pause_seconds:
+        time.sleep(pause_seconds)
+    if _touch_folder(folders[-1]):
+        return
     for folder in folders:
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
+        if not _touch_folder(folder):
             return
-        os.close(descriptor)
+
+
+def jitter(seconds: float) -> float:
+    """Return a time of half to one and a half of `seconds`."""
+    return seconds * (0.5 + _random.random())
+
+
+def _touch_folder(folder: str) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    os.close(descriptor)
+    return True
 
 
 def publish(
@@ -294,9 +330,7 @@ def _create(temporary: str, make_folders: Callable[[], None]) -> int:
         return os.open(temporary, flags, 0o666)
 
 
-def _write(
-    descriptor: int, temporary: str, parts: Sequence[memoryview | bytes], *, durable: bool
-) -> tuple[int, int]:
+def _write(descriptor: int, temporary: str, parts: Sequence[memoryview | bytes], *, durable: bool) -> tuple[int, int]:
     """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
     try:
         size = _write_all(descriptor, parts)
@@ -304,14 +338,18 @@ def _write(
             # Full disks and quotas show up only here, or at close, on NFS and with delayed allocation.
             os.fsync(descriptor)
         found = os.fstat(descriptor)
-        if found.st_size != size:
-            raise OSError(errno.EIO, f"{temporary} has {found.st_size} bytes, {size} were written")
+        _check_size(temporary, found.st_size, size)
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)
         raise
     os.close(descriptor)
     return found.st_dev, found.st_ino
+
+
+def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
+    if found_bytes != written_bytes:
+        raise OSError(errno.EIO, f"{path} has {found_bytes} bytes, {written_bytes} were written")
 
 
 def _write_all(descriptor: int, parts: Sequence[memoryview | bytes]) -> int:
@@ -361,6 +399,10 @@ def _rename(temporary: str, path: str, error: OSError) -> bool:
     if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
         raise error
     os.rename(temporary, path)
+    kind = filesystem(os.path.dirname(path))
+    if kind not in _noted:
+        _noted.add(kind)
+        _log.warning("no hard links on %s (%s): publishing by rename, %s", path, kind or "unknown", error.strerror)
     return True
 
 

@@ -16,7 +16,7 @@ __all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
 class Mark(weakref.ref[Any]):
     """What is known of one object that has a UUID; it goes with the object."""
 
-    __slots__ = ("claim", "given", "layer", "looked", "number", "uuid")
+    __slots__ = ("children", "claim", "given", "layer", "looked", "number", "uuid")
 
     uuid: str
     number: int
@@ -28,6 +28,8 @@ class Mark(weakref.ref[Any]):
     """When that was last seen to be true (time.monotonic, s)."""
     claim: Callable[[], None] | None
     """Loads the state into the object, where it is not loaded yet."""
+    children: tuple[str, ...]
+    """What the stored state is known to refer to."""
 
 
 _marks: dict[int, Mark] = {}
@@ -56,6 +58,7 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.layer = ""
     made.looked = 0.0
     made.claim = None
+    made.children = ()
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
     return _marks.setdefault(made.number, made)
 

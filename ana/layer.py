@@ -6,18 +6,19 @@
 import logging
 import os
 import threading
-import time
 import uuid as uuid_module
 import weakref
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ana import address, identity, loading, pickling, record, saving, unloaded
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
-from ana.stores import Store
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from ana.stores import Store
 
 __all__ = [
     "DataLayer",
@@ -33,6 +34,8 @@ __all__ = [
 KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
 ENVIRONMENT = "ANA_PICKLE_DIR"
+WAIT = "ANA_WAIT"
+WAIT_SECONDS = 2.0
 
 _log = logging.getLogger("ana.layer")
 _lock = threading.RLock()
@@ -92,7 +95,7 @@ class DataLayer:
         self.live = identity.LiveObjects(keep_bytes)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            self.store: Store = DirectoryStore(_absolute(pickle_dir), durable=durable is not False)
+            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True)
         else:
             if durable is not None:
                 msg = "durable= is for a folder: give pickle_dir= too"
@@ -312,7 +315,7 @@ def _make_waiting(cls: type, uuid: str, home: str | None, layers: list[DataLayer
 def _take_over(obj: Any, found: Any) -> None:
     """Fill an object from another of the same UUID that became known in the meantime."""
     unloaded.reload(obj)
-    obj._ana_setstate(found._ana_getstate())  # noqa: SLF001 - the protocol
+    obj._ana_setstate(found._ana_getstate())
     mark = identity.mark_of(obj)
     if mark is not None:
         mark.claim = None
@@ -350,12 +353,22 @@ def _layer_at(home: str, places: list[str]) -> DataLayer | None:
 
 
 def _open_existing(home: str) -> DataLayer:
+    store = _open_folder(home, durable=True, create=False)
     layer = DataLayer()
-    layer._store_type = "pickle"  # noqa: SLF001 - our own
-    layer.store = DirectoryStore(_absolute(home), create=False)
+    layer.store = store
     layer.errors = get_dl().errors
     _layers[layer.home] = layer
     return layer
+
+
+def _open_folder(pickle_dir: str | os.PathLike[str], *, durable: bool, create: bool) -> DirectoryStore:
+    said = os.environ.get(WAIT, "") or WAIT_SECONDS
+    try:
+        wait_seconds = max(0.0, float(said))
+    except ValueError:
+        msg = f"{WAIT} is a number of seconds, not {said!r}"
+        raise ValueError(msg) from None
+    return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds)
 
 
 def _hint(home: str | None) -> str:
@@ -394,9 +407,7 @@ def _check_options(keep_bytes: int, errors: str, recheck_seconds: float) -> None
 
 
 def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
-    path = os.fspath(pickle_dir)
-    if not isinstance(path, str):
-        path = os.fsdecode(path)
+    path = os.fsdecode(pickle_dir)
     if not path:
         msg = "pickle_dir is empty: give a folder's path"
         raise ValueError(msg)

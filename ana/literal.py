@@ -7,9 +7,7 @@ __all__ = ["to_literal"]
 _ATOMS = (int, str, float, bool, type(None))
 
 
-def to_literal(
-    obj: Any, known: set[str] | None = None, objects: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def to_literal(obj: Any, known: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return {"objects": {uuid: {"class": ..., "object": ...}}, "value": {"ana_uuid": ...}} for a Storable.
 
     Every Storable that is met gets a UUID. Those whose UUID is in `known` are only named; the others are
@@ -24,7 +22,7 @@ def _name(obj: Any, known: set[str], objects: dict[str, Any]) -> dict[str, str]:
     uuid = obj.make_uuid()
     if uuid not in known:
         known.add(uuid)
-        objects[uuid] = _described(obj, obj._ana_getliteral(), known, objects)  # noqa: SLF001 - the protocol
+        objects[uuid] = _described(obj, obj._ana_getliteral(), known, objects)
     return {"ana_uuid": uuid}
 
 

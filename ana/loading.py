@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import identity, pickling, stores, unloaded
+from ana import address, identity, pickling, stores, unloaded
 from ana.errors import ANAError, StateLoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Source", "class_name", "load", "loading_from", "reset_after_fork"]
 
@@ -213,7 +215,7 @@ def _end(session: _Session) -> None:
             session.borrowed.clear()
             _changed.notify_all()
         for claim in filled:
-            claim.layer.live.keep(claim.key, claim.shell, claim.found.header.raw_bytes)  # type: ignore[union-attr]
+            claim.layer.live.keep(claim.key, claim.shell, _state_of(claim).header.raw_bytes)
         session.held.clear()
         session.put_off.clear()
 
@@ -235,7 +237,7 @@ def _build(session: _Session, top: _Claim, *, patient: bool) -> Any:
             claim = stack[-1]
             child = _next_child(session, claim)
             if child is not None:
-                claim.found.release()  # type: ignore[union-attr] - opened before it was put on the stack
+                _state_of(claim).release()
                 stack.append(child)
             elif _fill(session, claim, optional=claim is not top):
                 stack.pop()
@@ -305,7 +307,8 @@ def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
         if not optional:
             raise
         return False
-    mark = identity.mark(claim.shell, claim.key, given=True)
+    mark = identity.mark(claim.shell, claim.key, given=not address.is_content_uuid(claim.key))
+    mark.children = _state_of(claim).header.children
     mark.layer = claim.layer.uuid
     mark.looked = time.monotonic()
     mark.claim = None
@@ -314,10 +317,7 @@ def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
 
 
 def _unpickle(session: _Session, claim: _Claim) -> Any:
-    found = claim.found
-    if found is None:  # pragma: no cover - claims are opened before they are filled
-        raise StateLoadError(claim.key, "", claim.layer.store.home, "it was not opened")
-    segments = found.segments()
+    segments = _state_of(claim).segments()
     outer, session.layer = session.layer, claim.layer
     try:
         return pickling.load(segments)
@@ -334,7 +334,7 @@ def _set_state(claim: _Claim, state: Any) -> None:
     was_unloaded = unloaded.is_unloaded(shell)
     unloaded.reload(shell)
     try:
-        shell._ana_setstate(state)  # noqa: SLF001 - the protocol between ana and its classes
+        shell._ana_setstate(state)
     except Exception as error:
         if was_unloaded:
             _unload(claim)
@@ -374,7 +374,7 @@ def _release(claim: _Claim) -> None:
 
 def _class_for(cls: type, claim: _Claim) -> type:
     """Return the class to make: `cls`, or the subclass of it that the header names."""
-    stored = claim.found.header.class_name  # type: ignore[union-attr] - it was opened
+    stored = _state_of(claim).header.class_name
     if stored in ("", class_name(cls)):
         return cls
     found = _find_class(stored, cls)
@@ -407,10 +407,14 @@ def _is_from_main(cls: type) -> bool:
     return class_name(cls).startswith("__main__:") and getattr(sys.modules["__main__"], cls.__name__, None) is cls
 
 
+def _state_of(claim: _Claim) -> stores.StoredState:
+    """Return what `_open` or `_claim_child` found; a claim is on the stack only after that."""
+    assert claim.found is not None  # noqa: S101 - for the type checker
+    return claim.found
+
+
 def _load_error(claim: _Claim, reason: str) -> StateLoadError:
     found = claim.found
     name = found.header.class_name if found is not None else class_name(claim.cls)
     where = found.where if found is not None else claim.layer.store.home
     return StateLoadError(claim.key, name, where, reason)
-
-

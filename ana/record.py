@@ -81,6 +81,8 @@ class Content(NamedTuple):
     digest: bytes
 
 
+Bytes = bytes | bytearray | memoryview
+
 Read = Callable[[int, Sequence[memoryview]], None]
 """Fills the given writable views with the record's bytes from an offset on."""
 
@@ -134,7 +136,7 @@ def encode(
     return [_encode_header(key, state, children, table, created_ns), *body]
 
 
-def header_size(prefix: bytes | memoryview, size_bytes: int, key: str, where: str) -> int:
+def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     """Return the header's size in bytes (frame header included) from a record's first 8 bytes.
 
     Raises CorruptedStateError unless it is a plausible part of a file of `size_bytes`.
@@ -150,7 +152,7 @@ def header_size(prefix: bytes | memoryview, size_bytes: int, key: str, where: st
     return total
 
 
-def parse_header(data: bytes | memoryview, size_bytes: int, key: str, where: str) -> Header:
+def parse_header(data: Bytes, size_bytes: int, key: str, where: str) -> Header:
     """Return the verified header of the record of `key`; `data` holds it whole, `size_bytes` is the file's size.
 
     All sizes are checked against each other and the file before anything is allocated for them. Raises
@@ -189,7 +191,7 @@ def decode(header: Header, read: Read, where: str) -> list[bytearray | bytes]:
     return list(segments)
 
 
-def reader(data: bytes | memoryview) -> Read:
+def reader(data: Bytes) -> Read:
     """Return the `read` function of a record that is in memory."""
     source = memoryview(data)
 
@@ -296,9 +298,7 @@ def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
         lead = b""
 
 
-def _encode_header(
-    key: str, state: Content, children: Sequence[str], table: Sequence[Chunk], created_ns: int
-) -> bytes:
+def _encode_header(key: str, state: Content, children: Sequence[str], table: Sequence[Chunk], created_ns: int) -> bytes:
     key_raw = address.key_bytes(key)
     class_raw = address.key_bytes(state.class_name)
     names = [address.key_bytes(child) for child in children]
@@ -401,9 +401,7 @@ def _decode_small(header: Header, read: Read, where: str) -> bytes | None:
     return _decompress(header, 0, _read_frame(header, 0, read, header.header_bytes, where), where)
 
 
-def _decode_chunk(
-    header: Header, number: int, read: Read, offset: int, targets: list[memoryview], where: str
-) -> None:
+def _decode_chunk(header: Header, number: int, read: Read, offset: int, targets: list[memoryview], where: str) -> None:
     chunk = header.chunks[number]
     if chunk.method == RAW:
         _read_raw(header, number, read, offset, targets, where)
@@ -429,9 +427,7 @@ def _decompress(header: Header, number: int, frame: bytearray, where: str) -> by
     try:
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed != expected:
-            raise CorruptedStateError(
-                header.key, where, f"chunk {number} claims {claimed} bytes instead of {expected}"
-            )
+            raise CorruptedStateError(header.key, where, f"chunk {number} claims {claimed} bytes instead of {expected}")
         data: bytes = _codecs.decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CorruptedStateError(header.key, where, f"chunk {number} cannot be decompressed ({error})") from None
@@ -440,9 +436,7 @@ def _decompress(header: Header, number: int, frame: bytearray, where: str) -> by
     return data
 
 
-def _read_raw(
-    header: Header, number: int, read: Read, offset: int, targets: list[memoryview], where: str
-) -> None:
+def _read_raw(header: Header, number: int, read: Read, offset: int, targets: list[memoryview], where: str) -> None:
     """Read a frame of raw blocks with its content going straight to its place, block headers aside."""
     chunk = header.chunks[number]
     expected = b""

@@ -21,7 +21,7 @@ def load(cls: type, uuid: str, home: str | None = None) -> Any:
 
 
 def new(cls: type, uuid: str | None = None) -> Any:
-    """Return an empty object of class `cls`, for `fill`; with a UUID (SimpleDataLayer), the live one if there is one."""
+    """Return an empty object of class `cls`, for `fill`; with a UUID (SimpleDataLayer), the live one if any."""
     if uuid is None:
         return unloaded.make_shell(cls)
     live = layer.get_dl().live
@@ -40,7 +40,7 @@ def fill(obj: Any, state: tuple[Any]) -> None:
         if mark.claim is not _empty:
             return
         mark.claim = None
-    obj._ana_setstate(state[0])  # noqa: SLF001 - the protocol between ana and its classes
+    obj._ana_setstate(state[0])
 
 
 def _empty() -> None:

@@ -6,13 +6,15 @@ So a state that is in a store has its children there too, and what has an addres
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import address, identity, pickling, record, stores
 from ana.errors import UUIDConflictError
 from ana.loading import class_name
 from ana.unloaded import loaded_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Target", "make_address", "serialise", "store"]
 
@@ -65,7 +67,7 @@ class _Task:
     def __init__(self, obj: Any) -> None:
         self.obj = obj
         self.children = _Children()
-        segments = pickling.dump(obj._ana_getstate, self.children)  # noqa: SLF001 - the protocol
+        segments = pickling.dump(obj._ana_getstate, self.children)
         self.content = record.content(class_name(loaded_class(obj)), segments)
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
@@ -101,6 +103,7 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
     uuid = address.content_uuid(task.content.digest)
     target.store.put(uuid, task.content, task.child_keys, heal=False)
     mark = identity.mark(obj, uuid, given=False)
+    mark.children = task.child_keys
     _note(target, obj, mark)
     return mark
 
@@ -130,14 +133,18 @@ def store(target: Target, obj: Any, *, heal: bool = False) -> None:
 
 def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
     """Store an object and all it refers to, deepest first, without recursion: chains may be long."""
-    if not _is_needed(target, top, heal=heal):
+    mark = identity.mark_of(top)
+    # Something that was stored is gone, or may be: nothing that was believed of the rest is believed then.
+    wary = heal or (mark is not None and mark.layer == target.uuid and not is_known(target, mark))
+    look = _Look(target, wary=wary)
+    if look.finds(top, whole=heal):
         return
     seen = {id(top)}
     stack = [_Task(top)]
     while stack:
         task = stack[-1]
         for child in task.pending:
-            if id(child) not in seen and _is_needed(target, child):
+            if id(child) not in seen and not look.finds(child):
                 seen.add(id(child))
                 stack.append(_Task(child))
                 break
@@ -146,21 +153,54 @@ def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
             stack.pop()
 
 
-def _is_needed(target: Target, obj: Any, *, heal: bool = False) -> bool:
-    """Say whether an object has to be serialised for the layer; one look-up may show that it has not."""
-    mark = identity.mark_of(obj)
-    if mark is None or mark.claim is not None:
-        return False
-    if heal:
-        there = target.store.is_whole(mark.uuid)
-    elif is_known(target, mark):
-        return False
-    else:
-        # Under a given UUID another content may be stored: that shows only when both are compared.
-        there = (not mark.given or mark.layer == target.uuid) and target.store.has(mark.uuid)
-    if there:
-        _note(target, obj, mark)
-    return not there
+class _Look:
+    """One look at which states a layer has; each is looked up once at the most."""
+
+    def __init__(self, target: Target, *, wary: bool) -> None:
+        self.target = target
+        self.wary = wary
+        self.there: set[str] = set()
+
+    def finds(self, obj: Any, *, whole: bool = False) -> bool:
+        """Say whether an object's state is there with all that it refers to, so that nothing is to be done.
+
+        One look-up may show that; none is needed where it was seen there lately, unless `wary`.
+        """
+        mark = identity.mark_of(obj)
+        if mark is None or mark.claim is not None:
+            return True
+        if not self.wary and is_known(self.target, mark):
+            return True
+        if mark.given and mark.layer != self.target.uuid:
+            # Another content may be stored under a UUID that was given: that shows only when both are compared.
+            return False
+        if whole and not self.target.store.is_whole(mark.uuid):
+            return False
+        if not self._has(mark.uuid) or (self.wary and not self._has_descendants(mark)):
+            return False
+        _note(self.target, obj, mark)
+        return True
+
+    def _has(self, key: str) -> bool:
+        if key not in self.there:
+            if not self.target.store.has(key):
+                return False
+            self.there.add(key)
+        return True
+
+    def _has_descendants(self, mark: identity.Mark) -> bool:
+        """Look for all that an object is known to refer to: scratch filesystems purge by age, parents or children."""
+        todo = [key for key in mark.children if key not in self.there]
+        while todo:
+            key = todo.pop()
+            if key in self.there:
+                continue
+            if not self._has(key):
+                return False
+            child = identity.mark_of(self.target.live.get(key))
+            if child is not None:
+                todo += child.children
+        return True
 
 
 def _put(target: Target, task: _Task, *, heal: bool) -> None:
@@ -170,6 +210,7 @@ def _put(target: Target, task: _Task, *, heal: bool) -> None:
     written = target.store.put(mark.uuid, task.content, task.child_keys, heal=heal)
     if not written and mark.given:
         _compare(target, mark.uuid, task.content)
+    mark.children = task.child_keys
     _note(target, task.obj, mark)
 
 

@@ -5,7 +5,7 @@ from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
-from types import FunctionType, MemberDescriptorType
+from types import FrameType, FunctionType, MemberDescriptorType
 from typing import Any, Generic, Self, TypeVar
 
 from ana import address, identity, layer, literal, pickling, reference, saving, unloaded
@@ -50,7 +50,7 @@ class Storable:
 
     _ana_lazy = False
 
-    uuid: Any = _UUID()
+    uuid = _UUID()
     """The object's UUID, or None before it has one."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -122,9 +122,7 @@ class Storable:
         found: Self = layer.load_now(cls, uuid)
         return found
 
-    def to_literal(
-        self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def to_literal(self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the object, and the Storables that it holds, as literals that go into JSON.
 
         See `ana.literal.to_literal`; override `_ana_getliteral` to say what a class's objects look like.
@@ -190,7 +188,7 @@ class Storable:
             return self
         _check_default_state(self)
         copied: Self = unloaded.make_shell(type(self))
-        copied._ana_setstate(self._ana_getstate())  # noqa: SLF001 - the protocol
+        copied._ana_setstate(self._ana_getstate())
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -200,7 +198,7 @@ class Storable:
         _check_default_state(self)
         copied: Self = unloaded.make_shell(type(self))
         memo[id(self)] = copied
-        copied._ana_setstate(deepcopy(self._ana_getstate(), memo))  # noqa: SLF001 - the protocol
+        copied._ana_setstate(deepcopy(self._ana_getstate(), memo))
         return copied
 
 
@@ -289,10 +287,10 @@ def _check_default_state(obj: Any) -> None:
 
 def _is_under_construction(obj: object) -> bool:
     """Say whether the object's own `__init__` is still running: its content is not complete then."""
-    frame = sys._getframe(2)  # noqa: SLF001 - the public way (inspect) is the same, slower
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the public way (inspect) is the same, slower
     while frame is not None:
         code = frame.f_code
         if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is obj:
             return True
-        frame = frame.f_back  # type: ignore[assignment] - None ends the loop
+        frame = frame.f_back
     return False

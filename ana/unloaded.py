@@ -54,7 +54,8 @@ def make_shell(cls: type) -> Any:
 
     Raises TypeError for a class whose built-in base cannot be made without arguments.
     """
-    return builtin_base(cls).__new__(cls)
+    make: Callable[..., Any] = builtin_base(cls).__new__
+    return make(cls)
 
 
 def unload(obj: Any, uuid: str, load: Callable[[], None]) -> None:
@@ -109,8 +110,9 @@ def _unloaded_class(cls: type) -> type:
         meta = type(cls)
         order = {"mro": lambda new: [new, _Unloaded, *cls.__mro__]}
         quiet_meta: type = type.__new__(type(meta), meta.__name__, (meta,), order)
-        namespace = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-        if cls.__hash__ is object.__hash__:
+        namespace: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        by_identity: object = object.__hash__
+        if cls.__hash__ is by_identity:
             # By identity, which needs no state: so that dicts and sets that hold it can be unpickled.
             namespace["__hash__"] = object.__hash__
         made = type.__new__(quiet_meta, cls.__name__, (cls,), namespace)

@@ -24,7 +24,7 @@ Progress = Callable[[str, int], None]
 class Settings:
     """What to run. `folder` is where the temporary folder is made (None: the system's place)."""
 
-    size_bytes: int = 200_000_000
+    size_bytes: int = 100_000_000
     tasks: int = 8
     workers: int = 2
     folder: Path | None = None
@@ -107,9 +107,7 @@ class DemoResult:
         value, reference = self.by_value, self.by_reference
         again, flipped = self.stored_again, self.flipped_byte
         unchanged = again.same_uuid and again.files_changed == 0 and again.files_before > 0
-        caught = (
-            flipped.error == ana.CorruptedStateError.__name__ and flipped.names_uuid and flipped.names_path
-        )
+        caught = flipped.error == ana.CorruptedStateError.__name__ and flipped.names_uuid and flipped.names_path
         return (
             Check("pipe", 0 < reference.pipe_bytes * 100 < value.pipe_bytes),
             Check("results", reference.heats == value.heats),
@@ -168,9 +166,7 @@ def _folder(settings: Settings) -> Iterator[Path]:
                 shutil.rmtree(folder)
 
 
-def _round(
-    mesh: Mesh, settings: Settings, pickle_dir: Path, progress: Progress, *, by_reference: bool
-) -> Round:
+def _round(mesh: Mesh, settings: Settings, pickle_dir: Path, progress: Progress, *, by_reference: bool) -> Round:
     """Send the mesh in every task; the clock runs from storing it to the last result.
 
     Starting the workers is not counted: it takes the same time both ways.
@@ -184,9 +180,7 @@ def _round(
             mesh.make_uuid()
         store_seconds = time.perf_counter() - begin
         last = settings.tasks - 1
-        futures = [
-            executor.submit(task, mesh, number, send_back=number == last) for number in range(last + 1)
-        ]
+        futures = [executor.submit(task, mesh, number, send_back=number == last) for number in range(last + 1)]
         reports = _collect(futures, partial(progress, f"{way}: {settings.tasks} tasks"))
         wall_seconds = time.perf_counter() - begin
     copies = _copies_by_worker(reports)

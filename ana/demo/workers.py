@@ -52,6 +52,8 @@ def task(mesh: Mesh, number: int, *, send_back: bool) -> TaskReport:
 def _start_worker(barrier: Barrier) -> None:
     global _barrier  # noqa: PLW0603 - a barrier can only be handed over while a process starts
     _barrier = barrier
+    # The references say where the store is; what this process pickles must not go into the user's own.
+    os.environ.pop("ANA_PICKLE_DIR", None)
 
 
 def _meet() -> None:

@@ -4,13 +4,11 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from ana import address, files, record
+from ana import address, files, locks, record
 from ana.errors import (
-
     CorruptedStateError,
     StateNotFoundError,
     StoreError,
@@ -29,6 +27,12 @@ SMALL_BYTES = 256 << 10
 FRESH_SECONDS = 60.0
 """A file younger than this may not be on the disk yet, if its writer did not wait for that."""
 TRIES = 3
+LOCKED_BYTES = 1 << 20
+"""From this raw size on, writers of the same state wait for each other."""
+LOCK_SECONDS = 10.0
+SLOW_BYTES_PER_SECOND = 50e6
+"""How slowly another writer may be writing a state before we write it too."""
+FIRST_PAUSE_SECONDS = 0.05
 
 _log = logging.getLogger("ana.stores")
 
@@ -49,13 +53,15 @@ class Config(NamedTuple):
 class DirectoryStore:
     """A tree of records. Safe between threads, processes and hosts; survives fork (it holds nothing open)."""
 
-    def __init__(self, root: str, *, durable: bool = True, create: bool = True) -> None:
+    def __init__(self, root: str, *, durable: bool = True, create: bool = True, wait_seconds: float = 2.0) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
         Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
-        (a newer tree) before anything is written.
+        (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
+        to show a state that another host has just written.
         """
         self.root = root
+        self.wait_seconds = wait_seconds
         self.durable = durable
         self._suspects: set[str] = set()
         self.config = self._open(create=create)
@@ -93,11 +99,20 @@ class DirectoryStore:
         thorough = heal or key in self._suspects
         if self._believe(key, path, check=thorough):
             return False
+        size_bytes = sum(map(len, state.segments))
+        if size_bytes < LOCKED_BYTES:
+            return self._write(key, path, state, children)
+        # Many tasks may be storing this very state now: one writes it, the others wait and find it.
+        lock = f"{self.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
+        with locks.saving_work(lock, LOCK_SECONDS + size_bytes / SLOW_BYTES_PER_SECOND):
+            return not self._believe(key, path, check=thorough) and self._write(key, path, state, children)
+
+    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
         parts = record.encode(key, state, children, created_ns=files.now_ns())
         for _ in range(TRIES):
             if self._publish(key, parts):
                 return True
-            # Another writer was first: its header, at least, has to be whole.
+            # Another writer was first: what it wrote has to be whole.
             if self._believe(key, path, check=True):
                 return False
         raise StoreError(path, 0, "other writers keep putting damaged files there: check their hosts")
@@ -148,14 +163,30 @@ class DirectoryStore:
         return False
 
     def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
-        opened = files.open_file(path)
-        if opened is None:
-            # An NFS client answers from memory that a name was not there: make it look again.
-            files.forget_misses(self._folders(key))
+        for pause_seconds in self._pauses(patient=patient):
             opened = files.open_file(path)
+            if opened is not None:
+                return opened
+            # An NFS client answers from memory that a name was not there: make it look again.
+            files.forget_miss(self._folders(key), pause_seconds)
+        opened = files.open_file(path)
         if opened is None:
             raise StateNotFoundError(key, self.root, self._hint(key))
         return opened
+
+    def _pauses(self, *, patient: bool) -> Iterator[float]:
+        """Yield how long to wait between looks, in s: once not at all, then, on network filesystems, longer and longer.
+
+        With jitter, so that the tasks of a job do not all ask the server at the same moment.
+        """
+        yield 0.0
+        if not patient or not self.wait_seconds or not files.is_network(self.root):
+            return
+        left, pause = self.wait_seconds, FIRST_PAUSE_SECONDS
+        while left > 0:
+            yield min(left, files.jitter(pause))
+            left -= pause
+            pause *= 2
 
     def _hint(self, key: str) -> str:
         if key != key.lower() and address.is_canonical(key.lower()):
@@ -207,7 +238,8 @@ class DirectoryStore:
         # Another process may have been first: its word counts.
         config = self._read_config()
         if config is None:
-            raise StoreError(f"{self.root}/{CONFIG}", 2, "it vanished while the store was being made")
+            msg = f"{self.root}/{CONFIG}"
+            raise StoreError(msg, 2, "it vanished while the store was being made")
         return config
 
     def _read_config(self) -> Config | None:
@@ -223,7 +255,8 @@ class DirectoryStore:
         if config.format != FORMAT:
             raise UnsupportedFormatError(path, config.format, FORMAT)
         if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
-            raise UnsupportedFormatError(path, f"{config.format} with {config.levels} folder levels", FORMAT)
+            found = f"{config.format} with {config.levels} folder levels"
+            raise UnsupportedFormatError(path, found, FORMAT)
         return config
 
     def _refuse_foreign(self) -> None:
@@ -250,9 +283,8 @@ class _Found:
         self._store = store
         self._key = key
         self._opened: files.Opened | None = opened
-        self._data: bytearray | None = None
         try:
-            self.header = self._read_header(opened)
+            self.header, self._data = self._read_header(opened)
         except BaseException:
             opened.close()
             raise
@@ -263,8 +295,10 @@ class _Found:
         """Read, verify and decompress; a digest that fails is read once more from the file."""
         if self._data is not None:
             data, self._data = self._data, None
-            with suppress(CorruptedStateError):
+            try:
                 return record.decode(self.header, record.reader(data), self.where)
+            except CorruptedStateError as error:
+                _log.debug("reading again: %s", error)
         return self._store.watch(self._key, self._segments_of_file)
 
     def release(self) -> None:
@@ -277,11 +311,12 @@ class _Found:
         opened, self._opened = self._opened, None
         if opened is None:
             opened = self._store._find(self._key, self.where, patient=True)  # noqa: SLF001 - the store's own part
-            self.header = self._read_header(opened)
+            self.header, _ = self._read_header(opened)
         with opened:
             return record.decode(self.header, opened.read, self.where)
 
-    def _read_header(self, opened: files.Opened) -> record.Header:
+    def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
+        """Return the verified header, and the whole file if it is small."""
         size = opened.size_bytes
         start = bytearray(min(size, SMALL_BYTES))
         opened.read(0, [memoryview(start)])
@@ -290,6 +325,4 @@ class _Found:
             start = bytearray(end)
             opened.read(0, [memoryview(start)])
         header = record.parse_header(start, size, self._key, self.where)
-        if size <= len(start):
-            self._data = start
-        return header
+        return header, start if size <= len(start) else None

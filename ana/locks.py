@@ -1,0 +1,102 @@
+"""Locks that save work and carry no correctness: whoever cannot have one goes on without.
+
+On shared filesystems a lock may be missing (ENOSYS), refused (ENOLCK, EIO), exclude nobody (nolock,
+localflock), or hang with its server. So it is asked for in a thread that can be left behind, always with a
+timeout, and its holder's death or fork blocks nobody for longer than that.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["saving_work"]
+
+_log = logging.getLogger("ana.locks")
+
+
+class _Attempt:
+    """One try to get a lock, in a thread of its own; a lock that comes too late is given back at once."""
+
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        self.path = path
+        self.timeout_seconds = timeout_seconds
+        self.problem = ""
+        self._answered = threading.Event()
+        self._guard = threading.Lock()
+        self._given_up = False
+        self._lock: Any = None
+        self._thread = threading.Thread(target=self._acquire, name="ana-lock", daemon=True)
+
+    def acquire(self) -> bool:
+        """Say whether the lock was to be had in time."""
+        self._thread.start()
+        # The lock's own timeout ends the wait; a little more is for a server that does not answer at all.
+        self._answered.wait(self.timeout_seconds + 1.0)
+        with self._guard:
+            self._given_up = self._lock is None
+        if self._answered.is_set():
+            self._thread.join()
+        elif not self.problem:
+            self.problem = "the lock server does not answer"
+        return self._lock is not None
+
+    def release(self) -> None:
+        """Give the lock back. What goes wrong then is the operating system's to clean up."""
+        with suppress(OSError):
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            lock = _lock_file(self.path, self.timeout_seconds)
+        except (OSError, NotImplementedError) as error:
+            # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
+            self.problem = f"{type(error).__name__}: {error}"
+        else:
+            with self._guard:
+                if self._given_up:
+                    lock.release()
+                else:
+                    self._lock = lock
+        finally:
+            self._answered.set()
+
+
+@contextmanager
+def saving_work(path: str, timeout_seconds: float) -> Iterator[bool]:
+    """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
+
+    Never raises for a lock's sake.
+    """
+    attempt = _Attempt(path, timeout_seconds)
+    held = attempt.acquire()
+    if not held:
+        _log.info("going on without the lock %s: %s", path, attempt.problem)
+    try:
+        yield held
+    finally:
+        if held:
+            attempt.release()
+
+
+def _lock_file(path: str, timeout_seconds: float) -> Any:
+    # Imported here: it takes 40 ms, and slows every unpickling of the process by its audit hook.
+    from filelock import FileLock  # noqa: PLC0415
+
+    # Made by us, so that it gets the umask's mode: a group's members share it.
+    try:
+        descriptor = _touch(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor = _touch(path)
+    os.close(descriptor)
+    # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
+    lock = FileLock(path, timeout=timeout_seconds, thread_local=False, fallback_to_soft=False, poll_interval=0.02)
+    lock.acquire()
+    return lock
+
+
+def _touch(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
