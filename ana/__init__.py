@@ -4,8 +4,9 @@ import logging
 import sys
 import types
 
-from ana import layer as _layer
+from ana import current as _current
 from ana._version import __version__
+from ana.current import get_dl, set_dl, using_dl
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -17,15 +18,7 @@ from ana.errors import (
     UntrustedStoreError,
     UUIDConflictError,
 )
-from ana.layer import (
-    DataLayer,
-    DictDataLayer,
-    DirDataLayer,
-    SimpleDataLayer,
-    get_dl,
-    set_dl,
-    using_dl,
-)
+from ana.layer import DataLayer, DictDataLayer, DirDataLayer, SimpleDataLayer
 from ana.storable import Ref, Storable, StorableABC
 
 __all__ = [
@@ -63,11 +56,11 @@ class _Package(types.ModuleType):
     @property
     def dl(self) -> DataLayer:
         """The current layer."""
-        return _layer.get_dl()
+        return _current.get_dl()
 
     @dl.setter
     def dl(self, new: DataLayer) -> None:
-        _layer.set_dl(new)
+        _current.set_dl(new)
 
 
 sys.modules[__name__].__class__ = _Package

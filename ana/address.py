@@ -86,7 +86,7 @@ def key_bytes(key: str) -> bytes:
 
 def shard(key: str, levels: int) -> tuple[str, ...]:
     """Return the folders of a key, two hex digits each: ("5f", "3a") for levels = 2."""
-    digits = key if is_canonical(key) else blake3.blake3(key_bytes(key)).hexdigest()
+    digits = key.replace("-", "") if is_canonical(key) else blake3.blake3(key_bytes(key)).hexdigest()
     return tuple(digits[2 * level : 2 * level + 2] for level in range(levels))
 
 

@@ -217,7 +217,6 @@ def _demo_view(result: demo.DemoResult) -> Group:
         "",
         f" A mesh of {result.points:,} points, {_size(result.object_bytes)}, sent in {settings.tasks} tasks "
         f"to {settings.workers} processes",
-        "",
         _rounds_table(result),
         _checks_table(result),
         "",
@@ -290,9 +289,10 @@ def _caught(result: demo.DemoResult) -> str:
     flipped = result.flipped_byte
     if not flipped.error:
         return "not noticed"
-    names = [f"UUID {result.uuid}"] if flipped.names_uuid else []
-    names += [f"file {flipped.path.relative_to(result.pickle_dir)}"] if flipped.names_path else []
-    return "\n".join([f"{flipped.error}, {flipped.reason}", *(f"  names {name}" for name in names)])
+    lines = [flipped.error, flipped.reason]
+    lines += [f"names UUID {result.uuid}"] if flipped.names_uuid else []
+    lines += [f"names file {flipped.path.relative_to(result.pickle_dir)}"] if flipped.names_path else []
+    return "\n  ".join(lines)
 
 
 def _size(size_bytes: int) -> str:

@@ -82,8 +82,7 @@ def saving_work(path: str, timeout_seconds: float) -> Iterator[bool]:
 
 
 def _lock_file(path: str, timeout_seconds: float) -> Any:
-    # Imported here: it takes 40 ms, and slows every unpickling of the process by its audit hook.
-    from filelock import FileLock  # noqa: PLC0415
+    from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
     # Made by us, so that it gets the umask's mode: a group's members share it.
     try:

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from ana import identity, layer, unloaded
+from ana import current, identity, unloaded
 
 __all__ = ["fill", "load", "new"]
 
@@ -17,14 +17,14 @@ def load(cls: type, uuid: str, home: str | None = None) -> Any:
     that is missing or damaged makes an object that raises the reason when it is used, not an error here
     (unless the layer says `errors="raise"`).
     """
-    return layer.load_reference(cls, uuid, home)
+    return current.load_reference(cls, uuid, home)
 
 
 def new(cls: type, uuid: str | None = None) -> Any:
     """Return an empty object of class `cls`, for `fill`; with a UUID (SimpleDataLayer), the live one if any."""
     if uuid is None:
         return unloaded.make_shell(cls)
-    live = layer.get_dl().live
+    live = current.get_dl().live
     found = live.get(uuid)
     if found is not None:
         return found

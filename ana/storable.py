@@ -8,7 +8,7 @@ from copy import deepcopy
 from types import FrameType, FunctionType, MemberDescriptorType
 from typing import Any, Generic, Self, TypeVar
 
-from ana import address, identity, layer, literal, pickling, reference, saving, unloaded
+from ana import address, current, identity, literal, pickling, reference, saving, unloaded
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
@@ -75,7 +75,7 @@ class Storable:
         mark = identity.mark_of(self)
         if mark is not None:
             return mark.uuid
-        target = layer.get_dl()
+        target = current.get_dl()
         if uuid is not None:
             return saving.give_address(target, self, address.check_key(uuid)).uuid
         if target._store_type == "simple" or _is_under_construction(self):  # noqa: SLF001 - an old program's word
@@ -98,7 +98,7 @@ class Storable:
     def _ana_uuid(self, uuid: str | None) -> None:
         identity.unmark(self)
         if uuid is not None:
-            saving.give_address(layer.get_dl(), self, address.check_key(uuid))
+            saving.give_address(current.get_dl(), self, address.check_key(uuid))
 
     def ana_store(self) -> str:
         """Make sure that the object's whole, undamaged state is in the current layer; return its UUID.
@@ -107,7 +107,7 @@ class Storable:
         missing or damaged. Raises what pickling or the store raises.
         """
         uuid = self.make_uuid()
-        target = layer.get_dl()
+        target = current.get_dl()
         if target._store_type != "simple":  # noqa: SLF001 - an old program's word
             saving.store(target, self, heal=True)
         return uuid
@@ -119,7 +119,7 @@ class Storable:
         Raises TypeError or ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
         StateLoadError (it is of another class, or its class has changed), StoreError.
         """
-        found: Self = layer.load_now(cls, uuid)
+        found: Self = current.load_now(cls, uuid)
         return found
 
     def to_literal(self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -167,11 +167,11 @@ class Storable:
             return reference.new, (cls,), (self._ana_getstate(),), None, None, reference.fill
         if collector is not None:
             return reference.load, (cls, mark.uuid)
-        target = layer.get_dl()
+        target = current.get_dl()
         if target._store_type == "simple" and mark.claim is None:  # noqa: SLF001 - an old program's word
             return reference.new, (cls, mark.uuid), (self._ana_getstate(),), None, None, reference.fill
         if mark.claim is not None:
-            return reference.load, (cls, mark.uuid, layer.home_of(mark, target))
+            return reference.load, (cls, mark.uuid, current.home_of(mark, target))
         if not saving.is_known(target, mark):
             saving.store(target, self)
         return reference.load, (cls, mark.uuid, target.home)

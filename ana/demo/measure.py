@@ -177,6 +177,7 @@ def _round(mesh: Mesh, settings: Settings, pickle_dir: Path, progress: Progress,
     with pool(settings.workers) as executor, meter.counting():
         begin = time.perf_counter()
         if by_reference:
+            progress(f"{way}: storing it, once", 0)
             mesh.make_uuid()
         store_seconds = time.perf_counter() - begin
         last = settings.tasks - 1

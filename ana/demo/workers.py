@@ -16,6 +16,8 @@ from ana.demo.mesh import Mesh
 
 __all__ = ["PipeMeter", "TaskReport", "pool", "task", "uninterrupted"]
 
+KILLING = {signal.SIGTERM, signal.SIGHUP}
+
 START_SECONDS = 60
 """How long the workers may take to import Python and ana before the demonstration gives up."""
 
@@ -52,6 +54,9 @@ def task(mesh: Mesh, number: int, *, send_back: bool) -> TaskReport:
 def _start_worker(barrier: Barrier) -> None:
     global _barrier  # noqa: PLW0603 - a barrier can only be handed over while a process starts
     _barrier = barrier
+    # Inherited, see `pool`. SIGINT stays blocked: Ctrl-C in a terminal goes to every process, and only the
+    # first is to act on it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, KILLING)
     # The references say where the store is; what this process pickles must not go into the user's own.
     os.environ.pop("ANA_PICKLE_DIR", None)
 
@@ -69,7 +74,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     before = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(workers, context, _start_worker, (barrier,))
     try:
-        # Ctrl-C in a terminal goes to every process: workers inherit the mask, and leave it to this one.
+        # A process that is half started when an exception comes would be nobody's.
         with uninterrupted():
             started = [executor.submit(_meet) for _ in range(workers)]
         for future in started:
@@ -85,8 +90,8 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put off SIGINT until the end of the block, also for the processes that are started in it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Put off signals that end this process to the end of the block; processes started in it inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *KILLING})
     try:
         yield
     finally:

@@ -1,0 +1,275 @@
+"""Which layer is the current one, and where a reference's object is to be found. The only global state.
+
+`ANA_PICKLE_DIR` is read when the first layer is needed, not at import. All of it is per process: threads
+share the current layer.
+"""
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ana import address, identity, loading, record, unloaded
+from ana.errors import ANAError, StateNotFoundError
+from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer
+
+__all__ = ["get_dl", "home_of", "load_now", "load_reference", "set_dl", "using_dl"]
+
+ENVIRONMENT = "ANA_PICKLE_DIR"
+
+_log = logging.getLogger("ana.current")
+_lock = threading.RLock()
+_current: DataLayer | None = None
+_unasked: DataLayer | None = None
+"""The layer in memory that came up because nobody had chosen one."""
+_met: dict[str, DataLayer] = {}
+"""Layers that references or the environment brought us to; held for good."""
+
+
+def get_dl() -> DataLayer:
+    """Return the current layer; the first time, the one that `ANA_PICKLE_DIR` names, or a dict in memory.
+
+    Raises what opening the folder raises.
+    """
+    global _current, _unasked  # noqa: PLW0603 - the one current layer
+    if _current is None:
+        with _lock:
+            if _current is None:
+                pickle_dir = os.environ.get(ENVIRONMENT)
+                if pickle_dir:
+                    _current = DirDataLayer(pickle_dir)
+                else:
+                    _current = _unasked = DataLayer()
+    return _current
+
+
+def set_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> DataLayer:
+    """Make a layer the current one of this process, and return it.
+
+    `set_dl()`: a new dict in memory; `set_dl(pickle_dir=PATH)` or `set_dl(PATH)`: a folder;
+    `set_dl(layer)`: that layer, for instance `DictDataLayer(mapping)`. Options as for `DataLayer`.
+    Raises TypeError for options that contradict each other; the layer stays as it was then.
+    """
+    global _current  # noqa: PLW0603 - the one current layer
+    made = _make(layer, options)
+    _current = made
+    return made
+
+
+@contextmanager
+def using_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> Iterator[DataLayer]:
+    """Make a layer the current one for a `with` block, in all threads of the process; arguments as `set_dl`."""
+    global _current  # noqa: PLW0603 - the one current layer
+    before = _current
+    made = set_dl(layer, **options)
+    try:
+        yield made
+    finally:
+        _current = before
+
+
+def load_reference(cls: type, uuid: str, home: str | None) -> Any:
+    """Return the object that a reference stands for: alive, or loaded, or unloaded and raising when it is used.
+
+    Looked up in the layer whose state is being loaded, the current one, that of `ANA_PICKLE_DIR`, and
+    the reference's home. Raises only where the current layer says `errors="raise"`.
+    """
+    layer = loading.loading_from() or _current
+    if layer is not None:
+        live = layer.live.get(uuid)
+        if live is not None and type(live) is cls:
+            return live
+    return _Search(uuid, home).resolve(cls)
+
+
+def load_now(cls: type, uuid: object) -> Any:
+    """Return the object of a UUID from the current layer or that of `ANA_PICKLE_DIR`; raise if it is not there.
+
+    Raises TypeError and ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
+    StateLoadError (also where it is no `cls`), StoreError.
+    """
+    key = address.check_key(uuid)
+    get_dl()
+    return _Search(key, None).load(cls, None)
+
+
+def home_of(mark: identity.Mark, target: DataLayer) -> str:
+    """Return the home that the reference of an object without its state carries: where it was said to be."""
+    home = getattr(mark.claim, "home", None)
+    return target.home if home is None else str(home)
+
+
+class _Search:
+    """One look for a state in all the places where it may be; remembers what stood in the way."""
+
+    def __init__(self, uuid: str, home: str | None) -> None:
+        self.uuid = uuid
+        self.home = home
+        self.places: list[str] = []
+        self.error: ANAError | None = None
+        self.layers = list(self._layers())
+
+    def resolve(self, cls: type) -> Any:
+        """Return the live object, or load it, or make one that raises when it is used."""
+        for layer in self.layers:
+            live = layer.live.get(self.uuid)
+            if live is not None and (isinstance(live, cls) or unloaded.loaded_class(live) is cls):
+                return live
+        if getattr(cls, "_ana_lazy", False):
+            return self._make_waiting(cls)
+        if loading.too_deep():
+            shell = self._make_waiting(cls)
+            loading.put_off(shell)
+            return shell
+        try:
+            return self.load(cls, None)
+        except ANAError:
+            if _current is not None and _current.errors == "raise":
+                raise
+            return self._make_waiting(cls)
+
+    def load(self, cls: type, shell: Any) -> Any:
+        """Load the state, from the first place that has it (into `shell`, if given). Raises the gravest problem."""
+        for layer in self.layers:
+            try:
+                # Only the last place is worth waiting for: a file may show up late on a network filesystem.
+                return loading.load(layer, cls, self.uuid, shell, patient=layer is self.layers[-1])
+            except ANAError as error:
+                self._note(error)
+        raise self.error or StateNotFoundError(self.uuid, ", ".join(self.places), _hint(self.home))
+
+    def _note(self, error: ANAError) -> None:
+        missing = isinstance(error, StateNotFoundError) and error.uuid == self.uuid
+        if not missing:
+            self.error = self.error or error
+        elif len(self.places) == 1 and not str(self.home).startswith("memory:"):
+            # The one store's own words, which may hold a hint.
+            self.error = error
+
+    def _layers(self) -> Iterator[DataLayer]:
+        """Yield the layers to look in, each once, opening them as they are needed."""
+        seen = set()
+        for where in (loading.loading_from(), _current or self._first(), os.environ.get(ENVIRONMENT), self.home):
+            layer = where if where is None or isinstance(where, DataLayer) else self._layer_at(str(where))
+            if layer is not None and layer.home not in seen:
+                seen.add(layer.home)
+                self.places.append(layer.home)
+                yield layer
+
+    def _first(self) -> DataLayer | None:
+        """Return the current layer; a folder that cannot be opened is no reason to raise while unpickling."""
+        try:
+            return get_dl()
+        except ANAError as error:
+            self._unreachable(error)
+            return None
+
+    def _layer_at(self, home: str) -> DataLayer | None:
+        """Return the layer of a home, opened for what is there; None if it is not to be had here."""
+        if not home:
+            return None
+        layer = by_home.get(home)
+        if layer is not None:
+            return layer
+        if home.startswith("memory:"):
+            self.places.append("the memory of the process that made the reference")
+            return None
+        with _lock:
+            try:
+                layer = _met.get(home) or existing_layer(home)
+            except ANAError as error:
+                self._unreachable(error)
+                return None
+            _met[home] = layer
+        _adopt(layer)
+        return layer
+
+    def _unreachable(self, error: ANAError) -> None:
+        self.places.append(str(error))
+
+    def _make_waiting(self, cls: type) -> Any:
+        """Make an object that loads its state when it is used."""
+        shell = unloaded.make_shell(cls)
+        last = self.layers[-1] if self.layers else None
+        home = self.home or (last.home if last is not None else "")
+        claim = _Claim(shell, cls, self.uuid, home)
+        if getattr(cls, "_ana_lazy", False):
+            identity.mark(shell, self.uuid, given=True).claim = claim
+        else:
+            unloaded.unload(shell, self.uuid, claim)
+        known = shell if last is None else last.live.add(self.uuid, shell)
+        return known if isinstance(known, cls) else shell
+
+
+class _Claim:
+    """Loads the state of an object that waits for it; holds the object weakly, as its mark does."""
+
+    __slots__ = ("cls", "home", "shell", "uuid")
+
+    def __init__(self, shell: Any, cls: type, uuid: str, home: str) -> None:
+        self.shell: weakref.ref[Any] = weakref.ref(shell)
+        self.cls = cls
+        self.uuid = uuid
+        self.home = home
+
+    def __call__(self) -> None:
+        shell = self.shell()
+        if shell is None:
+            return
+        found = _Search(self.uuid, self.home or None).load(self.cls, shell)
+        if found is not shell:
+            # Another object of the UUID became known meanwhile: this one becomes its equal.
+            unloaded.reload(shell)
+            shell._ana_setstate(found._ana_getstate())
+            mark = identity.mark_of(shell)
+            if mark is not None:
+                mark.claim = None
+
+
+def _adopt(layer: DataLayer) -> None:
+    """Go on with the store that a first reference led to, where nobody chose a layer: results go there, too."""
+    global _current  # noqa: PLW0603 - the one current layer
+    if _current is not None and _current is _unasked:
+        _log.info("no layer was chosen: states are stored in %s from now on, where a reference led to", layer.home)
+        _current = layer
+
+
+def _hint(home: str | None) -> str:
+    if home is not None and home.startswith("memory:"):
+        return "it was stored in memory, which other processes do not see: use set_dl(pickle_dir=...) or ANA_PICKLE_DIR"
+    return "it was never stored there, was removed or purged, or this host mounts another filesystem at that path"
+
+
+def _make(layer: object, options: dict[str, Any]) -> DataLayer:
+    if isinstance(layer, DataLayer):
+        if options:
+            msg = f"a layer is given, so its options are its own: {', '.join(options)} contradict it"
+            raise TypeError(msg)
+        return layer
+    if "mongo_args" in options:
+        msg = "there is no MongoDB backend any more: use set_dl(pickle_dir=...), or DictDataLayer(mapping) over it"
+        raise TypeError(msg)
+    if isinstance(layer, str | os.PathLike):
+        if "pickle_dir" in options:
+            msg = f"two folders are given: {layer!r} and pickle_dir={options['pickle_dir']!r}"
+            raise TypeError(msg)
+        options = {"pickle_dir": layer, **options}
+    elif layer is not None:
+        msg = f"set_dl takes a layer or a path, not {type(layer).__name__}; a mapping goes into DictDataLayer(mapping)"
+        raise TypeError(msg)
+    return DirDataLayer(**options) if options.get("pickle_dir") is not None else DataLayer(**options)
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - one per process, replaced after fork
+    _lock = threading.RLock()
+    record.reset_codecs()
+    for layer in list(by_home.values()):
+        layer.live.renew_lock()
+    loading.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

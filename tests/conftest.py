@@ -1,0 +1,55 @@
+"""Around every test: a fresh layer, no ANA_* variables, and nothing left behind."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import leaks
+import pytest
+
+import ana
+from ana import current
+
+# No deadline: how long an example takes is the machine's affair, not a promise.
+# In CI the same examples every time: a red run can be repeated.
+in_ci = bool(os.environ.get("CI"))
+hypothesis.settings.register_profile("ana", deadline=None, print_blob=True, derandomize=in_ci)
+hypothesis.settings.load_profile("ana")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --fail-on-skip, for CI: a machine that cannot run a test has not checked it."""
+    parser.addoption("--fail-on-skip", action="store_true", help="a skipped test fails the run")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Turn a run with skipped tests into a failed one; -ra has listed them with their reasons."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if skipped and session.config.option.fail_on_skip and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        for report in skipped:
+            reporter.write_line(f"skipped, and skips are failures here: {report.nodeid}", red=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Fail a test that leaves files open, threads, processes, temporaries or settings behind."""
+    with leaks.settings_restored():
+        _forget_layers()
+        before = leaks.picture()
+        yield
+        _forget_layers()
+        left = leaks.left_since(before)
+        leaks.stop_forkserver()
+    if request.node.get_closest_marker("leaves_temporaries") is None:
+        left += leaks.temporaries(tmp_path)
+    if left:
+        pytest.fail("\n".join(["the test left behind", *left]), pytrace=False)
+
+
+def _forget_layers() -> None:
+    """Begin with an empty layer in memory, and with no layer that a reference of another test led to."""
+    current._met.clear()
+    ana.set_dl()
