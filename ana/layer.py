@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from ana import address, identity, pickling, saving
+from ana.adapter import MethodStore
 from ana.errors import ANAError
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
@@ -69,6 +70,9 @@ class DataLayer:
                 msg = "durable= is for a folder: give pickle_dir= too"
                 raise TypeError(msg)
             self.store = MemoryStore({}, f"memory:{self.uuid}")
+            if not type(self).load_state.__module__.startswith("ana."):
+                # An old program's own backend.
+                self.store = MethodStore(self.store.home, self.store_state, self.load_state)
         by_home[self.home] = self
 
     def __repr__(self) -> str:
