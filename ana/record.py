@@ -17,7 +17,7 @@ import zstandard
 from ana import address
 from ana.errors import CorruptedStateError, UnsupportedFormatError
 
-__all__ = ["Chunk", "Content", "Header", "content", "decode", "encode", "header_size", "parse_header"]
+__all__ = ["Chunk", "Content", "Header", "content", "decode", "encode", "header_size", "parse_header", "verify"]
 
 VERSION = 1
 MAGIC = b"ANA\x00PKL\n"
@@ -189,6 +189,17 @@ def decode(header: Header, read: Read, where: str) -> list[bytearray | bytes]:
         offset += chunk.stored
         start += chunk.raw
     return list(segments)
+
+
+def verify(header: Header, read: Read, where: str) -> None:
+    """Read all chunks and check their digests, without decompressing. Raises CorruptedStateError."""
+    offset = header.header_bytes
+    for number, chunk in enumerate(header.chunks):
+        if chunk.method == RAW:
+            _read_raw(header, number, read, offset, [memoryview(bytearray(chunk.raw))], where)
+        else:
+            _read_frame(header, number, read, offset, where)
+        offset += chunk.stored
 
 
 def reader(data: Bytes) -> Read:

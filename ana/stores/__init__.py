@@ -21,6 +21,9 @@ class StoredState(Protocol):
     def segments(self) -> list[bytearray | bytes]:
         """Read, verify and decompress the content. Raises CorruptedStateError, StoreError, StateNotFoundError."""
 
+    def verify(self) -> None:
+        """Read all of the content and check its digests. Raises as `segments` does."""
+
     def release(self) -> None:
         """Let go of what is held open; `segments` still works."""
 

@@ -83,7 +83,7 @@ class DirectoryStore:
     def is_whole(self, key: str) -> bool:
         """Read and verify all of a state."""
         try:
-            self.get(key).segments()
+            self.get(key).verify()
         except (StateNotFoundError, CorruptedStateError):
             return False
         return True
@@ -155,7 +155,7 @@ class DirectoryStore:
 
     def _is_damaged(self, key: str) -> bool:
         try:
-            self.get(key).segments()
+            self.get(key).verify()
         except CorruptedStateError:
             return True
         except StateNotFoundError:
@@ -299,7 +299,11 @@ class _Found:
                 return record.decode(self.header, record.reader(data), self.where)
             except CorruptedStateError as error:
                 _log.debug("reading again: %s", error)
-        return self._store.watch(self._key, self._segments_of_file)
+        return self._store.watch(self._key, lambda: self._with_file(record.decode))
+
+    def verify(self) -> None:
+        """Read all of the content and check its digests; what fails is read once more from the file."""
+        self._store.watch(self._key, lambda: self._with_file(record.verify))
 
     def release(self) -> None:
         """Close the file."""
@@ -307,13 +311,13 @@ class _Found:
             self._opened.close()
             self._opened = None
 
-    def _segments_of_file(self) -> list[bytearray | bytes]:
+    def _with_file(self, work: Callable[[record.Header, record.Read, str], Result]) -> Result:
         opened, self._opened = self._opened, None
-        if opened is None:
-            opened = self._store._find(self._key, self.where, patient=True)  # noqa: SLF001 - the store's own part
-            self.header, _ = self._read_header(opened)
-        with opened:
-            return record.decode(self.header, opened.read, self.where)
+        again = opened is None
+        with opened or self._store._find(self._key, self.where, patient=True) as opened:  # noqa: SLF001 - its own part
+            if again:
+                self.header, _ = self._read_header(opened)
+            return work(self.header, opened.read, self.where)
 
     def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
         """Return the verified header, and the whole file if it is small."""

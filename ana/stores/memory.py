@@ -19,6 +19,9 @@ class _Found:
     def segments(self) -> list[bytearray | bytes]:
         return record.decode(self.header, record.reader(self._data), self.where)
 
+    def verify(self) -> None:
+        record.verify(self.header, record.reader(self._data), self.where)
+
     def release(self) -> None:
         """Nothing is held open."""
 
@@ -49,7 +52,7 @@ class MemoryStore:
     def is_whole(self, key: str) -> bool:
         """Verify the whole record."""
         try:
-            self.get(key).segments()
+            self.get(key).verify()
         except (StateNotFoundError, CorruptedStateError):
             return False
         return True
