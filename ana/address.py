@@ -106,6 +106,11 @@ def file_name(key: str) -> str:
     return name + SUFFIX
 
 
+def is_file_name(name: str) -> bool:
+    """Say whether a file's name is that of a state."""
+    return name.endswith(SUFFIX) and not name.startswith(".")
+
+
 def key_of_name(name: str) -> str | None:
     """Return the key that a file's name stands for, or None if it is no state's or was shortened."""
     if not name.endswith(SUFFIX):

@@ -230,7 +230,7 @@ def publish(
     """
     path = f"{folder}/{name}"
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
-    temporary = f"{folder}/{TEMPORARY}{_host[:64]}-{os.getpid()}-{_random.getrandbits(64):016x}"
+    temporary = _temporary_name(folder)
     with reported(path):
         descriptor = _create(temporary, make_folders)
         try:
@@ -296,6 +296,26 @@ def set_aside(path: str) -> str | None:
     return aside
 
 
+def remove(path: str) -> None:
+    """Remove a file; nothing if it is gone already. Raises StoreError."""
+    with reported(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def server_now(folder: str) -> float:
+    """Return the time in s since 1970 by the clock of the filesystem's server, which may differ from this host's."""
+    probe = _temporary_name(folder)
+    with reported(probe):
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(descriptor, b"\n")
+            os.fsync(descriptor)
+            return os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+            remove(probe)
+
+
 def list_folder(path: str) -> list[Entry]:
     """List a folder. Raises StoreError."""
     with reported(path), os.scandir(path) as entries:
@@ -318,6 +338,10 @@ def filesystem(path: str) -> str:
     if found is None:
         found = _types[device] = _mounted_type(device, path)
     return found
+
+
+def _temporary_name(folder: str) -> str:
+    return f"{folder}/{TEMPORARY}{_host[:64]}-{os.getpid()}-{_random.getrandbits(64):016x}"
 
 
 def _create(temporary: str, make_folders: Callable[[], None]) -> int:

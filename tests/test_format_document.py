@@ -22,6 +22,7 @@ def example():
 
 
 def digest(data):
+    """Return what the document calls a digest."""
     return blake3.blake3(data).digest()
 
 

@@ -16,7 +16,7 @@ from ana.errors import (
     UntrustedStoreError,
 )
 
-__all__ = ["DirectoryStore"]
+__all__ = ["DirectoryStore", "Stray"]
 
 CONFIG = "ana.json"
 FORMAT = 1
@@ -48,6 +48,14 @@ class Config(NamedTuple):
     format: int
     levels: int
     id: str
+
+
+class Stray(NamedTuple):
+    """Something in a tree that is no state; the name is relative to the tree."""
+
+    name: str
+    temporary: bool
+    age_seconds: float
 
 
 class DirectoryStore:
@@ -106,6 +114,33 @@ class DirectoryStore:
         lock = f"{self.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
         with locks.saving_work(lock, LOCK_SECONDS + size_bytes / SLOW_BYTES_PER_SECOND):
             return not self._believe(key, path, check=thorough) and self._write(key, path, state, children)
+
+    def strays(self) -> Iterator[Stray]:
+        """List what is in the tree and is no state: temporary files, and what does not belong there.
+
+        Raises StoreError where the tree cannot be read.
+        """
+        now = files.server_now(self.root)
+        yield from self._strays("", self.config.levels, now)
+
+    def remove_temporary(self, name: str) -> None:
+        """Remove a temporary file that `strays` has named. Raises StoreError; ValueError for another file's name."""
+        if not name.rpartition("/")[2].startswith(files.TEMPORARY):
+            msg = f"{name!r} is no temporary file"
+            raise ValueError(msg)
+        files.remove(f"{self.root}/{name}")
+
+    def _strays(self, folder: str, levels: int, now: float) -> Iterator[Stray]:
+        for entry in files.list_folder(f"{self.root}/{folder}"):
+            name = f"{folder}{entry.name}"
+            if entry.kind == "folder" and levels and _SHARD.fullmatch(entry.name):
+                yield from self._strays(f"{name}/", levels - 1, now)
+            elif entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
+                found = files.look(f"{self.root}/{name}")
+                if found is not None:
+                    yield Stray(name, temporary=True, age_seconds=now - found.modified)
+            elif not _belongs(entry, folder, levels):
+                yield Stray(name, temporary=False, age_seconds=0.0)
 
     def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
         parts = record.encode(key, state, children, created_ns=files.now_ns())
@@ -273,6 +308,13 @@ class DirectoryStore:
         if any(name.endswith(".p") for name in foreign):
             reason += "; it looks like a store of the original ANA, whose files this version does not read"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+
+
+def _belongs(entry: files.Entry, folder: str, levels: int) -> bool:
+    """Say whether a name is where a tree has it: states in the innermost folders, its own things in the root."""
+    if entry.kind == "file" and not levels and address.is_file_name(entry.name):
+        return True
+    return not folder and (entry.name, entry.kind) in {(CONFIG, "file"), (".ana", "folder")}
 
 
 class _Found:

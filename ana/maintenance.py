@@ -1,0 +1,60 @@
+"""Looking after a store: what writers left behind when they were killed."""
+
+import os
+from dataclasses import dataclass, field
+
+from ana.errors import ANAError
+from ana.stores.directory import DirectoryStore, Stray
+
+__all__ = ["LEFTOVER_SECONDS", "Swept", "sweep"]
+
+LEFTOVER_SECONDS = 48 * 3600.0
+"""No writer takes longer: what is older was left by one that died."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found: paths, each relative to the store."""
+
+    removed: list[str] = field(default_factory=list)
+    """Temporary files that were too old to be in use."""
+    kept: list[str] = field(default_factory=list)
+    """Temporary files that may be in use."""
+    skipped: list[str] = field(default_factory=list)
+    """What is no business of a store: foreign files and folders, symlinks, `.nfs...`, `.bad-...`."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Temporary files that could not be removed, and why."""
+
+
+def sweep(
+    pickle_dir: str | os.PathLike[str], *, older_than_seconds: float = LEFTOVER_SECONDS, dry_run: bool = False
+) -> Swept:
+    """Remove the temporary files of writers that were killed; `dry_run` only says which.
+
+    Their age is taken by the clock of the filesystem's server. Nothing else is touched; what is not the store's is
+    reported. Safe beside running jobs and other sweeps. Raises StoreError, UntrustedStoreError,
+    UnsupportedFormatError where there is no store, and ValueError for a negative age.
+    """
+    if older_than_seconds < 0:
+        msg = f"older_than_seconds ({older_than_seconds}) is not negative"
+        raise ValueError(msg)
+    store = DirectoryStore(os.path.abspath(os.fsdecode(pickle_dir)), create=False)
+    found = Swept()
+    for stray in sorted(store.strays(), key=lambda stray: stray.name):
+        if not stray.temporary:
+            found.skipped.append(stray.name)
+        elif stray.age_seconds < older_than_seconds:
+            found.kept.append(stray.name)
+        else:
+            _remove(store, stray, found, dry_run=dry_run)
+    return found
+
+
+def _remove(store: DirectoryStore, stray: Stray, found: Swept, *, dry_run: bool) -> None:
+    try:
+        if not dry_run:
+            store.remove_temporary(stray.name)
+    except ANAError as error:
+        found.failed[stray.name] = str(error)
+    else:
+        found.removed.append(stray.name)

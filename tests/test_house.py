@@ -1,0 +1,246 @@
+"""The house rules that no linter knows: what an import costs, who calls the system, what the README says."""
+
+import ast
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ana._version import __version__
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ana"
+README = ROOT / "README.md"
+CI = ROOT / ".ci" / "run"
+
+COMMANDS = {"__main__", "cli", "demo"}
+"""Programs on top of the package: they talk to terminals and processes, not to stores."""
+
+MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
+CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
+
+CALLERS = {"files", "locks"}
+"""The modules that make the system calls."""
+
+SYSTEM = {
+    "ctypes",
+    "fcntl",
+    "glob",
+    "io",
+    "mmap",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "resource",
+    "select",
+    "shutil",
+    "signal",
+    "socket",
+    "subprocess",
+    "tempfile",
+}
+"""Modules whose functions call the system."""
+
+PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", "os.register_at_fork"}
+"""What may be used from them anywhere: it only computes."""
+
+ALLOWED = {
+    # A message says on which host and in which process something happened.
+    "errors": {"os.getpid", "os.strerror", "socket.gethostname"},
+    # The one place for global state: ANA_PICKLE_DIR, $PWD/pickles; a store's path is made absolute.
+    "layer": {"os.environ", "os.getcwd", "os.path"},
+}
+"""Everything else that is used outside of those two, named here one by one."""
+
+NEEDLESS = {
+    "asyncio",
+    "click",
+    "cloudpickle",
+    "filelock",
+    "multiprocessing",
+    "numpy",
+    "rich",
+    "ssl",
+    "unittest",
+}
+"""Modules that `import ana` must not cost anyone; filelock's audit hook also slows every unpickling down."""
+
+DEPENDENCIES = {"blake3", "filelock", "zstandard"}
+
+NOQA = re.compile(r"#\s*(noqa|type:\s*ignore)\b")
+REASONED = re.compile(r"# noqa: [A-Z]+\d+(, [A-Z]+\d+)* - \S|# type: ignore\[[a-z-]+(, [a-z-]+)*\]  # \S")
+
+
+def run_python(*arguments, cwd, **variables):
+    """Run this interpreter somewhere else, and return what it printed; a failure shows what it said."""
+    command = [sys.executable, *arguments]
+    environment = os.environ | variables
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def blocks(*languages):
+    """Return the README's fenced blocks in one of the languages."""
+    pattern = rf"^```(?:{'|'.join(languages)})\n(.*?)^```$"
+    return re.findall(pattern, README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def readme_commands():
+    """Return the README's commands that start from nothing: the demo's and the tests'."""
+    lines = "".join(blocks("sh", "bash", "console")).splitlines()
+    return [line.removeprefix("$ ") for line in lines if "python3 -m venv" in line]
+
+
+def imported(tree):
+    """Yield (module, name or None, local name) for each import of a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, None, name.asname or name.name.split(".")[0]) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module, name.name, name.asname or name.name) for name in node.names)
+
+
+def system_names(tree):
+    """Return what a module uses of the modules that call the system, as "os.getpid"; and `open`."""
+    used, local = set(), {}
+    for module, name, alias in imported(tree):
+        if module.split(".")[0] in SYSTEM:
+            local[alias] = module
+            if name is not None:
+                used.add(f"{module}.{name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in local:
+            used.add(f"{local[node.value.id]}.{node.attr}")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+            used.add("open")
+    return used
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_readme_code_runs(number, tmp_path):
+    """Each Python block of the README runs as it is written, as a script in an empty folder."""
+    script = tmp_path / "example.py"
+    script.write_text(blocks("python")[number], encoding="utf-8")
+    run_python("-W", "error", script.name, cwd=tmp_path)
+
+
+def test_readme_has_two_commands_and_ci_runs_them():
+    """The README's way to the demo and to the tests is, to the letter, what CI does."""
+    demo, tests = readme_commands()
+    assert demo.endswith("ana demo")
+    assert tests.endswith("pytest")
+    lines = CI.read_text(encoding="utf-8").splitlines()
+    assert f'readme_demo="{demo}"' in lines
+    assert f'readme_tests="{tests}"' in lines
+
+
+def test_ci_is_executable():
+    """`.ci/run` can be started as it is checked out."""
+    assert os.access(CI, os.X_OK)
+
+
+def test_import_costs_nothing_needless(tmp_path):
+    """`import ana` imports no optional library, no filelock, starts no thread, and touches no store."""
+    store = tmp_path / "store"
+    program = (
+        "import sys, threading, ana; "
+        "print(threading.active_count()); print(*(name for name in sys.modules if '.' not in name))"
+    )
+    threads, modules = run_python("-c", program, cwd=tmp_path, ANA_PICKLE_DIR=str(store)).splitlines()
+    assert threads == "1"
+    assert not NEEDLESS & set(modules.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_states_cost_nothing_needless(tmp_path):
+    """Storing and loading a small state in a folder needs no lock library, no thread and no other library."""
+    (tmp_path / "thing.py").write_text("import ana\nclass Thing(ana.Storable):\n    pass\n", encoding="utf-8")
+    program = (
+        "import sys, threading, thing, ana; "
+        "a = thing.Thing(); a.n = 1; u = a.make_uuid(); del a; ana.set_dl(pickle_dir='store'); "
+        "assert thing.Thing.ana_load(u).n == 1; "
+        "print(threading.active_count()); print(*(name for name in sys.modules if '.' not in name))"
+    ).replace("a = thing", "ana.set_dl(pickle_dir='store'); a = thing")
+    threads, modules = run_python("-c", program, cwd=tmp_path).splitlines()
+    assert threads == "1"
+    assert not NEEDLESS & set(modules.split())
+
+
+@pytest.mark.parametrize("name", [name for name in CORE if name not in CALLERS])
+def test_only_files_and_locks_call_the_system(name):
+    """A module outside of files.py and locks.py uses exactly those system functions that are listed for it."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    assert system_names(tree) - PURE == ALLOWED.get(name, set())
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_no_module_imports_the_face(name):
+    """The package's own modules import each other, never the re-exports of `ana/__init__.py`: no cycles."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    inside = {(module, what) for module, what, _ in imported(tree) if module == "ana"}
+    assert {what for _, what in inside} <= {module.split("/")[0] for module in MODULES}
+
+
+@pytest.mark.parametrize("folder", ["ana", "tests"])
+def test_exceptions_from_the_linters_have_reasons(folder):
+    """Each noqa and each type: ignore names its code and says why."""
+    bare = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        source = io.StringIO(path.read_text(encoding="utf-8"))
+        bare += [
+            f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
+            for token in tokenize.generate_tokens(source.readline)
+            if token.type == tokenize.COMMENT and NOQA.match(token.string) and not REASONED.match(token.string)
+        ]
+    assert bare == []
+
+
+def test_public_interface_is_typed():
+    """A program that uses each public name passes mypy --strict, and its marked misuses do not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "tests/typing"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_public_interface_example_runs(tmp_path):
+    """The program that is checked by mypy also does what it says."""
+    program = f"import example as e; e.identity(); e.references(); e.layers({str(tmp_path / 's')!r}); e.errors()"
+    run_python("-W", "error", "-c", program, cwd=ROOT / "tests" / "typing")
+
+
+def test_metadata():
+    """The version has one home, and a plain install needs three libraries, no more."""
+    assert metadata.version("ana") == __version__
+    plain = {line for line in metadata.requires("ana") if "extra ==" not in line}
+    assert {re.match(r"\w+", line)[0] for line in plain} == DEPENDENCIES
+
+
+@pytest.mark.slow
+def test_a_stranger_installs_it(tmp_path):
+    """A plain install has types and three libraries, works, and says what the `ana` command needs."""
+    source, python = tmp_path / "source", tmp_path / "venv" / "bin" / "python"
+    left_out = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__", "pickles")
+    shutil.copytree(ROOT, source, ignore=left_out)
+    run_python("-m", "venv", str(tmp_path / "venv"), cwd=tmp_path)
+    subprocess.run([python, "-m", "pip", "install", "-q", str(source)], check=True, cwd=tmp_path)
+    program = (
+        "import ana, importlib.metadata as m, importlib.resources as r; "
+        "assert (r.files('ana') / 'py.typed').is_file(); assert ana.Ref(3).value == 3; "
+        "print(*sorted(d.name for d in m.distributions()))"
+    )
+    listed = subprocess.run([python, "-c", program], check=True, cwd=tmp_path, stdout=subprocess.PIPE)
+    installed = set(listed.stdout.decode().split())
+    assert installed >= DEPENDENCIES
+    assert not installed & {"click", "cloudpickle", "numpy", "rich"}
+    command = subprocess.run([python, "-m", "ana"], check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert command.returncode != 0
+    assert "ana[cli]" in command.stderr
