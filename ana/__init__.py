@@ -1,5 +1,6 @@
 """ANA: store a large Python object once, and send references to it."""
 
+import importlib
 import logging
 import sys
 import types
@@ -52,6 +53,10 @@ logging.getLogger("ana").addHandler(logging.NullHandler())
 
 class _Package(types.ModuleType):
     """Lets old programs read and assign `ana.dl`, the current layer."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle like other modules do in cloudpickle, which knows them by their exact type: functions name us."""
+        return importlib.import_module, (self.__name__,)
 
     @property
     def dl(self) -> DataLayer:

@@ -41,6 +41,8 @@ class MethodStore:
         self._store_state = store_state
         self._load_state = load_state
 
+    private = False
+
     def has(self, key: str) -> bool:
         """Say whether the state loads; there is no cheaper way to know."""
         return self.is_whole(key)

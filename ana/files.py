@@ -232,14 +232,17 @@ def publish(
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
     temporary = _temporary_name(folder)
     with reported(path):
-        descriptor = _create(temporary, make_folders)
+        # The file may be there before its descriptor is: a signal handler may raise in between.
         try:
+            descriptor = _create(temporary, make_folders)
             identity = _write(descriptor, temporary, parts, durable=durable)
             fresh = _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
-            with suppress(OSError):
+            try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
                 os.unlink(temporary)
+            except OSError:
+                pass
         if durable:
             sync_folder(folder)
     return fresh

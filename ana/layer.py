@@ -88,6 +88,15 @@ class DataLayer:
         """The live objects by UUID, held weakly."""
         return self.live.table
 
+    @property
+    def _state_store(self) -> MutableMapping[str, Any] | None:
+        """The mapping of a layer in memory, which old programs save and restore as a whole; None over a folder."""
+        return self.store.mapping if isinstance(self.store, MemoryStore) else None
+
+    @_state_store.setter
+    def _state_store(self, mapping: MutableMapping[str, Any]) -> None:
+        self.store = MemoryStore(mapping, self.home)
+
     def store_state(self, uuid: str, state: object) -> None:
         """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""
         key = address.check_key(uuid)

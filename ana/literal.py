@@ -1,6 +1,9 @@
 """Objects as plain literals, for JSON: what `to_literal` of the original ANA gives."""
 
+import pickle
 from typing import Any
+
+from ana import address
 
 __all__ = ["to_literal"]
 
@@ -19,11 +22,20 @@ def to_literal(obj: Any, known: set[str] | None = None, objects: dict[str, Any] 
 
 
 def _name(obj: Any, known: set[str], objects: dict[str, Any]) -> dict[str, str]:
-    uuid = obj.make_uuid()
+    uuid = _uuid_of(obj)
     if uuid not in known:
         known.add(uuid)
         objects[uuid] = _described(obj, obj._ana_getliteral(), known, objects)
     return {"ana_uuid": uuid}
+
+
+def _uuid_of(obj: Any) -> str:
+    """Return an object's UUID; one that holds what no pickle can, a lock perhaps, still has a name in a literal."""
+    try:
+        uuid: str = obj.make_uuid()
+    except (pickle.PicklingError, TypeError, AttributeError):
+        uuid = obj.make_uuid(address.random_uuid())
+    return uuid
 
 
 def _literal(value: Any, known: set[str], objects: dict[str, Any]) -> Any:

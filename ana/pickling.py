@@ -5,6 +5,7 @@ met are written bare (without the store's home) and noted as its children.
 """
 
 import io
+import logging
 import pickle
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 __all__ = ["Collector", "collector", "dump", "load"]
 
 PROTOCOL = 5
+_log = logging.getLogger("ana.pickling")
 IN_BAND_BYTES = 4096
 """Buffers below this size stay in the stream: a segment of their own costs more than a copy."""
 
@@ -49,29 +51,29 @@ def _collecting(into: Collector | None) -> Iterator[None]:
         _active.collector = before
 
 
-def dump(get_state: Callable[[], object], into: Collector) -> list[memoryview]:
+def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> list[memoryview]:
     """Pickle a state; return its segments: the pickle stream, then each out-of-band buffer as flat bytes.
 
     References that are met (also by `get_state` itself) are told to `into` and written bare. Classes and
     functions of `__main__`, or of modules that were registered by value, go by value through
-    cloudpickle. Raises what pickling raises; PicklingError where cloudpickle would be needed and is not
-    installed. Nothing is stored then.
+    cloudpickle, unless the state `stays` in this process. Raises what pickling raises; PicklingError where
+    cloudpickle would be needed and is not installed. Nothing is stored then.
     """
-    by_value = _by_value_modules()
+    by_value = () if stays else _by_value_modules()
     with _collecting(into):
         state = get_state()
         try:
-            stream, buffers = _dump_with(pickle.Pickler, state)
+            segments = _dump_with(pickle.Pickler, state)
         except Exception:
             # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
-            if not _meets(state, by_value):
+            if not _meets(state, _by_value_modules()):
                 raise
-        else:
-            # A quick look first: the exact one pickles again.
-            if not any(name in stream for name in by_value) or not _meets(state, by_value):
-                return [memoryview(stream), *buffers]
-        stream, buffers = _dump_with(_cloudpickler(state), state)
-    return [memoryview(stream), *buffers]
+            return _dump_with(_cloudpickler(state), state)
+        # A quick look first: the exact one pickles again.
+        stream: Any = segments[0].obj
+        if not any(name in stream for name in by_value) or not _meets(state, by_value):
+            return segments
+        return _dump_by_value(state, segments)
 
 
 def load(segments: Sequence[bytes | bytearray]) -> Any:
@@ -79,7 +81,7 @@ def load(segments: Sequence[bytes | bytearray]) -> Any:
     return pickle.loads(segments[0], buffers=segments[1:])  # noqa: S301 - the point of the whole; bytes are verified
 
 
-def _dump_with(pickler_class: Callable[..., Any], state: object) -> tuple[bytes, list[memoryview]]:
+def _dump_with(pickler_class: Callable[..., Any], state: object) -> list[memoryview]:
     buffers: list[memoryview] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -91,7 +93,17 @@ def _dump_with(pickler_class: Callable[..., Any], state: object) -> tuple[bytes,
 
     file = io.BytesIO()
     pickler_class(file, protocol=PROTOCOL, buffer_callback=keep).dump(state)
-    return file.getvalue(), buffers
+    return [memoryview(file.getvalue()), *buffers]
+
+
+def _dump_by_value(state: object, by_reference: list[memoryview]) -> list[memoryview]:
+    pickler = _cloudpickler(state)
+    try:
+        return _dump_with(pickler, state)
+    except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
+        # By reference, as ever: it loads wherever the same script runs.
+        _log.warning("a class of __main__ does not pickle by value (%s): it goes by reference", error)
+        return by_reference
 
 
 def _by_value_modules() -> tuple[bytes, ...]:

@@ -64,10 +64,10 @@ class _Children:
 class _Task:
     """One object on its way into the store."""
 
-    def __init__(self, obj: Any) -> None:
+    def __init__(self, target: Target, obj: Any) -> None:
         self.obj = obj
         self.children = _Children()
-        segments = pickling.dump(obj._ana_getstate, self.children)
+        segments = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
         self.content = record.content(class_name(loaded_class(obj)), segments)
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
@@ -91,7 +91,7 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
     """
     _local.addressing.append(obj)
     try:
-        task = _Task(obj)
+        task = _Task(target, obj)
         for child in task.pending:
             _store_all(target, child)
     except _Cycle as met:
@@ -140,13 +140,13 @@ def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
     if look.finds(top, whole=heal):
         return
     seen = {id(top)}
-    stack = [_Task(top)]
+    stack = [_Task(target, top)]
     while stack:
         task = stack[-1]
         for child in task.pending:
             if id(child) not in seen and not look.finds(child):
                 seen.add(id(child))
-                stack.append(_Task(child))
+                stack.append(_Task(target, child))
                 break
         else:
             _put(target, task, heal=heal and task.obj is top)

@@ -35,6 +35,10 @@ class Store(Protocol):
     def home(self) -> str:
         """Where another process finds this store: what its references carry."""
 
+    @property
+    def private(self) -> bool:
+        """Whether this process alone sees what is stored: then its own classes need not travel."""
+
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether there is a state under `key`."""
 

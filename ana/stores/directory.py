@@ -74,6 +74,8 @@ class DirectoryStore:
         self._suspects: set[str] = set()
         self.config = self._open(create=create)
 
+    private = False
+
     @property
     def home(self) -> str:
         """The tree's absolute path."""

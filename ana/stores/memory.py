@@ -33,6 +33,11 @@ class MemoryStore:
         self.mapping = mapping
         self.home = home
 
+    @property
+    def private(self) -> bool:
+        """Whether it is an ordinary dict; another mapping may lead anywhere."""
+        return type(self.mapping) is dict
+
     def has(self, key: str) -> bool:
         """Say whether the mapping has the key; its bytes are not looked at."""
         return key in self.mapping

@@ -1,0 +1,199 @@
+"""Reads and writes records by struct, blake3 and zstandard alone, as docs/format.md says; knows nothing of ana.
+
+What is read is checked byte by byte (AssertionError says what is wrong). What is written may be as wrong as
+a test wants it, with digests that are right.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import blake3
+import zstandard
+
+MAGIC = b"ANA\x00PKL\n"
+SKIPPABLE = 0x184D2A50
+PREFIX = struct.Struct("<II")
+FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
+CHUNK = struct.Struct("<IIB7x32s")
+DIGEST_BYTES = 32
+ZSTD, RAW = 0, 1
+BLOCK_BYTES = 128 << 10
+LABEL = b"ana content address v1"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """An entry of the chunk table, and the stored bytes that it stands for."""
+
+    frame: bytes
+    raw: int
+    method: int
+    digest: bytes
+    stored: int | None = None
+    """What the table says, where that is not the frame's length."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The parts of a record; `claims` overrides what the fixed part of the header says of them."""
+
+    key: str
+    class_name: str = ""
+    children: tuple[str, ...] = ()
+    segments: tuple[int, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    created_ns: int = 0
+    content: bytes = bytes(32)
+    version: int = 1
+    flags: int = 0
+    claims: dict[str, int] = field(default_factory=dict)
+
+    def under(self, key: str) -> "Record":
+        """Return the same record under another key."""
+        return replace(self, key=key)
+
+
+def digest(data: bytes) -> bytes:
+    """Return the 32 bytes of blake3."""
+    return blake3.blake3(data).digest()
+
+
+def text(key: str) -> bytes:
+    """Return the bytes of a key or a name."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+def content_digest(class_name: str, segments: Sequence[bytes], pieces: Sequence[bytes]) -> bytes:
+    """Return the content digest of a state whose segments are cut into `pieces`."""
+    lengths = b"".join(struct.pack("<Q", len(segment)) for segment in segments)
+    parts = (LABEL, text(class_name), lengths, b"".join(map(digest, pieces)))
+    return digest(b"".join(struct.pack("<Q", len(part)) + part for part in parts))
+
+
+def address(content: bytes) -> str:
+    """Return the UUIDv8 of a content digest."""
+    value = bytearray(content[:16])
+    value[6] = value[6] & 0x0F | 0x80
+    value[8] = value[8] & 0x3F | 0x80
+    digits = value.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def zstd_chunk(data: bytes, *, level: int = 1) -> Chunk:
+    """Return a chunk that holds `data` compressed."""
+    frame = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(data)
+    return Chunk(frame, len(data), ZSTD, digest(frame))
+
+
+def raw_chunk(data: bytes) -> Chunk:
+    """Return a chunk that holds `data` as raw blocks (RFC 8878, section 3.1.1)."""
+    if len(data) < 256:
+        lead = struct.pack("<IBB", 0xFD2FB528, 0x20, len(data))
+    elif len(data) < 65536 + 256:
+        lead = struct.pack("<IBH", 0xFD2FB528, 0x60, len(data) - 256)
+    else:
+        lead = struct.pack("<IBI", 0xFD2FB528, 0xA0, len(data))
+    for start in range(0, len(data), BLOCK_BYTES):
+        block = data[start : start + BLOCK_BYTES]
+        last = start + len(block) == len(data)
+        lead += (len(block) << 3 | last).to_bytes(3, "little") + block
+    return Chunk(lead, len(data), RAW, digest(data))
+
+
+def write(record: Record) -> bytes:
+    """Return a record's bytes."""
+    names = [text(child) for child in record.children]
+    stored = [len(chunk.frame) if chunk.stored is None else chunk.stored for chunk in record.chunks]
+    fields = {
+        "n_children": len(names),
+        "n_segments": len(record.segments),
+        "n_chunks": len(record.chunks),
+        "key_size": len(text(record.key)),
+        "class_size": len(text(record.class_name)),
+        "reserved": 0,
+        "raw_bytes": sum(record.segments),
+        "stored_bytes": sum(stored),
+        **{name: claim for name, claim in record.claims.items() if name != "frame"},
+    }
+    payload = b"".join(
+        (
+            FIXED.pack(MAGIC, record.version, record.flags, *fields.values(), record.created_ns, record.content),
+            text(record.key),
+            text(record.class_name),
+            *(struct.pack("<H", len(name)) + name for name in names),
+            struct.pack(f"<{len(record.segments)}Q", *record.segments),
+            *(
+                CHUNK.pack(size, chunk.raw, chunk.method, chunk.digest)
+                for size, chunk in zip(stored, record.chunks, strict=True)
+            ),
+        )
+    )
+    head = PREFIX.pack(SKIPPABLE, record.claims.get("frame", len(payload) + DIGEST_BYTES)) + payload
+    return head + digest(head) + b"".join(chunk.frame for chunk in record.chunks)
+
+
+def read(data: bytes) -> tuple[Record, list[bytes]]:
+    """Return a record's parts and its content's segments, after checking every byte of it."""
+    magic, frame = PREFIX.unpack_from(data)
+    assert magic == SKIPPABLE
+    end = PREFIX.size + frame
+    assert digest(data[: end - DIGEST_BYTES]) == data[end - DIGEST_BYTES : end]
+    record, counts = _fixed(data)
+    at = PREFIX.size + FIXED.size
+    key, at = _take(data, at, counts["key_size"])
+    class_name, at = _take(data, at, counts["class_size"])
+    children = []
+    for _ in range(counts["n_children"]):
+        child, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
+        children.append(child)
+    segments = struct.unpack_from(f"<{counts['n_segments']}Q", data, at)
+    at += 8 * len(segments)
+    table = [CHUNK.unpack_from(data, at + number * CHUNK.size) for number in range(counts["n_chunks"])]
+    assert at + len(table) * CHUNK.size == end - DIGEST_BYTES
+    chunks, content = _contents(data, end, table)
+    assert counts["stored_bytes"] == len(data) - end
+    assert counts["raw_bytes"] == len(content) == sum(segments)
+    parts = replace(
+        record, key=key, class_name=class_name, children=tuple(children), segments=segments, chunks=tuple(chunks)
+    )
+    return parts, _cut(content, segments)
+
+
+def _fixed(data: bytes) -> tuple[Record, dict[str, int]]:
+    magic, version, flags, *counts, reserved, raw_bytes, stored_bytes, created_ns, content = FIXED.unpack_from(
+        data, PREFIX.size
+    )
+    assert (magic, version, flags, reserved) == (MAGIC, 1, 0, 0)
+    names = ("n_children", "n_segments", "n_chunks", "key_size", "class_size", "raw_bytes", "stored_bytes")
+    figures = dict(zip(names, (*counts, raw_bytes, stored_bytes), strict=True))
+    return Record("", created_ns=created_ns, content=content), figures
+
+
+def _take(data: bytes, at: int, size: int) -> tuple[str, int]:
+    return data[at : at + size].decode("utf-8", "surrogatepass"), at + size
+
+
+def _contents(data: bytes, at: int, table: Sequence[tuple[int, int, int, bytes]]) -> tuple[list[Chunk], bytes]:
+    """Take each chunk out, check its digest, and decompress it: raw blocks as well are legal zstd."""
+    chunks, contents = [], []
+    for stored, raw, method, expected in table:
+        frame = data[at : at + stored]
+        content = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        assert len(content) == raw
+        assert method in (ZSTD, RAW)
+        assert digest(frame if method == ZSTD else content) == expected
+        assert zstandard.get_frame_parameters(frame).content_size == raw
+        chunks.append(Chunk(frame, raw, method, expected))
+        contents.append(content)
+        at += stored
+    assert at == len(data)
+    return chunks, b"".join(contents)
+
+
+def _cut(content: bytes, lengths: Sequence[int]) -> list[bytes]:
+    segments, at = [], 0
+    for length in lengths:
+        segments.append(content[at : at + length])
+        at += length
+    return segments
