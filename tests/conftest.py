@@ -1,6 +1,7 @@
 """Around every test: a fresh layer, no ANA_* variables, and nothing left behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,17 @@ hypothesis.settings.load_profile("ana")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --fail-on-skip, for CI: a machine that cannot run a test has not checked it."""
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test fails the run")
+
+
+def pytest_configure() -> None:
+    """Let what the tests start begin as from a terminal, also where this run is in the background of a job."""
+    # Options of this run, not of the runs of pytest that tests start.
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    # A shell's background and nohup ignore these, which programs inherit; a handler they do not inherit.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _go_on)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -53,3 +65,7 @@ def _forget_layers() -> None:
     """Begin with an empty layer in memory, and with no layer that a reference of another test led to."""
     current._met.clear()
     ana.set_dl()
+
+
+def _go_on(*_: object) -> None:
+    """Ignore a signal as nohup asked, in this process alone."""

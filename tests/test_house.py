@@ -54,8 +54,12 @@ PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", 
 ALLOWED = {
     # A message says on which host and in which process something happened.
     "errors": {"os.getpid", "os.strerror", "socket.gethostname"},
-    # The one place for global state: ANA_PICKLE_DIR, $PWD/pickles; a store's path is made absolute.
+    # ANA_PICKLE_DIR, which says where the first layer is.
+    "current": {"os.environ"},
+    # ANA_WAIT, $PWD/pickles; a store's path is made absolute.
     "layer": {"os.environ", "os.getcwd", "os.path"},
+    # A store's path is made absolute.
+    "maintenance": {"os.path"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 

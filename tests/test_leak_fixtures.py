@@ -2,6 +2,7 @@
 
 import fnmatch
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,20 @@ def test_layer_is_fresh():
 kept_layers = []
 """
 
+INHERITED = """
+import subprocess, sys
+
+
+def test_nothing_is_inherited():
+    program = (
+        "import os, signal as s; "
+        "print(s.getsignal(s.SIGHUP) == s.SIG_DFL, s.getsignal(s.SIGINT) == s.default_int_handler, "
+        "os.getenv('PYTEST_ADDOPTS'))"
+    )
+    said = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert said.split() == ["True", "True", "None"]
+"""
+
 SKIPS = """
 import pytest
 
@@ -214,3 +229,11 @@ def test_skips_fail_only_where_asked(project):
     strict = project.runpytest_subprocess("--fail-on-skip")
     assert strict.ret == pytest.ExitCode.TESTS_FAILED
     strict.stdout.fnmatch_lines(["*skips are failures here: *test_skips.py*"])
+
+
+def test_a_run_in_the_background_tests_as_one_in_front(project):
+    """Ignored signals and options of the run are not handed on to the programs that tests start."""
+    project.makepyfile(test_inherited=INHERITED)
+    command = f"trap '' INT HUP; PYTEST_ADDOPTS=--fail-on-skip exec {sys.executable} -m pytest"
+    result = project.run("sh", "-c", command)
+    result.assert_outcomes(passed=1)
