@@ -15,7 +15,7 @@ from typing import Any
 
 from ana import address, identity, loading, record, unloaded
 from ana.errors import ANAError, StateNotFoundError
-from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer
+from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
 __all__ = ["get_dl", "home_of", "load_now", "load_reference", "set_dl", "using_dl"]
 
@@ -117,7 +117,7 @@ class _Search:
         """Return the live object, or load it, or make one that raises when it is used."""
         for layer in self.layers:
             live = layer.live.get(self.uuid)
-            if live is not None and (isinstance(live, cls) or unloaded.loaded_class(live) is cls):
+            if live is not None and _is_a(live, cls):
                 return live
         if getattr(cls, "_ana_lazy", False):
             return self._make_waiting(cls)
@@ -128,9 +128,18 @@ class _Search:
         try:
             return self.load(cls, None)
         except ANAError:
+            orphan = self._orphan(cls)
+            if orphan is not None:
+                return orphan
             if _current is not None and _current.errors == "raise":
                 raise
             return self._make_waiting(cls)
+
+    def _orphan(self, cls: type) -> Any:
+        """Return the object if it is still alive though its layer, and with it a state in memory, is gone."""
+        table = live_by_home.get(self.home or "")
+        live = table.get(self.uuid) if table is not None else None
+        return live if live is not None and _is_a(live, cls) else None
 
     def load(self, cls: type, shell: Any) -> Any:
         """Load the state, from the first place that has it (into `shell`, if given). Raises the gravest problem."""
@@ -181,21 +190,23 @@ class _Search:
         with _lock:
             try:
                 layer = _met.get(home) or existing_layer(home)
-            except ANAError as error:
+            except (ANAError, ValueError) as error:
                 self._unreachable(error)
                 return None
             _met[home] = layer
         _adopt(layer)
         return layer
 
-    def _unreachable(self, error: ANAError) -> None:
+    def _unreachable(self, error: Exception) -> None:
         self.places.append(str(error))
 
     def _make_waiting(self, cls: type) -> Any:
         """Make an object that loads its state when it is used."""
         shell = unloaded.make_shell(cls)
         last = self.layers[-1] if self.layers else None
-        home = self.home or (last.home if last is not None else "")
+        # A bare reference is inside of a state: it means the store of that.
+        inside = loading.loading_from() or last
+        home = self.home or (inside.store.home if inside is not None else "")
         claim = _Claim(shell, cls, self.uuid, home)
         if getattr(cls, "_ana_lazy", False):
             identity.mark(shell, self.uuid, given=True).claim = claim
@@ -228,6 +239,10 @@ class _Claim:
             mark = identity.mark_of(shell)
             if mark is not None:
                 mark.claim = None
+
+
+def _is_a(live: object, cls: type) -> bool:
+    return isinstance(live, cls) or unloaded.loaded_class(live) is cls
 
 
 def _adopt(layer: DataLayer) -> None:

@@ -35,19 +35,17 @@ class ANAError(Exception):
         return self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = dict(self.__dict__)
-        notes = getattr(self, "__notes__", None)
-        if notes is not None:
-            state["__notes__"] = list(notes)
-        return (_rebuild, (type(self), state))
+        # Of OSError's own, errno alone is used; it is not in __dict__.
+        own = {"errno": self.errno} if isinstance(self, OSError) else {}
+        return (_rebuild, (type(self), self.args, {**self.__dict__, **own}))
 
 
-def _rebuild(cls: type[ANAError], state: dict[str, object]) -> ANAError:
+def _rebuild(cls: type[ANAError], args: tuple[object, ...], state: dict[str, object]) -> ANAError:
     """Make an error again from its attributes, whatever arguments its class takes."""
     error = cls.__new__(cls)
-    message = state.get("message", "")
-    Exception.__init__(error, message)
-    error.__dict__.update(state)
+    error.args = args
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 
@@ -65,6 +63,8 @@ class StateNotFoundError(ANAError, KeyError):
     def __init__(self, uuid: str, store: str, hint: str = "") -> None:
         message = f"no state {uuid!r} in {_place(store)}"
         super().__init__(f"{message}: {hint}" if hint else message)
+        # Python takes a KeyError with one argument, raised within dict(a=1, **it), for a keyword that is there twice.
+        self.args = (self.message, uuid)
         self.uuid = uuid
         self.store = store
 

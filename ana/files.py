@@ -64,6 +64,11 @@ _HINTS = {
     errno.ENAMETOOLONG: "the path is too long for this filesystem: use a shorter pickle_dir",
 }
 
+_FOREIGN = {
+    errno.ELOOP: "it is (or lies behind) a symbolic link, and a store holds none",
+    errno.ENXIO: "it is not a regular file",
+}
+
 _random = random.SystemRandom()
 _host = socket.gethostname()
 _types: dict[int, str] = {}
@@ -95,9 +100,8 @@ def reported(path: str) -> Iterator[None]:
         raise
     except OSError as error:
         code = error.errno or errno.EIO
-        if code == errno.ELOOP:
-            reason = "it is (or lies behind) a symbolic link, and a store holds none"
-            raise UntrustedStoreError(path, reason) from error
+        if code in _FOREIGN:
+            raise UntrustedStoreError(path, _FOREIGN[code]) from error
         raise StoreError(path, code, _HINTS.get(code, "")) from error
 
 
@@ -248,15 +252,19 @@ def publish(
     return fresh
 
 
-def sync_file(path: str) -> None:
-    """Bring a file's bytes and its name to the disk; for a file that someone else wrote a moment ago."""
+def sync_file(path: str) -> bool:
+    """Bring a file's bytes and its name to the disk, as someone else wrote it a moment ago; False if it is gone."""
     with reported(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         sync_folder(os.path.dirname(path))
+    return True
 
 
 def sync_folder(folder: str) -> None:

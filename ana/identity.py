@@ -16,7 +16,7 @@ __all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
 class Mark(weakref.ref[Any]):
     """What is known of one object that has a UUID; it goes with the object."""
 
-    __slots__ = ("children", "claim", "given", "layer", "looked", "number", "uuid")
+    __slots__ = ("children", "claim", "given", "home", "layer", "looked", "number", "uuid")
 
     uuid: str
     number: int
@@ -28,6 +28,8 @@ class Mark(weakref.ref[Any]):
     """When that was last seen to be true (time.monotonic, s)."""
     claim: Callable[[], None] | None
     """Loads the state into the object, where it is not loaded yet."""
+    home: "LiveObjects | None"
+    """Keeps the table that the object was last put into, also when its layer is no longer in use."""
     children: tuple[str, ...]
     """What the stored state is known to refer to."""
 
@@ -35,9 +37,10 @@ class Mark(weakref.ref[Any]):
 _marks: dict[int, Mark] = {}
 
 
-def _forget(dead: Mark) -> None:
-    if _marks.get(dead.number) is dead:
-        del _marks[dead.number]
+def _forget(dead: Mark, marks: dict[int, Mark] = _marks) -> None:
+    # As a default: at the interpreter's end the module's own names are gone.
+    if marks.get(dead.number) is dead:
+        del marks[dead.number]
 
 
 def mark_of(obj: object) -> Mark | None:
@@ -59,6 +62,7 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.looked = 0.0
     made.claim = None
     made.children = ()
+    made.home = None
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
     return _marks.setdefault(made.number, made)
 
@@ -92,7 +96,19 @@ class LiveObjects:
     def add(self, uuid: str, obj: object) -> Any:
         """Return the object that holds `uuid` from now on: the one that already does, else `obj`."""
         with self._lock:
-            return self.table.setdefault(uuid, obj)
+            holder = self.table.setdefault(uuid, obj)
+        found = mark_of(holder)
+        if found is not None:
+            found.home = self
+        return holder
+
+    def put(self, uuid: str, obj: object) -> None:
+        """Have `obj` hold `uuid`, whatever did before."""
+        with self._lock:
+            self.table[uuid] = obj
+        found = mark_of(obj)
+        if found is not None:
+            found.home = self
 
     def keep(self, uuid: str, obj: object, size_bytes: int) -> None:
         """Keep a loaded object alive, and let the least recently used go beyond `keep_bytes` of raw state.

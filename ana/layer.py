@@ -15,7 +15,7 @@ from ana.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from ana.stores import Store
 
-__all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_home", "existing_layer"]
+__all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_home", "existing_layer", "live_by_home"]
 
 KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
@@ -25,6 +25,8 @@ WAIT_SECONDS = 2.0
 
 by_home: "weakref.WeakValueDictionary[str, DataLayer]" = weakref.WeakValueDictionary()
 """The latest layer of each home, for references that name it."""
+live_by_home: "weakref.WeakValueDictionary[str, identity.LiveObjects]" = weakref.WeakValueDictionary()
+"""The live objects of each home, which outlive its layer."""
 
 
 class DataLayer:
@@ -74,6 +76,7 @@ class DataLayer:
                 # An old program's own backend.
                 self.store = MethodStore(self.store.home, self.store_state, self.load_state)
         by_home[self.home] = self
+        live_by_home[self.home] = self.live
 
     def __repr__(self) -> str:
         return f"<ana.{type(self).__name__} {self.home}>"
@@ -182,4 +185,5 @@ def existing_layer(home: str) -> DataLayer:
     layer = DataLayer()
     layer.store = store
     by_home[layer.home] = layer
+    live_by_home[layer.home] = layer.live
     return layer

@@ -209,7 +209,7 @@ def _end(session: _Session) -> None:
         filled, session.filled = session.filled, []
         with _changed:
             for claim in filled:
-                claim.layer.live.table[claim.key] = claim.shell
+                claim.layer.live.put(claim.key, claim.shell)
                 _release(claim)
             session.ended = False
             session.borrowed.clear()
@@ -317,7 +317,11 @@ def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
 
 
 def _unpickle(session: _Session, claim: _Claim) -> Any:
-    segments = _state_of(claim).segments()
+    try:
+        segments = _state_of(claim).segments()
+    except MemoryError as error:
+        size = _state_of(claim).header.raw_bytes
+        raise _load_error(claim, f"there is no memory for its {size} bytes") from error
     outer, session.layer = session.layer, claim.layer
     try:
         return pickling.load(segments)

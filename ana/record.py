@@ -42,6 +42,9 @@ BLOCK_BYTES = 128 << 10
 """The most that a zstd block may hold (RFC 8878, section 3.1.1.2.4)."""
 DEFAULT_LEVEL = 1
 
+MAX_HEADER_BYTES = 256 << 20
+"""No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
+
 _SAMPLE_BYTES = 16 << 10
 _WORTHWHILE = 0.95
 """Compression that saves less than 5 % costs more time than it saves."""
@@ -147,7 +150,7 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     if magic != SKIPPABLE:
         raise CorruptedStateError(key, where, "it does not begin with a record's header")
     total: int = PREFIX.size + frame
-    if not MIN_RECORD_BYTES <= total <= size_bytes:
+    if not MIN_RECORD_BYTES <= total <= min(size_bytes, MAX_HEADER_BYTES):
         raise CorruptedStateError(key, where, f"its header claims {total} bytes of {size_bytes}")
     return total
 
@@ -402,7 +405,8 @@ def _stored_fits(chunk: Chunk) -> bool:
     if chunk.method == RAW:
         return chunk.stored == chunk.raw + sum(len(header) for _, header in _raw_blocks(chunk.raw))
     # ZSTD_COMPRESSBOUND, generously: a frame that is larger than its content is no frame of ours.
-    return 0 < chunk.stored <= chunk.raw + (chunk.raw >> 7) + 1024
+    # Nor does zstd do with less than three bytes for a block of 128 KiB.
+    return 3 * chunk.raw // BLOCK_BYTES < chunk.stored <= chunk.raw + (chunk.raw >> 7) + 1024
 
 
 def _decode_small(header: Header, read: Read, where: str) -> bytes | None:

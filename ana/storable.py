@@ -4,6 +4,7 @@ import sys
 from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from types import FrameType, FunctionType, MemberDescriptorType
 from typing import Any, Generic, Self, TypeVar
@@ -144,13 +145,12 @@ class Storable:
         if content is not None:
             s, items = s
             content[1](self, items)
+        if type(self)._ana_getstate is Storable._ana_getstate:
+            _set_attributes(self, s)
+            return
         for name, value in s.items():
-            try:
-                # Past a __setattr__ of the class: frozen dataclasses come back too.
-                object.__setattr__(self, name, value)
-            except AttributeError:
-                # In the instance's dict, behind a property that cannot be set.
-                self.__dict__[name] = value
+            # A state of the class's own making: by its properties, but past its __setattr__, which may refuse.
+            object.__setattr__(self, name, value)
 
     def _ana_getliteral(self) -> Any:
         """Return what `to_literal` shows of the object: by default its state."""
@@ -173,6 +173,8 @@ class Storable:
         if mark.claim is not None:
             return reference.load, (cls, mark.uuid, current.home_of(mark, target))
         if not saving.is_known(target, mark):
+            if not _is_importable(cls):
+                return reference.load, (cls, _Stored(self, mark.uuid), target.home)
             saving.store(target, self)
         return reference.load, (cls, mark.uuid, target.home)
 
@@ -251,25 +253,64 @@ class Ref(Storable, Generic[Value]):
         return super().__reduce__()
 
 
+class _Stored:
+    """Stands for a UUID in a reference, and is pickled after the class: nothing is stored if that does not pickle."""
+
+    def __init__(self, obj: Storable, uuid: str) -> None:
+        self.obj = obj
+        self.uuid = uuid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        saving.store(current.get_dl(), self.obj)
+        return str, (self.uuid,)
+
+
+def _is_importable(cls: type) -> bool:
+    """Say whether a class is found under its name, so that every pickler can name it."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is cls
+
+
 def _attributes(obj: Any) -> dict[str, Any]:
     """Return what is in an object's `__dict__` and in the slots of all its classes."""
-    state: dict[str, Any] = dict(getattr(obj, "__dict__", ()))
-    for cls in type(obj).__mro__:
-        for name, member in vars(cls).items():
-            if isinstance(member, MemberDescriptorType) and member.__objclass__.__flags__ & unloaded.HEAP_TYPE:
-                _add_slot(state, obj, cls, name, member)
+    try:
+        # Not by getattr: a class that delegates would show us another object's.
+        state = dict(object.__getattribute__(obj, "__dict__"))
+    except AttributeError:
+        state = {}
+    for name, member in _slots(type(obj)).items():
+        # A slot that was never set is left out.
+        with suppress(AttributeError):
+            state[name] = member.__get__(obj)
     return state
 
 
-def _add_slot(state: dict[str, Any], obj: Any, cls: type, name: str, member: MemberDescriptorType) -> None:
-    # "__x" in a class's slots is the attribute "_Class__x", and so it is named in vars(cls).
-    if name in ("__dict__", "__weakref__") or name in state:
-        return
-    try:
-        state[name] = member.__get__(obj, cls)
-    except AttributeError:
-        # A slot that was never set.
-        return
+def _set_attributes(obj: Any, state: dict[str, Any]) -> None:
+    """Put attributes where `_attributes` took them from, past properties of the same names."""
+    slots = _slots(type(obj))
+    rest = {}
+    for name, value in state.items():
+        member = slots.get(name)
+        if member is None:
+            rest[name] = value
+        else:
+            member.__set__(obj, value)
+    if rest:
+        object.__getattribute__(obj, "__dict__").update(rest)
+
+
+def _slots(cls: type) -> dict[str, MemberDescriptorType]:
+    """Return the slots of a class and its Python bases; a private "__x" goes by the name "_Class__x"."""
+    found: dict[str, MemberDescriptorType] = {}
+    for base in cls.__mro__:
+        if unloaded.is_made_in_c(base):
+            continue
+        for name, member in vars(base).items():
+            if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
+                found.setdefault(name, member)
+    return found
 
 
 def _check_default_state(obj: Any) -> None:

@@ -8,18 +8,20 @@ import collections
 import operator
 import weakref
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 from ana import identity
+from ana.errors import ANAError
 
 __all__ = ["is_unloaded", "loaded_class", "make_shell", "reload", "unload"]
 
-HEAP_TYPE = 1 << 9
-"""Py_TPFLAGS_HEAPTYPE: the class was made by a class statement, or by C code as one."""
+_IMMUTABLE_TYPE = 1 << 8
+"""Py_TPFLAGS_IMMUTABLETYPE: most classes made in C."""
 
 
 class _Poison:
-    """Fills an unloaded dict, list or set: C code that looks at its size must not take it for empty."""
+    """Fills an unloaded dict or list: C code that looks at its size must not take it for empty."""
 
     __slots__ = ()
 
@@ -32,21 +34,25 @@ _FILL: dict[type, Callable[[Any], object]] = {
     dict: lambda obj: dict.__setitem__(obj, _POISON, _POISON),
     collections.OrderedDict: lambda obj: collections.OrderedDict.__setitem__(obj, _POISON, _POISON),
     list: lambda obj: list.append(obj, _POISON),
-    set: lambda obj: set.add(obj, _POISON),
 }
 _EMPTY: dict[type, Callable[[Any], object]] = {
     dict: dict.clear,
     collections.OrderedDict: collections.OrderedDict.clear,
     list: list.clear,
-    set: set.clear,
 }
 
 _classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 
 
+def is_made_in_c(cls: type) -> bool:
+    """Say whether a class was made in C: it has its own idea of what an instance is."""
+    new = vars(cls).get("__new__")
+    return bool(cls.__flags__ & _IMMUTABLE_TYPE) or (isinstance(new, BuiltinFunctionType) and new.__self__ is cls)
+
+
 def builtin_base(cls: type) -> type:
-    """Return the type that lays out the instances of `cls`: the first of its bases that is no Python class."""
-    return next(base for base in cls.__mro__ if not base.__flags__ & HEAP_TYPE)
+    """Return the type that lays out the instances of `cls`: the first of its bases that was made in C."""
+    return next(base for base in cls.__mro__ if is_made_in_c(base))
 
 
 def make_shell(cls: type) -> Any:
@@ -108,7 +114,9 @@ def _unloaded_class(cls: type) -> type:
     made = _classes.get(cls)
     if made is None:
         meta = type(cls)
-        order = {"mro": lambda new: [new, _Unloaded, *cls.__mro__]}
+        # Without `set`: C code reads what it takes for a set past all methods. What it does not, it iterates.
+        bases = [base for base in cls.__mro__ if base is not set]
+        order = {"mro": lambda new: [new, _Unloaded, *bases]}
         quiet_meta: type = type.__new__(type(meta), meta.__name__, (meta,), order)
         namespace: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
         by_identity: object = object.__hash__
@@ -153,9 +161,13 @@ class _Unloaded:
         if name.startswith("__") and name.endswith("__") and name != "__dict__":
             # Engines probe for protocols outside of any task, where an error would take the worker down.
             return object.__getattribute__(self, name)
-        if name == "uuid" and "uuid" in _base_names(loaded_class(self)):
-            return object.__getattribute__(self, "_ana_uuid")
-        use(self)
+        try:
+            use(self)
+        except ANAError:
+            if name == "uuid" and not _defines_uuid(loaded_class(self)):
+                # Which object it is can be said without its state.
+                return object.__getattribute__(self, "_ana_uuid")
+            raise
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -171,12 +183,12 @@ class _Unloaded:
         return dir(self)
 
 
-def _base_names(cls: type) -> tuple[str, ...]:
-    """Return ("uuid",) unless a class between `cls` and the Storable defines a `uuid` of its own."""
+def _defines_uuid(cls: type) -> bool:
+    """Say whether a class has a `uuid` of its own, a field perhaps, past that of Storable."""
     for base in cls.__mro__:
-        if "uuid" in vars(base):
-            return ("uuid",) if base.__module__.startswith("ana.") else ()
-    return ()
+        if "uuid" in vars(base) or "uuid" in vars(base).get("__annotations__", ()):
+            return not base.__module__.startswith("ana.")
+    return False
 
 
 def _loading(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -248,7 +260,7 @@ def _install() -> None:
         setattr(_Unloaded, name, _loading(operation))
     for name in _BINARY:
         operation = getattr(operator, _KEYWORDS.get(name, name))
-        setattr(_Unloaded, f"__{name}__", _loading(operation))
+        setattr(_Unloaded, f"__{name}__", _loading(pow if name == "pow" else operation))
         setattr(_Unloaded, f"__r{name}__", _loading(_reflected(operation)))
         setattr(_Unloaded, f"__i{name}__", _loading(getattr(operator, f"i{name}")))
 

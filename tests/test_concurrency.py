@@ -9,10 +9,10 @@ import sys
 import time
 
 import pytest
-
-import ana
 from helpers import raw_record, raw_tree
 from helpers.processes import environment, run_program
+
+import ana
 
 STORE_ONE = """
 import sys, ana, array

@@ -11,12 +11,12 @@ import threading
 import time
 
 import pytest
-
-import ana
-from ana import maintenance
 from classes import A
 from helpers import raw_tree
 from helpers.processes import environment, run_program
+
+import ana
+from ana import maintenance
 
 INTERRUPTED = """
 import os, pickle, random, signal, sys, time, ana

@@ -28,7 +28,7 @@ class Array:
     @property
     def values(self) -> "memoryview[Any]":
         """The numbers, without a copy."""
-        numbers: memoryview[Any] = memoryview(self.data).cast(self.typecode)  # type: ignore[call-overload]
+        numbers: memoryview[Any] = memoryview(self.data).cast(self.typecode)  # type: ignore[call-overload]  # any of its types
         return numbers
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:

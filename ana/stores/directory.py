@@ -87,8 +87,12 @@ class DirectoryStore:
 
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether a file that can be a record is there."""
-        found = files.look(self.path(key))
-        return found is not None and found.size_bytes >= record.MIN_RECORD_BYTES
+        path = self.path(key)
+        found = files.look(path)
+        if found is None:
+            return False
+        _refuse_special(path, found)
+        return found.size_bytes >= record.MIN_RECORD_BYTES
 
     def is_whole(self, key: str) -> bool:
         """Read and verify all of a state."""
@@ -181,22 +185,25 @@ class DirectoryStore:
         found = files.look(path)
         if found is None:
             return False
-        if not found.is_file:
-            raise UntrustedStoreError(path, "it is not a regular file")
-        if found.size_bytes >= record.MIN_RECORD_BYTES and not (check and self._is_damaged(key)):
-            self._settle(path, found)
-            return True
+        _refuse_special(path, found)
+        if found.size_bytes >= record.MIN_RECORD_BYTES:
+            damaged = self._is_damaged(key) if check else False
+            if damaged is None:
+                return False
+            if not damaged:
+                return self._settle(path, found)
         _log.warning("state %r is damaged: %s is set aside as %s", key, path, files.set_aside(path))
         self._suspects.discard(key)
         return False
 
-    def _is_damaged(self, key: str) -> bool:
+    def _is_damaged(self, key: str) -> bool | None:
+        """Read and verify all of a state; None if it is gone meanwhile."""
         try:
-            self.get(key).verify()
+            self.get(key, patient=False).verify()
         except CorruptedStateError:
             return True
         except StateNotFoundError:
-            return False
+            return None
         return False
 
     def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
@@ -247,10 +254,10 @@ class DirectoryStore:
         for folder in folders[1:]:
             files.make_folder(folder, durable=self.durable)
 
-    def _settle(self, path: str, found: files.Status) -> None:
-        """Wait for the disk on behalf of another writer who may not have: stored must mean durable."""
-        if self.durable and files.now_ns() / 1e9 - found.modified < FRESH_SECONDS and not files.is_network(path):
-            files.sync_file(path)
+    def _settle(self, path: str, found: files.Status) -> bool:
+        """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
+        fresh = files.now_ns() / 1e9 - found.modified < FRESH_SECONDS
+        return not (self.durable and fresh) or files.is_network(path) or files.sync_file(path)
 
     def _folder(self, key: str) -> str:
         return "/".join((self.root, *address.shard(key, self.config.levels)))
@@ -287,7 +294,7 @@ class DirectoryStore:
         try:
             fields = json.loads(data)
             config = Config(int(fields["format"]), int(fields.get("levels", 0)), str(fields.get("id", "")))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise UnsupportedFormatError(path, "an unreadable kind", FORMAT) from None
         if config.format != FORMAT:
             raise UnsupportedFormatError(path, config.format, FORMAT)
@@ -304,12 +311,18 @@ class DirectoryStore:
             # A tree whose ana.json was purged still has nothing but shard folders.
             if not entry.name.startswith(_IGNORED) and not (entry.kind == "folder" and _SHARD.fullmatch(entry.name))
         )
-        if not foreign:
+        if not foreign or self._read_config() is not None:
+            # What is there may be the tree that another process has made since we looked for its ana.json.
             return
         reason = f"it is not empty and no ANA store (it holds {foreign[0]!r} and {len(foreign) - 1} more)"
         if any(name.endswith(".p") for name in foreign):
             reason += "; it looks like a store of the original ANA, whose files this version does not read"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+
+
+def _refuse_special(path: str, found: files.Status) -> None:
+    if not found.is_file:
+        raise UntrustedStoreError(path, "it is not a regular file")
 
 
 def _belongs(entry: files.Entry, folder: str, levels: int) -> bool:

@@ -1,11 +1,12 @@
 """Records in any mapping from strings to bytes: a dict, or a user's redis, fsspec, zict ..."""
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from ana import record
-from ana.errors import CorruptedStateError, StateNotFoundError
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 
 __all__ = ["MemoryStore"]
 
@@ -40,19 +41,21 @@ class MemoryStore:
 
     def has(self, key: str) -> bool:
         """Say whether the mapping has the key; its bytes are not looked at."""
-        return key in self.mapping
+        with self._reported(key):
+            return key in self.mapping
 
     def get(self, key: str, *, patient: bool = True) -> _Found:  # noqa: ARG002 - a mapping answers for good
         """Find and verify a state's header."""
         try:
-            data = self.mapping[key]
+            with self._reported(key):
+                data = self.mapping[key]
         except KeyError:
             hint = "it lives in the memory of the process that stored it; set_dl(pickle_dir=...) shares states"
             raise StateNotFoundError(key, self.home, hint) from None
         if not isinstance(data, bytes | bytearray | memoryview):
             reason = f"the mapping holds a {type(data).__name__}, not bytes"
-            raise CorruptedStateError(key, self.home, reason)
-        return _Found(bytes(data), key, self.home)
+            raise CorruptedStateError(key, f"{self.home}[{key}]", reason)
+        return _Found(bytes(data), key, f"{self.home}[{key}]")
 
     def is_whole(self, key: str) -> bool:
         """Verify the whole record."""
@@ -67,5 +70,18 @@ class MemoryStore:
         if self.is_whole(key) if heal else self.has(key):
             return False
         parts = record.encode(key, state, children, created_ns=time.time_ns())
-        self.mapping[key] = b"".join(parts)
+        with self._reported(key):
+            self.mapping[key] = b"".join(parts)
         return True
+
+    @contextmanager
+    def _reported(self, key: str) -> Iterator[None]:
+        """Turn what a user's mapping raises (a network's errors, say) into StoreError; KeyError is an answer."""
+        try:
+            yield
+        except (KeyError, ANAError, MemoryError):
+            raise
+        except Exception as error:
+            code = (error.errno if isinstance(error, OSError) else None) or 0
+            where = f"{self.home}[{key}]"
+            raise StoreError(where, code, f"{type(error).__name__}: {error}") from error

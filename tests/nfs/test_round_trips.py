@@ -1,0 +1,44 @@
+"""What each operation of ana costs in calls to the server, against a budget (NFSv4.2, warm folder)."""
+
+import itertools
+import statistics
+
+import pytest
+import roundtrips
+
+REPEAT = 3
+STEPS = {step.name: step for step in roundtrips.ANA}
+
+BUDGETS = {
+    # name of the step: (NFSv4, NFSv3), which looks up what NFSv4 opens, and asks for access by itself
+    "make_uuid of a new small state": (6, 7),
+    "make_uuid of a state that is there": (1, 3),
+    "ana_load, cold": (4, 5),
+    "ana_load, no such state": (4, 4),
+}
+
+
+def filesystem(mount):
+    """Return a mount's type as the kernel names it."""
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        return next(line.split()[2] for line in mounts if line.split()[1] == str(mount))
+
+
+def mount_point(path):
+    """Return the mount point above a path."""
+    return next(parent for parent in (path, *path.parents) if parent.is_mount())
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_round_trips_are_within_budget(shared, name, monkeypatch):
+    """A step costs no more calls to the server than its budget says."""
+    mount = mount_point(shared.near)
+    kind = filesystem(mount)
+    if kind not in {"nfs", "nfs4"}:
+        pytest.skip(f"{kind} does not count its calls as NFS does")
+    # How long a miss waits for other hosts is not a matter of round trips.
+    monkeypatch.setenv("ANA_WAIT", "0")
+    place = roundtrips.Place(shared.near, shared.far, mount)
+    runs = roundtrips.count(place, STEPS[name], itertools.count(1), REPEAT)
+    budget = BUDGETS[name][kind == "nfs"]
+    assert statistics.median(run.total for run in runs) <= budget, "; ".join(map(str, runs))

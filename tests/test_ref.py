@@ -1,0 +1,205 @@
+"""`ana.Ref`: any value by reference, without a base class, loaded at its first use."""
+
+import concurrent.futures
+import copy
+import gc
+import multiprocessing
+import pickle
+import threading
+
+import classes
+import pytest
+
+import ana
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a store's folder, with a layer over it."""
+    ana.set_dl(pickle_dir=tmp_path / "s")
+    return tmp_path / "s"
+
+
+VALUES = [
+    None,
+    False,
+    0,
+    "",
+    "text",
+    [1, [2]],
+    {"k": (1, 2)},
+    {1, 2},
+    b"\0" * 10_000,
+    2.5,
+    int,
+    classes.A,
+    ...,
+    NotImplemented,
+    range(3),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_any_value(folder, value):
+    """Every picklable value travels, None and falsy ones too."""
+    data = pickle.dumps(ana.Ref(value))
+    gc.collect()
+    ana.set_dl(pickle_dir=folder)
+    ref = pickle.loads(data)
+    assert ref.value == value
+    assert ref.value is ref.value
+
+
+def test_an_array_travels_by_reference(folder):
+    """A numpy array comes back equal, from a reference of a few bytes."""
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(100_000, dtype="f8").reshape(100, 1000)
+    data = pickle.dumps(ana.Ref(array))
+    assert len(data) < 200 + len(str(folder))
+    ana.set_dl(pickle_dir=folder)
+    assert numpy.array_equal(pickle.loads(data).value, array)
+
+
+def test_nothing_is_read_before_the_value_is_asked_for(folder):
+    """Unpickling, copying, comparing, printing and passing on a Ref need no store; `.value` does."""
+    data = pickle.dumps(ana.Ref([1, 2]))
+    (file,) = folder.rglob("*.pkl.zst")
+    raw = file.read_bytes()
+    file.unlink()
+    ana.set_dl(pickle_dir=folder, errors="raise")
+    ref = pickle.loads(data)
+    assert copy.copy(ref) is copy.deepcopy(ref) is pickle.loads(data) is ref
+    assert pickle.dumps(ref) == data
+    assert ref.uuid in repr(ref)
+    assert ref == ref  # noqa: PLR0124 - comparing is what is tested
+    assert len({ref, ref}) == 1
+    with pytest.raises(ana.StateNotFoundError):
+        _ = ref.value
+    file.write_bytes(raw)
+    assert ref.value == [1, 2]
+
+
+def test_making_a_ref_stores_nothing(folder):
+    """Only pickling it, or asking for its UUID, does."""
+    ref = ana.Ref([1])
+    assert ref.uuid is None
+    assert classes.states(folder) == []
+    uuid = ref.make_uuid()
+    assert classes.states(folder) == [f"{uuid}.pkl.zst"]
+
+
+def test_identity(folder):
+    """One Ref per UUID, one value per Ref, in the process that made it and in others."""
+    ref = ana.Ref([1])
+    data = pickle.dumps(ref)
+    assert pickle.loads(data) is ref
+    assert ana.Ref([1]).make_uuid() == ref.uuid
+    ana.set_dl(pickle_dir=folder)
+    first, second = pickle.loads(data), pickle.loads(data)
+    assert first is second
+    assert ana.Ref.ana_load(ref.uuid).value is first.value
+
+
+def test_type_arguments():
+    """`Ref[int]` is for type checkers, and makes ordinary Refs."""
+    ref = ana.Ref[int](5)
+    assert ref.value + 1 == 6
+    assert pickle.loads(pickle.dumps(ref)) is ref
+
+
+def test_a_given_uuid(folder):
+    """A Ref may have a given UUID."""
+    ref = ana.Ref("v")
+    assert ref.make_uuid(uuid="mine") == "mine"
+    data = pickle.dumps(ref)
+    ana.set_dl(pickle_dir=folder)
+    assert pickle.loads(data).value == "v"
+
+
+def test_a_value_that_cannot_be_pickled(folder):
+    """The ordinary error; the Ref has no UUID then, and nothing was stored."""
+    ref = ana.Ref(threading.Lock())
+    with pytest.raises(TypeError, match="lock"):
+        pickle.dumps(ref)
+    assert ref.uuid is None
+    assert classes.tree(folder).keys() == {"ana.json"}
+
+
+def test_inside_of_other_objects(folder):
+    """In a Storable's state an addressed Ref stays lazy; in another Ref's value too."""
+    inner = ana.Ref([1])
+    uuid = inner.make_uuid()
+    outer = classes.A(ana.Ref({"inner": inner}))
+    outer.x.make_uuid()
+    data = pickle.dumps([outer, outer.make_uuid()])
+    ana.set_dl(pickle_dir=folder)
+    file = classes.file_of(folder, uuid)
+    raw = file.read_bytes()
+    file.unlink()
+    found = pickle.loads(data)[0].x.value["inner"]
+    with pytest.raises(ana.StateNotFoundError):
+        _ = found.value
+    file.write_bytes(raw)
+    assert found.value == [1]
+
+
+def test_a_ref_inside_of_an_object_in_a_process_that_nobody_configured(folder, tmp_path):
+    """A lazy Ref that came with a stored state is loaded from the store that the state came from."""
+    inner = ana.Ref([1, 2, 3])
+    inner.make_uuid()
+    outer = classes.A(inner)
+    outer.make_uuid()
+    (tmp_path / "handed").write_bytes(pickle.dumps(outer))
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).x.value)"
+    assert classes.run(code, str(tmp_path / "handed"), cwd=tmp_path) == "[1, 2, 3]"
+
+
+@pytest.mark.parametrize("other", ["memory", "another folder", "environment"])
+def test_a_ref_inside_of_an_object_where_another_layer_is_set(folder, tmp_path, monkeypatch, other):
+    """It is looked for where the state came from that held it; what it pickles into says so, too."""
+    inner = ana.Ref([1, 2, 3])
+    inner.make_uuid()
+    outer = classes.A(inner)
+    data = [outer.make_uuid(), pickle.dumps(outer)][1]
+    expected = pickle.dumps(inner)
+    if other == "environment":
+        monkeypatch.setenv("ANA_PICKLE_DIR", str(tmp_path / "other"))
+    ana.set_dl(**({"pickle_dir": tmp_path / "other"} if other == "another folder" else {}))
+    found = pickle.loads(data).x
+    assert found is not inner
+    assert pickle.dumps(found) == expected
+    assert found.value == [1, 2, 3]
+
+
+def test_a_damaged_value(folder):
+    """Raises what is wrong with it at each use, and heals when it is stored again."""
+    ref = ana.Ref(list(range(100)))
+    data = pickle.dumps(ref)
+    classes.damage(classes.file_of(folder, ref.uuid))
+    ana.set_dl(pickle_dir=folder)
+    found = pickle.loads(data)
+    for _ in range(2):
+        with pytest.raises(ana.CorruptedStateError, match=ref.uuid):
+            _ = found.value
+    ref.ana_store()
+    assert found.value == list(range(100))
+
+
+def test_many_threads_ask_for_one_value(folder):
+    """All get the same one."""
+    data = pickle.dumps(ana.Ref([1] * 1000))
+    gc.collect()
+    ana.set_dl(pickle_dir=folder)
+    ref = pickle.loads(data)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        values = list(pool.map(lambda _: ref.value, range(64)))
+    assert {id(value) for value in values} == {id(ref.value)}
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_in_pools(folder, method):
+    """Workers get the value, and hand the Ref back as the object that was sent."""
+    ref = ana.Ref({"k": 1})
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(classes.value_of_ref, ref).result(60) == {"k": 1}
+        assert pool.submit(classes.back, ref).result(60) is ref
