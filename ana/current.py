@@ -127,8 +127,8 @@ class _Search:
             return shell
         try:
             return self.load(cls, None)
-        except ANAError:
-            orphan = self._orphan(cls)
+        except ANAError as error:
+            orphan = self._orphan(cls) if isinstance(error, StateNotFoundError) else None
             if orphan is not None:
                 return orphan
             if _current is not None and _current.errors == "raise":
@@ -136,8 +136,9 @@ class _Search:
             return self._make_waiting(cls)
 
     def _orphan(self, cls: type) -> Any:
-        """Return the object if it is still alive though its layer, and with it a state in memory, is gone."""
-        table = live_by_home.get(self.home or "")
+        """Return the object if it is still alive though its layer in memory, and with it the state, is gone."""
+        home = self.home or ""
+        table = live_by_home.get(home) if home.startswith("memory:") else None
         live = table.get(self.uuid) if table is not None else None
         return live if live is not None and _is_a(live, cls) else None
 

@@ -77,11 +77,12 @@ _log = logging.getLogger("ana.files")
 
 
 class Status(NamedTuple):
-    """What one look-up tells of a file: size in bytes, time of last change in s since 1970."""
+    """What one look-up tells of a file: size in bytes, time of last change in s since 1970, device and inode."""
 
     size_bytes: int
     modified: float
     is_file: bool
+    identity: tuple[int, int]
 
 
 class Entry(NamedTuple):
@@ -112,7 +113,7 @@ def look(path: str) -> Status | None:
             found = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
             return None
-    return Status(found.st_size, found.st_mtime, stat.S_ISREG(found.st_mode))
+    return Status(found.st_size, found.st_mtime, stat.S_ISREG(found.st_mode), (found.st_dev, found.st_ino))
 
 
 class Opened:
@@ -189,24 +190,36 @@ def read_whole(path: str, limit_bytes: int) -> bytes | None:
     return bytes(data)
 
 
-def forget_miss(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
-    """Make an NFS client look again: it remembers for up to a minute that a name was not there.
+def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
+    """Make an NFS client look again: for up to a minute it remembers that a name was not there, or what it was.
 
     Opening a folder revalidates it (stat does not on NFSv3). The innermost will do where it is known; else the
-    miss may be one of the folders above, outermost first.
+    miss may be one of the folders above, outermost first. After a pause the innermost one is listed, too: NFSv3
+    tells by its mtime whether a folder has changed, and what was linked in the same tick of the server's clock
+    as the last look would stay unseen. A listing replaces all that the client remembers of the names.
     """
     if pause_seconds:
         time.sleep(pause_seconds)
-    if _touch_folder(folders[-1]):
-        return
-    for folder in folders:
-        if not _touch_folder(folder):
-            return
+    if not _touch_folder(folders[-1]):
+        for folder in folders:
+            if not _touch_folder(folder):
+                break
+    if pause_seconds:
+        _list_innermost(folders)
 
 
 def jitter(seconds: float) -> float:
     """Return a time of half to one and a half of `seconds`."""
     return seconds * (0.5 + _random.random())
+
+
+def _list_innermost(folders: Sequence[str]) -> None:
+    for folder in reversed(folders):
+        try:
+            os.listdir(folder)
+        except OSError:
+            continue
+        return
 
 
 def _touch_folder(folder: str) -> bool:
@@ -248,7 +261,7 @@ def publish(
             except OSError:
                 pass
         if durable:
-            sync_folder(folder)
+            _sync_folder(folder, identity[0])
     return fresh
 
 
@@ -269,7 +282,12 @@ def sync_file(path: str) -> bool:
 
 def sync_folder(folder: str) -> None:
     """Bring a folder's names to the disk; skipped on NFS, whose server has done it before it answered."""
-    if filesystem(folder).startswith("nfs"):
+    _sync_folder(folder, os.stat(folder).st_dev)
+
+
+def _sync_folder(folder: str, device: int) -> None:
+    # By the device of a file in it: stat of a folder that has just changed is a round trip on NFSv4.
+    if _type_of(device, folder).startswith("nfs"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -295,8 +313,12 @@ def make_folders(path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
 
-def set_aside(path: str) -> str | None:
-    """Rename a damaged file so that its name is free; it is kept. None if it is gone already."""
+def set_aside(path: str, identity: tuple[int, int]) -> str | None:
+    """Rename a damaged file so that its name is free; it is kept. None if it is gone already.
+
+    `identity` is that of the file that was found damaged: where another writer has put a whole file there in
+    the meantime, that one gets its name back.
+    """
     folder, name = os.path.split(path)
     aside = f"{folder}/{BAD}{_random.getrandbits(32):08x}-{name}"
     with reported(path):
@@ -304,7 +326,12 @@ def set_aside(path: str) -> str | None:
             os.rename(path, aside)
         except FileNotFoundError:
             return None
-    return aside
+        found = os.stat(aside, follow_symlinks=False)
+        if (found.st_dev, found.st_ino) == identity:
+            return aside
+        if _link(aside, path, identity):
+            os.unlink(aside)
+    return None
 
 
 def remove(path: str) -> None:
@@ -345,6 +372,10 @@ def filesystem(path: str) -> str:
         device = os.stat(path).st_dev
     except OSError:
         return ""
+    return _type_of(device, path)
+
+
+def _type_of(device: int, path: str) -> str:
     found = _types.get(device)
     if found is None:
         found = _types[device] = _mounted_type(device, path)

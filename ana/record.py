@@ -45,6 +45,9 @@ DEFAULT_LEVEL = 1
 MAX_HEADER_BYTES = 256 << 20
 """No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
 
+MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS
+"""A key has up to 200 characters of up to four bytes."""
+
 _SAMPLE_BYTES = 16 << 10
 _WORTHWHILE = 0.95
 """Compression that saves less than 5 % costs more time than it saves."""
@@ -140,7 +143,7 @@ def encode(
 
 
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
-    """Return the header's size in bytes (frame header included) from a record's first 8 bytes.
+    """Return the header's size in bytes (frame header included) from a record's first 128 bytes.
 
     Raises CorruptedStateError unless it is a plausible part of a file of `size_bytes`.
     """
@@ -152,6 +155,12 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     total: int = PREFIX.size + frame
     if not MIN_RECORD_BYTES <= total <= min(size_bytes, MAX_HEADER_BYTES):
         raise CorruptedStateError(key, where, f"its header claims {total} bytes of {size_bytes}")
+    fixed = FIXED.unpack_from(prefix, PREFIX.size)
+    n_children, n_segments, n_chunks, key_size, class_size = fixed[3:8]
+    least = MIN_RECORD_BYTES + key_size + class_size + 2 * n_children + 8 * n_segments + CHUNK.size * n_chunks
+    # Of a newer version nothing more is known.
+    if fixed[:2] == (MAGIC, VERSION) and not least <= total <= least + MAX_CHILD_BYTES * n_children:
+        raise CorruptedStateError(key, where, f"its header's counts do not fit into {total} bytes")
     return total
 
 
@@ -340,6 +349,9 @@ def _encode_header(key: str, state: Content, children: Sequence[str], table: Seq
         *(CHUNK.pack(*chunk) for chunk in table),
     ]
     payload = b"".join(parts)
+    if len(payload) > MAX_HEADER_BYTES - MIN_RECORD_BYTES:
+        msg = f"a state of {len(lengths)} buffers with {len(names)} references has too large a header: use fewer"
+        raise ValueError(msg)
     head = PREFIX.pack(SKIPPABLE, len(payload) + DIGEST_BYTES) + payload
     return head + blake3.blake3(head).digest()
 

@@ -26,7 +26,8 @@ SMALL_BYTES = 256 << 10
 """Files up to this size are read in one go when they are opened."""
 FRESH_SECONDS = 60.0
 """A file younger than this may not be on the disk yet, if its writer did not wait for that."""
-TRIES = 3
+TRIES = 50
+"""How often a name may be taken when we publish, and free or damaged when we look: someone removes what others write."""
 LOCKED_BYTES = 1 << 20
 """From this raw size on, writers of the same state wait for each other."""
 LOCK_SECONDS = 10.0
@@ -92,7 +93,7 @@ class DirectoryStore:
         if found is None:
             return False
         _refuse_special(path, found)
-        return found.size_bytes >= record.MIN_RECORD_BYTES
+        return found.size_bytes >= record.MIN_RECORD_BYTES and self._settle(path, found)
 
     def is_whole(self, key: str) -> bool:
         """Read and verify all of a state."""
@@ -111,15 +112,20 @@ class DirectoryStore:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
         path = self.path(key)
         thorough = heal or key in self._suspects
-        if self._believe(key, path, check=thorough):
+        found = self._look(key, path, check=thorough)
+        if found.there:
             return False
         size_bytes = sum(map(len, state.segments))
-        if size_bytes < LOCKED_BYTES:
+        if size_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(key, path, state, children)
-        # Many tasks may be storing this very state now: one writes it, the others wait and find it.
+        # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
         lock = f"{self.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
         with locks.saving_work(lock, LOCK_SECONDS + size_bytes / SLOW_BYTES_PER_SECOND):
-            return not self._believe(key, path, check=thorough) and self._write(key, path, state, children)
+            found = self._look(key, path, check=thorough)
+            if found.there:
+                return False
+            self._make_room(key, path, found)
+            return self._write(key, path, state, children)
 
     def strays(self) -> Iterator[Stray]:
         """List what is in the tree and is no state: temporary files, and what does not belong there.
@@ -154,9 +160,11 @@ class DirectoryStore:
             if self._publish(key, parts):
                 return True
             # Another writer was first: what it wrote has to be whole.
-            if self._believe(key, path, check=True):
+            found = self._look(key, path, check=True)
+            if found.there:
                 return False
-        raise StoreError(path, 0, "other writers keep putting damaged files there: check their hosts")
+            self._make_room(key, path, found)
+        raise StoreError(path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
 
     def watch(self, key: str, attempt: Callable[[], Result]) -> Result:
         """Do it; once more where bytes were wrong, and up to three times where the file was replaced meanwhile.
@@ -167,34 +175,39 @@ class DirectoryStore:
             try:
                 return attempt()
             except CorruptedStateError:
+                # Perhaps healed by another host: then the name is another file now.
+                files.look_anew(self._folders(key))
                 break
             except StoreError as error:
                 if not files.is_stale(error):
                     raise
+                # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
+                files.look_anew(self._folders(key))
         try:
             return attempt()
         except CorruptedStateError:
             self._suspects.add(key)
             raise
 
-    def _believe(self, key: str, path: str, *, check: bool) -> bool:
-        """Say whether a state is there; a damaged one is set aside, so that its name is free.
-
-        After one look-up, by its size; with `check`, after reading and verifying all of it.
-        """
+    def _look(self, key: str, path: str, *, check: bool) -> "_Look":
+        """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
         found = files.look(path)
         if found is None:
-            return False
+            return _Look(there=False)
         _refuse_special(path, found)
-        if found.size_bytes >= record.MIN_RECORD_BYTES:
-            damaged = self._is_damaged(key) if check else False
-            if damaged is None:
-                return False
-            if not damaged:
-                return self._settle(path, found)
-        _log.warning("state %r is damaged: %s is set aside as %s", key, path, files.set_aside(path))
+        if found.size_bytes < record.MIN_RECORD_BYTES:
+            return _Look(there=False, damaged=found)
+        damaged = self._is_damaged(key) if check else False
+        if damaged:
+            return _Look(there=False, damaged=found)
+        return _Look(there=damaged is not None and self._settle(path, found))
+
+    def _make_room(self, key: str, path: str, found: "_Look") -> None:
+        """Set a damaged file aside, so that its name is free; it is kept."""
+        if found.damaged is not None:
+            aside = files.set_aside(path, found.damaged.identity)
+            _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside)
         self._suspects.discard(key)
-        return False
 
     def _is_damaged(self, key: str) -> bool | None:
         """Read and verify all of a state; None if it is gone meanwhile."""
@@ -212,7 +225,7 @@ class DirectoryStore:
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            files.forget_miss(self._folders(key), pause_seconds)
+            files.look_anew(self._folders(key), pause_seconds)
         opened = files.open_file(path)
         if opened is None:
             raise StateNotFoundError(key, self.root, self._hint(key))
@@ -257,7 +270,7 @@ class DirectoryStore:
     def _settle(self, path: str, found: files.Status) -> bool:
         """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
         fresh = files.now_ns() / 1e9 - found.modified < FRESH_SECONDS
-        return not (self.durable and fresh) or files.is_network(path) or files.sync_file(path)
+        return not (self.durable and fresh) or files.is_network(self.root) or files.sync_file(path)
 
     def _folder(self, key: str) -> str:
         return "/".join((self.root, *address.shard(key, self.config.levels)))
@@ -271,6 +284,10 @@ class DirectoryStore:
 
     def _open(self, *, create: bool) -> Config:
         config = self._read_config()
+        if config is None:
+            # Another host may have made it since this one looked.
+            files.look_anew([self.root.rpartition("/")[0] or "/", self.root])
+            config = self._read_config()
         if config is not None:
             return config
         if not create:
@@ -318,6 +335,13 @@ class DirectoryStore:
         if any(name.endswith(".p") for name in foreign):
             reason += "; it looks like a store of the original ANA, whose files this version does not read"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+
+
+class _Look(NamedTuple):
+    """What a look for a state found: it, nothing, or a damaged file in its place."""
+
+    there: bool
+    damaged: files.Status | None = None
 
 
 def _refuse_special(path: str, found: files.Status) -> None:
