@@ -27,7 +27,7 @@ SMALL_BYTES = 256 << 10
 FRESH_SECONDS = 60.0
 """A file younger than this may not be on the disk yet, if its writer did not wait for that."""
 TRIES = 50
-"""How often a name may be taken when we publish, and free or damaged when we look: someone removes what others write."""
+"""How often a name may be taken when we publish, and free or damaged when we look, while others write and remove."""
 LOCKED_BYTES = 1 << 20
 """From this raw size on, writers of the same state wait for each other."""
 LOCK_SECONDS = 10.0
