@@ -11,37 +11,20 @@ from typing import Any
 from ana import record, saving
 from ana.errors import ANAError, StateNotFoundError
 from ana.pickling import load
+from ana.stores.memory import FoundInMemory
 
 __all__ = ["MethodStore"]
-
-
-class _Found:
-    def __init__(self, key: str, state: object, where: str) -> None:
-        content, children = saving.serialise("", state)
-        data = b"".join(record.encode(key, content, children, created_ns=time.time_ns()))
-        self.where = where
-        self.header = record.parse_header(data, len(data), key, where)
-        self._data = data
-
-    def segments(self) -> list[bytearray | bytes]:
-        return record.decode(self.header, record.reader(self._data), self.where)
-
-    def verify(self) -> None:
-        """Do nothing: it was made a moment ago."""
-
-    def release(self) -> None:
-        """Nothing is held open."""
 
 
 class MethodStore:
     """A store over two functions: `store_state(uuid, state)` and `load_state(uuid)`. As safe as they are."""
 
+    private = False
+
     def __init__(self, home: str, store_state: Callable[[str, Any], object], load_state: Callable[[str], Any]) -> None:
         self.home = home
         self._store_state = store_state
         self._load_state = load_state
-
-    private = False
 
     def has(self, key: str) -> bool:
         """Say whether the state loads; there is no cheaper way to know."""
@@ -55,7 +38,7 @@ class MethodStore:
             return False
         return True
 
-    def get(self, key: str, *, patient: bool = True) -> _Found:  # noqa: ARG002 - it has its own idea of waiting
+    def get(self, key: str, *, patient: bool = True) -> FoundInMemory:  # noqa: ARG002 - it has its own idea of waiting
         """Load a state. Whatever the method raises means that it is not there."""
         try:
             state = self._load_state(key)
@@ -63,7 +46,9 @@ class MethodStore:
             raise
         except Exception as error:
             raise StateNotFoundError(key, self.home, f"{type(error).__name__}: {error}") from error
-        return _Found(key, state, self.home)
+        content, children = saving.serialise("", state)
+        data = b"".join(record.encode(key, content, children, created_ns=time.time_ns()))
+        return FoundInMemory(data, key, self.home)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:  # noqa: ARG002 - the state itself names its children
         """Hand the state over, unless it is there already."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ana import address, identity, loading, record, unloaded
+from ana import address, chunks, identity, loading, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
@@ -283,7 +283,7 @@ def _make(layer: object, options: dict[str, Any]) -> DataLayer:
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - one per process, replaced after fork
     _lock = threading.RLock()
-    record.reset_codecs()
+    chunks.reset_codecs()
     for layer in list(by_home.values()):
         layer.live.renew_lock()
     loading.reset_after_fork()

@@ -5,16 +5,13 @@ zstd frame of its own. `docs/format.md` gives it byte by byte.
 """
 
 import struct
-import threading
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import blake3
-import zstandard
 
-from ana import address
+from ana import address, chunks
+from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError, UnsupportedFormatError
 
 __all__ = ["Chunk", "Content", "Header", "content", "decode", "encode", "header_size", "parse_header", "verify"]
@@ -22,44 +19,21 @@ __all__ = ["Chunk", "Content", "Header", "content", "decode", "encode", "header_
 VERSION = 1
 MAGIC = b"ANA\x00PKL\n"
 SKIPPABLE = 0x184D2A50
-FRAME_MAGIC = 0xFD2FB528
 PREFIX = struct.Struct("<II")
 FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
 MIN_RECORD_BYTES = PREFIX.size + FIXED.size + DIGEST_BYTES
 
-ZSTD, RAW = 0, 1
-"""How a chunk is stored: a compressed frame (digest over it), or a frame of raw blocks (digest over the content)."""
-
 PIECE_BYTES = 4 << 20
 """Content is cut into pieces of this size at the most; each is one chunk and one leaf of the address."""
 LARGE_BYTES = 256 << 10
 """A buffer from this size on has chunks of its own, so that it can be read straight into its place."""
-MAX_CHUNK_BYTES = 16 << 20
-"""No reader accepts a chunk that claims more raw bytes: it bounds what one chunk can make us allocate."""
-BLOCK_BYTES = 128 << 10
-"""The most that a zstd block may hold (RFC 8878, section 3.1.1.2.4)."""
-DEFAULT_LEVEL = 1
-
 MAX_HEADER_BYTES = 256 << 20
 """No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
 
 MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS
 """A key has up to 200 characters of up to four bytes."""
-
-_SAMPLE_BYTES = 16 << 10
-_WORTHWHILE = 0.95
-"""Compression that saves less than 5 % costs more time than it saves."""
-
-
-class Chunk(NamedTuple):
-    """One entry of the chunk table; sizes in bytes."""
-
-    stored: int
-    raw: int
-    method: int
-    digest: bytes
 
 
 class Header(NamedTuple):
@@ -89,9 +63,6 @@ class Content(NamedTuple):
 
 Bytes = bytes | bytearray | memoryview
 
-Read = Callable[[int, Sequence[memoryview]], None]
-"""Fills the given writable views with the record's bytes from an offset on."""
-
 
 def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Cut segments, laid end to end, into pieces (offset, size): large ones alone, small ones together."""
@@ -115,8 +86,8 @@ def content(class_name: str, segments: Sequence[memoryview]) -> Content:
     """Hash a state: its pieces, and from their digests and the class's name its content digest."""
     lengths = [len(segment) for segment in segments]
     pieces = plan(lengths)
-    space = _Space(segments)
-    leaves = [_hash(space.views(start, size)) for start, size in pieces]
+    space = Space(segments)
+    leaves = [chunks.digest(space.views(start, size)) for start, size in pieces]
     return Content(class_name, segments, pieces, leaves, address.content_digest(class_name, lengths, leaves))
 
 
@@ -126,17 +97,17 @@ def encode(
     children: Sequence[str] = (),
     *,
     created_ns: int = 0,
-    level: int = DEFAULT_LEVEL,
+    level: int = chunks.DEFAULT_LEVEL,
 ) -> list[memoryview | bytes]:
     """Return a record as a list of byte strings, to be written one after the other.
 
     Incompressible pieces are views of the caller's own buffers between block headers: nothing is copied.
     """
-    space = _Space(state.segments)
+    space = Space(state.segments)
     body: list[memoryview | bytes] = []
     table: list[Chunk] = []
     for (start, size), leaf in zip(state.pieces, state.leaves, strict=True):
-        chunk, parts = _encode_chunk(space.views(start, size), size, leaf, level)
+        chunk, parts = chunks.encode(space.views(start, size), size, leaf, level)
         table.append(chunk)
         body.extend(parts)
     return [_encode_header(key, state, children, table, created_ns), *body]
@@ -190,28 +161,24 @@ def decode(header: Header, read: Read, where: str) -> list[bytearray | bytes]:
 
     `read` gets offsets into the record. Raises CorruptedStateError; what `read` raises passes through.
     """
-    whole = _decode_small(header, read, where)
-    if whole is not None:
-        return [whole]
+    if len(header.segments) == len(header.chunks) == 1 and header.chunks[0].method == chunks.ZSTD:
+        # Without copying its content once more.
+        found: list[bytes] = []
+        _each(header, where, lambda chunk, offset, _: found.append(chunks.read_compressed(chunk, read, offset)))
+        return list(found)
     segments = [bytearray(length) for length in header.segments]
-    space = _Space([memoryview(segment) for segment in segments])
-    offset, start = header.header_bytes, 0
-    for number, chunk in enumerate(header.chunks):
-        _decode_chunk(header, number, read, offset, space.views(start, chunk.raw), where)
-        offset += chunk.stored
-        start += chunk.raw
+    space = Space([memoryview(segment) for segment in segments])
+    _each(
+        header,
+        where,
+        lambda chunk, offset, start: chunks.read(chunk, read, offset, space.views(start, chunk.raw)),
+    )
     return list(segments)
 
 
 def verify(header: Header, read: Read, where: str) -> None:
     """Read all chunks and check their digests, without decompressing. Raises CorruptedStateError."""
-    offset = header.header_bytes
-    for number, chunk in enumerate(header.chunks):
-        if chunk.method == RAW:
-            _read_raw(header, number, read, offset, [memoryview(bytearray(chunk.raw))], where)
-        else:
-            _read_frame(header, number, read, offset, where)
-        offset += chunk.stored
+    _each(header, where, lambda chunk, offset, _: chunks.verify(chunk, read, offset))
 
 
 def reader(data: Bytes) -> Read:
@@ -226,99 +193,16 @@ def reader(data: Bytes) -> Read:
     return read
 
 
-def reset_codecs() -> None:
-    """Forget this process's (de)compressors: for a forked child, which shares none with its parent."""
-    global _codecs  # noqa: PLW0603 - one per process, replaced after fork
-    _codecs = _Codecs()
-
-
-class _Space:
-    """Segments laid end to end, addressed as one range of bytes."""
-
-    def __init__(self, segments: Sequence[memoryview]) -> None:
-        self.segments = segments
-        self.starts = list(accumulate((len(segment) for segment in segments), initial=0))
-
-    def views(self, start: int, size: int) -> list[memoryview]:
-        """Return the views that make up the range of `size` bytes from `start` on, in order."""
-        views = []
-        index = bisect_right(self.starts, start, hi=len(self.segments)) - 1
-        while size > 0:
-            segment = self.segments[index]
-            at = start - self.starts[index]
-            view = segment[at : at + size]
-            if len(view):
-                views.append(view)
-            start += len(view)
-            size -= len(view)
-            index += 1
-        return views
-
-
-class _Codecs(threading.local):
-    """(De)compressors of one thread: sharing one between threads crashes zstandard."""
-
-    def __init__(self) -> None:
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK_BYTES)
-
-    def compressor(self, level: int) -> zstandard.ZstdCompressor:
-        found = self.compressors.get(level)
-        if found is None:
-            found = self.compressors[level] = zstandard.ZstdCompressor(
-                level=level, write_content_size=True, write_checksum=False
-            )
-        return found
-
-
-_codecs = _Codecs()
-
-
-def _hash(views: Sequence[memoryview]) -> bytes:
-    if len(views) == 1:
-        return blake3.blake3(views[0]).digest()
-    hasher = blake3.blake3()
-    for view in views:
-        hasher.update(view)
-    return hasher.digest()
-
-
-def _encode_chunk(
-    views: list[memoryview], size: int, leaf: bytes, level: int
-) -> tuple[Chunk, list[memoryview | bytes]]:
-    data = views[0] if len(views) == 1 else memoryview(b"".join(views))
-    if _compressible(data, level):
-        frame = _codecs.compressor(level).compress(data)
-        if len(frame) < size * _WORTHWHILE:
-            return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
-    parts: list[memoryview | bytes] = []
-    for start, header in _raw_blocks(size):
-        parts += [header, data[start : start + BLOCK_BYTES]]
-    return Chunk(sum(map(len, parts)), size, RAW, leaf), parts
-
-
-def _compressible(data: memoryview, level: int) -> bool:
-    """Guess from three samples whether a large piece is worth compressing; small ones are just tried."""
-    if len(data) < LARGE_BYTES:
-        return True
-    starts = (0, (len(data) - _SAMPLE_BYTES) // 2, len(data) - _SAMPLE_BYTES)
-    sample = b"".join(data[start : start + _SAMPLE_BYTES] for start in starts)
-    return len(_codecs.compressor(level).compress(sample)) < len(sample) * _WORTHWHILE
-
-
-def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset into the content, the bytes before it) of a zstd frame of raw blocks (RFC 8878, 3.1.1)."""
-    if size < 256:  # noqa: PLR2004 - the size field's widths
-        lead = struct.pack("<IBB", FRAME_MAGIC, 0x20, size)
-    elif size < 65536 + 256:
-        lead = struct.pack("<IBH", FRAME_MAGIC, 0x60, size - 256)
-    else:
-        lead = struct.pack("<IBI", FRAME_MAGIC, 0xA0, size)
-    for start in range(0, size, BLOCK_BYTES):
-        block = min(BLOCK_BYTES, size - start)
-        last = start + block == size
-        yield start, lead + (block << 3 | last).to_bytes(3, "little")
-        lead = b""
+def _each(header: Header, where: str, work: Callable[[Chunk, int, int], object]) -> None:
+    """Call `work` with each chunk, its offset in the record, and that of its content among the segments."""
+    offset, start = header.header_bytes, 0
+    for number, chunk in enumerate(header.chunks):
+        try:
+            work(chunk, offset, start)
+        except chunks.Damaged as error:
+            raise CorruptedStateError(header.key, where, f"chunk {number} {error}") from None
+        offset += chunk.stored
+        start += chunk.raw
 
 
 def _encode_header(key: str, state: Content, children: Sequence[str], table: Sequence[Chunk], created_ns: int) -> bytes:
@@ -409,72 +293,5 @@ def _check_sums(header: Header, size_bytes: int, key: str, where: str) -> None:
         expected = header.header_bytes + header.stored_bytes
         raise CorruptedStateError(key, where, f"it has {size_bytes} bytes instead of {expected}")
     for chunk in header.chunks:
-        if not 0 < chunk.raw <= MAX_CHUNK_BYTES or chunk.method not in (ZSTD, RAW) or not _stored_fits(chunk):
+        if not chunks.is_possible(chunk):
             raise CorruptedStateError(key, where, "its chunk table holds impossible sizes")
-
-
-def _stored_fits(chunk: Chunk) -> bool:
-    if chunk.method == RAW:
-        return chunk.stored == chunk.raw + sum(len(header) for _, header in _raw_blocks(chunk.raw))
-    # ZSTD_COMPRESSBOUND, generously: a frame that is larger than its content is no frame of ours.
-    # Nor does zstd do with less than three bytes for a block of 128 KiB.
-    return 3 * chunk.raw // BLOCK_BYTES < chunk.stored <= chunk.raw + (chunk.raw >> 7) + 1024
-
-
-def _decode_small(header: Header, read: Read, where: str) -> bytes | None:
-    """Decode a record of one segment in one compressed chunk without copying its content; else return None."""
-    if len(header.segments) != 1 or len(header.chunks) != 1 or header.chunks[0].method != ZSTD:
-        return None
-    return _decompress(header, 0, _read_frame(header, 0, read, header.header_bytes, where), where)
-
-
-def _decode_chunk(header: Header, number: int, read: Read, offset: int, targets: list[memoryview], where: str) -> None:
-    chunk = header.chunks[number]
-    if chunk.method == RAW:
-        _read_raw(header, number, read, offset, targets, where)
-        return
-    content_bytes = memoryview(_decompress(header, number, _read_frame(header, number, read, offset, where), where))
-    for target in targets:
-        target[:] = content_bytes[: len(target)]
-        content_bytes = content_bytes[len(target) :]
-
-
-def _read_frame(header: Header, number: int, read: Read, offset: int, where: str) -> bytearray:
-    chunk = header.chunks[number]
-    frame = bytearray(chunk.stored)
-    read(offset, [memoryview(frame)])
-    if blake3.blake3(frame).digest() != chunk.digest:
-        raise CorruptedStateError(header.key, where, f"chunk {number} does not match its checksum")
-    return frame
-
-
-def _decompress(header: Header, number: int, frame: bytearray, where: str) -> bytes:
-    """Decompress a verified frame, after checking that it claims exactly the size that the table says."""
-    expected = header.chunks[number].raw
-    try:
-        claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed != expected:
-            raise CorruptedStateError(header.key, where, f"chunk {number} claims {claimed} bytes instead of {expected}")
-        data: bytes = _codecs.decompressor.decompress(frame, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise CorruptedStateError(header.key, where, f"chunk {number} cannot be decompressed ({error})") from None
-    if len(data) != expected:
-        raise CorruptedStateError(header.key, where, f"chunk {number} has {len(data)} bytes instead of {expected}")
-    return data
-
-
-def _read_raw(header: Header, number: int, read: Read, offset: int, targets: list[memoryview], where: str) -> None:
-    """Read a frame of raw blocks with its content going straight to its place, block headers aside."""
-    chunk = header.chunks[number]
-    expected = b""
-    space = _Space(targets)
-    scratch: list[bytearray] = []
-    views: list[memoryview] = []
-    for start, lead in _raw_blocks(chunk.raw):
-        expected += lead
-        scratch.append(bytearray(len(lead)))
-        views.append(memoryview(scratch[-1]))
-        views += space.views(start, min(BLOCK_BYTES, chunk.raw - start))
-    read(offset, views)
-    if b"".join(scratch) != expected or _hash(targets) != chunk.digest:
-        raise CorruptedStateError(header.key, where, f"chunk {number} does not match its checksum")

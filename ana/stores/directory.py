@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from ana import address, files, locks, record
+from ana import address, chunks, files, locks, record
 from ana.errors import (
     CorruptedStateError,
     StateNotFoundError,
@@ -392,7 +392,7 @@ class _Found:
             self._opened.close()
             self._opened = None
 
-    def _with_file(self, work: Callable[[record.Header, record.Read, str], Result]) -> Result:
+    def _with_file(self, work: Callable[[record.Header, chunks.Read, str], Result]) -> Result:
         opened, self._opened = self._opened, None
         again = opened is None
         with opened or self._store._find(self._key, self.where, patient=True) as opened:  # noqa: SLF001 - its own part

@@ -8,19 +8,23 @@ from typing import Any
 from ana import record
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 
-__all__ = ["MemoryStore"]
+__all__ = ["FoundInMemory", "MemoryStore"]
 
 
-class _Found:
+class FoundInMemory:
+    """A record that is in memory, whole."""
+
     def __init__(self, data: bytes, key: str, where: str) -> None:
         self.where = where
         self.header = record.parse_header(data, len(data), key, where)
         self._data = data
 
     def segments(self) -> list[bytearray | bytes]:
+        """Verify and decompress the content."""
         return record.decode(self.header, record.reader(self._data), self.where)
 
     def verify(self) -> None:
+        """Check the content's digests."""
         record.verify(self.header, record.reader(self._data), self.where)
 
     def release(self) -> None:
@@ -44,7 +48,7 @@ class MemoryStore:
         with self._reported(key):
             return key in self.mapping
 
-    def get(self, key: str, *, patient: bool = True) -> _Found:  # noqa: ARG002 - a mapping answers for good
+    def get(self, key: str, *, patient: bool = True) -> FoundInMemory:  # noqa: ARG002 - a mapping answers for good
         """Find and verify a state's header."""
         try:
             with self._reported(key):
@@ -55,7 +59,7 @@ class MemoryStore:
         if not isinstance(data, bytes | bytearray | memoryview):
             reason = f"the mapping holds a {type(data).__name__}, not bytes"
             raise CorruptedStateError(key, f"{self.home}[{key}]", reason)
-        return _Found(bytes(data), key, f"{self.home}[{key}]")
+        return FoundInMemory(bytes(data), key, f"{self.home}[{key}]")
 
     def is_whole(self, key: str) -> bool:
         """Verify the whole record."""

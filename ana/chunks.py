@@ -1,0 +1,222 @@
+"""Chunks: pieces of a state's content as zstd frames, compressed or of raw blocks, each under a digest.
+
+Pure: bytes in, bytes out. `docs/format.md` describes the frames.
+"""
+
+import struct
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import blake3
+import zstandard
+
+__all__ = ["Chunk", "Damaged", "Read", "Space", "digest", "encode", "is_possible", "read", "read_compressed", "verify"]
+
+ZSTD, RAW = 0, 1
+"""How a chunk is stored: a compressed frame (digest over it), or a frame of raw blocks (digest over the content)."""
+
+FRAME_MAGIC = 0xFD2FB528
+MAX_CHUNK_BYTES = 16 << 20
+"""No reader accepts a chunk that claims more raw bytes: it bounds what one chunk can make us allocate."""
+BLOCK_BYTES = 128 << 10
+"""The most that a zstd block may hold (RFC 8878, section 3.1.1.2.4)."""
+DEFAULT_LEVEL = 1
+
+_SAMPLED_BYTES = 256 << 10
+_SAMPLE_BYTES = 16 << 10
+_WORTHWHILE = 0.95
+"""Compression that saves less than 5 % costs more time than it saves."""
+
+Read = Callable[[int, Sequence[memoryview]], None]
+"""Fills the given writable views with the record's bytes from an offset on."""
+
+
+class Chunk(NamedTuple):
+    """One entry of the chunk table; sizes in bytes."""
+
+    stored: int
+    raw: int
+    method: int
+    digest: bytes
+
+
+class Damaged(Exception):  # noqa: N818 - what it says of a chunk
+    """A chunk's bytes are not what was written; the message says how that shows."""
+
+
+class Space:
+    """Segments laid end to end, addressed as one range of bytes."""
+
+    def __init__(self, segments: Sequence[memoryview]) -> None:
+        self.segments = segments
+        self.starts = list(accumulate((len(segment) for segment in segments), initial=0))
+
+    def views(self, start: int, size: int) -> list[memoryview]:
+        """Return the views that make up the range of `size` bytes from `start` on, in order."""
+        views = []
+        index = bisect_right(self.starts, start, hi=len(self.segments)) - 1
+        while size > 0:
+            segment = self.segments[index]
+            at = start - self.starts[index]
+            view = segment[at : at + size]
+            if len(view):
+                views.append(view)
+            start += len(view)
+            size -= len(view)
+            index += 1
+        return views
+
+
+class _Codecs(threading.local):
+    """(De)compressors of one thread: sharing one between threads crashes zstandard."""
+
+    def __init__(self) -> None:
+        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK_BYTES)
+
+    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+        found = self.compressors.get(level)
+        if found is None:
+            found = self.compressors[level] = zstandard.ZstdCompressor(
+                level=level, write_content_size=True, write_checksum=False
+            )
+        return found
+
+
+_codecs = _Codecs()
+
+
+def digest(views: Sequence[memoryview]) -> bytes:
+    """Return the 32 bytes of blake3 over the views, one after the other."""
+    if len(views) == 1:
+        return blake3.blake3(views[0]).digest()
+    hasher = blake3.blake3()
+    for view in views:
+        hasher.update(view)
+    return hasher.digest()
+
+
+def encode(views: Sequence[memoryview], size: int, leaf: bytes, level: int) -> tuple[Chunk, list[memoryview | bytes]]:
+    """Return a chunk's entry and bytes; `leaf` is the digest of its content of `size` bytes.
+
+    Incompressible content is not copied: its views come back between block headers.
+    """
+    data = views[0] if len(views) == 1 else memoryview(b"".join(views))
+    if _compressible(data, level):
+        frame = _codecs.compressor(level).compress(data)
+        if len(frame) < size * _WORTHWHILE:
+            return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
+    parts: list[memoryview | bytes] = []
+    for start, header in _raw_blocks(size):
+        parts += [header, data[start : start + BLOCK_BYTES]]
+    return Chunk(sum(map(len, parts)), size, RAW, leaf), parts
+
+
+def is_possible(chunk: Chunk) -> bool:
+    """Say whether an entry's sizes can be those of a chunk; nothing is allocated for one whose cannot."""
+    if not 0 < chunk.raw <= MAX_CHUNK_BYTES:
+        return False
+    if chunk.method == RAW:
+        return chunk.stored == chunk.raw + sum(len(header) for _, header in _raw_blocks(chunk.raw))
+    # ZSTD_COMPRESSBOUND, generously: a frame that is larger than its content is no frame of ours.
+    # Nor does zstd do with less than three bytes for a block of 128 KiB.
+    least, most = 3 * chunk.raw // BLOCK_BYTES, chunk.raw + (chunk.raw >> 7) + 1024
+    return chunk.method == ZSTD and least < chunk.stored <= most
+
+
+def read(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> None:
+    """Read a chunk, verify it, and put its content into the targets. Raises Damaged."""
+    if chunk.method == RAW:
+        _read_raw(chunk, source, offset, targets)
+        return
+    content = memoryview(read_compressed(chunk, source, offset))
+    for target in targets:
+        target[:] = content[: len(target)]
+        content = content[len(target) :]
+
+
+def read_compressed(chunk: Chunk, source: Read, offset: int) -> bytes:
+    """Return the content of a compressed chunk, verified before it is decompressed. Raises Damaged."""
+    frame = _read_frame(chunk, source, offset)
+    try:
+        # Before anything is allocated for it.
+        claimed = zstandard.get_frame_parameters(frame).content_size
+        if claimed != chunk.raw:
+            msg = f"claims {claimed} bytes instead of {chunk.raw}"
+            raise Damaged(msg)
+        data: bytes = _codecs.decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        msg = f"cannot be decompressed ({error})"
+        raise Damaged(msg) from None
+    if len(data) != chunk.raw:
+        msg = f"has {len(data)} bytes instead of {chunk.raw}"
+        raise Damaged(msg)
+    return data
+
+
+def verify(chunk: Chunk, source: Read, offset: int) -> None:
+    """Read a chunk and check its digest, without decompressing. Raises Damaged."""
+    if chunk.method == RAW:
+        _read_raw(chunk, source, offset, [memoryview(bytearray(chunk.raw))])
+    else:
+        _read_frame(chunk, source, offset)
+
+
+def reset_codecs() -> None:
+    """Forget this process's (de)compressors: for a forked child, which shares none with its parent."""
+    global _codecs  # noqa: PLW0603 - one per process, replaced after fork
+    _codecs = _Codecs()
+
+
+def _compressible(data: memoryview, level: int) -> bool:
+    """Guess from three samples whether a large piece is worth compressing; small ones are just tried."""
+    if len(data) < _SAMPLED_BYTES:
+        return True
+    starts = (0, (len(data) - _SAMPLE_BYTES) // 2, len(data) - _SAMPLE_BYTES)
+    sample = b"".join(data[start : start + _SAMPLE_BYTES] for start in starts)
+    return len(_codecs.compressor(level).compress(sample)) < len(sample) * _WORTHWHILE
+
+
+def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset into the content, the bytes before it) of a zstd frame of raw blocks (RFC 8878, 3.1.1)."""
+    if size < 256:  # noqa: PLR2004 - the size field's widths
+        lead = struct.pack("<IBB", FRAME_MAGIC, 0x20, size)
+    elif size < 65536 + 256:
+        lead = struct.pack("<IBH", FRAME_MAGIC, 0x60, size - 256)
+    else:
+        lead = struct.pack("<IBI", FRAME_MAGIC, 0xA0, size)
+    for start in range(0, size, BLOCK_BYTES):
+        block = min(BLOCK_BYTES, size - start)
+        last = start + block == size
+        yield start, lead + (block << 3 | last).to_bytes(3, "little")
+        lead = b""
+
+
+def _read_frame(chunk: Chunk, source: Read, offset: int) -> bytearray:
+    frame = bytearray(chunk.stored)
+    source(offset, [memoryview(frame)])
+    if blake3.blake3(frame).digest() != chunk.digest:
+        raise Damaged(_MISMATCH)
+    return frame
+
+
+_MISMATCH = "does not match its checksum"
+
+
+def _read_raw(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> None:
+    """Read a frame of raw blocks with its content going straight to its place, block headers aside."""
+    expected = b""
+    space = Space(targets)
+    scratch: list[bytearray] = []
+    views: list[memoryview] = []
+    for start, lead in _raw_blocks(chunk.raw):
+        expected += lead
+        scratch.append(bytearray(len(lead)))
+        views.append(memoryview(scratch[-1]))
+        views += space.views(start, min(BLOCK_BYTES, chunk.raw - start))
+    source(offset, views)
+    if b"".join(scratch) != expected or digest(targets) != chunk.digest:
+        raise Damaged(_MISMATCH)
