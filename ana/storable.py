@@ -1,6 +1,7 @@
 """Storable, StorableABC, Ref: identity and the pickle protocol, as seen by the classes of users."""
 
 import sys
+import weakref
 from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,9 @@ _CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = 
     set: (lambda obj: list(set.__iter__(obj)), set.update),
 }
 """How the content of a built-in base is taken and given back, past the class's own methods."""
+
+
+_slots_of: "weakref.WeakKeyDictionary[type, dict[str, MemberDescriptorType]]" = weakref.WeakKeyDictionary()
 
 
 class _UUID:
@@ -303,6 +307,9 @@ def _set_attributes(obj: Any, state: dict[str, Any]) -> None:
 
 def _slots(cls: type) -> dict[str, MemberDescriptorType]:
     """Return the slots of a class and its Python bases; a private "__x" goes by the name "_Class__x"."""
+    known = _slots_of.get(cls)
+    if known is not None:
+        return known
     found: dict[str, MemberDescriptorType] = {}
     for base in cls.__mro__:
         if unloaded.is_made_in_c(base):
@@ -310,6 +317,7 @@ def _slots(cls: type) -> dict[str, MemberDescriptorType]:
         for name, member in vars(base).items():
             if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
                 found.setdefault(name, member)
+    _slots_of[cls] = found
     return found
 
 

@@ -41,6 +41,7 @@ _EMPTY: dict[type, Callable[[Any], object]] = {
     list: list.clear,
 }
 
+_builtin_bases: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 
 
@@ -52,7 +53,10 @@ def is_made_in_c(cls: type) -> bool:
 
 def builtin_base(cls: type) -> type:
     """Return the type that lays out the instances of `cls`: the first of its bases that was made in C."""
-    return next(base for base in cls.__mro__ if is_made_in_c(base))
+    found = _builtin_bases.get(cls)
+    if found is None:
+        found = _builtin_bases[cls] = next(base for base in cls.__mro__ if is_made_in_c(base))
+    return found
 
 
 def make_shell(cls: type) -> Any:

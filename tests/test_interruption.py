@@ -98,6 +98,7 @@ def impatient(monkeypatch):
 
 
 def lock_path(store, key):
+    """Return the path of the lock that writers of a key use."""
     return store / ".ana" / "locks" / f"{raw_tree.path_of(store, key).parts[-3]}.lock"
 
 
@@ -165,20 +166,21 @@ print(len(written))
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EIO", "EACCES"])
 def test_locks_that_do_not_work_are_passed_over(tmp_path, monkeypatch, impatient, code):
-    """A filesystem whose flock fails, in whatever way, stores all the same. (A fault that cannot be made here.)"""
+    """A filesystem whose flock fails, in whatever way, stores all the same."""
     import errno
 
     def flock(*_):
         raise OSError(getattr(errno, code), code)
 
     layer = ana.set_dl(pickle_dir=tmp_path / "store")
+    # A fault that no filesystem here has.
     monkeypatch.setattr(fcntl, "flock", flock)
     layer.store_state("large", LARGE)
     assert layer.load_state("large") == LARGE
 
 
 def test_a_lock_server_that_hangs_is_left_behind(tmp_path, monkeypatch, impatient):
-    """A lock call that does not return holds a writer up for a bounded time. (A fault that cannot be made here.)"""
+    """A lock call that does not return holds a writer up for a bounded time."""
     released = threading.Event()
     layer = ana.set_dl(pickle_dir=tmp_path / "store")
     monkeypatch.setattr(fcntl, "flock", lambda *_: released.wait(60))
@@ -190,7 +192,7 @@ def test_a_lock_server_that_hangs_is_left_behind(tmp_path, monkeypatch, impatien
 
 
 def test_locks_that_exclude_nobody_do_no_harm(tmp_path, monkeypatch):
-    """Where everybody gets the lock at once, the state is stored once, whole. (As with `nolock` mounts.)"""
+    """Where everybody gets the lock at once, the state is stored once, whole, as on `nolock` mounts."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     layer = ana.set_dl(pickle_dir=tmp_path / "store")
     threads = [threading.Thread(target=layer.store_state, args=("large", LARGE)) for _ in range(8)]
