@@ -17,6 +17,7 @@ from ana.errors import ANAError, StateLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+from contextlib import suppress
 
 __all__ = ["Source", "class_name", "load", "loading_from", "reset_after_fork"]
 
@@ -211,6 +212,9 @@ def _end(session: _Session) -> None:
             for claim in filled:
                 claim.layer.live.put(claim.key, claim.shell)
                 _release(claim)
+            for claim in [claim for claim in _claims.values() if claim.session is session]:
+                # A signal handler raised where nobody had taken care of it yet.
+                _abandon(claim)
             session.ended = False
             session.borrowed.clear()
             _changed.notify_all()
@@ -285,18 +289,16 @@ def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
     except ANAError:
         return None
     cls = _find_class(found.header.class_name, parent.cls)
-    if cls is None or getattr(cls, "_ana_lazy", True):
-        found.release()
-        return None
-    with _changed:
-        if (parent.layer.uuid, key) in _claims or parent.layer.live.get(key) is not None:
-            found.release()
-            return None
-        claim = _claims[parent.layer.uuid, key] = _Claim(parent.layer, cls, key, None, session)
-    claim.found = found
-    claim.children = iter(found.header.children)
-    claim.shell = unloaded.make_shell(cls)
-    return claim
+    if cls is not None and not getattr(cls, "_ana_lazy", True):
+        with suppress(TypeError), _changed:
+            if (parent.layer.uuid, key) not in _claims and parent.layer.live.get(key) is None:
+                claim = _Claim(parent.layer, cls, key, unloaded.make_shell(cls), session)
+                claim.found = found
+                claim.children = iter(found.header.children)
+                _claims[parent.layer.uuid, key] = claim
+                return claim
+    found.release()
+    return None
 
 
 def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:

@@ -252,7 +252,8 @@ class Ref(Storable, Generic[Value]):
         self._value = s
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if identity.mark_of(self) is None and pickling.collector() is None:
+        if identity.mark_of(self) is None:
+            # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
             self.make_uuid()
         return super().__reduce__()
 

@@ -203,3 +203,17 @@ def test_in_pools(folder, method):
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
         assert pool.submit(classes.value_of_ref, ref).result(60) == {"k": 1}
         assert pool.submit(classes.back, ref).result(60) is ref
+
+
+def test_a_ref_inside_of_an_object_is_a_reference_without_being_asked(folder):
+    """A Ref that never got a UUID is not part of the state that holds it: it is stored for itself, and stays lazy."""
+    inner = ana.Ref(list(range(100_000)))
+    outer = classes.A(inner)
+    uuid = outer.make_uuid()
+    assert inner.uuid is not None
+    assert classes.file_of(folder, uuid).stat().st_size < 1000
+    del inner, outer
+    ana.set_dl(pickle_dir=folder)
+    found = classes.A.ana_load(uuid)
+    assert "not loaded" in repr(found.x)
+    assert found.x.value == list(range(100_000))
