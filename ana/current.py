@@ -4,7 +4,6 @@
 share the current layer.
 """
 
-import atexit
 import logging
 import os
 import threading
@@ -289,11 +288,4 @@ def _after_fork() -> None:
     loading.reset_after_fork()
 
 
-def _let_go() -> None:
-    """Let loaded objects die before the interpreter takes itself apart: destructors need their modules."""
-    for layer in list(by_home.values()):
-        layer.live.forget_kept()
-
-
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_let_go)

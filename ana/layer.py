@@ -64,6 +64,8 @@ class DataLayer:
         self.strict = strict
         self.recheck_seconds = recheck_seconds
         self.live = identity.LiveObjects(keep_bytes)
+        # With the layer, and before the interpreter takes itself apart: destructors need their modules.
+        weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
             self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True)

@@ -529,3 +529,21 @@ def test_fork_while_other_threads_load(tmp_path, switching):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_what_a_layer_kept_goes_with_it(tmp_path):
+    """Objects that were kept for reuse die with the layer that kept them, though another of its objects lives on."""
+    ana.set_dl(pickle_dir=tmp_path)
+    first, second = classes.A(1), classes.A(2)
+    uuids = [first.make_uuid(), second.make_uuid()]
+    del first, second
+    layer = ana.set_dl(pickle_dir=tmp_path)
+    held = classes.A.ana_load(uuids[0])
+    kept = weakref.ref(classes.A.ana_load(uuids[1]))
+    gc.collect()
+    assert kept() is not None
+    del layer
+    ana.set_dl()
+    gc.collect()
+    assert kept() is None
+    assert held.x == 1
