@@ -13,8 +13,8 @@ import random
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Self
 
 from ana.errors import StoreError, UntrustedStoreError
@@ -92,18 +92,24 @@ class Entry(NamedTuple):
     kind: str
 
 
-@contextmanager
-def reported(path: str) -> Iterator[None]:
-    """Turn the system's errors on `path` into StoreError."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
+class reported:  # noqa: N801 - used as a function; a generator would cost more than the calls that it guards
+    """Context manager: turn the system's errors on `path` into StoreError."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, OSError) or isinstance(error, StoreError):
+            return
         code = error.errno or errno.EIO
         if code in _FOREIGN:
-            raise UntrustedStoreError(path, _FOREIGN[code]) from error
-        raise StoreError(path, code, _HINTS.get(code, "")) from error
+            raise UntrustedStoreError(self.path, _FOREIGN[code]) from error
+        raise StoreError(self.path, code, _HINTS.get(code, "")) from error
 
 
 def look(path: str) -> Status | None:

@@ -84,7 +84,7 @@ class DirectoryStore:
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
-        return f"{self._folder(key)}/{address.file_name(key)}"
+        return "/".join((self.root, *address.shard(key, self.config.levels), address.file_name(key)))
 
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether a file that can be a record is there."""
