@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import address, identity, pickling, record, stores
-from ana.errors import UUIDConflictError
+from ana.errors import CorruptedStateError, UUIDConflictError
 from ana.loading import class_name
 from ana.unloaded import loaded_class
 
@@ -174,6 +174,8 @@ class _Look:
         if mark.given and mark.layer != self.target.uuid:
             # Another content may be stored under a UUID that was given: that shows only when both are compared.
             return False
+        # Not to be believed any more, whatever goes wrong from here on.
+        mark.layer = ""
         if whole and not self.target.store.is_whole(mark.uuid):
             return False
         if not self._has(mark.uuid) or (self.wary and not self._has_descendants(mark)):
@@ -209,7 +211,11 @@ def _put(target: Target, task: _Task, *, heal: bool) -> None:
         return
     written = target.store.put(mark.uuid, task.content, task.child_keys, heal=heal)
     if not written and mark.given:
-        _compare(target, mark.uuid, task.content)
+        try:
+            _compare(target, mark.uuid, task.content)
+        except CorruptedStateError:
+            # Nobody can say any more what it was; it is ours now.
+            target.store.put(mark.uuid, task.content, task.child_keys, heal=True)
     mark.children = task.child_keys
     _note(target, task.obj, mark)
 

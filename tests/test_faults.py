@@ -4,19 +4,18 @@ import contextlib
 import errno
 import functools
 import gc
+import itertools
 import os
 import pickle
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 from classes import A
-from helpers import faults, raw_record, raw_tree
+from helpers import faults, memory, raw_record, raw_tree
 from helpers.faults import Fault
 
 import ana
-from ana import files, identity, maintenance, saving
+from ana import identity, maintenance, mounts, saving
 
 ERRORS = (
     errno.ENOSPC,
@@ -32,6 +31,7 @@ MORE_ERRORS = [
 LINK_ERRORS = (errno.EPERM, errno.EOPNOTSUPP)
 REPEATED = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "unlink": errno.ENOENT, "rename": errno.ENOENT}
 """What an NFS server says to a call that it has done already, when its reply was lost."""
+CHANGES = ("link", "makedirs", "mkdir", "open", "rename", "unlink", "write", "writev")
 SMALL = "small " * 100
 LOCKED = bytes((1 << 20) + 1)
 LARGE = bytes(9 << 20)
@@ -462,13 +462,10 @@ def _be_child(scenario, run, fault):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A folder in memory, if there is one: some of the tests make a thousand trees."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-    else:
-        with tempfile.TemporaryDirectory(prefix="ana-test-", dir="/dev/shm") as place:
-            yield Path(place)
+def folder():
+    """A folder in memory: some of the tests make a thousand trees."""
+    with memory.folder() as place:
+        yield place
 
 
 @pytest.fixture
@@ -476,9 +473,9 @@ def bench(kind, folder, monkeypatch):
     """The scenario, ready to be run."""
     scenario = kind()
     # Looked up once for all: that is no call of the scenario's.
-    files.filesystem(str(folder))
+    mounts.filesystem(str(folder))
     if scenario.network:
-        monkeypatch.setitem(files._types, os.stat(folder).st_dev, "nfs4")
+        monkeypatch.setitem(mounts._types, os.stat(folder).st_dev, "nfs4")
     with faults.under():
         made = Bench(scenario, folder)
     gc.collect()
@@ -504,16 +501,15 @@ def test_links_are_not_to_be_had(bench):
 @scenarios(*WRITERS, Swept)
 def test_a_reply_is_lost(bench):
     """What was done already, and is refused when the client sends it again, has been done."""
-    for call, code in REPEATED.items():
-        bench.check_all(bench.faults([call], {"lost reply": faults.reply_is_lost(code)}), must_work=True)
+    cases = (bench.faults([call], {"lost reply": faults.reply_is_lost(code)}) for call, code in REPEATED.items())
+    bench.check_all(itertools.chain.from_iterable(cases), must_work=True)
 
 
 @scenarios(*CHANGERS)
 def test_a_call_that_fails_was_done(bench):
     """An error after the fact (a time-out of the server): as any error, though the file may be there."""
-    calls = ("link", "mkdir", "unlink", "rename", "open", "writev", "fsync")
     effects = {"EIO afterwards": faults.reply_is_lost(errno.EIO)}
-    bench.check_all(bench.faults(calls, effects), code=errno.EIO)
+    bench.check_all(bench.faults((*CHANGES, "fsync"), effects), code=errno.EIO)
 
 
 @scenarios(*CHANGERS, *READERS)
@@ -540,15 +536,30 @@ def test_a_stale_handle_is_opened_again(bench):
     bench.check_all((fault for fault in cases if fault.number > 1), must_work=True)
 
 
-@pytest.mark.leaves_temporaries(reason="writers crash")
-@pytest.mark.parametrize("when", [faults.crash_before, faults.crash_after], ids=lambda when: when.__name__)
-@scenarios(*CHANGERS)
-def test_crash_at_each_call(bench, when):
-    """Whenever the process ends: whole states or none, all that it said were stored, and the next one can go on."""
-    for fault in bench.faults(faults.CALLS, {"crash": when}, both=False):
+def _crash(bench, calls, when):
+    for fault in bench.faults(calls, {when.__name__: when}, both=False):
         bench.cases += 1
         bench.problems += [f"{fault}: {problem}" for problem in bench.check_crash(fault)]
     bench.conclude()
+
+
+@pytest.mark.leaves_temporaries(reason="writers crash")
+@scenarios(*CHANGERS)
+def test_crash_after_each_change(bench):
+    """Whenever the process ends: whole states or none, all that it said were stored, and the next one can go on.
+
+    What is on the disk changes by these calls alone, so that a crash anywhere else leaves the same.
+    """
+    _crash(bench, CHANGES, faults.crash_after)
+
+
+@pytest.mark.slow
+@pytest.mark.leaves_temporaries(reason="writers crash")
+@pytest.mark.parametrize("when", [faults.crash_before, faults.crash_after], ids=lambda when: when.__name__)
+@scenarios(*CHANGERS, *READERS)
+def test_crash_at_each_call(bench, when):
+    """The same before and after every call of any kind."""
+    _crash(bench, faults.CALLS, when)
 
 
 @scenarios(Healed)

@@ -425,5 +425,5 @@ for number in range(5):
 """
     said = processes.run_program(program, without_links / "tree", stderr=processes.STDOUT)
     assert said.count("no hard links") == 1
-    assert said.startswith("WARNING:ana.files:")
+    assert said.startswith("WARNING:ana.publishing:")
     assert str(without_links) in said

@@ -141,13 +141,13 @@ def test_one_of_many_writers_writes_a_large_state(tmp_path):
     program = """
 import sys, ana
 ana.set_dl(pickle_dir=sys.argv[1])
-from ana import files
+from ana import publishing
 written = []
-publish = files.publish
+publish = publishing.publish
 def counting(folder, name, *arguments, **options):
     written.append(name)
     return publish(folder, name, *arguments, **options)
-files.publish = counting
+publishing.publish = counting
 sys.stdin.readline()
 ana.get_dl().store_state("large", bytes(range(256)) * 40000)
 print(len(written))

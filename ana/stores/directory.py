@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from ana import address, chunks, files, locks, record
+from ana import address, chunks, files, locks, mounts, publishing, record
 from ana.errors import (
     CorruptedStateError,
     StateNotFoundError,
@@ -205,7 +205,7 @@ class DirectoryStore:
     def _make_room(self, key: str, path: str, found: "_Look") -> None:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
-            aside = files.set_aside(path, found.damaged.identity)
+            aside = publishing.set_aside(path, found.damaged.identity)
             _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside)
         self._suspects.discard(key)
 
@@ -237,7 +237,7 @@ class DirectoryStore:
         With jitter, so that the tasks of a job do not all ask the server at the same moment.
         """
         yield 0.0
-        if not patient or not self.wait_seconds or not files.is_network(self.root):
+        if not patient or not self.wait_seconds or not mounts.is_network(self.root):
             return
         left, pause = self.wait_seconds, FIRST_PAUSE_SECONDS
         while left > 0:
@@ -251,7 +251,7 @@ class DirectoryStore:
         return ""
 
     def _publish(self, key: str, parts: list[memoryview | bytes]) -> bool:
-        return files.publish(
+        return publishing.publish(
             self._folder(key),
             address.file_name(key),
             parts,
@@ -265,12 +265,12 @@ class DirectoryStore:
             # The whole tree was removed or purged under us.
             self.config = self._open(create=True)
         for folder in folders[1:]:
-            files.make_folder(folder, durable=self.durable)
+            publishing.make_folder(folder, durable=self.durable)
 
     def _settle(self, path: str, found: files.Status) -> bool:
         """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
         fresh = files.now_ns() / 1e9 - found.modified < FRESH_SECONDS
-        return not (self.durable and fresh) or files.is_network(self.root) or files.sync_file(path)
+        return not (self.durable and fresh) or mounts.is_network(self.root) or publishing.sync_file(path)
 
     def _folder(self, key: str) -> str:
         return "/".join((self.root, *address.shard(key, self.config.levels)))
@@ -292,10 +292,10 @@ class DirectoryStore:
             return config
         if not create:
             raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
-        files.make_folders(self.root)
+        publishing.make_folders(self.root)
         self._refuse_foreign()
         made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": str(uuid.uuid4())}).encode() + b"\n"
-        files.publish(self.root, CONFIG, [made], durable=self.durable, make_folders=lambda: None)
+        publishing.publish(self.root, CONFIG, [made], durable=self.durable, make_folders=lambda: None)
         # Another process may have been first: its word counts.
         config = self._read_config()
         if config is None:

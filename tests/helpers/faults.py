@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ana import files, locks
+from ana import files, locks, mounts, publishing
 
 CALLS = (
     "access",
@@ -88,14 +88,18 @@ class _Hurried:
 @contextlib.contextmanager
 def under(fault: Fault | None = None) -> Iterator[FaultyOS]:
     """Put the stand-in under ana's modules for the length of a `with` block; without a fault, it only counts."""
-    real = files.os, files.time, locks.os
+    modules = files, publishing, mounts, locks
+    real = [module.os for module in modules]
     stand_in = FaultyOS(fault)
-    files.os = locks.os = stand_in
+    for module in modules:
+        module.os = stand_in
     files.time = _Hurried()
     try:
         yield stand_in
     finally:
-        files.os, files.time, locks.os = real
+        for module, own in zip(modules, real, strict=True):
+            module.os = own
+        files.time = time
 
 
 def fails(code: int) -> Effect:

@@ -1,0 +1,203 @@
+"""Making files appear: whole or not at all, without a lock, and durably; and taking damaged ones out of the way.
+
+Correct on NFS, where locks lie, replies get lost and errors come at close: see `docs/reliability.md`.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from ana import files, mounts
+
+__all__ = ["make_folder", "make_folders", "publish", "set_aside", "sync_file", "sync_folder"]
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_noted: set[str] = set()
+_log = logging.getLogger("ana.publishing")
+
+
+def publish(
+    folder: str,
+    name: str,
+    parts: Sequence[memoryview | bytes],
+    *,
+    durable: bool,
+    make_folders: Callable[[], None],
+) -> bool:
+    """Make a file of `parts` appear under `name`, whole or not at all; False if there is one already.
+
+    Written under a temporary name, (durable: fsynced,) checked, then linked: link is
+    first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
+    folder turns out not to be there. Raises StoreError; no temporary file is left then.
+    """
+    path = f"{folder}/{name}"
+    # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
+    temporary = files.temporary_name(folder)
+    with files.reported(path):
+        # The file may be there before its descriptor is: a signal handler may raise in between.
+        try:
+            descriptor = _create(temporary, make_folders)
+            identity = _write(descriptor, temporary, parts, durable=durable)
+            fresh = _link(temporary, path, identity)
+        finally:
+            # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
+            try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
+                os.unlink(temporary)
+            except OSError:
+                pass
+        if durable:
+            _sync_folder(folder, identity[0])
+    return fresh
+
+
+def sync_file(path: str) -> bool:
+    """Bring a file's bytes and its name to the disk, as someone else wrote it a moment ago; False if it is gone."""
+    with files.reported(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(os.path.dirname(path))
+    return True
+
+
+def sync_folder(folder: str) -> None:
+    """Bring a folder's names to the disk; skipped on NFS, whose server has done it before it answered."""
+    _sync_folder(folder, os.stat(folder).st_dev)
+
+
+def _sync_folder(folder: str, device: int) -> None:
+    # By the device of a file in it: stat of a folder that has just changed is a round trip on NFSv4.
+    if mounts.type_of(device, folder).startswith("nfs"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: str, *, durable: bool) -> None:
+    """Make one folder (its parent must be there) with the umask's mode; nothing if it is there already."""
+    with files.reported(path):
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            return
+        if durable:
+            sync_folder(os.path.dirname(path))
+
+
+def make_folders(path: str) -> None:
+    """Make a folder and what is missing above it. Raises StoreError."""
+    with files.reported(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def set_aside(path: str, identity: tuple[int, int]) -> str | None:
+    """Rename a damaged file so that its name is free; it is kept. None if it is gone already.
+
+    `identity` is that of the file that was found damaged: where another writer has put a whole file there in
+    the meantime, that one gets its name back.
+    """
+    folder, name = os.path.split(path)
+    aside = f"{folder}/{files.BAD}{os.urandom(4).hex()}-{name}"
+    with files.reported(path):
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return None
+        found = os.stat(aside, follow_symlinks=False)
+        if (found.st_dev, found.st_ino) == identity:
+            return aside
+        if _link(aside, path, identity):
+            os.unlink(aside)
+    return None
+
+
+def _create(temporary: str, make_folders: Callable[[], None]) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(temporary, flags, 0o666)
+    except FileNotFoundError:
+        # A fresh shard folder costs its mkdir only here.
+        make_folders()
+        return os.open(temporary, flags, 0o666)
+
+
+def _write(descriptor: int, temporary: str, parts: Sequence[memoryview | bytes], *, durable: bool) -> tuple[int, int]:
+    """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
+    try:
+        size = _write_all(descriptor, parts)
+        if durable:
+            # Full disks and quotas show up only here, or at close, on NFS and with delayed allocation.
+            os.fsync(descriptor)
+        found = os.fstat(descriptor)
+        _check_size(temporary, found.st_size, size)
+    except BaseException:
+        with suppress(OSError):
+            os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
+    if found_bytes != written_bytes:
+        raise OSError(errno.EIO, f"{path} has {found_bytes} bytes, {written_bytes} were written")
+
+
+def _write_all(descriptor: int, parts: Sequence[memoryview | bytes]) -> int:
+    """Write all the parts, however short the system's writes are; return the number of bytes."""
+    pending = [memoryview(part).cast("B") for part in parts if len(part)]
+    total = sum(len(part) for part in pending)
+    while pending:
+        pending = files.advance(pending, os.writev(descriptor, pending[: files.IOV_MAX]))
+    return total
+
+
+def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:
+    """Give the temporary file its name; True if the name is ours now, False if it was taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return _is_ours(path, identity)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename(temporary, path, error)
+    return True
+
+
+def _is_ours(path: str, identity: tuple[int, int]) -> bool:
+    """Say whether the name is our own file: the server may have linked it and its reply got lost (NFSv3)."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == identity
+
+
+def _rename(temporary: str, path: str, error: OSError) -> bool:
+    """Publish where hard links do not exist: the last writer of the same content wins instead of the first."""
+    if files.look(path) is not None:
+        return False
+    if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
+        raise error
+    os.rename(temporary, path)
+    kind = mounts.filesystem(os.path.dirname(path))
+    if kind not in _noted:
+        _noted.add(kind)
+        _log.warning("no hard links on %s (%s): publishing by rename, %s", path, kind or "unknown", error.strerror)
+    return True
+
+
+def _link_is_refused_for_other_reasons(error: OSError, folder: str) -> bool:
+    """EPERM also means an immutable or append-only folder, where rename fails as well: let it say so itself."""
+    return error.errno == errno.EPERM and not os.access(folder, os.W_OK)
