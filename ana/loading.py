@@ -6,6 +6,7 @@ Python's import system does with modules, and waits for it before it returns to 
 """
 
 import importlib
+import math
 import sys
 import threading
 import time
@@ -312,7 +313,7 @@ def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
     mark = identity.mark(claim.shell, claim.key, given=not address.is_content_uuid(claim.key))
     mark.children = _state_of(claim).header.children
     mark.layer = claim.layer.uuid
-    mark.looked = time.monotonic()
+    mark.looked = -math.inf if _state_of(claim).may_be_lost else time.monotonic()
     mark.claim = None
     session.filled.append(claim)
     return True

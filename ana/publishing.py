@@ -69,7 +69,8 @@ def sync_file(path: str) -> bool:
 
 def sync_folder(folder: str) -> None:
     """Bring a folder's names to the disk; skipped on NFS, whose server has done it before it answered."""
-    _sync_folder(folder, os.stat(folder).st_dev)
+    with files.reported(folder):
+        _sync_folder(folder, os.stat(folder).st_dev)
 
 
 def _sync_folder(folder: str, device: int) -> None:

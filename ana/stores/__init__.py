@@ -18,6 +18,10 @@ class StoredState(Protocol):
     def where(self) -> str:
         """Where it lies, for messages."""
 
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether it should be on a disk, and may not be yet: to be looked at again before it is relied on."""
+
     def segments(self) -> list[bytearray | bytes]:
         """Read, verify and decompress the content. Raises CorruptedStateError, StoreError, StateNotFoundError."""
 

@@ -40,7 +40,7 @@ _log = logging.getLogger("ana.stores")
 Result = TypeVar("Result")
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
-_IGNORED = (files.TEMPORARY, ".nfs", ".ana", ".snapshot", "lost+found")
+_IGNORED = (files.TEMPORARY, files.BAD, ".nfs", ".ana", ".snapshot", "lost+found")
 
 
 class Config(NamedTuple):
@@ -87,7 +87,9 @@ class DirectoryStore:
         return "/".join((self.root, *address.shard(key, self.config.levels), address.file_name(key)))
 
     def has(self, key: str) -> bool:
-        """Say, after one look-up, whether a file that can be a record is there."""
+        """Say, after one look-up, whether a file that can be a record is there; after reading it, if it was damaged."""
+        if key in self._suspects:
+            return self.is_whole(key)
         path = self.path(key)
         found = files.look(path)
         if found is None:
@@ -101,6 +103,7 @@ class DirectoryStore:
             self.get(key).verify()
         except (StateNotFoundError, CorruptedStateError):
             return False
+        self._suspects.discard(key)
         return True
 
     def get(self, key: str, *, patient: bool = True) -> "_Found":
@@ -269,8 +272,12 @@ class DirectoryStore:
 
     def _settle(self, path: str, found: files.Status) -> bool:
         """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
-        fresh = files.now_ns() / 1e9 - found.modified < FRESH_SECONDS
-        return not (self.durable and fresh) or mounts.is_network(self.root) or publishing.sync_file(path)
+        return not self.may_be_lost(found.modified) or publishing.sync_file(path)
+
+    def may_be_lost(self, written: float) -> bool:
+        """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
+        fresh = files.now_ns() / 1e9 - written < FRESH_SECONDS
+        return self.durable and fresh and not mounts.is_network(self.root)
 
     def _folder(self, key: str) -> str:
         return "/".join((self.root, *address.shard(key, self.config.levels)))
@@ -295,7 +302,9 @@ class DirectoryStore:
         publishing.make_folders(self.root)
         self._refuse_foreign()
         made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": str(uuid.uuid4())}).encode() + b"\n"
-        publishing.publish(self.root, CONFIG, [made], durable=self.durable, make_folders=lambda: None)
+        # Durable in any case: without it, the states of others would be lost with it.
+        publishing.publish(self.root, CONFIG, [made], durable=True, make_folders=lambda: None)
+        publishing.sync_folder(self.root.rpartition("/")[0] or "/")
         # Another process may have been first: its word counts.
         config = self._read_config()
         if config is None:
@@ -326,7 +335,9 @@ class DirectoryStore:
             entry.name
             for entry in files.list_folder(self.root)
             # A tree whose ana.json was purged still has nothing but shard folders.
-            if not entry.name.startswith(_IGNORED) and not (entry.kind == "folder" and _SHARD.fullmatch(entry.name))
+            if entry.name != CONFIG
+            and not entry.name.startswith(_IGNORED)
+            and not (entry.kind == "folder" and _SHARD.fullmatch(entry.name))
         )
         if not foreign or self._read_config() is not None:
             # What is there may be the tree that another process has made since we looked for its ana.json.
@@ -371,6 +382,11 @@ class _Found:
             raise
         if self._data is not None:
             self.release()
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether a power cut may still take it: its writer may not have waited for the disk."""
+        return self._store.may_be_lost(self.header.created_ns / 1e9)
 
     def segments(self) -> list[bytearray | bytes]:
         """Read, verify and decompress; a digest that fails is read once more from the file."""

@@ -19,6 +19,8 @@ class FoundInMemory:
         self.header = record.parse_header(data, len(data), key, where)
         self._data = data
 
+    may_be_lost = False
+
     def segments(self) -> list[bytearray | bytes]:
         """Verify and decompress the content."""
         return record.decode(self.header, record.reader(self._data), self.where)
