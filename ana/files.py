@@ -110,9 +110,10 @@ def look(path: str) -> Status | None:
 class Opened:
     """A regular file that is open for reading. Not to be shared between threads while it is being closed."""
 
-    def __init__(self, path: str, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, path: str, descriptor: int, size_bytes: int, modified: float) -> None:
         self.path = path
         self.size_bytes = size_bytes
+        self.modified = modified
         self._descriptor = descriptor
 
     def read(self, offset: int, targets: Sequence[memoryview]) -> None:
@@ -161,7 +162,7 @@ def open_file(path: str) -> Opened | None:
         except BaseException:
             os.close(descriptor)
             raise
-    opened = Opened(path, descriptor, found.st_size)
+    opened = Opened(path, descriptor, found.st_size, found.st_mtime)
     if not stat.S_ISREG(found.st_mode):
         opened.close()
         raise UntrustedStoreError(path, "it is not a regular file")

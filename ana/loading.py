@@ -5,9 +5,7 @@ ring (two threads load a cycle from opposite ends), the later one borrows the un
 Python's import system does with modules, and waits for it before it returns to its caller.
 """
 
-import importlib
 import math
-import sys
 import threading
 import time
 import weakref
@@ -15,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import address, identity, pickling, stores, unloaded
 from ana.errors import ANAError, StateLoadError
+from ana.naming import class_name, find_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 from contextlib import suppress
 
-__all__ = ["Source", "class_name", "load", "loading_from", "reset_after_fork"]
+__all__ = ["Source", "load", "loading_from", "reset_after_fork"]
 
 MAX_NESTED = 20
 """So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
@@ -74,13 +73,6 @@ class _Local(threading.local):
 _changed = threading.Condition(threading.RLock())
 _claims: dict[tuple[str, str], _Claim] = {}
 _local = _Local()
-
-
-def class_name(cls: type) -> str:
-    """Return "module:qualified.name", under which a class goes into addresses and headers."""
-    module = cls.__module__
-    # The main module of a spawned worker is the same script under another name.
-    return f"{'__main__' if module == '__mp_main__' else module}:{cls.__qualname__}"
 
 
 def loading_from() -> Source | None:
@@ -289,7 +281,7 @@ def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
         found = parent.layer.store.get(key, patient=False)
     except ANAError:
         return None
-    cls = _find_class(found.header.class_name, parent.cls)
+    cls = find_class(found.header.class_name, parent.cls)
     if cls is not None and not getattr(cls, "_ana_lazy", True):
         with suppress(TypeError), _changed:
             if (parent.layer.uuid, key) not in _claims and parent.layer.live.get(key) is None:
@@ -384,7 +376,7 @@ def _class_for(cls: type, claim: _Claim) -> type:
     stored = _state_of(claim).header.class_name
     if stored in ("", class_name(cls)):
         return cls
-    found = _find_class(stored, cls)
+    found = find_class(stored, cls)
     if found is not None and issubclass(found, cls):
         return found
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:
@@ -393,25 +385,6 @@ def _class_for(cls: type, claim: _Claim) -> type:
     if found is None:
         raise _load_error(claim, f"its class is not to be found here, and is no {class_name(cls)}")
     raise _load_error(claim, f"it is no {class_name(cls)}")
-
-
-def _find_class(name: str, relative: type) -> type | None:
-    """Return the class that a header names, importing its module like pickle; None if it is not to be found."""
-    module_name, _, path = name.partition(":")
-    if module_name == "__main__" and not _is_from_main(relative):
-        # Another program's main module: only the reference itself knows the class.
-        return None
-    try:
-        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except Exception:  # noqa: BLE001 - a module may raise anything while it is imported
-        return None
-    return found if isinstance(found, type) else None
-
-
-def _is_from_main(cls: type) -> bool:
-    return class_name(cls).startswith("__main__:") and getattr(sys.modules["__main__"], cls.__name__, None) is cls
 
 
 def _state_of(claim: _Claim) -> stores.StoredState:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from ana.errors import ANAError
-from ana.stores.directory import DirectoryStore, Stray
+from ana.stores.tree import Stray, Tree
 
 __all__ = ["LEFTOVER_SECONDS", "Swept", "sweep"]
 
@@ -38,22 +38,22 @@ def sweep(
     if older_than_seconds < 0:
         msg = f"older_than_seconds ({older_than_seconds}) is not negative"
         raise ValueError(msg)
-    store = DirectoryStore(os.path.abspath(os.fsdecode(pickle_dir)), create=False)
+    tree = Tree(os.path.abspath(os.fsdecode(pickle_dir)), create=False)
     found = Swept()
-    for stray in sorted(store.strays(), key=lambda stray: stray.name):
+    for stray in sorted(tree.strays(), key=lambda stray: stray.name):
         if not stray.temporary:
             found.skipped.append(stray.name)
         elif stray.age_seconds < older_than_seconds:
             found.kept.append(stray.name)
         else:
-            _remove(store, stray, found, dry_run=dry_run)
+            _remove(tree, stray, found, dry_run=dry_run)
     return found
 
 
-def _remove(store: DirectoryStore, stray: Stray, found: Swept, *, dry_run: bool) -> None:
+def _remove(tree: Tree, stray: Stray, found: Swept, *, dry_run: bool) -> None:
     try:
         if not dry_run:
-            store.remove_temporary(stray.name)
+            tree.remove_temporary(stray.name)
     except ANAError as error:
         found.failed[stray.name] = str(error)
     else:

@@ -80,6 +80,10 @@ def _sync_folder(folder: str, device: int) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems have no such thing for folders.
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
 

@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import address, identity, pickling, record, stores
-from ana.errors import CorruptedStateError, UUIDConflictError
-from ana.loading import class_name
+from ana.errors import CorruptedStateError, StateNotFoundError, UUIDConflictError
+from ana.naming import class_name
 from ana.unloaded import loaded_class
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _put(target: Target, task: _Task, *, heal: bool) -> None:
     if not written and mark.given:
         try:
             _compare(target, mark.uuid, task.content)
-        except CorruptedStateError:
+        except (CorruptedStateError, StateNotFoundError):
             # Nobody can say any more what it was; it is ours now.
             target.store.put(mark.uuid, task.content, task.child_keys, heal=True)
     mark.children = task.child_keys

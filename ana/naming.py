@@ -1,0 +1,33 @@
+"""Classes by name: what a header calls them, and which class that is here."""
+
+import importlib
+import sys
+from typing import Any
+
+__all__ = ["class_name", "find_class"]
+
+
+def class_name(cls: type) -> str:
+    """Return "module:qualified.name", under which a class goes into addresses and headers."""
+    module = cls.__module__
+    # The main module of a spawned worker is the same script under another name.
+    return f"{'__main__' if module == '__mp_main__' else module}:{cls.__qualname__}"
+
+
+def find_class(name: str, relative: type) -> type | None:
+    """Return the class that a header names, importing its module like pickle; None if it is not to be found."""
+    module_name, _, path = name.partition(":")
+    if module_name == "__main__" and not _is_from_main(relative):
+        # Another program's main module: only the reference itself knows the class.
+        return None
+    try:
+        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - a module may raise anything while it is imported
+        return None
+    return found if isinstance(found, type) else None
+
+
+def _is_from_main(cls: type) -> bool:
+    return class_name(cls).startswith("__main__:") and getattr(sys.modules["__main__"], cls.__name__, None) is cls

@@ -1,0 +1,169 @@
+"""The tree of a directory store: its `ana.json`, its folders, and what does not belong there.
+
+`docs/format.md` draws it.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ana import address, files, publishing
+from ana.errors import StoreError, UnsupportedFormatError, UntrustedStoreError
+
+__all__ = ["Config", "Stray", "Tree"]
+
+CONFIG = "ana.json"
+FORMAT = 1
+LEVELS = 2
+CONFIG_LIMIT_BYTES = 64 << 10
+
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_IGNORED = (files.TEMPORARY, files.BAD, ".nfs", ".ana", ".snapshot", "lost+found")
+
+
+class Config(NamedTuple):
+    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id."""
+
+    format: int
+    levels: int
+    id: str
+
+
+class Stray(NamedTuple):
+    """Something in a tree that is no state; the name is relative to the tree."""
+
+    name: str
+    temporary: bool
+    age_seconds: float
+
+
+class Tree:
+    """A folder that is a store. Safe between threads, processes and hosts; it holds nothing open."""
+
+    def __init__(self, root: str, *, durable: bool = True, create: bool = True) -> None:
+        """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
+
+        Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
+        (a newer tree) before anything is written.
+        """
+        self.root = root
+        self.durable = durable
+        self.config = self._open(create=create)
+
+    def path(self, key: str) -> str:
+        """Return the path of a key's file."""
+        return "/".join((self.root, *address.shard(key, self.config.levels), address.file_name(key)))
+
+    def folder(self, key: str) -> str:
+        """Return the innermost folder of a key."""
+        return "/".join((self.root, *address.shard(key, self.config.levels)))
+
+    def folders(self, key: str) -> list[str]:
+        """Return the root and the key's shard folders, outermost first."""
+        folders = [self.root]
+        for part in address.shard(key, self.config.levels):
+            folders.append(f"{folders[-1]}/{part}")
+        return folders
+
+    def make_folders(self, key: str) -> None:
+        """Make the folders of a key, where they are missing."""
+        folders = self.folders(key)
+        if files.look(f"{self.root}/{CONFIG}") is None:
+            # The whole tree was removed or purged under us.
+            self.config = self._open(create=True)
+        for folder in folders[1:]:
+            publishing.make_folder(folder, durable=self.durable)
+
+    def strays(self) -> Iterator[Stray]:
+        """List what is in the tree and is no state: temporary files, and what does not belong there.
+
+        Raises StoreError where the tree cannot be read.
+        """
+        now = files.server_now(self.root)
+        yield from self._strays("", self.config.levels, now)
+
+    def remove_temporary(self, name: str) -> None:
+        """Remove a temporary file that `strays` has named. Raises StoreError; ValueError for another file's name."""
+        if not name.rpartition("/")[2].startswith(files.TEMPORARY):
+            msg = f"{name!r} is no temporary file"
+            raise ValueError(msg)
+        files.remove(f"{self.root}/{name}")
+
+    def _strays(self, folder: str, levels: int, now: float) -> Iterator[Stray]:
+        for entry in files.list_folder(f"{self.root}/{folder}"):
+            name = f"{folder}{entry.name}"
+            if entry.kind == "folder" and levels and _SHARD.fullmatch(entry.name):
+                yield from self._strays(f"{name}/", levels - 1, now)
+            elif entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
+                found = files.look(f"{self.root}/{name}")
+                if found is not None:
+                    yield Stray(name, temporary=True, age_seconds=now - found.modified)
+            elif not _belongs(entry, folder, levels):
+                yield Stray(name, temporary=False, age_seconds=0.0)
+
+    def _open(self, *, create: bool) -> Config:
+        config = self._read_config()
+        if config is None:
+            # Another host may have made it since this one looked.
+            files.look_anew([self.root.rpartition("/")[0] or "/", self.root])
+            config = self._read_config()
+        if config is not None:
+            return config
+        if not create:
+            raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
+        publishing.make_folders(self.root)
+        self._refuse_foreign()
+        made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": str(uuid.uuid4())}).encode() + b"\n"
+        # Durable in any case: without it, the states of others would be lost with it.
+        publishing.publish(self.root, CONFIG, [made], durable=True, make_folders=lambda: None)
+        publishing.sync_folder(self.root.rpartition("/")[0] or "/")
+        # Another process may have been first: its word counts.
+        config = self._read_config()
+        if config is None:
+            msg = f"{self.root}/{CONFIG}"
+            raise StoreError(msg, 2, "it vanished while the store was being made")
+        return config
+
+    def _read_config(self) -> Config | None:
+        path = f"{self.root}/{CONFIG}"
+        data = files.read_whole(path, CONFIG_LIMIT_BYTES)
+        if data is None:
+            return None
+        try:
+            fields = json.loads(data)
+            config = Config(int(fields["format"]), int(fields.get("levels", 0)), str(fields.get("id", "")))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            raise UnsupportedFormatError(path, "an unreadable kind", FORMAT) from None
+        if config.format != FORMAT:
+            raise UnsupportedFormatError(path, config.format, FORMAT)
+        if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
+            found = f"{config.format} with {config.levels} folder levels"
+            raise UnsupportedFormatError(path, found, FORMAT)
+        return config
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds something else, lest two programs write into each other's files."""
+        foreign = sorted(
+            entry.name
+            for entry in files.list_folder(self.root)
+            # A tree whose ana.json was purged still has nothing but shard folders.
+            if entry.name != CONFIG
+            and not entry.name.startswith(_IGNORED)
+            and not (entry.kind == "folder" and _SHARD.fullmatch(entry.name))
+        )
+        if not foreign or self._read_config() is not None:
+            # What is there may be the tree that another process has made since we looked for its ana.json.
+            return
+        reason = f"it is not empty and no ANA store (it holds {foreign[0]!r} and {len(foreign) - 1} more)"
+        if any(name.endswith(".p") for name in foreign):
+            reason += "; it looks like a store of the original ANA, whose files this version does not read"
+        raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+
+
+def _belongs(entry: files.Entry, folder: str, levels: int) -> bool:
+    """Say whether a name is where a tree has it: states in the innermost folders, its own things in the root."""
+    if entry.kind == "file" and not levels and address.is_file_name(entry.name):
+        return True
+    return not folder and (entry.name, entry.kind) in {(CONFIG, "file"), (".ana", "folder")}
