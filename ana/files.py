@@ -32,7 +32,6 @@ __all__ = [
 
 TEMPORARY = ".tmp-"
 BAD = ".bad-"
-TRASH = ".trash-"
 IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3

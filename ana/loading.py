@@ -302,7 +302,9 @@ def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
         if not optional:
             raise
         return False
-    mark = identity.mark(claim.shell, claim.key, given=not address.is_content_uuid(claim.key))
+    mark = identity.mark(claim.shell, claim.key, given=True)
+    # Also of an object that was marked before its state was there.
+    mark.given = not address.is_content_uuid(claim.key)
     mark.children = _state_of(claim).header.children
     mark.layer = claim.layer.uuid
     mark.looked = -math.inf if _state_of(claim).may_be_lost else time.monotonic()

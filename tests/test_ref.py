@@ -4,6 +4,7 @@ import concurrent.futures
 import copy
 import gc
 import multiprocessing
+import os
 import pickle
 import threading
 
@@ -217,3 +218,34 @@ def test_a_ref_inside_of_an_object_is_a_reference_without_being_asked(folder):
     found = classes.A.ana_load(uuid)
     assert "not loaded" in repr(found.x)
     assert found.x.value == list(range(100_000))
+
+
+class Reluctant:
+    """Counts how often it is pickled."""
+
+    pickled = 0
+
+    def __reduce__(self):
+        type(self).pickled += 1
+        return Reluctant, ()
+
+
+@pytest.mark.parametrize("late", ["lazy", "healed"])
+def test_what_was_loaded_late_keeps_the_address_of_its_content(tmp_path, late):
+    """Another layer that has the state believes its address, after one look, as of any other object."""
+    make = ana.Ref if late == "lazy" else classes.A
+    for name in ("second", "first"):
+        layer = ana.set_dl(pickle_dir=tmp_path / name, strict=True)
+        obj = make(Reluctant())
+        data = [obj.make_uuid(), pickle.dumps(obj)][1]
+        path = layer.store.path(obj.uuid)
+        del obj
+    ana.set_dl(pickle_dir=tmp_path / "first")
+    os.rename(path, f"{path}.away")
+    found = pickle.loads(data)
+    os.rename(f"{path}.away", path)
+    assert isinstance(found.value if late == "lazy" else found.x, Reluctant)
+    ana.set_dl(pickle_dir=tmp_path / "second", strict=True)
+    Reluctant.pickled = 0
+    pickle.dumps(found)
+    assert Reluctant.pickled == 0
