@@ -1,0 +1,136 @@
+"""Threads for one piece of work: started for it, gone with it.
+
+No pool is kept: starting a thread takes some 50 µs, and a thread that does not exist cannot hang in a forked
+child, hold up the interpreter's end or keep a CPU that a batch system has taken away.
+"""
+
+import itertools
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TypeVar
+
+from ana.errors import ANAError
+
+__all__ = ["available", "run"]
+
+ENVIRONMENT = "ANA_THREADS"
+_CGROUP = "/proc/self/cgroup"
+_CGROUP_ROOT = "/sys/fs/cgroup"
+
+Item = TypeVar("Item")
+
+
+def available() -> int:
+    """Return how many threads can run at once: this process's CPUs, within its cgroup's quota and `ANA_THREADS`.
+
+    Read anew each time (some 2 µs), as jobs and engines bind processes to CPUs while they run; the quota is read once.
+    Raises ANAError where `ANA_THREADS` is no whole number of at least 1.
+    """
+    count = min(len(os.sched_getaffinity(0)), _quota(os.getpid()))  # a fork may be put into another cgroup
+    said = os.environ.get(ENVIRONMENT)
+    if not said:
+        return count
+    if not (said.isascii() and said.isdigit() and int(said)):
+        msg = f"the environment's {ENVIRONMENT} is a number of threads, at least 1, not {said!r}"
+        raise ANAError(msg)
+    return min(count, int(said))
+
+
+def run(work: Callable[[Item], object], items: Sequence[Item], threads: int) -> None:
+    """Call `work` with each item, on up to `threads` threads, of which the caller's is one; return when all is done.
+
+    Items are taken in order. After an exception no further item is begun; that of the earliest item is raised.
+    Where no thread can be had (ulimit -u, the interpreter's end), the caller's own does it all.
+    """
+    if threads <= 1 or len(items) <= 1:
+        for item in items:
+            work(item)
+        return
+    _Crew(work, items).run(min(threads, len(items)))
+
+
+class _Crew:
+    """The threads of one `run`, and what they have left to do."""
+
+    def __init__(self, work: Callable[[Item], object], items: Sequence[Item]) -> None:
+        self.work: Callable[..., object] = work
+        self.items = items
+        # next() on it is atomic: no lock is needed to share it.
+        self.numbers = itertools.count()
+        self.failures: dict[int, BaseException] = {}
+        self.stopped = False
+
+    def run(self, threads: int) -> None:
+        others = []
+        try:
+            for _ in range(threads - 1):
+                thread = threading.Thread(target=self.take_part, name="ana-worker", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    break
+                others.append(thread)
+            self.take_part()
+        finally:
+            # Also after a signal handler's exception: what the others write into is not given back before they end.
+            self.stopped = True
+            for thread in others:
+                thread.join()
+        if self.failures:
+            raise self.failures[min(self.failures)]
+
+    def take_part(self) -> None:
+        for number in self.numbers:
+            if self.stopped or number >= len(self.items):
+                return
+            try:
+                self.work(self.items[number])
+            except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the caller's thread
+                self.failures[number] = error
+                self.stopped = True
+                return
+
+
+@cache
+def _quota(_process: int) -> int:
+    """Return how many CPUs this process's cgroup grants, rounded up (version 2's `cpu.max`, 1's `cpu.cfs_quota_us`)."""
+    granted = [found for path in _cgroup_folders() if (found := _granted(path)) is not None]
+    return max(1, math.ceil(min(granted))) if granted else os.cpu_count() or 1
+
+
+def _cgroup_folders() -> list[str]:
+    """Return the folders of this process's cgroup and of all above it: each may limit it."""
+    folders = []
+    for line in _lines(_CGROUP):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = f"{_CGROUP_ROOT}/{controllers}" if controllers else _CGROUP_ROOT
+        parts = [part for part in path.split("/") if part and part != ".."]
+        folders += ["/".join([root, *parts[:depth]]) for depth in range(len(parts), -1, -1)]
+    return folders
+
+
+def _granted(folder: str) -> float | None:
+    """Return the CPUs that one cgroup grants; None for no limit."""
+    words = [word for line in _lines(f"{folder}/cpu.max") for word in line.split()] or [
+        *_lines(f"{folder}/cpu.cfs_quota_us"),
+        *_lines(f"{folder}/cpu.cfs_period_us"),
+    ]
+    try:
+        quota, period = (float(word) for word in words)
+    except ValueError:
+        # "max", or nothing to read.
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

@@ -1,0 +1,118 @@
+"""Threads for one piece of work: all of it is done, errors come out, nothing is left."""
+
+import os
+import threading
+
+import pytest
+
+from ana import threads
+from ana.errors import ANAError
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_item_is_worked_on_once(count):
+    """Whatever the number of threads, and never on more than were asked for."""
+    done, on = [], set()
+
+    def work(item):
+        on.add(threading.get_ident())
+        done.append(item)
+
+    threads.run(work, range(500), count)
+    assert sorted(done) == list(range(500))
+    assert len(on) <= count
+
+
+def test_items_overlap():
+    """Two items wait for each other: both are under way at once."""
+    barrier = threading.Barrier(2, timeout=30)
+    threads.run(lambda _: barrier.wait(), range(2), 2)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_earliest_error_is_raised(count):
+    """After it nothing new is begun."""
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item >= 10:
+            raise ValueError(item)
+
+    with pytest.raises(ValueError, match="10") as caught:
+        threads.run(work, range(100_000), count)
+    assert caught.value.args == (10,)
+    assert len(begun) < 1000
+
+
+def test_without_threads_the_caller_does_it_all(monkeypatch):
+    """A process limit (ulimit -u) costs time, not the result."""
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done = []
+    threads.run(done.append, range(10), 4)
+    assert done == list(range(10))
+
+
+def test_threads_are_capped_by_the_environment(monkeypatch):
+    """ANA_THREADS lowers the number, never raises it."""
+    usual = threads.available()
+    assert 1 <= usual <= os.cpu_count()
+    monkeypatch.setenv("ANA_THREADS", "1")
+    assert threads.available() == 1
+    monkeypatch.setenv("ANA_THREADS", "100000")
+    assert threads.available() == usual
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "many", "1.5", "²"])
+def test_nonsense_in_the_environment(monkeypatch, said):
+    """It is an error that names the variable."""
+    monkeypatch.setenv("ANA_THREADS", said)
+    with pytest.raises(ANAError, match="ANA_THREADS"):
+        threads.available()
+
+
+def test_threads_follow_the_affinity():
+    """A process that is bound to one CPU uses one thread."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert threads.available() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_a_cgroups_quota(tmp_path, files, expected):
+    """Of version 2 and 1; no limit, or none that can be read, is none."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert threads._granted(str(tmp_path)) == expected
+
+
+def test_the_least_quota_of_all_levels_counts(monkeypatch, tmp_path):
+    """A group above may grant less than the process's own; a part of a CPU is a thread."""
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    (tmp_path / "job" / "cpu.max").write_text("130000 100000\n")
+    (tmp_path / "job" / "step" / "cpu.max").write_text("800000 100000\n")
+    (tmp_path / "cgroup").write_text("0::/job/step\n")
+    monkeypatch.setattr(threads, "_CGROUP", str(tmp_path / "cgroup"))
+    monkeypatch.setattr(threads, "_CGROUP_ROOT", str(tmp_path))
+    threads._quota.cache_clear()
+    try:
+        assert threads._quota(0) == 2
+    finally:
+        threads._quota.cache_clear()
