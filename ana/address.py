@@ -4,12 +4,13 @@ Pure functions; nothing here touches a filesystem.
 """
 
 import re
+import struct
 import uuid as uuid_module
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import blake3
 
-__all__ = ["MAX_KEY_CHARACTERS", "SUFFIX", "check_key", "content_uuid", "file_name", "key_bytes", "shard"]
+__all__ = ["MAX_KEY_CHARACTERS", "SUFFIX", "check_key", "content_uuid", "file_name", "key_bytes", "place", "shard"]
 
 MAX_KEY_CHARACTERS = 200
 MAX_NAME_BYTES = 200
@@ -17,13 +18,15 @@ MAX_NAME_BYTES = 200
 
 SUFFIX = ".pkl.zst"
 
+_VARIANT = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
+_SIZE = struct.Struct("<Q")
 _LABEL = b"ana content address v1"
 # uuid.UUID() accepts braces, "urn:", underscores, blanks and Arabic digits: only this counts as canonical.
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
-def content_digest(class_name: str, lengths: Iterable[int], leaves: Iterable[bytes]) -> bytes:
+def content_digest(class_name: str, lengths: Sequence[int], leaves: Sequence[bytes]) -> bytes:
     """Return the 32 bytes of blake3 that identify a state of a class.
 
     `class_name` is "module:qualified.name", `lengths` are the sizes in bytes of the pickle stream
@@ -32,18 +35,17 @@ def content_digest(class_name: str, lengths: Iterable[int], leaves: Iterable[byt
     with different parts can feed the hash the same bytes.
     """
     name = class_name.encode("utf-8", "surrogatepass")
-    sizes = b"".join(length.to_bytes(8, "little") for length in lengths)
+    sizes = struct.pack(f"<{len(lengths)}Q", *lengths)
     digests = b"".join(leaves)
-    feed = (_LABEL, name, sizes, digests)
-    return blake3.blake3(b"".join(len(part).to_bytes(8, "little") + part for part in feed)).digest()
+    heads = (_SIZE.pack(len(_LABEL)), _SIZE.pack(len(name)), _SIZE.pack(len(sizes)), _SIZE.pack(len(digests)))
+    feed = (heads[0], _LABEL, heads[1], name, heads[2], sizes, heads[3], digests)
+    return blake3.blake3(b"".join(feed)).digest()
 
 
 def content_uuid(digest: bytes) -> str:
     """Return the UUIDv8 (RFC 9562, section 5.8) that carries the first 122 bits of a content digest."""
-    value = int.from_bytes(digest[:16], "big")
-    value = value & ~(0xF << 76) | (0x8 << 76)
-    value = value & ~(0x3 << 62) | (0x2 << 62)
-    digits = f"{value:032x}"
+    digits = digest[:16].hex()
+    digits = f"{digits[:12]}8{digits[13:16]}{_VARIANT[digits[16]]}{digits[17:]}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
@@ -104,6 +106,13 @@ def file_name(key: str) -> str:
     if len(name) > MAX_NAME_BYTES:
         name = f"{name[:120]}~{blake3.blake3(raw).hexdigest(length=16)}"
     return name + SUFFIX
+
+
+def place(key: str, levels: int) -> tuple[str, str]:
+    """Return the folders of a key as a relative path, and its file's name: ("5f/3a", "5f3ac0e1-….pkl.zst")."""
+    if levels == 2 and _CANONICAL.fullmatch(key):  # noqa: PLR2004 - the usual tree, on the path of every small state
+        return f"{key[:2]}/{key[2:4]}", key + SUFFIX
+    return "/".join(shard(key, levels)), file_name(key)
 
 
 def is_file_name(name: str) -> bool:

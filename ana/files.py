@@ -57,7 +57,7 @@ _FOREIGN = {
 }
 
 _random = random.SystemRandom()
-_host = socket.gethostname()
+_host = socket.gethostname()[:64]
 
 
 class Status(NamedTuple):
@@ -109,23 +109,18 @@ def look(path: str) -> Status | None:
 class Opened:
     """A regular file that is open for reading. Not to be shared between threads while it is being closed."""
 
-    def __init__(self, path: str, descriptor: int, size_bytes: int, modified: float) -> None:
+    def __init__(self, path: str, descriptor: int, size_bytes: int, modified: float, start: bytearray) -> None:
         self.path = path
         self.size_bytes = size_bytes
         self.modified = modified
+        self.start = start
+        """The file's first bytes, as many as `open_file` was asked to read."""
         self._descriptor = descriptor
 
     def read(self, offset: int, targets: Sequence[memoryview]) -> None:
         """Fill the targets from `offset` on. A file that ends too early is reported as EIO by size checks before."""
-        pending = [target for target in targets if len(target)]
         with reported(self.path):
-            while pending:
-                got = os.preadv(self._descriptor, pending[:IOV_MAX], offset)
-                if got == 0:
-                    # Truncated since it was opened: as if it had never been whole.
-                    raise OSError(errno.ESTALE, "file became shorter")
-                offset += got
-                pending = advance(pending, got)
+            _fill(self._descriptor, targets, offset)
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
@@ -145,11 +140,11 @@ class Opened:
         self.close()
 
 
-def open_file(path: str) -> Opened | None:
+def open_file(path: str, start_bytes: int = 0) -> Opened | None:
     """Open a regular file for reading, or return None if there is none.
 
-    Never follows a symlink and never waits (a FIFO in its place is refused, not opened for ever).
-    Raises StoreError, UntrustedStoreError.
+    Its first `start_bytes` are read at once; a file that has no more is closed again. Never follows a symlink and
+    never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError, UntrustedStoreError.
     """
     with reported(path):
         try:
@@ -158,27 +153,49 @@ def open_file(path: str) -> Opened | None:
             return None
         try:
             found = os.fstat(descriptor)
+            regular = stat.S_ISREG(found.st_mode)
+            start = _read_start(descriptor, min(found.st_size, start_bytes)) if start_bytes and regular else bytearray()
         except BaseException:
             os.close(descriptor)
             raise
-    opened = Opened(path, descriptor, found.st_size, found.st_mtime)
-    if not stat.S_ISREG(found.st_mode):
+    opened = Opened(path, descriptor, found.st_size, found.st_mtime, start)
+    if found.st_size <= start_bytes or not regular:
         opened.close()
+    if not regular:
         raise UntrustedStoreError(path, "it is not a regular file")
     return opened
 
 
+def _read_start(descriptor: int, size: int) -> bytearray:
+    start = bytearray(size)
+    if size and os.preadv(descriptor, [start], 0) != size:
+        _fill(descriptor, [memoryview(start)], 0)
+    return start
+
+
+def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
+    """Read until all targets are full, however little the system gives at a time."""
+    left = sum(map(len, targets))
+    while left:
+        got = os.preadv(descriptor, targets[:IOV_MAX], offset)
+        if got == 0:
+            # Truncated since it was opened: as if it had never been whole.
+            raise OSError(errno.ESTALE, "file became shorter")
+        left -= got
+        offset += got
+        if left:
+            targets = advance(targets, got)
+
+
 def read_whole(path: str, limit_bytes: int) -> bytes | None:
     """Return the content of a small file, or None if there is none. Raises StoreError, also if it is larger."""
-    opened = open_file(path)
+    opened = open_file(path, limit_bytes)
     if opened is None:
         return None
     with opened:
         if opened.size_bytes > limit_bytes:
             raise StoreError(path, errno.EFBIG, f"expected at most {limit_bytes} bytes")
-        data = bytearray(opened.size_bytes)
-        opened.read(0, [memoryview(data)])
-    return bytes(data)
+    return bytes(opened.start)
 
 
 def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
@@ -281,4 +298,4 @@ def advance(pending: Sequence[memoryview], done: int) -> list[memoryview]:
 
 def temporary_name(folder: str) -> str:
     """Return a path for a temporary file, unique by host, process and chance."""
-    return f"{folder}/{TEMPORARY}{_host[:64]}-{os.getpid()}-{_random.getrandbits(64):016x}"
+    return f"{folder}/{TEMPORARY}{_host}-{os.getpid()}-{os.urandom(8).hex()}"

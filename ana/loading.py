@@ -36,7 +36,10 @@ class Source(Protocol):
 class _Claim:
     """One state that one thread is loading, until its whole session is over."""
 
-    __slots__ = ("children", "cls", "found", "key", "layer", "over", "session", "shared", "shell")
+    found: stores.StoredState | None = None
+    children: "Iterator[str]" = iter(())
+    shared = False
+    over = False
 
     def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "_Session") -> None:
         self.layer = layer
@@ -44,10 +47,6 @@ class _Claim:
         self.key = key
         self.shell = shell
         self.session = session
-        self.found: stores.StoredState | None = None
-        self.children: Iterator[str] = iter(())
-        self.shared = False
-        self.over = False
 
 
 class _Session:
@@ -61,6 +60,7 @@ class _Session:
         self.filled: list[_Claim] = []
         self.borrowed: list[_Claim] = []
         self.awaits: _Claim | None = None
+        self.claims = 0
         self.ended = False
 
 
@@ -70,7 +70,8 @@ class _Local(threading.local):
 
 
 # Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
-_changed = threading.Condition(threading.RLock())
+_lock = threading.RLock()
+_changed = threading.Condition(_lock)
 _claims: dict[tuple[str, str], _Claim] = {}
 _local = _Local()
 
@@ -110,8 +111,9 @@ def put_off(obj: Any) -> None:
 
 def reset_after_fork() -> None:
     """In a forked child: give up the claims of threads that exist only in the parent."""
-    global _changed  # noqa: PLW0603 - one per process, replaced after fork
-    _changed = threading.Condition(threading.RLock())
+    global _lock, _changed  # noqa: PLW0603 - one per process, replaced after fork
+    _lock = threading.RLock()
+    _changed = threading.Condition(_lock)
     mine = _local.session
     for claim in list(_claims.values()):
         if claim.session is not mine:
@@ -120,7 +122,7 @@ def reset_after_fork() -> None:
 
 def _obtain(session: _Session, layer: Source, cls: type, key: str, shell: Any, *, patient: bool) -> Any:
     """Return the live object, or claim the state and build it, or wait for whoever does."""
-    with _changed:
+    with _lock:
         while True:
             live = layer.live.get(key)
             if live is not None and not unloaded.is_waiting(live):
@@ -129,6 +131,8 @@ def _obtain(session: _Session, layer: Source, cls: type, key: str, shell: Any, *
             if claim is None:
                 if shell is not None and not unloaded.is_waiting(shell):
                     return shell
+                # Counted first: a signal handler may raise in between.
+                session.claims += 1
                 claim = _Claim(layer, cls, key, shell if live is None else live, session)
                 _claims[layer.uuid, key] = claim
                 break
@@ -194,20 +198,23 @@ def _end(session: _Session) -> None:
     try:
         while session.put_off:
             _use_if_possible(session.put_off.pop())
-        with _changed:
-            session.ended = True
-            _changed.notify_all()
-            while not all(other.ended for other in _reachable(session)):
-                _changed.wait()
+        if session.borrowed or any(claim.shared for claim in session.filled):
+            with _lock:
+                session.ended = True
+                _changed.notify_all()
+                while not all(other.ended for other in _reachable(session)):
+                    _changed.wait()
     finally:
         filled, session.filled = session.filled, []
-        with _changed:
+        with _lock:
             for claim in filled:
                 claim.layer.live.put(claim.key, claim.shell)
                 _release(claim)
-            for claim in [claim for claim in _claims.values() if claim.session is session]:
+            if session.claims:
                 # A signal handler raised where nobody had taken care of it yet.
-                _abandon(claim)
+                for claim in [claim for claim in _claims.values() if claim.session is session]:
+                    _abandon(claim)
+            session.claims = 0
             session.ended = False
             session.borrowed.clear()
             _changed.notify_all()
@@ -283,11 +290,12 @@ def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
         return None
     cls = find_class(found.header.class_name, parent.cls)
     if cls is not None and not getattr(cls, "_ana_lazy", True):
-        with suppress(TypeError), _changed:
+        with suppress(TypeError), _lock:
             if (parent.layer.uuid, key) not in _claims and parent.layer.live.get(key) is None:
                 claim = _Claim(parent.layer, cls, key, unloaded.make_shell(cls), session)
                 claim.found = found
                 claim.children = iter(found.header.children)
+                session.claims += 1
                 _claims[parent.layer.uuid, key] = claim
                 return claim
     found.release()
@@ -351,7 +359,7 @@ def _abandon(claim: _Claim) -> None:
         claim.found.release()
     if claim.shared and not unloaded.is_unloaded(claim.shell):
         _unload(claim)
-    with _changed:
+    with _lock:
         _release(claim)
         _changed.notify_all()
 
@@ -368,7 +376,10 @@ def _load_into(layer: Source, cls: type, key: str, shell: Any) -> None:
 
 
 def _release(claim: _Claim) -> None:
+    if claim.over:
+        return
     claim.over = True
+    claim.session.claims -= 1
     if _claims.get((claim.layer.uuid, claim.key)) is claim:
         del _claims[claim.layer.uuid, claim.key]
 

@@ -9,14 +9,14 @@ import logging
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, Protocol
 
 __all__ = ["Collector", "collector", "dump", "load"]
 
 PROTOCOL = 5
+_MAIN = (b"__main__",)
 _log = logging.getLogger("ana.pickling")
 IN_BAND_BYTES = 4096
 """Buffers below this size stay in the stream: a segment of their own costs more than a copy."""
@@ -41,16 +41,6 @@ def collector() -> Collector | None:
     return _active.collector
 
 
-@contextmanager
-def _collecting(into: Collector | None) -> Iterator[None]:
-    before = _active.collector
-    _active.collector = into
-    try:
-        yield
-    finally:
-        _active.collector = before
-
-
 def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> list[memoryview]:
     """Pickle a state; return its segments: the pickle stream, then each out-of-band buffer as flat bytes.
 
@@ -59,24 +49,30 @@ def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = Fals
     cloudpickle, unless the state `stays` in this process. Raises what pickling raises; PicklingError where
     cloudpickle would be needed and is not installed. Nothing is stored then.
     """
-    by_value = () if stays else _by_value_modules()
-    with _collecting(into):
-        state = get_state()
-        try:
-            segments = _dump_with(pickle.Pickler, state)
-        except Exception:
-            # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
-            if not _meets(state, _by_value_modules()):
-                raise
-            return _dump_with(_cloudpickler(state), state)
-        # A quick look first: the exact one pickles again.
-        stream: Any = segments[0].obj
-        if not any(name in stream for name in by_value) or not _meets(state, by_value):
-            return segments
-        return _dump_by_value(state, segments)
+    before, _active.collector = _active.collector, into
+    try:
+        return _dump(get_state(), () if stays else _by_value_modules())
+    finally:
+        _active.collector = before
 
 
-def load(segments: Sequence[bytes | bytearray]) -> Any:
+def _dump(state: object, by_value: tuple[bytes, ...]) -> list[memoryview]:
+    try:
+        segments = _dump_with(pickle.Pickler, state)
+    except Exception:
+        # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
+        if not _meets(state, _by_value_modules()):
+            raise
+        return _dump_with(_cloudpickler(state), state)
+    # A quick look first: the exact one pickles again.
+    stream: Any = segments[0].obj
+    for name in by_value:
+        if name in stream:
+            return _dump_by_value(state, segments) if _meets(state, by_value) else segments
+    return segments
+
+
+def load(segments: Sequence[bytes | memoryview]) -> Any:
     """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says."""
     return pickle.loads(segments[0], buffers=segments[1:])  # noqa: S301 - the point of the whole; bytes are verified
 
@@ -91,6 +87,9 @@ def _dump_with(pickler_class: Callable[..., Any], state: object) -> list[memoryv
         buffers.append(view)
         return False
 
+    if pickler_class is pickle.Pickler:
+        # The same without a file: large states are not copied while the file grows.
+        return [memoryview(pickle.dumps(state, PROTOCOL, buffer_callback=keep)), *buffers]
     file = io.BytesIO()
     pickler_class(file, protocol=PROTOCOL, buffer_callback=keep).dump(state)
     return [memoryview(file.getvalue()), *buffers]
@@ -110,6 +109,8 @@ def _by_value_modules() -> tuple[bytes, ...]:
     """Return the names of the modules whose classes other processes cannot import."""
     cloudpickle = sys.modules.get("cloudpickle")
     registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
+    if not registered:
+        return _MAIN
     return (b"__main__", *(name.encode() for name in registered))
 
 

@@ -13,6 +13,9 @@ from ana import files, mounts
 
 __all__ = ["make_folder", "make_folders", "publish", "set_aside", "sync_file", "sync_folder"]
 
+Write = Callable[[int, Sequence[memoryview | bytes]], None]
+"""Puts parts, one after the other, at an offset of the file that is being made."""
+
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _noted: set[str] = set()
 _log = logging.getLogger("ana.publishing")
@@ -21,13 +24,14 @@ _log = logging.getLogger("ana.publishing")
 def publish(
     folder: str,
     name: str,
-    parts: Sequence[memoryview | bytes],
+    fill: Callable[[Write], object],
     *,
     durable: bool,
     make_folders: Callable[[], None],
 ) -> bool:
-    """Make a file of `parts` appear under `name`, whole or not at all; False if there is one already.
+    """Make a file appear under `name`, whole or not at all; False if there is one already.
 
+    `fill` is called with a function that puts parts at an offset of it, and may call that on several threads.
     Written under a temporary name, (durable: fsynced,) checked, then linked: link is
     first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
     folder turns out not to be there. Raises StoreError; no temporary file is left then.
@@ -39,7 +43,7 @@ def publish(
         # The file may be there before its descriptor is: a signal handler may raise in between.
         try:
             descriptor = _create(temporary, make_folders)
-            identity = _write(descriptor, temporary, parts, durable=durable)
+            identity = _write(descriptor, temporary, fill, durable=durable)
             fresh = _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
@@ -136,15 +140,17 @@ def _create(temporary: str, make_folders: Callable[[], None]) -> int:
         return os.open(temporary, flags, 0o666)
 
 
-def _write(descriptor: int, temporary: str, parts: Sequence[memoryview | bytes], *, durable: bool) -> tuple[int, int]:
+def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], *, durable: bool) -> tuple[int, int]:
     """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
+    sizes: list[int] = []
     try:
-        size = _write_all(descriptor, parts)
+        # Appending is atomic: threads may write at once.
+        fill(lambda offset, parts: sizes.append(_write_all(descriptor, offset, parts)))
         if durable:
             # Full disks and quotas show up only here, or at close, on NFS and with delayed allocation.
             os.fsync(descriptor)
         found = os.fstat(descriptor)
-        _check_size(temporary, found.st_size, size)
+        _check_size(temporary, found.st_size, sum(sizes))
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)
@@ -158,12 +164,16 @@ def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
         raise OSError(errno.EIO, f"{path} has {found_bytes} bytes, {written_bytes} were written")
 
 
-def _write_all(descriptor: int, parts: Sequence[memoryview | bytes]) -> int:
-    """Write all the parts, however short the system's writes are; return the number of bytes."""
-    pending = [memoryview(part).cast("B") for part in parts if len(part)]
-    total = sum(len(part) for part in pending)
-    while pending:
-        pending = files.advance(pending, os.writev(descriptor, pending[: files.IOV_MAX]))
+def _write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes]) -> int:
+    """Write all the parts from `offset` on, however short the system's writes are; return the number of bytes."""
+    pending: Sequence[memoryview | bytes] = parts
+    total = left = sum(map(len, parts))
+    while left:
+        done = os.pwritev(descriptor, pending[: files.IOV_MAX], offset)
+        left -= done
+        offset += done
+        if left:
+            pending = files.advance([memoryview(part) for part in pending], done)
     return total
 
 

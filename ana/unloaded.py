@@ -91,7 +91,7 @@ def reload(obj: Any) -> None:
 
 def is_unloaded(obj: object) -> bool:
     """Say whether an object waits for its state."""
-    return type(obj) in _real
+    return _Unloaded in type(obj).__mro__
 
 
 def is_waiting(obj: object) -> bool:
@@ -103,10 +103,8 @@ def is_waiting(obj: object) -> bool:
 def loaded_class(obj: object) -> type:
     """Return an object's class as its users know it."""
     cls = type(obj)
-    return _real.get(cls, cls)
-
-
-_real: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+    order = cls.__mro__
+    return order[2] if _Unloaded in order else cls
 
 
 def _unloaded_class(cls: type) -> type:
@@ -128,7 +126,6 @@ def _unloaded_class(cls: type) -> type:
             # By identity, which needs no state: so that dicts and sets that hold it can be unpickled.
             namespace["__hash__"] = object.__hash__
         made = type.__new__(quiet_meta, cls.__name__, (cls,), namespace)
-        _real[made] = cls
         made = _classes.setdefault(cls, made)
     return made
 

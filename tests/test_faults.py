@@ -31,7 +31,7 @@ MORE_ERRORS = [
 LINK_ERRORS = (errno.EPERM, errno.EOPNOTSUPP)
 REPEATED = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "unlink": errno.ENOENT, "rename": errno.ENOENT}
 """What an NFS server says to a call that it has done already, when its reply was lost."""
-CHANGES = ("link", "makedirs", "mkdir", "open", "rename", "unlink", "write", "writev")
+CHANGES = ("link", "makedirs", "mkdir", "open", "rename", "unlink", "write", "pwritev")
 SMALL = "small " * 100
 LOCKED = bytes((1 << 20) + 1)
 LARGE = bytes(9 << 20)
@@ -516,9 +516,9 @@ def test_a_call_that_fails_was_done(bench):
 def test_writes_and_reads_are_short(bench):
     """However few bytes the system moves at a time, all of them are moved."""
     effects = {"half": faults.is_short(lambda size: (size + 1) // 2)}
-    bench.check_all(bench.faults(["writev", "preadv"], effects), must_work=True)
+    bench.check_all(bench.faults(["pwritev", "preadv"], effects), must_work=True)
     one = {"one byte": faults.is_short(lambda size: 1)}
-    bench.check_all(bench.faults(["writev", "preadv"], one, both=bench.scenario.value == SMALL), must_work=True)
+    bench.check_all(bench.faults(["pwritev", "preadv"], one, both=bench.scenario.value == SMALL), must_work=True)
 
 
 @scenarios(*CHANGERS, *READERS)
@@ -563,7 +563,7 @@ def test_crash_at_each_call(bench, when):
 
 
 @scenarios(Healed)
-@pytest.mark.parametrize("call", ["writev", "link", "open", "rename"])
+@pytest.mark.parametrize("call", ["pwritev", "link", "open", "rename"])
 def test_what_was_seen_to_be_damaged_is_not_taken_for_stored(bench, call):
     """ana_store finds damage and cannot heal it: the next pickle of the object does, and leads to its state."""
     run = Run(bench.template)

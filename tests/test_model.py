@@ -159,7 +159,7 @@ class Model(RuleBasedStateMachine):
         assert self._in_child(value, name, None) == 0
         self._is_stored(name or content_key(A([value])), value, [])
 
-    @rule(value=number, name=st.sampled_from((None, *NAMES)), call=st.sampled_from(("open", "writev", "link")))
+    @rule(value=number, name=st.sampled_from((None, *NAMES)), call=st.sampled_from(("open", "pwritev", "link")))
     def another_process_is_killed(self, value, name, call):
         """A process of its own dies while it publishes: its state is there, or it is not."""
         self.meanings[content_key(A([value]))] = (value, ())

@@ -71,8 +71,8 @@ print(json.dumps([acknowledged, problem]))
 STORE_FAULTS = [
     ("openat", "ENOSPC"),
     ("openat", "EACCES"),
-    ("writev", "EDQUOT"),
-    ("writev", "EIO"),
+    ("pwritev2", "EDQUOT"),
+    ("pwritev2", "EIO"),
     ("fsync", "EIO"),
     ("fsync", "ENOSPC"),
     ("link", "EIO"),
@@ -90,7 +90,14 @@ LOAD_FAULTS = [
     ("newfstatat", "EIO"),
 ]
 CALL = re.compile(r"\d+ +([a-z0-9_]+)\(")
-SAME = {"newfstatat": "stat", "fstat": "stat", "openat": "open", "preadv2": "preadv", "pread64": "preadv"}
+SAME = {
+    "newfstatat": "stat",
+    "fstat": "stat",
+    "openat": "open",
+    "preadv2": "preadv",
+    "pwritev2": "pwritev",
+    "pread64": "preadv",
+}
 """Names that the C libraries have for one thing."""
 
 
@@ -232,7 +239,7 @@ def test_calls_of_a_store(tmp_path, key):
     """A small new state in a folder that is there: one look, write, sync, link, unlink, sync the folder."""
     raw_tree.path_of(tmp_path / "tree", key).unlink()
     calls = budgeted(tmp_path, "obj = A(stored[0])\nbegin()\nobj.make_uuid()\nend()")
-    publish = ["open", "writev", "fsync", "stat", "close", "link", "unlink"]
+    publish = ["open", "pwritev", "fsync", "stat", "close", "link", "unlink"]
     assert calls == ["stat", *publish, "open", "fsync", "close"]
 
 
@@ -240,7 +247,7 @@ def test_calls_of_a_store_that_is_not_durable(tmp_path, key):
     """The same without waiting for the disk."""
     raw_tree.path_of(tmp_path / "tree", key).unlink()
     calls = budgeted(tmp_path, "layer.store.durable = False\nobj = A(stored[0])\nbegin()\nobj.make_uuid()\nend()")
-    assert calls == ["stat", "open", "writev", "stat", "close", "link", "unlink"]
+    assert calls == ["stat", "open", "pwritev", "stat", "close", "link", "unlink"]
 
 
 def test_calls_of_a_store_of_what_is_there(tmp_path, key):

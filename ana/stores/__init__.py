@@ -22,7 +22,7 @@ class StoredState(Protocol):
     def may_be_lost(self) -> bool:
         """Whether it should be on a disk, and may not be yet: to be looked at again before it is relied on."""
 
-    def segments(self) -> list[bytearray | bytes]:
+    def segments(self) -> list[bytes | memoryview]:
         """Read, verify and decompress the content. Raises CorruptedStateError, StoreError, StateNotFoundError."""
 
     def verify(self) -> None:

@@ -62,7 +62,8 @@ class DirectoryStore:
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
-        return self.tree.path(key)
+        folder, name = self.tree.place(key)
+        return f"{folder}/{name}"
 
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether a file that can be a record is there; after reading it, if it was damaged."""
@@ -109,9 +110,9 @@ class DirectoryStore:
             return self._write(key, path, state, children)
 
     def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
-        parts = record.encode(key, state, children, created_ns=files.now_ns())
+        created_ns = files.now_ns()
         for _ in range(TRIES):
-            if self._publish(key, parts):
+            if self._publish(key, lambda write: record.write(write, key, state, children, created_ns=created_ns)):
                 return True
             # Another writer was first: what it wrote has to be whole.
             found = self._look(key, path, check=True)
@@ -174,13 +175,16 @@ class DirectoryStore:
         return False
 
     def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
-        for pause_seconds in self._pauses(patient=patient):
-            opened = files.open_file(path)
+        opened = files.open_file(path, SMALL_BYTES)
+        if opened is not None:
+            return opened
+        for number, pause_seconds in enumerate(self._pauses(patient=patient)):
+            opened = files.open_file(path, SMALL_BYTES) if number else None
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
             files.look_anew(self.tree.folders(key), pause_seconds)
-        opened = files.open_file(path)
+        opened = files.open_file(path, SMALL_BYTES)
         if opened is None:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
         return opened
@@ -204,11 +208,12 @@ class DirectoryStore:
             return "UUIDs are lower-case here"
         return ""
 
-    def _publish(self, key: str, parts: list[memoryview | bytes]) -> bool:
+    def _publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
+        folder, name = self.tree.place(key)
         return publishing.publish(
-            self.tree.folder(key),
-            address.file_name(key),
-            parts,
+            folder,
+            name,
+            fill,
             durable=self.durable,
             make_folders=lambda: self.tree.make_folders(key),
         )
@@ -250,19 +255,19 @@ class _Found:
             opened.close()
             raise
         if self._data is not None:
-            self.release()
+            self._opened = None
 
     @property
     def may_be_lost(self) -> bool:
         """Whether a power cut may still take it: its writer may not have waited for the disk."""
         return self._store.may_be_lost(self._modified)
 
-    def segments(self) -> list[bytearray | bytes]:
+    def segments(self) -> list[bytes | memoryview]:
         """Read, verify and decompress; a digest that fails is read once more from the file."""
         if self._data is not None:
             data, self._data = self._data, None
             try:
-                return record.decode(self.header, record.reader(data), self.where)
+                return record.decode_small(self.header, data, self.where)
             except CorruptedStateError as error:
                 _log.debug("reading again: %s", error)
         return self._store.watch(self._key, lambda: self._with_file(record.decode))
@@ -281,18 +286,18 @@ class _Found:
         opened, self._opened = self._opened, None
         again = opened is None
         with opened or self._store._find(self._key, self.where, patient=True) as opened:  # noqa: SLF001 - its own part
+            data = None
             if again:
-                self.header, _ = self._read_header(opened)
-            return work(self.header, opened.read, self.where)
+                self.header, data = self._read_header(opened)
+            return work(self.header, opened.read if data is None else record.reader(data), self.where)
 
     def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
         """Return the verified header, and the whole file if it is small."""
-        size = opened.size_bytes
-        start = bytearray(min(size, SMALL_BYTES))
-        opened.read(0, [memoryview(start)])
+        size, start = opened.size_bytes, opened.start
+        if size == len(start):
+            return record.parse_header(start, size, self._key, self.where), start
         end = record.header_size(start, size, self._key, self.where)
         if end > len(start):
             start = bytearray(end)
             opened.read(0, [memoryview(start)])
-        header = record.parse_header(start, size, self._key, self.where)
-        return header, start if size <= len(start) else None
+        return record.parse_header(start, size, self._key, self.where), None

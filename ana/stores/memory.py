@@ -21,7 +21,7 @@ class FoundInMemory:
 
     may_be_lost = False
 
-    def segments(self) -> list[bytearray | bytes]:
+    def segments(self) -> list[bytes | memoryview]:
         """Verify and decompress the content."""
         return record.decode(self.header, record.reader(self._data), self.where)
 

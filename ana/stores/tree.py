@@ -52,18 +52,16 @@ class Tree:
         self.durable = durable
         self.config = self._open(create=create)
 
-    def path(self, key: str) -> str:
-        """Return the path of a key's file."""
-        return "/".join((self.root, *address.shard(key, self.config.levels), address.file_name(key)))
-
-    def folder(self, key: str) -> str:
-        """Return the innermost folder of a key."""
-        return "/".join((self.root, *address.shard(key, self.config.levels)))
+    def place(self, key: str) -> tuple[str, str]:
+        """Return the innermost folder of a key, and the name of its file there."""
+        shard, name = address.place(key, self.config.levels)
+        return f"{self.root}/{shard}" if shard else self.root, name
 
     def folders(self, key: str) -> list[str]:
         """Return the root and the key's shard folders, outermost first."""
         folders = [self.root]
-        for part in address.shard(key, self.config.levels):
+        shard, _ = address.place(key, self.config.levels)
+        for part in shard.split("/") if shard else ():
             folders.append(f"{folders[-1]}/{part}")
         return folders
 
@@ -117,7 +115,7 @@ class Tree:
         self._refuse_foreign()
         made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": str(uuid.uuid4())}).encode() + b"\n"
         # Durable in any case: without it, the states of others would be lost with it.
-        publishing.publish(self.root, CONFIG, [made], durable=True, make_folders=lambda: None)
+        publishing.publish(self.root, CONFIG, lambda write: write(0, [made]), durable=True, make_folders=lambda: None)
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
         # Another process may have been first: its word counts.
         config = self._read_config()

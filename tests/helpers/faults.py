@@ -28,7 +28,7 @@ CALLS = (
     "stat",
     "unlink",
     "write",
-    "writev",
+    "pwritev",
 )
 CRASHED = 77
 """The exit status of a process that crashed as it was told to."""
