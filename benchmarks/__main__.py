@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import programs, results
 from benchmarks.options import SIZES, Options
 
 __all__ = ["PARTS", "main"]
@@ -82,7 +82,7 @@ def _run(part: str, asked: argparse.Namespace) -> results.Result:
             tasks=asked.tasks,
             workers=asked.workers,
         )
-        result: results.Result = module.run(options)
+        result: results.Result = module.run(options) if hasattr(module, "run") else programs.run(part, module, options)
     return result
 
 

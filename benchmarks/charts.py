@@ -1,5 +1,6 @@
 """Pictures of the figures, as SVG files."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ STYLE: Any = {
 }
 WIDTH_INCHES = 7.2
 BAR = 0.38
+PUT_GET = ("put µs", "get µs")
 
 
 def draw(result: Result, folder: Path, suffix: str = "svg") -> dict[str, Path]:
@@ -71,7 +73,7 @@ def _plain(rows: Sequence[Row]) -> Figure:
     axes.invert_yaxis()
     axes.axvline(1, color=GREY, linestyle=":")
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("time, as a multiple of a plain pickle file (int64: of zstd in memory); black: target, at most")
+    axes.set_xlabel("time / time of a plain pickle file (int64: of zstd in memory)\nblack lines: targets")
     return figure
 
 
@@ -83,7 +85,7 @@ def _peers(rows: Sequence[Row]) -> Figure:
     for axes, state in zip(panels, states, strict=True):
         for position, name in enumerate(names):
             (row,) = (row for row in rows if row["state"] == state and row["with"] == name)
-            put, get = _number(row["put µs"]), _number(row["get µs"])
+            put, get = (_number(row[column]) for column in PUT_GET)
             axes.plot([put, get], [position, position], color="#bbbbbb", zorder=1)
             axes.plot(put, position, "o", color=BLUE, label="put" if not position else None)
             axes.plot(get, position, "s", color=ORANGE, label="get" if not position else None)
@@ -92,9 +94,17 @@ def _peers(rows: Sequence[Row]) -> Figure:
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.invert_yaxis()
         axes.set_xlabel("µs")
-        axes.tick_params(axis="x", labelsize=7)
+        _whole_decades(axes, [_number(row[column]) for row in rows if row["state"] == state for column in PUT_GET])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
+
+
+def _whole_decades(axes: Any, values: Sequence[float]) -> None:
+    """Let a logarithmic axis begin and end with powers of ten, and name only those: panels are narrow."""
+    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    axes.set_xlim(10**first, 10**last)
+    axes.set_xticks([10**power for power in range(first, last + 1)])
+    axes.minorticks_off()
 
 
 def _tasks(rows: Sequence[Row]) -> Figure:

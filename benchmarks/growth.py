@@ -132,16 +132,21 @@ class _Growing:
 def _writers(options: Options) -> Table:
     """Let processes store at once: each its own states, or all the same ones."""
     count = options.pick(20, 500, 1000)
+    rounds = options.round_count(3)
     rows: list[Row] = []
     for writers in options.pick((1, 2), (1, 2, 4, 8), (1, 2, 4, 8, 16)):
         row: Row = {"writers": writers}
         for column, shared in (("own states/s", False), ("the same states/s", True)):
-            with measure.emptied(options.folder / "writers") as folder:
-                row[column] = writers * count / _store_at_once(folder / "tree", writers, count, shared=shared)
+            times = []
+            for _ in range(rounds):
+                with measure.emptied(options.folder / "writers") as folder:
+                    times.append(_store_at_once(folder / "tree", writers, count, shared=shared))
+            row[column] = writers * count / measure.median(times)
         rows.append(row)
     note = (
         f"Each process stores {count} states of 1 kB into a new tree; states/s counts all calls of make_uuid of all "
-        f"processes. This machine has {os.cpu_count()} cores."
+        f"processes, "
+        f"the median of {rounds} rounds. This machine has {os.cpu_count()} cores."
     )
     return Table("writers", "Many processes that store at once, nobody waiting for the disk", rows, note)
 

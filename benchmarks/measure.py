@@ -40,8 +40,9 @@ def fresh_memory() -> None:
     Otherwise glibc decides by what was freed before whether an array of some MB is loaded into recycled pages, which
     is several times faster.
     """
-    _mallopt(M_MMAP_THRESHOLD, 1 << 20)
-    _mallopt(M_TRIM_THRESHOLD, 1 << 20)
+    # Above the size of buffers for pieces of an object, which are used again and again.
+    _mallopt(M_MMAP_THRESHOLD, 4 << 20)
+    _mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 
 def recycled_memory() -> None:
