@@ -25,6 +25,9 @@ BLOCK_BYTES = 128 << 10
 """The most that a zstd block may hold (RFC 8878, section 3.1.1.2.4)."""
 _BLOCK_HEADER_BYTES = 3
 DEFAULT_LEVEL = 1
+"""Others gain little: text records go to 21.6 % at level 1, 20.5 % at 3, 19.7 % at 6; small integers to 20, 24, 25."""
+MAX_LEVEL = 22
+"""zstd's own highest; the negative ones go on for ever."""
 
 _INCOMPRESSIBLE_BYTES = 3 << 10
 """Smaller content is stored raw: a file takes 4 KiB at the least, so nothing is saved, and zstd takes 5 + 3 µs."""
@@ -105,13 +108,14 @@ def digest(views: Sequence[memoryview]) -> bytes:
 def encode(views: Sequence[memoryview], size: int, leaf: bytes, level: int) -> tuple[Chunk, list[memoryview | bytes]]:
     """Return a chunk's entry and bytes; `leaf` is the digest of its content of `size` bytes.
 
-    Incompressible content is not copied: its views come back between block headers.
+    `level` is zstd's, 0 for no compression. Incompressible content is not copied: its views come back between block
+    headers.
     """
     if size < _INCOMPRESSIBLE_BYTES:
         lead = _lead(size)
         return Chunk(len(lead) + size, size, RAW, leaf), [lead, *views]
     data = views[0] if len(views) == 1 else memoryview(b"".join(views))
-    if _compressible(data, level):
+    if level and _compressible(data, level):
         frame = _codecs.compressor(level).compress(data)
         if len(frame) < size * _WORTHWHILE:
             return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]

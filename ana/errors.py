@@ -5,7 +5,6 @@ All of them survive pickling, because they come back from workers.
 
 import os
 import pickle
-import socket
 
 __all__ = [
     "ANAError",
@@ -51,7 +50,7 @@ def _rebuild(cls: type[ANAError], args: tuple[object, ...], state: dict[str, obj
 
 def _place(where: str) -> str:
     """Say where something was looked for, and on which host: mounts differ between nodes."""
-    return f"{where} (host {socket.gethostname()}, pid {os.getpid()})"
+    return f"{where} (host {os.uname().nodename}, pid {os.getpid()})"
 
 
 class StateNotFoundError(ANAError, KeyError):

@@ -7,8 +7,6 @@ many threads and processes.
 
 import errno
 import os
-import random
-import socket
 import stat
 import time
 from collections.abc import Sequence
@@ -56,8 +54,7 @@ _FOREIGN = {
     errno.ENXIO: "it is not a regular file",
 }
 
-_random = random.SystemRandom()
-_host = socket.gethostname()[:64]
+_host = os.uname().nodename[:64]
 
 
 class Status(NamedTuple):
@@ -218,7 +215,8 @@ def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
 
 def jitter(seconds: float) -> float:
     """Return a time of half to one and a half of `seconds`."""
-    return seconds * (0.5 + _random.random())
+    # Not by `random`, whose import takes longer than a load; and a fork's children would all wait alike.
+    return seconds * (0.5 + int.from_bytes(os.urandom(4)) / 2**32)
 
 
 def _list_innermost(folders: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from ana import address, identity, pickling, saving
+from ana import address, chunks, identity, pickling, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError
 from ana.stores.directory import DirectoryStore
@@ -46,6 +46,7 @@ class DataLayer:
         strict: bool = False,
         durable: bool | None = None,
         recheck_seconds: float = RECHECK_SECONDS,
+        level: int = chunks.DEFAULT_LEVEL,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -54,11 +55,14 @@ class DataLayer:
         makes an object that raises when it is used, "raise" raises at once. `strict`: raise
         UUIDConflictError where an explicit UUID already names other content. `durable` (folders only):
         wait for the disk before a state counts as stored (default: yes). `recheck_seconds`: how long an
-        object that was stored is believed to be there still.
+        object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
+        22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
+        less than an eighth; 0 stores all as it is. UUIDs do not depend on it.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
-        _check_options(keep_bytes, errors, recheck_seconds)
+        _check_options(keep_bytes, errors, recheck_seconds, level)
+        self.level = level
         self.uuid = str(uuid_module.uuid4())
         self.errors = errors
         self.strict = strict
@@ -68,12 +72,12 @@ class DataLayer:
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True)
+            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True, level=level)
         else:
             if durable is not None:
                 msg = "durable= is for a folder: give pickle_dir= too"
                 raise TypeError(msg)
-            self.store = MemoryStore({}, f"memory:{self.uuid}")
+            self.store = MemoryStore({}, f"memory:{self.uuid}", level)
             if not type(self).load_state.__module__.startswith("ana."):
                 # An old program's own backend.
                 self.store = MethodStore(self.store.home, self.store_state, self.load_state)
@@ -100,7 +104,7 @@ class DataLayer:
 
     @_state_store.setter
     def _state_store(self, mapping: MutableMapping[str, Any]) -> None:
-        self.store = MemoryStore(mapping, self.home)
+        self.store = MemoryStore(mapping, self.home, self.level)
 
     def store_state(self, uuid: str, state: object) -> None:
         """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""
@@ -134,7 +138,7 @@ class DictDataLayer(DataLayer):
             raise TypeError(msg)
         super().__init__(**options)
         if the_dict is not None:
-            self.store = MemoryStore(the_dict, self.home)
+            self.store = MemoryStore(the_dict, self.home, self.level)
 
 
 class SimpleDataLayer(DataLayer):
@@ -151,12 +155,19 @@ class SimpleDataLayer(DataLayer):
         raise ANAError(msg)
 
 
-def _check_options(keep_bytes: int, errors: str, recheck_seconds: float) -> None:
+def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: int) -> None:
     if errors not in ("defer", "raise"):
         msg = f'errors is "defer" or "raise", not {errors!r}'
         raise ValueError(msg)
     if keep_bytes < 0 or recheck_seconds < 0:
         msg = f"keep_bytes ({keep_bytes}) and recheck_seconds ({recheck_seconds}) are not negative"
+        raise ValueError(msg)
+    if isinstance(level, bool) or not isinstance(level, int):
+        msg = f"level is a whole number, not {level!r}"
+        raise TypeError(msg)
+    if not -chunks.MAX_LEVEL <= level <= chunks.MAX_LEVEL:
+        most = chunks.MAX_LEVEL
+        msg = f"level is -{most} (fastest) to {most} (smallest), or 0 for no compression, not {level}"
         raise ValueError(msg)
 
 
@@ -168,14 +179,16 @@ def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _open_folder(pickle_dir: str | os.PathLike[str], *, durable: bool, create: bool) -> DirectoryStore:
+def _open_folder(
+    pickle_dir: str | os.PathLike[str], *, durable: bool, create: bool, level: int = chunks.DEFAULT_LEVEL
+) -> DirectoryStore:
     said = os.environ.get(WAIT, "") or WAIT_SECONDS
     try:
         wait_seconds = max(0.0, float(said))
     except ValueError:
         msg = f"the environment's {WAIT} is a number of seconds, not {said!r}"
         raise ANAError(msg) from None
-    return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds)
+    return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds, level=level)
 
 
 def existing_layer(home: str) -> DataLayer:

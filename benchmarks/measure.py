@@ -30,7 +30,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of <malloc.h>."""
 
 
@@ -41,14 +41,15 @@ def fresh_memory() -> None:
     is several times faster.
     """
     # Above the size of buffers for pieces of an object, which are used again and again.
-    _mallopt(M_MMAP_THRESHOLD, 4 << 20)
+    _mallopt(M_MMAP_THRESHOLD, 12 << 20)
     _mallopt(M_TRIM_THRESHOLD, 64 << 20)
+    _mallopt(M_MMAP_MAX, 65536)
 
 
 def recycled_memory() -> None:
-    """Let blocks below 32 MiB, glibc's limit, come out of memory that was used before."""
-    _mallopt(M_MMAP_THRESHOLD, 32 << 20)
-    _mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    """Let all blocks come out of memory that was used before, where there is some."""
+    _mallopt(M_MMAP_MAX, 0)
+    _mallopt(M_TRIM_THRESHOLD, (2 << 30) - 1)
 
 
 def _mallopt(parameter: int, value: int) -> None:

@@ -53,7 +53,7 @@ PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", 
 
 ALLOWED = {
     # A message says on which host and in which process something happened.
-    "errors": {"os.getpid", "os.strerror", "socket.gethostname"},
+    "errors": {"os.getpid", "os.strerror", "os.uname"},
     # ANA_PICKLE_DIR, which says where the first layer is.
     "current": {"os.environ"},
     # ANA_WAIT, $PWD/pickles; a store's path is made absolute.
@@ -70,7 +70,9 @@ NEEDLESS = {
     "filelock",
     "multiprocessing",
     "numpy",
+    "random",
     "rich",
+    "socket",
     "ssl",
     "unittest",
 }

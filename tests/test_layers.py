@@ -4,6 +4,7 @@ import dbm.dumb
 import json
 import os
 import pickle
+import random
 import threading
 
 import classes
@@ -424,3 +425,31 @@ def test_two_layers_over_one_folder(tmp_path):
     found = classes.A.ana_load(uuid)
     assert found.x == 1
     assert found.uuid == uuid
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_levels_of_compression(tmp_path, where):
+    """A higher level makes smaller records, 0 stores what it is given; address and content are the same."""
+    words = random.Random(0).choices([f"word{number}" for number in range(300)], k=100_000)
+    text = " ".join(words)
+    sizes, uuids = {}, set()
+    for level in (-22, 0, 1, 19):
+        options = {"pickle_dir": tmp_path / f"level{level}"} if where == "folder" else {}
+        with ana.using_dl(**options, level=level) as layer:
+            uuid = classes.A(text).make_uuid()
+            header = layer.store.get(uuid).header
+            sizes[level] = header.stored_bytes
+            uuids.add(uuid)
+            layer.live.forget_kept()
+            assert classes.A.ana_load(uuid).x == text
+    assert sizes[0] > header.raw_bytes
+    assert sizes[19] < sizes[1] < sizes[-22] < sizes[0]
+    assert len(uuids) == 1
+
+
+@pytest.mark.parametrize("level", [23, -23, 1.0, "1", True, None])
+def test_levels_that_make_no_sense(tmp_path, level):
+    """They are refused before anything is made."""
+    with pytest.raises((TypeError, ValueError), match="level"):
+        ana.set_dl(pickle_dir=tmp_path / "tree", level=level)
+    assert not (tmp_path / "tree").exists()

@@ -34,16 +34,25 @@ class DirectoryStore:
 
     private = False
 
-    def __init__(self, root: str, *, durable: bool = True, create: bool = True, wait_seconds: float = 2.0) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        durable: bool = True,
+        create: bool = True,
+        wait_seconds: float = 2.0,
+        level: int = chunks.DEFAULT_LEVEL,
+    ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
         Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
         (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
-        to show a state that another host has just written.
+        to show a state that another host has just written. `level`: see `ana.chunks.encode`.
         """
         self.tree = Tree(root, durable=durable, create=create)
         self.durable = durable
         self.wait_seconds = wait_seconds
+        self.level = level
         self._suspects: set[str] = set()
 
     @property
@@ -112,7 +121,10 @@ class DirectoryStore:
     def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
         created_ns = files.now_ns()
         for _ in range(TRIES):
-            if self._publish(key, lambda write: record.write(write, key, state, children, created_ns=created_ns)):
+            if self._publish(
+                key,
+                lambda write: record.write(write, key, state, children, created_ns=created_ns, level=self.level),
+            ):
                 return True
             # Another writer was first: what it wrote has to be whole.
             found = self._look(key, path, check=True)

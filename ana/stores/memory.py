@@ -5,7 +5,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-from ana import record
+from ana import chunks, record
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 
 __all__ = ["FoundInMemory", "MemoryStore"]
@@ -36,9 +36,10 @@ class FoundInMemory:
 class MemoryStore:
     """A store over a mapping; as safe between threads and processes as the mapping's own item access."""
 
-    def __init__(self, mapping: MutableMapping[str, Any], home: str) -> None:
+    def __init__(self, mapping: MutableMapping[str, Any], home: str, level: int = chunks.DEFAULT_LEVEL) -> None:
         self.mapping = mapping
         self.home = home
+        self.level = level
 
     @property
     def private(self) -> bool:
@@ -75,7 +76,7 @@ class MemoryStore:
         """Store a state unless the mapping has one (a whole one, where `heal`)."""
         if self.is_whole(key) if heal else self.has(key):
             return False
-        parts = record.encode(key, state, children, created_ns=time.time_ns())
+        parts = record.encode(key, state, children, created_ns=time.time_ns(), level=self.level)
         with self._reported(key):
             self.mapping[key] = b"".join(parts)
         return True
