@@ -96,8 +96,8 @@ def _here(options: Options) -> Result:
         found["filesystem"] = f"NFS 4.2 ({found['filesystem']}), server and clients in one kernel"
         # Ours is far above what hardware takes, for whoever writes there first, and would drown the wire.
         tables[0].note += (
-            f" Arrays are loaded into memory that the process has used before: the first use of {TOUCH_BYTES >> 20} MiB "
-            f"takes {touching:.2g} s in this kernel, which has no hardware for that."
+            f" Arrays are loaded into memory that the process has used before: the first use of "
+            f"{TOUCH_BYTES >> 20} MiB takes {touching:.2g} s in this kernel, which has no hardware for that."
         )
     return Result("nfs", options.size, tables, found)
 
