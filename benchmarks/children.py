@@ -1,0 +1,89 @@
+"""What has to be measured in a process of its own: `python -m benchmarks.children WHAT ...` answers in JSON."""
+
+import json
+import pickle
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ana
+from benchmarks.workloads import WORKLOADS
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the first argument says, and print the answer."""
+    what, *rest = arguments
+    does: dict[str, Callable[..., Any]] = {"again": _again, "memory-store": _memory_store, "memory-load": _memory_load}
+    answer = does[what](*rest)
+    sys.stdout.write(json.dumps(answer))
+
+
+def _again(size_bytes: str, tree: str) -> dict[str, Any]:
+    """Store what another process has stored."""
+    array = WORKLOADS["integers"].make(0, int(size_bytes))
+    ana.set_dl(pickle_dir=tree, durable=False)
+    ana.Ref(0).make_uuid()  # what is imported late is there now
+    ref = ana.Ref(array)
+    begin = time.perf_counter()
+    uuid = ref.make_uuid()
+    return {"seconds": time.perf_counter() - begin, "uuid": uuid}
+
+
+def _memory_store(way: str, size_bytes: str, folder: str) -> dict[str, Any]:
+    """Store a large array; the answer has its key and the memory that this took besides the array."""
+    array = WORKLOADS["large noise"].make(0, int(size_bytes))
+    if way == "ana":
+        ana.set_dl(pickle_dir=f"{folder}/tree", durable=False)
+        ref = ana.Ref(array)
+        before = _reset_peak()
+        key = ref.make_uuid()
+    else:
+        key = f"{folder}/state.p"
+        before = _reset_peak()
+        with open(key, "wb") as file:
+            pickle.dump(array, file, protocol=5)
+    return {"extra_bytes": _status("VmHWM") - before, "key": key}
+
+
+def _memory_load(way: str, size_bytes: str, folder: str, key: str) -> dict[str, Any]:
+    """Load a large array; the answer is the memory that this took besides the array."""
+    np.zeros(1)
+    if way == "ana":
+        ana.set_dl(pickle_dir=f"{folder}/tree", durable=False)
+        before = _reset_peak()
+        array: Any = ana.Ref.ana_load(key).value
+    else:
+        before = _reset_peak()
+        with open(key, "rb") as file:
+            array = pickle.load(file)
+    peak = _status("VmHWM")
+    if array.nbytes != int(size_bytes):
+        msg = f"the array that was loaded has {array.nbytes} bytes, not {size_bytes}"
+        raise AssertionError(msg)
+    return {"extra_bytes": peak - before - array.nbytes}
+
+
+def _reset_peak() -> int:
+    """Let the kernel forget this process's highest memory, and return what it has now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        msg = f"this kernel does not say {name}"
+        raise AssertionError(msg)
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,112 @@
+"""Timing on a machine that does other work at the same time: everything in turns, and medians of ratios."""
+
+import ctypes
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+__all__ = [
+    "disk_bytes",
+    "emptied",
+    "fresh_memory",
+    "in_turns",
+    "median",
+    "ratio",
+    "recycled_memory",
+    "run_child",
+    "seconds",
+    "take_turns",
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of <malloc.h>."""
+
+
+def fresh_memory() -> None:
+    """Let every large block be memory that the process has not touched yet, as a worker's first object is.
+
+    Otherwise glibc decides by what was freed before whether an array of some MB is loaded into recycled pages, which
+    is several times faster.
+    """
+    # Above the size of buffers for pieces of an object, which are used again and again.
+    _mallopt(M_MMAP_THRESHOLD, 4 << 20)
+    _mallopt(M_TRIM_THRESHOLD, 64 << 20)
+
+
+def recycled_memory() -> None:
+    """Let blocks below 32 MiB, glibc's limit, come out of memory that was used before."""
+    _mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    _mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return how long one call takes; what it returns is freed after the clock was read."""
+    gc.collect()
+    begin = time.perf_counter()
+    returned = action()
+    taken = time.perf_counter() - begin
+    del returned
+    return taken
+
+
+def take_turns(actions: Mapping[str, Callable[[], float]], number: int) -> dict[str, float]:
+    """Call each action once, in an order that rotates with the round: who goes first pays for cold caches."""
+    names = list(actions)
+    names = names[number % len(names) :] + names[: number % len(names)]
+    if number // len(names) % 2:
+        names.reverse()
+    return {name: actions[name]() for name in names}
+
+
+def in_turns(actions: Mapping[str, Callable[[], float]], rounds: int, *, warm: int = 1) -> dict[str, list[float]]:
+    """Return the figures of all rounds; those that warm up are not among them."""
+    found = [take_turns(actions, number) for number in range(rounds + warm)][warm:]
+    return {name: [figures[name] for figures in found] for name in actions}
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median of the rounds' ratios: both sides of one had the same neighbours on the machine."""
+    return median(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """Make a folder for the block; the next round is not to find the pages that it has dirtied."""
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the size of all files below a folder; holes are not counted (LMDB's file is made of them)."""
+    total = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            status = os.stat(os.path.join(inner, name))
+            total += min(status.st_size, status.st_blocks * 512)
+    return total
+
+
+def run_child(*arguments: object) -> Any:
+    """Run `benchmarks.children` in a new interpreter, and return what it answers."""
+    command = [sys.executable, "-m", "benchmarks.children", *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return json.loads(done.stdout)

@@ -1,0 +1,256 @@
+"""ANA and plain pickle files on real NFS: behind 1 Gbit/s, and where each round trip takes time.
+
+In the lab (tests/nfs/lab) the network's speed is set here. On a cluster it is what it is:
+
+    ANA_TEST_MOUNTS=/mnt/a:/mnt/b python -m benchmarks nfs    # two mounts of one export, with separate caches
+"""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ana
+from benchmarks import measure, results
+from benchmarks.measure import median
+from benchmarks.options import Options
+from benchmarks.results import Result, Row, Table, machine
+from benchmarks.workloads import WORKLOADS, Workload
+
+__all__ = ["run"]
+
+ROOT = Path(__file__).resolve().parent.parent
+LAB = ROOT / "tests" / "nfs"
+MOUNTS = "ANA_TEST_MOUNTS"
+IN_LAB = "ANA_TEST_EXPORT"
+LAB_MEMORY = "4G"
+LAB_SECONDS = 1800
+WIRE_TARGET = 0.4
+GIGABIT = "rate 1gbit"
+DELAYS = ("delay 0ms", "delay 1ms")
+ELSEWHERE = "as it is"
+
+
+class Pair(NamedTuple):
+    """One export as two clients see it: `near` stores, `far` loads."""
+
+    near: Path
+    far: Path
+
+
+def run(options: Options) -> Result:
+    """Measure here, if there are mounts; else in the lab. Raises SystemExit with what is missing."""
+    if os.environ.get(MOUNTS):
+        return _here(options)
+    return _in_the_lab(options)
+
+
+def _in_the_lab(options: Options) -> Result:
+    """Run this part in the lab, and read what it has found out."""
+    sys.path.insert(0, str(LAB))
+    problem = import_module("lab_host").missing()
+    if problem:
+        msg = f"nfs: {problem}; or set {MOUNTS}=/mnt/a:/mnt/b (two mounts of one export)"
+        raise SystemExit(msg)
+    # Not in the folder that is asked for: the guest has to see it, and /tmp and /run are its own.
+    with tempfile.TemporaryDirectory(prefix=".nfs-benchmark-", dir=ROOT) as folder:
+        answer = Path(folder) / "nfs.json"
+        command = [str(LAB / "lab"), f"--memory={LAB_MEMORY}", f"--seconds={LAB_SECONDS}"]
+        command += [sys.executable, "-m", "benchmarks", "nfs", f"--size={options.size}", f"--json={answer}"]
+        command += [f"--rounds={options.rounds}"] if options.rounds else []
+        done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            msg = f"nfs: the lab ended with status {done.returncode}\n{done.stdout}"
+            raise SystemExit(msg)
+        (result,) = results.load(answer)
+    result.command = f"tests/nfs/lab --memory={LAB_MEMORY} {result.command.partition(' --json')[0]}"
+    return result
+
+
+def _here(options: Options) -> Result:
+    pair = Pair(*map(Path, os.environ[MOUNTS].split(",")[0].split(":")))
+    folder = f"ana-benchmark-{uuid.uuid4()}"
+    place = Pair(pair.near / folder, pair.far / folder)
+    place.near.mkdir()
+    try:
+        tables = [_wire(options, place), _latency(options, place, pair)]
+    finally:
+        _network("")
+        ana.set_dl()
+        shutil.rmtree(place.near, ignore_errors=True)
+    found = machine(pair.near)
+    if IN_LAB in os.environ:
+        found["CPU"] = f"user-mode-linux with one processor on {found['CPU'].partition(',')[0]}"
+        found["filesystem"] = f"NFS 4.2 ({found['filesystem']}), server and clients in one kernel"
+    return Result("nfs", options.size, tables, found)
+
+
+def _network(netem: str) -> str:
+    """Set the speed of the lab's loopback device; returns what is measured then."""
+    if IN_LAB not in os.environ:
+        return ELSEWHERE
+    action = ["replace", "dev", "lo", "root", "netem", *netem.split()] if netem else ["del", "dev", "lo", "root"]
+    subprocess.run(["tc", "qdisc", *action], check=bool(netem), capture_output=not netem)
+    return netem
+
+
+@contextmanager
+def _round(place: Pair) -> Iterator[Pair]:
+    """Make a folder for one round: what the far client has never seen it has to ask the server for."""
+    name = str(uuid.uuid4())
+    pair = Pair(place.near / name, place.far / name)
+    pair.near.mkdir()
+    try:
+        yield pair
+    finally:
+        ana.set_dl()
+        shutil.rmtree(pair.near, ignore_errors=True)
+
+
+class _Ways:
+    """Storing and loading the states of a workload in both ways, in a folder that two clients see."""
+
+    def __init__(self, workload: Workload, place: Pair, *, durable: bool) -> None:
+        self.states = workload.states()
+        self.place = place
+        self.durable = durable
+
+    def open(self, client: Path) -> None:
+        """Begin anew, through that client."""
+        ana.set_dl(pickle_dir=client / "tree", keep_bytes=0, durable=self.durable)
+
+    def ana_store(self) -> list[str]:
+        """Store through the near client."""
+        return [ana.Ref(state).make_uuid() for state in self.states]
+
+    def plain_store(self, place: Pair) -> None:
+        """Pickle through the near client: closing a file sends it."""
+        for number, state in enumerate(self.states):
+            with open(place.near / f"{number}.p", "wb") as file:
+                pickle.dump(state, file, protocol=5)
+                if self.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+
+    def ana_load(self, uuids: list[str]) -> None:
+        """Load through the far client."""
+        for key in uuids:
+            loaded: Any = ana.Ref.ana_load(key).value
+            del loaded
+
+    def plain_load(self, place: Pair) -> None:
+        """Unpickle through the far client."""
+        for number in range(len(self.states)):
+            with open(place.far / f"{number}.p", "rb") as file:
+                loaded = pickle.load(file)
+            del loaded
+
+    def once(self, number: int) -> dict[str, float]:
+        """Store and load everything once in both ways; seconds per state."""
+        with _round(self.place) as place:
+            uuids: list[str] = []
+            self.open(place.near)
+            storing: dict[str, Callable[[], float]] = {
+                "ANA store": lambda: measure.seconds(lambda: uuids.extend(self.ana_store())),
+                "plain store": lambda: measure.seconds(lambda: self.plain_store(place)),
+            }
+            found = measure.take_turns(storing, number)
+            self.open(place.far)
+            loading: dict[str, Callable[[], float]] = {
+                "ANA load": lambda: measure.seconds(lambda: self.ana_load(uuids)),
+                "plain load": lambda: measure.seconds(lambda: self.plain_load(place)),
+            }
+            found |= measure.take_turns(loading, number)
+        return {name: value / len(self.states) for name, value in found.items()}
+
+    def rounds(self, count: int) -> dict[str, list[float]]:
+        """Measure so many rounds, after one that warms up."""
+        found = [self.once(number) for number in range(count + 1)][1:]
+        return {name: [figures[name] for figures in found] for name in found[0]}
+
+
+def _wire(options: Options, place: Pair) -> Table:
+    """Send what compresses over a slow wire."""
+    network = _network(GIGABIT)
+    workload = WORKLOADS["integers"].scaled(options.size)
+    rows: list[Row] = []
+    for durable in (False, True):
+        found = _Ways(workload, place, durable=durable).rounds(options.round_count(5))
+        for what in ("store", "load")[: 1 if durable else 2]:
+            ours, theirs = found[f"ANA {what}"], found[f"plain {what}"]
+            ratio = measure.ratio(ours, theirs)
+            rows.append({
+                "state": workload.name,
+                "network": network,
+                "what": f"{what}, waiting for the disk" if durable else what,
+                "ANA s": median(ours),
+                "pickle file s": median(theirs),
+                "rounds": len(ours),
+                "ratio": ratio,
+                "target": f"≤ {WIRE_TARGET:g}",
+                "met": ratio <= WIRE_TARGET,
+            })  # fmt: skip
+    note = "One client stores, another one loads, which has nothing of it in its cache: all goes over the wire."
+    return Table("wire", "NFS behind 1 Gbit/s", rows, note)
+
+
+def _latency(options: Options, place: Pair, mounts: Pair) -> Table:
+    """Store and load small states where round trips take time, and count those."""
+    full = WORKLOADS["dict"]
+    workload = full.resized(full.size_bytes, options.pick(2, 20, 50))
+    rows: list[Row] = []
+    trips = _trips(workload, place, mounts)
+    for delay in DELAYS if IN_LAB in os.environ else ("",):
+        network = _network(delay)
+        for durable in (False, True):
+            found = _Ways(workload, place, durable=durable).rounds(options.round_count(5))
+            for what in ("store", "load")[: 1 if durable else 2]:
+                ours, theirs = found[f"ANA {what}"], found[f"plain {what}"]
+                rows.append({
+                    "network": f"{network} each way" if network != ELSEWHERE else network,
+                    "what": f"{what}, waiting for the disk" if durable else what,
+                    "ANA ms": median(ours) * 1000,
+                    "pickle file ms": median(theirs) * 1000,
+                    "ratio": measure.ratio(ours, theirs),
+                    "ANA round trips": trips.get(("ANA", what, durable)),
+                    "pickle file round trips": trips.get(("plain", what, durable)),
+                })  # fmt: skip
+    note = (
+        f"Medians per state of {workload.count} states of 1 kB. ANA's go into new folders, two for most states, as the "
+        "tree is empty; the pickle files into one folder that is there. Round trips are calls to the server, per state."
+    )
+    return Table("latency", "Small states on NFS", rows, note)
+
+
+def _trips(workload: Workload, place: Pair, mounts: Pair) -> dict[tuple[str, str, bool], float]:
+    """Count the calls to the server per state."""
+    sys.path.insert(0, str(LAB))
+    round_trips: Any = import_module("mountstats").RoundTrips
+    found = {}
+    for durable in (False, True):
+        ways = _Ways(workload, place, durable=durable)
+        with _round(place) as folder:
+            uuids: list[str] = []
+            ways.open(folder.near)
+            with round_trips(mounts.near) as trips:
+                uuids += ways.ana_store()
+            found["ANA", "store", durable] = trips.total / workload.count
+            with round_trips(mounts.near) as trips:
+                ways.plain_store(folder)
+            found["plain", "store", durable] = trips.total / workload.count
+            ways.open(folder.far)
+            with round_trips(mounts.far) as trips:
+                ways.ana_load(uuids)
+            found["ANA", "load", durable] = trips.total / workload.count
+            with round_trips(mounts.far) as trips:
+                ways.plain_load(folder)
+            found["plain", "load", durable] = trips.total / workload.count
+    return found
