@@ -39,23 +39,31 @@ def available() -> int:
     return min(count, int(said))
 
 
-def run(work: Callable[[Item], object], items: Sequence[Item], threads: int) -> None:
+def run(
+    work: Callable[[Item], object],
+    items: Sequence[Item],
+    threads: int,
+    *,
+    give_up: Callable[[], object] = lambda: None,
+) -> None:
     """Call `work` with each item, on up to `threads` threads, of which the caller's is one; return when all is done.
 
     Items are taken in order. After an exception no further item is begun; that of the earliest item is raised.
+    `give_up` is called then: it wakes threads whose work waits for that of another.
     Where no thread can be had (ulimit -u, the interpreter's end), the caller's own does it all.
     """
     if threads <= 1 or len(items) <= 1:
         for item in items:
             work(item)
         return
-    _Crew(work, items).run(min(threads, len(items)))
+    _Crew(work, items, give_up).run(min(threads, len(items)))
 
 
 class _Crew:
     """The threads of one `run`, and what they have left to do."""
 
-    def __init__(self, work: Callable[[Item], object], items: Sequence[Item]) -> None:
+    def __init__(self, work: Callable[[Item], object], items: Sequence[Item], give_up: Callable[[], object]) -> None:
+        self.give_up = give_up
         self.work: Callable[..., object] = work
         self.items = items
         # next() on it is atomic: no lock is needed to share it.
@@ -74,9 +82,12 @@ class _Crew:
                     break
                 others.append(thread)
             self.take_part()
+        except BaseException:
+            # A signal handler's, between two items: nobody will do the next one.
+            self._stop()
+            raise
         finally:
-            # Also after a signal handler's exception: what the others write into is not given back before they end.
-            self.stopped = True
+            # What the others write into is not given back before they end.
             for thread in others:
                 thread.join()
         if self.failures:
@@ -90,8 +101,12 @@ class _Crew:
                 self.work(self.items[number])
             except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the caller's thread
                 self.failures[number] = error
-                self.stopped = True
+                self._stop()
                 return
+
+    def _stop(self) -> None:
+        self.stopped = True
+        self.give_up()
 
 
 @cache

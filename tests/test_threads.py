@@ -116,3 +116,27 @@ def test_the_least_quota_of_all_levels_counts(monkeypatch, tmp_path):
         assert threads._quota(0) == 2
     finally:
         threads._quota.cache_clear()
+
+
+@pytest.mark.parametrize("broken", ["work", "handler"])
+def test_who_waits_for_another_thread_is_woken(broken):
+    """An error in the work, and one that a signal handler raises between two items, ends the others' waiting."""
+    caller = threading.get_ident()
+    waits, given_up = threading.Event(), threading.Event()
+
+    class Items(list):
+        def __len__(self):
+            if broken == "handler" and waits.is_set() and threading.get_ident() == caller:
+                raise KeyboardInterrupt
+            return super().__len__()
+
+    def work(item):
+        if threading.get_ident() != caller:
+            waits.set()
+            assert given_up.wait(30)
+        elif waits.wait(30) and broken == "work":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(work, Items(range(1000)), 2, give_up=given_up.set)
+    assert given_up.is_set()
