@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import programs, results
-from benchmarks.options import SIZES, Options
+from benchmarks.options import SIZES, CannotRunError, Options
 
 __all__ = ["PARTS", "main"]
 
@@ -47,10 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parts == ["list"]:
         sys.stdout.write("".join(f"{name:8} {text}\n" for name, text in _parts().items()))
         return 0
-    found = []
+    found: list[results.Result] = []
+    status = 0
     command = shlex.join(["python", "-m", "benchmarks", *words])
     for part in parts:
-        result = _run(part, asked)
+        try:
+            result = _run(part, asked)
+        except CannotRunError as error:
+            sys.stderr.write(f"{error}\n")
+            status = 1
+            continue
         # One that was measured elsewhere (in the lab) says itself how.
         result.command = result.command or command
         found.append(result)
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         if asked.json is not None:
             results.save(found, asked.json)
-    return 0
+    return status
 
 
 def _parts() -> dict[str, str]:

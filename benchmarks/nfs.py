@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import ana
 from benchmarks import measure, results
 from benchmarks.measure import median
-from benchmarks.options import Options
+from benchmarks.options import CannotRunError, Options
 from benchmarks.results import Result, Row, Table, machine
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 
 def run(options: Options) -> Result:
-    """Measure here, if there are mounts; else in the lab. Raises SystemExit with what is missing."""
+    """Measure here, if there are mounts; else in the lab. Raises CannotRunError."""
     if os.environ.get(MOUNTS):
         return _here(options)
     return _in_the_lab(options)
@@ -60,7 +60,7 @@ def _in_the_lab(options: Options) -> Result:
     problem = import_module("lab_host").missing()
     if problem:
         msg = f"nfs: {problem}; or set {MOUNTS}=/mnt/a:/mnt/b (two mounts of one export)"
-        raise SystemExit(msg)
+        raise CannotRunError(msg)
     # Not in the folder that is asked for: the guest has to see it, and /tmp and /run are its own.
     with tempfile.TemporaryDirectory(prefix=".nfs-benchmark-", dir=ROOT) as folder:
         answer = Path(folder) / "nfs.json"
@@ -70,7 +70,7 @@ def _in_the_lab(options: Options) -> Result:
         done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             msg = f"nfs: the lab ended with status {done.returncode}\n{done.stdout}"
-            raise SystemExit(msg)
+            raise CannotRunError(msg)
         (result,) = results.load(answer)
     outside = machine(options.folder)
     result.machine |= {"CPU": f"user-mode-linux with one processor, on {outside['CPU']}"}

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["SIZES", "Options"]
+__all__ = ["SIZES", "CannotRunError", "Options"]
 
 SIZES = ("tiny", "small", "full")
 """Tiny shows that the scripts run; small takes some minutes; full is what docs/performance.md quotes."""
 
 Value = TypeVar("Value")
+
+
+class CannotRunError(Exception):
+    """A part cannot run on this machine; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
