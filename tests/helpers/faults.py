@@ -126,7 +126,7 @@ def reply_is_lost(code: int) -> Effect:
 
 
 def is_short(size: Callable[[int], int]) -> Effect:
-    """Return an effect on writev and preadv: of the buffers' n bytes, at most size(n) are moved."""
+    """Return an effect on pwritev and preadv: of the buffers' n bytes, at most size(n) are moved."""
 
     def effect(_: str, real: Real, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         descriptor, buffers, *rest = arguments
