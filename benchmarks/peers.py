@@ -105,7 +105,7 @@ class Ana(Peer):
 
 
 class OriginalAna(Peer):
-    """How ANA did it until 2022: a file named by a random UUID, rewritten in place."""
+    """The original ANA's way: a file named by a UUID, rewritten in place."""
 
     name = "original ANA"
 
@@ -270,7 +270,7 @@ def _times(options: Options, peers: list[type[Peer]], *, durable: bool) -> Table
     note = (
         "Medians of rounds, per state, all measured in turns; nobody waits for the disk, nobody may answer from "
         "its own memory. Ratios are medians of the rounds' ratios to the pickle file. LMDB and shelve keep all in one "
-        "file."
+        "file. ANA's tree is new in each round, so that its times include making folders."
     )
     return Table("peers", "Put and get, nobody waiting for the disk", rows, note)
 
