@@ -127,7 +127,7 @@ def _pairs(what: str, ours: str, theirs: str, unit: str) -> Callable[[Sequence[R
     """Return what draws two bars for each row."""
 
     def make(rows: Sequence[Row]) -> Figure:
-        figure, (axes,) = _figure(0.9 + 0.45 * len(rows))
+        figure, (axes,) = _figure(1.1 + 0.45 * len(rows))
         positions = range(len(rows))
         sides = ((ours, BLUE, "ANA", -BAR / 2), (theirs, ORANGE, "pickle file", BAR / 2))
         for column, colour, label, offset in sides:
@@ -139,7 +139,7 @@ def _pairs(what: str, ours: str, theirs: str, unit: str) -> Callable[[Sequence[R
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit)
-        axes.legend()
+        figure.legend(loc="outside upper right", ncols=2)
         return figure
 
     return make

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.results import Result, Table
+from benchmarks.results import Result
 
 __all__ = ["main", "write"]
 
@@ -108,20 +108,20 @@ def _document(found: Sequence[Result], links: dict[str, str]) -> str:
 
 def _missed(found: Sequence[Result]) -> str:
     """List the targets that were not met."""
-    targets = [(result, table, row) for result in found for table in result.tables for row in table.rows]
-    known = [(table, row) for _, table, row in targets if row.get("met") is not None]
+    rows = [(result.part, row) for result in found for table in result.tables for row in table.rows]
+    known = [(part, row) for part, row in rows if row.get("met") is not None]
     if not known:
         return ""
-    missed = [_missed_line(table, row) for table, row in known if not row["met"]]
+    missed = [_missed_line(part, row) for part, row in known if not row["met"]]
     if not missed:
         return f"All {len(known)} targets are met."
     verb = "is" if len(missed) == 1 else "are"
     return f"Of {len(known)} targets, {len(missed)} {verb} not met:\n\n" + "\n".join(missed)
 
 
-def _missed_line(table: Table, row: results.Row) -> str:
+def _missed_line(part: str, row: results.Row) -> str:
     words = [str(row[column]) for column in ("state", "what", "way") if row.get(column)]
     value = next((row[column] for column in ("ratio", "value", "ANA %") if column in row), None)
     figure = f": {value:.3g}" if isinstance(value, int | float) else ""
     unit = f" {row['unit']}" if row.get("unit") else ""
-    return f"- {', '.join(words)}{figure}{unit}, target {row['target']} ({table.title})"
+    return f"- {part}: {', '.join(words)}{figure}{unit}, target {row['target']}"
