@@ -11,15 +11,15 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import address, identity, pickling, stores, unloaded
+from ana import address, fetching, identity, pickling, stores, unloaded
 from ana.errors import ANAError, StateLoadError
 from ana.naming import class_name, find_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
-__all__ = ["Source", "load", "loading_from", "reset_after_fork"]
+__all__ = ["Source", "ahead", "load", "loading_from", "reset_after_fork"]
 
 MAX_NESTED = 20
 """So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
@@ -36,7 +36,7 @@ class Source(Protocol):
 class _Claim:
     """One state that one thread is loading, until its whole session is over."""
 
-    __slots__ = ("children", "cls", "found", "key", "layer", "over", "session", "shared", "shell")
+    __slots__ = ("ahead_to", "children", "cls", "found", "key", "layer", "over", "session", "shared", "shell")
 
     def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "_Session") -> None:
         self.layer = layer
@@ -45,7 +45,8 @@ class _Claim:
         self.shell = shell
         self.session = session
         self.found: stores.StoredState | None = None
-        self.children: Iterator[str] = iter(())
+        self.children: Iterator[tuple[int, str]] = iter(())
+        self.ahead_to = 0
         self.shared = False
         self.over = False
 
@@ -62,6 +63,8 @@ class _Session:
         self.borrowed: list[_Claim] = []
         self.awaits: _Claim | None = None
         self.ended = False
+        self.ahead = fetching.Ahead()
+        self.ahead_held = 0
 
 
 class _Local(threading.local):
@@ -96,6 +99,19 @@ def load(layer: Source, cls: type, key: str, shell: Any = None, *, patient: bool
                 _end(session)
         finally:
             session.depth -= 1
+
+
+@contextmanager
+def ahead() -> "Iterator[fetching.Ahead]":
+    """Give what this thread's loads look into before they ask the store; what is left in it goes at the end."""
+    session = _local.session
+    session.ahead_held += 1
+    try:
+        yield session.ahead
+    finally:
+        session.ahead_held -= 1
+        if not session.ahead_held:
+            session.ahead.clear()
 
 
 def too_deep() -> bool:
@@ -215,6 +231,8 @@ def _end(session: _Session) -> None:
             claim.layer.live.keep(claim.key, claim.shell, _state_of(claim).header.raw_bytes)
         session.held.clear()
         session.put_off.clear()
+        if not session.ahead_held:
+            session.ahead.clear()
 
 
 def _use_if_possible(obj: Any) -> None:
@@ -229,7 +247,7 @@ def _build(session: _Session, top: _Claim, *, patient: bool) -> Any:
     """Load a state, those that it refers to first, without recursion: its headers say which they are."""
     stack = [top]
     try:
-        _open(top, patient=patient)
+        _open(session, top, patient=patient)
         while stack:
             claim = stack[-1]
             child = _next_child(session, claim)
@@ -246,10 +264,10 @@ def _build(session: _Session, top: _Claim, *, patient: bool) -> Any:
     return top.shell
 
 
-def _open(claim: _Claim, *, patient: bool) -> None:
+def _open(session: _Session, claim: _Claim, *, patient: bool) -> None:
     """Find a claim's state, and make the object that it will fill."""
-    claim.found = claim.layer.store.get(claim.key, patient=patient)
-    claim.children = iter(claim.found.header.children)
+    claim.found = session.ahead.take(claim.layer, claim.key, patient=patient)
+    claim.children = enumerate(claim.found.header.children)
     if claim.shell is None:
         cls = _class_for(claim.cls, claim)
         try:
@@ -264,11 +282,15 @@ def _next_child(session: _Session, claim: _Claim) -> _Claim | None:
     Only an optimisation against depth: whatever is unclear here is left to the reference itself, which
     is met when the state is unpickled.
     """
-    for key in claim.children:
+    for number, key in claim.children:
+        if number >= claim.ahead_to:
+            children = _state_of(claim).header.children
+            claim.ahead_to = session.ahead.fetch_children(claim.layer, children, number, claim.cls)
         live = claim.layer.live.get(key)
         if live is not None:
             # Alive until the state that refers to it has been unpickled.
             session.held.append(live)
+            session.ahead.drop(claim.layer, key)
             continue
         child = _claim_child(session, claim, key)
         if child is not None:
@@ -278,7 +300,7 @@ def _next_child(session: _Session, claim: _Claim) -> _Claim | None:
 
 def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
     try:
-        found = parent.layer.store.get(key, patient=False)
+        found = session.ahead.take(parent.layer, key, patient=False)
     except ANAError:
         return None
     cls = find_class(found.header.class_name, parent.cls)
@@ -287,7 +309,7 @@ def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
             if (parent.layer.uuid, key) not in _claims and parent.layer.live.get(key) is None:
                 claim = _Claim(parent.layer, cls, key, unloaded.make_shell(cls), session)
                 claim.found = found
-                claim.children = iter(found.header.children)
+                claim.children = enumerate(found.header.children)
                 _claims[parent.layer.uuid, key] = claim
                 return claim
     found.release()
