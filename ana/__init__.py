@@ -7,7 +7,7 @@ import types
 
 from ana import current as _current
 from ana._version import __version__
-from ana.current import get_dl, set_dl, using_dl
+from ana.current import get_dl, prefetch, set_dl, using_dl
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -41,6 +41,7 @@ __all__ = [
     "UntrustedStoreError",
     "__version__",
     "get_dl",
+    "prefetch",
     "set_dl",
     "using_dl",
 ]

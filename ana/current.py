@@ -8,15 +8,18 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ana import address, chunks, identity, loading, unloaded
+from ana import address, chunks, identity, loading, many, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
-__all__ = ["get_dl", "home_of", "load_now", "load_reference", "set_dl", "using_dl"]
+if TYPE_CHECKING:
+    from ana.storable import Storable
+
+__all__ = ["get_dl", "home_of", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
 
 ENVIRONMENT = "ANA_PICKLE_DIR"
 
@@ -97,6 +100,28 @@ def load_now(cls: type, uuid: object) -> Any:
         # One place to look in: what it says is the answer.
         return loading.load(layer, cls, key)
     return _Search(key, None).load(cls, None)
+
+
+def prefetch(refs: "Iterable[Storable | str]") -> None:
+    """Load the states of objects that are not loaded yet, many at a time, so that using them costs nothing later.
+
+    `refs`: Refs and other Storables, loaded or not, and UUIDs of states in the current layer, which its `keep_bytes`
+    keep alive. What cannot be had stays unloaded, and raises when it is used. Safe between threads; its
+    own threads, on network filesystems only, are gone when it returns. Raises TypeError and ValueError for what
+    is neither an object nor a UUID, before anything is loaded.
+    """
+    wanted: list[tuple[str, Any]] = []
+    homes: dict[str | None, None] = {None: None}
+    for ref in many.check_objects([refs] if isinstance(refs, str) else refs, or_uuids=True):
+        if not hasattr(type(ref), "_ana_getstate"):
+            wanted.append((address.check_key(ref), None))
+            continue
+        mark = identity.mark_of(ref)
+        if mark is not None and mark.claim is not None:
+            wanted.append((mark.uuid, ref))
+            homes[getattr(mark.claim, "home", None)] = None
+    layers = {layer.home: layer for home in homes for layer in _Search("", home).layers} if wanted else {}
+    many.prefetch(list(layers.values()), wanted)
 
 
 def home_of(mark: identity.Mark, target: DataLayer) -> str:

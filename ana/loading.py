@@ -6,88 +6,36 @@ Python's import system does with modules, and waits for it before it returns to 
 """
 
 import math
-import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ana import address, identity, pickling, stores, unloaded
+from ana import address, claims, fetching, identity, pickling, stores, unloaded
 from ana.errors import ANAError, StateLoadError
 from ana.naming import class_name, find_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
-__all__ = ["Source", "load", "loading_from", "reset_after_fork"]
+__all__ = ["ahead", "load", "loading_from", "reset_after_fork"]
 
 MAX_NESTED = 20
 """So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
 
 
-class Source(Protocol):
-    """What a load needs of a layer."""
-
-    uuid: str
-    live: identity.LiveObjects
-    store: stores.Store
-
-
-class _Claim:
-    """One state that one thread is loading, until its whole session is over."""
-
-    found: stores.StoredState | None = None
-    children: "Iterator[str]" = iter(())
-    shared = False
-    over = False
-
-    def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "_Session") -> None:
-        self.layer = layer
-        self.cls = cls
-        self.key = key
-        self.shell = shell
-        self.session = session
-
-
-class _Session:
-    """One thread's loads that are under way, nested in one another. Their objects become known together."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.layer: Source | None = None
-        self.held: list[Any] = []
-        self.put_off: list[Any] = []
-        self.filled: list[_Claim] = []
-        self.borrowed: list[_Claim] = []
-        self.awaits: _Claim | None = None
-        self.claims = 0
-        self.ended = False
-
-
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.session = _Session()
-
-
-# Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
-_lock = threading.RLock()
-_changed = threading.Condition(_lock)
-_claims: dict[tuple[str, str], _Claim] = {}
-_local = _Local()
-
-
-def loading_from() -> Source | None:
+def loading_from() -> claims.Source | None:
     """Return the layer whose state this thread is unpickling, if any: references in it are looked up there first."""
-    return _local.session.layer
+    return claims.local.session.layer
 
 
-def load(layer: Source, cls: type, key: str, shell: Any = None, *, patient: bool = True) -> Any:
+def load(layer: claims.Source, cls: type, key: str, shell: Any = None, *, patient: bool = True) -> Any:
     """Return the one object of `key` in `layer`, loading its state (into `shell`, if given) where need be.
 
     Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError ...; states that it refers to
     and that are missing come as unloaded objects.
     """
-    session = _local.session
+    session = claims.local.session
     session.depth += 1
     try:
         return _obtain(session, layer, cls, key, shell, patient=patient)
@@ -99,54 +47,65 @@ def load(layer: Source, cls: type, key: str, shell: Any = None, *, patient: bool
             session.depth -= 1
 
 
+@contextmanager
+def ahead() -> "Iterator[fetching.Ahead]":
+    """Give what this thread's loads look into before they ask the store; what is left in it goes at the end."""
+    session = claims.local.session
+    session.ahead_held += 1
+    try:
+        yield session.ahead
+    finally:
+        session.ahead_held -= 1
+        if not session.ahead_held:
+            session.ahead.clear()
+
+
 def too_deep() -> bool:
     """Say whether loads are nested so deeply that the next one has to be put off."""
-    return _local.session.depth >= MAX_NESTED
+    return claims.local.session.depth >= MAX_NESTED
 
 
 def put_off(obj: Any) -> None:
     """Have an unloaded object loaded when the outermost load of this thread is done."""
-    _local.session.put_off.append(obj)
+    claims.local.session.put_off.append(obj)
 
 
 def reset_after_fork() -> None:
     """In a forked child: give up the claims of threads that exist only in the parent."""
-    global _lock, _changed  # noqa: PLW0603 - one per process, replaced after fork
-    _lock = threading.RLock()
-    _changed = threading.Condition(_lock)
-    mine = _local.session
-    for claim in list(_claims.values()):
+    claims.renew_lock()
+    mine = claims.local.session
+    for claim in list(claims.by_key.values()):
         if claim.session is not mine:
             _abandon(claim)
 
 
-def _obtain(session: _Session, layer: Source, cls: type, key: str, shell: Any, *, patient: bool) -> Any:
+def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, shell: Any, *, patient: bool) -> Any:
     """Return the live object, or claim the state and build it, or wait for whoever does."""
-    with _lock:
+    with claims.lock:
         while True:
             live = layer.live.get(key)
             if live is not None and not unloaded.is_waiting(live):
                 return _checked(live, cls, key, layer)
-            claim = _claims.get((layer.uuid, key))
+            claim = claims.by_key.get((layer.uuid, key))
             if claim is None:
                 if shell is not None and not unloaded.is_waiting(shell):
                     return shell
                 # Counted first: a signal handler may raise in between.
                 session.claims += 1
-                claim = _Claim(layer, cls, key, shell if live is None else live, session)
-                _claims[layer.uuid, key] = claim
+                claim = claims.Claim(layer, cls, key, shell if live is None else live, session)
+                claims.by_key[layer.uuid, key] = claim
                 break
-            if claim.session is session or _would_close_a_ring(claim, session):
-                return _borrow(claim, session)
+            if claim.session is session or claims.would_close_a_ring(claim, session):
+                return claims.borrow(claim, session)
             session.awaits = claim
             try:
-                _changed.wait()
+                claims.changed.wait()
             finally:
                 session.awaits = None
     return _build(session, claim, patient=patient)
 
 
-def _checked(obj: Any, cls: type, key: str, layer: Source) -> Any:
+def _checked(obj: Any, cls: type, key: str, layer: claims.Source) -> Any:
     """Return `obj` if it is what was asked for: of the class, or of one of the same name (a cell run again)."""
     if isinstance(obj, cls) or class_name(type(obj)) == class_name(cls):
         return obj
@@ -154,74 +113,32 @@ def _checked(obj: Any, cls: type, key: str, layer: Source) -> Any:
     raise StateLoadError(key, class_name(type(obj)), layer.store.home, reason)
 
 
-def _would_close_a_ring(claim: _Claim, session: _Session) -> bool:
-    """Say whether whoever loads `claim` waits, perhaps through others, for this very session."""
-    seen: list[_Session] = []
-    todo = [claim.session]
-    while todo:
-        owner = todo.pop()
-        if owner is session:
-            return True
-        if owner in seen:
-            continue
-        seen.append(owner)
-        if owner.awaits is not None:
-            todo.append(owner.awaits.session)
-        elif owner.ended:
-            todo += _reachable(owner)
-    return False
-
-
-def _reachable(session: _Session) -> list[_Session]:
-    """Return the other sessions whose unfinished objects are among this one's, directly or through others."""
-    found: list[_Session] = []
-    todo = [session]
-    while todo:
-        for claim in todo.pop().borrowed:
-            other = claim.session
-            if not claim.over and other is not session and other not in found:
-                found.append(other)
-                todo.append(other)
-    return found
-
-
-def _borrow(claim: _Claim, session: _Session) -> Any:
-    """Take an object before it is complete: a state refers to itself, perhaps across threads."""
-    claim.shared = True
-    if claim.session is not session:
-        session.borrowed.append(claim)
-    return claim.shell
-
-
-def _end(session: _Session) -> None:
+def _end(session: claims.Session) -> None:
     """End a thread's outermost load: load what was put off, wait for what was borrowed, make all known."""
     try:
         while session.put_off:
             _use_if_possible(session.put_off.pop())
-        if session.borrowed or any(claim.shared for claim in session.filled):
-            with _lock:
-                session.ended = True
-                _changed.notify_all()
-                while not all(other.ended for other in _reachable(session)):
-                    _changed.wait()
+        claims.wait_for_borrowed(session)
     finally:
         filled, session.filled = session.filled, []
-        with _lock:
+        with claims.lock:
             for claim in filled:
                 claim.layer.live.put(claim.key, claim.shell)
-                _release(claim)
+                claims.release(claim)
             if session.claims:
                 # A signal handler raised where nobody had taken care of it yet.
-                for claim in [claim for claim in _claims.values() if claim.session is session]:
+                for claim in [claim for claim in claims.by_key.values() if claim.session is session]:
                     _abandon(claim)
             session.claims = 0
             session.ended = False
             session.borrowed.clear()
-            _changed.notify_all()
+            claims.changed.notify_all()
         for claim in filled:
             claim.layer.live.keep(claim.key, claim.shell, _state_of(claim).header.raw_bytes)
         session.held.clear()
         session.put_off.clear()
+        if not session.ahead_held:
+            session.ahead.clear()
 
 
 def _use_if_possible(obj: Any) -> None:
@@ -232,11 +149,11 @@ def _use_if_possible(obj: Any) -> None:
         return
 
 
-def _build(session: _Session, top: _Claim, *, patient: bool) -> Any:
+def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
     """Load a state, those that it refers to first, without recursion: its headers say which they are."""
     stack = [top]
     try:
-        _open(top, patient=patient)
+        _open(session, top, patient=patient)
         while stack:
             claim = stack[-1]
             child = _next_child(session, claim)
@@ -253,10 +170,10 @@ def _build(session: _Session, top: _Claim, *, patient: bool) -> Any:
     return top.shell
 
 
-def _open(claim: _Claim, *, patient: bool) -> None:
+def _open(session: claims.Session, claim: claims.Claim, *, patient: bool) -> None:
     """Find a claim's state, and make the object that it will fill."""
-    claim.found = claim.layer.store.get(claim.key, patient=patient)
-    claim.children = iter(claim.found.header.children)
+    claim.found = session.ahead.take(claim.layer, claim.key, patient=patient)
+    claim.children = enumerate(claim.found.header.children)
     if claim.shell is None:
         cls = _class_for(claim.cls, claim)
         try:
@@ -265,17 +182,21 @@ def _open(claim: _Claim, *, patient: bool) -> None:
             raise _load_error(claim, f"no instance of {class_name(cls)} can be made: {error}") from error
 
 
-def _next_child(session: _Session, claim: _Claim) -> _Claim | None:
+def _next_child(session: claims.Session, claim: claims.Claim) -> claims.Claim | None:
     """Claim the next state that has to be loaded before `claim`'s own; None when there is none left.
 
     Only an optimisation against depth: whatever is unclear here is left to the reference itself, which
     is met when the state is unpickled.
     """
-    for key in claim.children:
+    for number, key in claim.children:
+        if number >= claim.ahead_to:
+            children = _state_of(claim).header.children
+            claim.ahead_to = session.ahead.fetch_children(claim.layer, children, number, claim.cls)
         live = claim.layer.live.get(key)
         if live is not None:
             # Alive until the state that refers to it has been unpickled.
             session.held.append(live)
+            session.ahead.drop(claim.layer, key)
             continue
         child = _claim_child(session, claim, key)
         if child is not None:
@@ -283,26 +204,26 @@ def _next_child(session: _Session, claim: _Claim) -> _Claim | None:
     return None
 
 
-def _claim_child(session: _Session, parent: _Claim, key: str) -> _Claim | None:
+def _claim_child(session: claims.Session, parent: claims.Claim, key: str) -> claims.Claim | None:
     try:
-        found = parent.layer.store.get(key, patient=False)
+        found = session.ahead.take(parent.layer, key, patient=False)
     except ANAError:
         return None
     cls = find_class(found.header.class_name, parent.cls)
     if cls is not None and not getattr(cls, "_ana_lazy", True):
-        with suppress(TypeError), _lock:
-            if (parent.layer.uuid, key) not in _claims and parent.layer.live.get(key) is None:
-                claim = _Claim(parent.layer, cls, key, unloaded.make_shell(cls), session)
+        with suppress(TypeError), claims.lock:
+            if (parent.layer.uuid, key) not in claims.by_key and parent.layer.live.get(key) is None:
+                claim = claims.Claim(parent.layer, cls, key, unloaded.make_shell(cls), session)
                 claim.found = found
-                claim.children = iter(found.header.children)
+                claim.children = enumerate(found.header.children)
                 session.claims += 1
-                _claims[parent.layer.uuid, key] = claim
+                claims.by_key[parent.layer.uuid, key] = claim
                 return claim
     found.release()
     return None
 
 
-def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
+def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bool:
     """Unpickle a state into its object, and make that known. False where it is optional and cannot be done."""
     try:
         _set_state(claim, _unpickle(session, claim))
@@ -321,7 +242,7 @@ def _fill(session: _Session, claim: _Claim, *, optional: bool) -> bool:
     return True
 
 
-def _unpickle(session: _Session, claim: _Claim) -> Any:
+def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
     try:
         segments = _state_of(claim).segments()
     except MemoryError as error:
@@ -338,7 +259,7 @@ def _unpickle(session: _Session, claim: _Claim) -> Any:
         session.layer = outer
 
 
-def _set_state(claim: _Claim, state: Any) -> None:
+def _set_state(claim: claims.Claim, state: Any) -> None:
     shell = claim.shell
     was_unloaded = unloaded.is_unloaded(shell)
     unloaded.reload(shell)
@@ -353,38 +274,29 @@ def _set_state(claim: _Claim, state: Any) -> None:
         raise _load_error(claim, reason) from error
 
 
-def _abandon(claim: _Claim) -> None:
+def _abandon(claim: claims.Claim) -> None:
     """Give a claim up: who waits tries for themselves, and who borrowed the object will find it unloaded."""
     if claim.found is not None:
         claim.found.release()
     if claim.shared and not unloaded.is_unloaded(claim.shell):
         _unload(claim)
-    with _lock:
-        _release(claim)
-        _changed.notify_all()
+    with claims.lock:
+        claims.release(claim)
+        claims.changed.notify_all()
 
 
-def _unload(claim: _Claim) -> None:
+def _unload(claim: claims.Claim) -> None:
     """Have an object that was shared before it was complete load its state when it is used."""
     layer, cls, key = claim.layer, claim.cls, claim.key
     shell = weakref.ref(claim.shell)
     unloaded.unload(claim.shell, key, lambda: _load_into(layer, cls, key, shell()))
 
 
-def _load_into(layer: Source, cls: type, key: str, shell: Any) -> None:
+def _load_into(layer: claims.Source, cls: type, key: str, shell: Any) -> None:
     load(layer, cls, key, shell)
 
 
-def _release(claim: _Claim) -> None:
-    if claim.over:
-        return
-    claim.over = True
-    claim.session.claims -= 1
-    if _claims.get((claim.layer.uuid, claim.key)) is claim:
-        del _claims[claim.layer.uuid, claim.key]
-
-
-def _class_for(cls: type, claim: _Claim) -> type:
+def _class_for(cls: type, claim: claims.Claim) -> type:
     """Return the class to make: `cls`, or the subclass of it that the header names."""
     stored = _state_of(claim).header.class_name
     if stored in ("", class_name(cls)):
@@ -400,13 +312,13 @@ def _class_for(cls: type, claim: _Claim) -> type:
     raise _load_error(claim, f"it is no {class_name(cls)}")
 
 
-def _state_of(claim: _Claim) -> stores.StoredState:
+def _state_of(claim: claims.Claim) -> stores.StoredState:
     """Return what `_open` or `_claim_child` found; a claim is on the stack only after that."""
     assert claim.found is not None  # noqa: S101 - for the type checker
     return claim.found
 
 
-def _load_error(claim: _Claim, reason: str) -> StateLoadError:
+def _load_error(claim: claims.Claim, reason: str) -> StateLoadError:
     found = claim.found
     name = found.header.class_name if found is not None else class_name(claim.cls)
     where = found.where if found is not None else claim.layer.store.home

@@ -6,6 +6,7 @@ So a state that is in a store has its children there too, and what has an addres
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import address, identity, pickling, record, stores
@@ -16,7 +17,17 @@ from ana.unloaded import loaded_class
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Target", "make_address", "serialise", "store"]
+__all__ = [
+    "Batch",
+    "Target",
+    "Write",
+    "batching",
+    "make_address",
+    "serialise",
+    "store",
+    "store_in_batch",
+    "storing_into",
+]
 
 _log = logging.getLogger("ana.saving")
 
@@ -31,6 +42,21 @@ class Target(Protocol):
     recheck_seconds: float
 
 
+class Batch(Protocol):
+    """Takes the writes of one thread, to do many of them at once."""
+
+    target: Any
+
+    def add(self, write: "Write") -> None:
+        """Take a state over; it is put after those that it refers to. Raises if it could not be put."""
+
+    def holds(self, obj: object, mark: identity.Mark) -> bool:
+        """Say whether an object's state is among those that are still to be put."""
+
+    def seen(self, key: str) -> bool | None:
+        """Say whether a state was there when the batch looked; None where it did not."""
+
+
 class _Cycle(BaseException):
     """An object whose content is being addressed was met in the state of an object that it refers to."""
 
@@ -42,6 +68,7 @@ class _Cycle(BaseException):
 class _Local(threading.local):
     def __init__(self) -> None:
         self.addressing: list[Any] = []
+        self.batch: Batch | None = None
 
 
 _local = _Local()
@@ -76,6 +103,82 @@ class _Task:
         return tuple(self.children.objects)
 
 
+class Write:
+    """One state on its way into a store. `announce`, `note` and `withdraw` are for the thread that pickled it."""
+
+    def __init__(self, target: Target, task: _Task, key: str, *, given: bool, heal: bool = False) -> None:
+        self.target = target
+        self.obj = task.obj
+        self.content = task.content
+        self.children = task.child_keys
+        self.key = key
+        self.given = given
+        self.heal = heal
+        self._made: identity.Mark | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How much raw state it holds."""
+        return sum(map(len, self.content.segments))
+
+    def announce(self) -> None:
+        """Give the object its UUID already, so that states that are pickled next refer to it."""
+        if identity.mark_of(self.obj) is None:
+            self._made = identity.mark(self.obj, self.key, given=self.given)
+
+    def put(self) -> None:
+        """Put the state into the store, in any thread: no object and no code of users is touched."""
+        written = self.target.store.put(self.key, self.content, self.children, heal=self.heal)
+        if not written and self.given:
+            try:
+                _compare(self.target, self.key, self.content)
+            except (CorruptedStateError, StateNotFoundError):
+                # Nobody can say any more what it was; it is ours now.
+                self.target.store.put(self.key, self.content, self.children, heal=True)
+
+    def note(self) -> identity.Mark:
+        """Take the object for stored."""
+        mark = identity.mark(self.obj, self.key, given=self.given)
+        mark.children = self.children
+        _note(self.target, self.obj, mark)
+        return mark
+
+    def withdraw(self) -> None:
+        """Take back what `announce` did: the state could not be put."""
+        if self._made is not None and identity.mark_of(self.obj) is self._made:
+            identity.unmark(self.obj)
+
+
+def _batch_of(target: Target) -> Batch | None:
+    batch = _local.batch
+    return batch if batch is not None and batch.target is target else None
+
+
+def _submit(write: Write) -> identity.Mark:
+    batch = _batch_of(write.target)
+    if batch is None:
+        write.put()
+        return write.note()
+    write.announce()
+    batch.add(write)
+    return identity.mark(write.obj, write.key, given=write.given)
+
+
+@contextmanager
+def batching(batch: Batch | None) -> "Iterator[None]":
+    """Have this thread's states for the batch's target put by the batch, and new addresses given in that target."""
+    before, _local.batch = _local.batch, batch
+    try:
+        yield
+    finally:
+        _local.batch = before
+
+
+def storing_into() -> Any:
+    """Return the layer into which this thread is storing many objects, if any."""
+    return None if _local.batch is None else _local.batch.target
+
+
 def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]]:
     """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
     children = _Children()
@@ -100,12 +203,7 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
         return give_address(target, obj, address.random_uuid())
     finally:
         _local.addressing.pop()
-    uuid = address.content_uuid(task.content.digest)
-    target.store.put(uuid, task.content, task.child_keys, heal=False)
-    mark = identity.mark(obj, uuid, given=False)
-    mark.children = task.child_keys
-    _note(target, obj, mark)
-    return mark
+    return _submit(Write(target, task, address.content_uuid(task.content.digest), given=False))
 
 
 def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:
@@ -128,7 +226,14 @@ def store(target: Target, obj: Any, *, heal: bool = False) -> None:
     """
     mark = identity.mark_of(obj)
     if mark is not None and mark.claim is None:
-        _store_all(target, obj, heal=heal)
+        # Who asks for this one relies on it at once.
+        with batching(None):
+            _store_all(target, obj, heal=heal)
+
+
+def store_in_batch(target: Target, obj: Any) -> None:
+    """As `store`, by this thread's batch."""
+    _store_all(target, obj)
 
 
 def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
@@ -160,6 +265,7 @@ class _Look:
         self.target = target
         self.wary = wary
         self.there: set[str] = set()
+        self.batch = _batch_of(target)
 
     def finds(self, obj: Any, *, whole: bool = False) -> bool:
         """Say whether an object's state is there with all that it refers to, so that nothing is to be done.
@@ -167,7 +273,7 @@ class _Look:
         One look-up may show that; none is needed where it was seen there lately, unless `wary`.
         """
         mark = identity.mark_of(obj)
-        if mark is None or mark.claim is not None:
+        if mark is None or mark.claim is not None or self._is_pending(obj, mark):
             return True
         if not self.wary and is_known(self.target, mark):
             return True
@@ -183,9 +289,13 @@ class _Look:
         _note(self.target, obj, mark)
         return True
 
+    def _is_pending(self, obj: Any, mark: identity.Mark) -> bool:
+        return self.batch is not None and self.batch.holds(obj, mark)
+
     def _has(self, key: str) -> bool:
         if key not in self.there:
-            if not self.target.store.has(key):
+            seen = None if self.batch is None else self.batch.seen(key)
+            if not (self.target.store.has(key) if seen is None else seen):
                 return False
             self.there.add(key)
         return True
@@ -207,17 +317,8 @@ class _Look:
 
 def _put(target: Target, task: _Task, *, heal: bool) -> None:
     mark = identity.mark_of(task.obj)
-    if mark is None:
-        return
-    written = target.store.put(mark.uuid, task.content, task.child_keys, heal=heal)
-    if not written and mark.given:
-        try:
-            _compare(target, mark.uuid, task.content)
-        except (CorruptedStateError, StateNotFoundError):
-            # Nobody can say any more what it was; it is ours now.
-            target.store.put(mark.uuid, task.content, task.child_keys, heal=True)
-    mark.children = task.child_keys
-    _note(target, task.obj, mark)
+    if mark is not None:
+        _submit(Write(target, task, mark.uuid, given=mark.given, heal=heal))
 
 
 def _compare(target: Target, uuid: str, content: record.Content) -> None:

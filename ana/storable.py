@@ -80,7 +80,7 @@ class Storable:
         mark = identity.mark_of(self)
         if mark is not None:
             return mark.uuid
-        target = current.get_dl()
+        target = saving.storing_into() or current.get_dl()
         if uuid is not None:
             return saving.give_address(target, self, address.check_key(uuid)).uuid
         if target._store_type == "simple" or _is_under_construction(self):  # noqa: SLF001 - an old program's word

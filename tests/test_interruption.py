@@ -56,8 +56,8 @@ while time.monotonic() < end:
         except NameError: pass
         layer.live.forget_kept()
         assert A.ana_load(u).x.x[0] == number
-from ana import loading
-assert not loading._claims, loading._claims
+from ana import claims
+assert not claims.by_key, claims.by_key
 assert interrupted > 20, (interrupted, number)
 assert len(kept) > 20
 fresh = ana.set_dl(pickle_dir=sys.argv[1])

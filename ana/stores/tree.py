@@ -3,6 +3,7 @@
 `docs/format.md` draws it.
 """
 
+import errno
 import json
 import re
 import uuid
@@ -71,8 +72,14 @@ class Tree:
         if files.look(f"{self.root}/{CONFIG}") is None:
             # The whole tree was removed or purged under us.
             self.config = self._open(create=True)
-        for folder in folders[1:]:
-            publishing.make_folder(folder, durable=self.durable)
+        try:
+            # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
+            publishing.make_folder(folders[-1], durable=self.durable)
+        except StoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            for folder in folders[1:]:
+                publishing.make_folder(folder, durable=self.durable)
 
     def strays(self) -> Iterator[Stray]:
         """List what is in the tree and is no state: temporary files, and what does not belong there.

@@ -106,6 +106,12 @@ def layers(pickle_dir: str) -> None:
             assert_type(current.home, str)
             assert_type(current.uuid, str)
             assert_type(current.uuid_cache, MutableMapping[str, Any])
+    refs = [ana.Ref(1), ana.Ref(2)]
+    uuids = each[0].store_many(refs)
+    assert_type(uuids, list[str])
+    assert_type(each[0].load_many(uuids, ana.Ref[int]), list[ana.Ref[int]])
+    assert_type(each[0].load_many(uuids), list[Any])
+    ana.prefetch([*refs, *uuids])
     each[0].store_state("any string", {"state": 1})
     assert each[0].load_state("any string") == {"state": 1}
     assert_type(ana.dl, ana.DataLayer)

@@ -1,0 +1,135 @@
+"""Who is loading which state: claims, the sessions of threads, and what they lend each other.
+
+Waiting for a claim may close a ring (two threads load a cycle from opposite ends); that is found out here, before.
+"""
+
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ana import fetching, identity, stores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Claim", "Session", "Source", "borrow", "local", "release", "wait_for_borrowed", "would_close_a_ring"]
+
+
+class Source(Protocol):
+    """What a load needs of a layer."""
+
+    uuid: str
+    live: identity.LiveObjects
+    store: stores.Store
+
+
+class Claim:
+    """One state that one thread is loading, until its whole session is over."""
+
+    found: stores.StoredState | None = None
+    children: "Iterator[tuple[int, str]]" = iter(())
+    ahead_to = 0
+    shared = False
+    over = False
+
+    def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "Session") -> None:
+        self.layer = layer
+        self.cls = cls
+        self.key = key
+        self.shell = shell
+        self.session = session
+
+
+class Session:
+    """One thread's loads that are under way, nested in one another. Their objects become known together."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.layer: Source | None = None
+        self.held: list[Any] = []
+        self.put_off: list[Any] = []
+        self.filled: list[Claim] = []
+        self.borrowed: list[Claim] = []
+        self.awaits: Claim | None = None
+        self.claims = 0
+        self.ended = False
+        self.ahead = fetching.Ahead()
+        self.ahead_held = 0
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.session = Session()
+
+
+# Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
+lock = threading.RLock()
+changed = threading.Condition(lock)
+by_key: dict[tuple[str, str], Claim] = {}
+local = _Local()
+
+
+def would_close_a_ring(claim: Claim, session: Session) -> bool:
+    """Say whether whoever loads `claim` waits, perhaps through others, for this very session."""
+    seen: list[Session] = []
+    todo = [claim.session]
+    while todo:
+        owner = todo.pop()
+        if owner is session:
+            return True
+        if owner in seen:
+            continue
+        seen.append(owner)
+        if owner.awaits is not None:
+            todo.append(owner.awaits.session)
+        elif owner.ended:
+            todo += _reachable(owner)
+    return False
+
+
+def _reachable(session: Session) -> list[Session]:
+    """Return the other sessions whose unfinished objects are among this one's, directly or through others."""
+    found: list[Session] = []
+    todo = [session]
+    while todo:
+        for claim in todo.pop().borrowed:
+            other = claim.session
+            if not claim.over and other is not session and other not in found:
+                found.append(other)
+                todo.append(other)
+    return found
+
+
+def borrow(claim: Claim, session: Session) -> Any:
+    """Take an object before it is complete: a state refers to itself, perhaps across threads."""
+    claim.shared = True
+    if claim.session is not session:
+        session.borrowed.append(claim)
+    return claim.shell
+
+
+def wait_for_borrowed(session: Session) -> None:
+    """Wait until all that a session has borrowed is complete, where others may wait for its own in the same way."""
+    if not session.borrowed and not any(claim.shared for claim in session.filled):
+        return
+    with lock:
+        session.ended = True
+        changed.notify_all()
+        while not all(other.ended for other in _reachable(session)):
+            changed.wait()
+
+
+def release(claim: Claim) -> None:
+    """End a claim, under the lock: whoever wants the state may claim it again."""
+    if claim.over:
+        return
+    claim.over = True
+    claim.session.claims -= 1
+    if by_key.get((claim.layer.uuid, claim.key)) is claim:
+        del by_key[claim.layer.uuid, claim.key]
+
+
+def renew_lock() -> None:
+    """Replace the lock, in a forked child: another thread of the parent may have held it."""
+    global lock, changed  # noqa: PLW0603 - one per process, replaced after fork
+    lock = threading.RLock()
+    changed = threading.Condition(lock)

@@ -1,0 +1,227 @@
+"""Reading ahead: states that are about to be loaded are found and read at the same time, in threads.
+
+Only where a store answers late. What is unclear or fails here is left to who asks for the state.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from ana import identity, mounts, record, stores, threads, unloaded
+from ana.errors import ANAError, StateNotFoundError
+from ana.naming import find_class
+
+__all__ = ["Ahead", "Source", "answers_late", "is_folder"]
+
+THREADS = 32
+"""They wait, for a server or a disk, and do not compute: their number has nothing to do with that of CPUs."""
+FEW = 4
+"""So many states, or fewer, are read one by one."""
+SMALL_BYTES = 256 << 10
+"""Records up to this size are in memory as soon as they are found (`stores.directory`): there is no waiting left."""
+WINDOW_STATES = 256
+"""So many are found ahead at once, each with up to that much of its file in memory."""
+MOST_STATES = 1024
+MOST_BYTES = 64 << 20
+"""So many states, and bytes of raw state, are held ahead by one thread at the most."""
+
+
+class Source(Protocol):
+    """What reading ahead needs of a layer."""
+
+    uuid: str
+    live: identity.LiveObjects
+    store: stores.Store
+
+
+def is_folder(store: stores.Store) -> bool:
+    """Say whether a store lies in a folder: what leads anywhere else may not like threads."""
+    return store.home.startswith("/")
+
+
+def answers_late(store: stores.Store) -> bool:
+    """Say whether a store is on a network filesystem; from a local disk, threads bring nothing sooner."""
+    return is_folder(store) and mounts.is_network(store.home)
+
+
+class Ahead:
+    """What one thread has found before it was asked for: states, and that there are none."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], _Fetched | StateNotFoundError] = {}
+        self._bytes = 0
+
+    def take(self, layer: Source, key: str, *, patient: bool) -> stores.StoredState:
+        """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
+        found = self._pop(layer, key)
+        if isinstance(found, _Fetched):
+            return found
+        if found is not None and not patient:
+            raise found
+        return layer.store.get(key, patient=patient)
+
+    def drop(self, layer: Source, key: str) -> None:
+        """Forget a state that is not needed any more."""
+        if self._found:
+            self._pop(layer, key)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._found.clear()
+        self._bytes = 0
+
+    def fetch_children(self, layer: Source, children: Sequence[str], at: int, cls: type) -> int:
+        """Find states that an object of `cls` refers to, from `at` on, where they are many and the store answers late.
+
+        Return up to where that was done.
+        """
+        if len(children) - at <= FEW or not answers_late(layer.store):
+            return len(children)
+        window = children[at : at + WINDOW_STATES]
+        wanted = self._wanted(layer, window)
+        if len(wanted) <= FEW:
+            return at + len(window)
+        return at + self._reach(layer, window, all_fit=self._fetch(layer, wanted, _unless_lazy(cls)))
+
+    def fetch_window(self, layer: Source, keys: Sequence[str], at: int, cls: type) -> int:
+        """Find and read states from `at` on, and what they refer to; return up to where it makes sense to load them.
+
+        That is up to the first that did not fit, and always beyond `at`.
+        """
+        if len(keys) - at <= 1 or not answers_late(layer.store):
+            return len(keys)
+        window = keys[at : at + WINDOW_STATES]
+        fit = self._fetch(layer, self._wanted(layer, window), lambda _: True)
+        level: Iterable[str] = window
+        while True:
+            below = [child for key in level for child in self._children_of(layer, key)]
+            level = self._wanted(layer, below)[:WINDOW_STATES]
+            if len(level) <= FEW or not self._fetch(layer, level, _unless_lazy(cls)):
+                break
+        return at + self._reach(layer, window, all_fit=fit)
+
+    def has(self, layer: Source, key: str) -> bool:
+        """Say whether a state was found."""
+        return isinstance(self._found.get((layer.uuid, key)), _Fetched)
+
+    def _reach(self, layer: Source, window: Sequence[str], *, all_fit: bool) -> int:
+        """Return how much of a window may be loaded before the rest is looked for again; at least one."""
+        if all_fit:
+            return len(window)
+        return 1 + max((number for number, key in enumerate(window) if (layer.uuid, key) in self._found), default=0)
+
+    def _children_of(self, layer: Source, key: str) -> tuple[str, ...]:
+        found = self._found.get((layer.uuid, key))
+        return found.header.children if isinstance(found, _Fetched) else ()
+
+    def _wanted(self, layer: Source, keys: Iterable[str]) -> list[str]:
+        """Return those that are neither alive nor here."""
+        return [
+            key for key in dict.fromkeys(keys) if (layer.uuid, key) not in self._found and _is_missing(layer.live, key)
+        ]
+
+    def _fetch(self, layer: Source, keys: Sequence[str], wants_content: Callable[[record.Header], bool]) -> bool:
+        """Find states, and read those whose content is wanted; False where not all fit."""
+        if len(keys) + len(self._found) > MOST_STATES:
+            return False
+
+        def find(key: str) -> None:
+            try:
+                found = layer.store.get(key, patient=False)
+                # Not hundreds of open files: what is large is opened again.
+                found.release()
+                self._found[layer.uuid, key] = _Fetched(found)
+            except StateNotFoundError as error:
+                self._found[layer.uuid, key] = error
+            except ANAError:
+                return
+
+        threads.run(find, keys, THREADS)
+        # Whether the content is wanted depends on classes, whose modules may have to be imported: not in threads.
+        found = [(key, self._found.get((layer.uuid, key))) for key in keys]
+        return self._read(
+            [
+                (layer.uuid, key, state)
+                for key, state in found
+                if isinstance(state, _Fetched) and wants_content(state.header)
+            ]
+        )
+
+    def _read(self, states: "Sequence[tuple[str, str, _Fetched]]") -> bool:
+        """Read the states that fit, from the first on; forget the others."""
+        fitting = []
+        fit = True
+        for number, (_, _, state) in enumerate(states):
+            size = state.header.raw_bytes
+            if size > MOST_BYTES or state.header.header_bytes + state.header.stored_bytes <= SMALL_BYTES:
+                # Too large to lie about (its chunks are read at the same time anyway), or read already.
+                continue
+            if self._bytes + size > MOST_BYTES:
+                for uuid, key, _ in states[number:]:
+                    del self._found[uuid, key]
+                fit = False
+                break
+            self._bytes += size
+            state.counted = size
+            fitting.append(state)
+        threads.run(_Fetched.read, fitting, THREADS)
+        return fit
+
+    def _pop(self, layer: Source, key: str) -> "_Fetched | StateNotFoundError | None":
+        found = self._found.pop((layer.uuid, key), None)
+        if isinstance(found, _Fetched):
+            self._bytes -= found.counted
+        return found
+
+
+def _is_missing(live: identity.LiveObjects, key: str) -> bool:
+    obj = live.get(key)
+    return obj is None or unloaded.is_waiting(obj)
+
+
+def _unless_lazy(cls: type) -> Callable[[record.Header], bool]:
+    """Return what says of a state that an object of `cls` refers to whether it is loaded with that."""
+
+    def wants(header: record.Header) -> bool:
+        found: Any = find_class(header.class_name, cls)
+        return found is not None and not getattr(found, "_ana_lazy", True)
+
+    return wants
+
+
+class _Fetched:
+    """A state that was found ahead, and perhaps its content; the store's own state does what is left to do."""
+
+    def __init__(self, found: stores.StoredState) -> None:
+        self.counted = 0
+        self._found = found
+        self._segments: list[bytes | memoryview] | None = None
+
+    @property
+    def header(self) -> record.Header:
+        return self._found.header
+
+    @property
+    def where(self) -> str:
+        return self._found.where
+
+    @property
+    def may_be_lost(self) -> bool:
+        return self._found.may_be_lost
+
+    def read(self) -> None:
+        """Read the content. Whatever goes wrong will do so again when it is asked for."""
+        try:
+            self._segments = self._found.segments()
+        except (ANAError, MemoryError):
+            self._segments = None
+
+    def segments(self) -> list[bytes | memoryview]:
+        """Hand the content over, once; read it where that is still to be done."""
+        segments, self._segments = self._segments, None
+        return self._found.segments() if segments is None else segments
+
+    def verify(self) -> None:
+        self._found.verify()
+
+    def release(self) -> None:
+        self._found.release()
