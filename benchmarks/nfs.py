@@ -212,8 +212,9 @@ def _wire(options: Options, place: Pair) -> Table:
                 row |= {"target": f"≤ {WIRE_TARGET:g}", "met": ratio <= WIRE_TARGET}
             rows.append(row)
     note = (
-        "One client stores, another one loads, which has nothing of it in its cache: all goes over the wire. Rows without "
-        "a limit show how much is not the wire's time: the lab has one processor, for both clients and the server, too."
+        "One client stores, another one loads, which has nothing of it in its cache: all goes over the wire. Rows "
+        "without a limit show how much is not the wire's time: the lab has one processor, for both clients and the "
+        "server, too."
     )
     return Table("wire", "NFS behind 1 Gbit/s", rows, note)
 

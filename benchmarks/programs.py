@@ -21,7 +21,7 @@ def run(part: str, program: ModuleType, options: Options) -> Result:
             program.main(["--folder", str(options.folder), "--states", str(states), "--json", *more])
         for name, figures in json.loads(printed.getvalue())["operations"].items():
             rows.append({"operation": name, "waits for the disk": way, "states": states} | _named(figures))
-    title = (program.__doc__ or part).partition("\n")[0]
+    title = (program.__doc__ or part).partition("\n")[0].removesuffix(".")
     return Result(part, options.size, [Table(part, title, rows)], machine(options.folder))
 
 

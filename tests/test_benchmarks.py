@@ -121,6 +121,12 @@ def test_growth_measures_each_decade_and_many_writers(tmp_path):
     assert [row["writers"] for row in tables["writers"]] == [1, 2]
 
 
+def test_many_states_are_stored_and_loaded_both_ways(tmp_path):
+    """A part that is a program of its own gives a table like the others."""
+    rows = run_part("many", tmp_path)["many"]
+    assert {(row["operation"], row["waits for the disk"]) for row in rows} >= {("store", "yes"), ("load", "no")}
+
+
 @pytest.mark.slow
 @needs_lab
 def test_nfs_is_measured_in_the_lab(tmp_path):
@@ -133,7 +139,7 @@ def test_nfs_is_measured_in_the_lab(tmp_path):
 def test_the_list_and_the_help_name_all_parts():
     """`list` and `--help` say what there is."""
     listed, helped = benchmarks("list"), benchmarks("--help")
-    for part in ("plain", "peers", "tasks", "nfs", "growth"):
+    for part in ("plain", "peers", "tasks", "nfs", "growth", "many"):
         assert re.search(rf"^{part} ", listed, re.MULTILINE)
         assert re.search(rf"^  {part} ", helped, re.MULTILINE)
 
