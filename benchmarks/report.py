@@ -56,8 +56,8 @@ Folders of a tree are made as they are needed, so the first tens of thousands of
     "many": """\
 ## Many states at once
 
-A layer's `store_many` and `load_many`, next to one at a time. They overlap what the states wait for: on a local disk that
-is only the disk itself.""",
+A layer's `store_many` and `load_many`, next to one at a time. They overlap what the states wait for: on a local disk
+that is only the disk itself.""",
 }
 """How each part begins: what is to be said of it whatever the figures are."""
 
