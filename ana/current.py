@@ -121,7 +121,8 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
             wanted.append((mark.uuid, ref))
             homes[getattr(mark.claim, "home", None)] = None
     layers = {layer.home: layer for home in homes for layer in _Search("", home).layers} if wanted else {}
-    many.prefetch(list(layers.values()), wanted)
+    if layers:
+        many.prefetch(list(layers.values()), wanted)
 
 
 def home_of(mark: identity.Mark, target: DataLayer) -> str:

@@ -18,9 +18,11 @@ FEW = 4
 """So many states, or fewer, are read one by one."""
 SMALL_BYTES = 256 << 10
 """Records up to this size are in memory as soon as they are found (`stores.directory`): there is no waiting left."""
-WINDOW_STATES = 256
+WINDOW_STATES = 512
 """So many are found ahead at once, each with up to that much of its file in memory."""
-MOST_STATES = 1024
+LEVELS = 3
+"""So far below what is asked for, states are found for many at once; further down, for each by itself."""
+MOST_STATES = 2048
 MOST_BYTES = 64 << 20
 """So many states, and bytes of raw state, are held ahead by one thread at the most."""
 
@@ -48,10 +50,14 @@ class Ahead:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], _Fetched | StateNotFoundError] = {}
+        self._unread: dict[tuple[str, str], _Fetched] = {}
         self._bytes = 0
 
     def take(self, layer: Source, key: str, *, patient: bool) -> stores.StoredState:
         """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
+        if (layer.uuid, key) in self._unread:
+            # What was taken before has made room.
+            self._read()
         found = self._pop(layer, key)
         if isinstance(found, _Fetched):
             return found
@@ -67,6 +73,7 @@ class Ahead:
     def clear(self) -> None:
         """Forget all."""
         self._found.clear()
+        self._unread.clear()
         self._bytes = 0
 
     def fetch_children(self, layer: Source, children: Sequence[str], at: int, cls: type) -> int:
@@ -78,36 +85,26 @@ class Ahead:
             return len(children)
         window = children[at : at + WINDOW_STATES]
         wanted = self._wanted(layer, window)
-        if len(wanted) <= FEW:
-            return at + len(window)
-        return at + self._reach(layer, window, all_fit=self._fetch(layer, wanted, _unless_lazy(cls)))
+        if len(wanted) > FEW:
+            self._fetch(layer, wanted, _unless_lazy(cls))
+        return at + len(window)
 
-    def fetch_window(self, layer: Source, keys: Sequence[str], at: int, cls: type) -> int:
-        """Find and read states from `at` on, and what they refer to; return up to where it makes sense to load them.
-
-        That is up to the first that did not fit, and always beyond `at`.
-        """
-        if len(keys) - at <= 1 or not answers_late(layer.store):
-            return len(keys)
-        window = keys[at : at + WINDOW_STATES]
-        fit = self._fetch(layer, self._wanted(layer, window), lambda _: True)
-        level: Iterable[str] = window
-        while True:
+    def fetch(self, layer: Source, keys: Sequence[str], cls: type) -> None:
+        """Find and read states (`WINDOW_STATES` at the most), and find what they refer to; not on a local disk."""
+        if len(keys) <= 1 or not answers_late(layer.store):
+            return
+        self._fetch(layer, self._wanted(layer, keys), lambda _: True)
+        level: Iterable[str] = keys
+        for _ in range(LEVELS):
             below = [child for key in level for child in self._children_of(layer, key)]
             level = self._wanted(layer, below)[:WINDOW_STATES]
-            if len(level) <= FEW or not self._fetch(layer, level, _unless_lazy(cls)):
+            if len(level) <= FEW:
                 break
-        return at + self._reach(layer, window, all_fit=fit)
+            self._fetch(layer, level, _unless_lazy(cls))
 
     def has(self, layer: Source, key: str) -> bool:
         """Say whether a state was found."""
         return isinstance(self._found.get((layer.uuid, key)), _Fetched)
-
-    def _reach(self, layer: Source, window: Sequence[str], *, all_fit: bool) -> int:
-        """Return how much of a window may be loaded before the rest is looked for again; at least one."""
-        if all_fit:
-            return len(window)
-        return 1 + max((number for number, key in enumerate(window) if (layer.uuid, key) in self._found), default=0)
 
     def _children_of(self, layer: Source, key: str) -> tuple[str, ...]:
         found = self._found.get((layer.uuid, key))
@@ -119,10 +116,10 @@ class Ahead:
             key for key in dict.fromkeys(keys) if (layer.uuid, key) not in self._found and _is_missing(layer.live, key)
         ]
 
-    def _fetch(self, layer: Source, keys: Sequence[str], wants_content: Callable[[record.Header], bool]) -> bool:
-        """Find states, and read those whose content is wanted; False where not all fit."""
+    def _fetch(self, layer: Source, keys: Sequence[str], wants_content: Callable[[record.Header], bool]) -> None:
+        """Find states, and read those whose content is wanted, as far as there is room."""
         if len(keys) + len(self._found) > MOST_STATES:
-            return False
+            return
 
         def find(key: str) -> None:
             try:
@@ -137,40 +134,35 @@ class Ahead:
 
         threads.run(find, keys, THREADS)
         # Whether the content is wanted depends on classes, whose modules may have to be imported: not in threads.
-        found = [(key, self._found.get((layer.uuid, key))) for key in keys]
-        return self._read(
-            [
-                (layer.uuid, key, state)
-                for key, state in found
-                if isinstance(state, _Fetched) and wants_content(state.header)
-            ]
-        )
+        for key in keys:
+            state = self._found.get((layer.uuid, key))
+            if isinstance(state, _Fetched) and _is_worth_reading(state.header) and wants_content(state.header):
+                self._unread[layer.uuid, key] = state
+        self._read()
 
-    def _read(self, states: "Sequence[tuple[str, str, _Fetched]]") -> bool:
-        """Read the states that fit, from the first on; forget the others."""
+    def _read(self) -> None:
+        """Read what is wanted, from the first on, as far as there is room."""
         fitting = []
-        fit = True
-        for number, (_, _, state) in enumerate(states):
-            size = state.header.raw_bytes
-            if size > MOST_BYTES or state.header.header_bytes + state.header.stored_bytes <= SMALL_BYTES:
-                # Too large to lie about (its chunks are read at the same time anyway), or read already.
-                continue
-            if self._bytes + size > MOST_BYTES:
-                for uuid, key, _ in states[number:]:
-                    del self._found[uuid, key]
-                fit = False
+        for place, state in list(self._unread.items()):
+            if self._bytes + state.header.raw_bytes > MOST_BYTES:
                 break
-            self._bytes += size
-            state.counted = size
+            del self._unread[place]
+            state.counted = state.header.raw_bytes
+            self._bytes += state.counted
             fitting.append(state)
         threads.run(_Fetched.read, fitting, THREADS)
-        return fit
 
     def _pop(self, layer: Source, key: str) -> "_Fetched | StateNotFoundError | None":
         found = self._found.pop((layer.uuid, key), None)
+        self._unread.pop((layer.uuid, key), None)
         if isinstance(found, _Fetched):
             self._bytes -= found.counted
         return found
+
+
+def _is_worth_reading(header: record.Header) -> bool:
+    """Say whether to read a content ahead: not what is in memory already, nor what is too large to lie about."""
+    return header.header_bytes + header.stored_bytes > SMALL_BYTES and header.raw_bytes <= MOST_BYTES
 
 
 def _is_missing(live: identity.LiveObjects, key: str) -> bool:

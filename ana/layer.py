@@ -132,16 +132,21 @@ class DataLayer:
 
         `cls`: what all of them are; the classes of a script (`__main__`) are found only with it. As `ana_load` for
         each, but on a network filesystem up to 32 states are read at the same time, in threads that are gone
-        when it returns, and up to 64 MiB of raw state at once; unpickling is done in the caller's thread.
+        when it returns; up to 512 small ones (of 256 KiB) and 64 MiB of larger ones wait in memory. Unpickling is
+        done in the caller's thread.
 
-        Raises TypeError and ValueError for what is no UUID, before anything is loaded; StateNotFoundError,
+        Raises TypeError and ValueError for what is no UUID or class, before anything is loaded; StateNotFoundError,
         CorruptedStateError, StateLoadError (also where it is no `cls`), StoreError for the first that has one.
         """
         if isinstance(uuids, str):
             msg = f"load_many takes many UUIDs, not one string: {uuids!r:.100}"
             raise TypeError(msg)
         # Of Ref[int], say, instances are those of Ref.
-        return many.load(self, get_origin(cls) or cls, [address.check_key(uuid) for uuid in uuids])
+        given: object = get_origin(cls) or cls
+        if not isinstance(given, type):
+            msg = f"cls is a class, not {cls!r:.100}"
+            raise TypeError(msg)
+        return many.load(self, given, [address.check_key(uuid) for uuid in uuids])
 
     def store_state(self, uuid: str, state: object) -> None:
         """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""

@@ -4,15 +4,16 @@ Only stores in folders gain: where a server answers after a millisecond, or each
 runs code of users (pickling, unpickling) stays in the caller's thread and in the order of one by one.
 """
 
-import itertools
 import uuid as uuid_module
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from ana import claims, fetching, identity, loading, saving, stores, threads, unloaded
 from ana.errors import ANAError, StoreError, UUIDConflictError
 
 __all__ = ["check_objects", "load", "prefetch", "store"]
+
+Item = TypeVar("Item")
 
 WINDOW_STATES = 1024
 WINDOW_BYTES = 32 << 20
@@ -62,30 +63,29 @@ def check_objects(objects: Iterable[Any], *, or_uuids: bool = False) -> list[Any
 def load(layer: claims.Source, cls: type, keys: Sequence[str]) -> list[Any]:
     """Return the objects of the keys, in order: as `loading.load`, with the reading done ahead."""
     found = []
-    at = 0
-    while at < len(keys):
+    for window in _windows(keys):
         with loading.ahead() as ahead:
-            end = ahead.fetch_window(layer, keys, at, cls)
-            found += [loading.load(layer, cls, key) for key in keys[at:end]]
-            at = end
+            ahead.fetch(layer, window, cls)
+            found += [loading.load(layer, cls, key) for key in window]
     return found
 
 
 def prefetch(layers: Sequence[claims.Source], wanted: Sequence[tuple[str, Any]]) -> None:
-    """Load unloaded objects, given with their keys; for None, the layer's own. What cannot be had stays unloaded."""
-    keys = [key for key, _ in wanted]
-    at = 0
-    while layers and at < len(wanted):
+    """Load unloaded objects, given with their keys; for None, the first layer's own. What cannot be had stays so."""
+    for window in _windows(wanted):
         with loading.ahead() as ahead:
-            end = ahead.fetch_window(layers[0], keys, at, object)
-            # Only what one place has not is looked for in the next.
-            missing = keys[at:end]
-            for before, layer in itertools.pairwise(layers):
-                missing = [key for key in missing if not ahead.has(before, key)]
-                ahead.fetch_window(layer, missing, 0, object)
-            for key, obj in wanted[at:end]:
+            missing = [key for key, _ in window]
+            for layer in layers:
+                ahead.fetch(layer, missing, object)
+                # Only what one place has not is looked for in the next.
+                missing = [key for key in missing if not ahead.has(layer, key)]
+            for key, obj in window:
                 _use(layers[0], key, obj)
-            at = end
+
+
+def _windows(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for at in range(0, len(items), fetching.WINDOW_STATES):
+        yield items[at : at + fetching.WINDOW_STATES]
 
 
 def _use(layer: claims.Source, key: str, obj: Any) -> None:

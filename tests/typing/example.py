@@ -109,7 +109,7 @@ def layers(pickle_dir: str) -> None:
     refs = [ana.Ref(1), ana.Ref(2)]
     uuids = each[0].store_many(refs)
     assert_type(uuids, list[str])
-    assert_type(each[0].load_many(uuids, ana.Ref[int]), list[ana.Ref[int]])
+    assert_type(each[0].load_many(uuids, ana.Ref), list[ana.Ref[Any]])
     assert_type(each[0].load_many(uuids), list[Any])
     ana.prefetch([*refs, *uuids])
     each[0].store_state("any string", {"state": 1})
