@@ -279,7 +279,7 @@ def test_the_wrong_class_is_refused(layer):
     with pytest.raises(ana.StateLoadError):
         anew(layer).load_many(uuids, B)
     with pytest.raises(TypeError, match="cls is a class"):
-        layer.load_many(uuids, ana.Ref[int])
+        layer.load_many(uuids, "A")
 
 
 def test_many_children_are_loaded_as_one_by_one(late):
