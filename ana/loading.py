@@ -234,9 +234,10 @@ def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bo
     mark = identity.mark(claim.shell, claim.key, given=True)
     # Also of an object that was marked before its state was there.
     mark.given = not address.is_content_uuid(claim.key)
-    mark.children = _state_of(claim).header.children
+    found = _state_of(claim)
+    mark.children = found.header.children
     mark.layer = claim.layer.uuid
-    mark.looked = -math.inf if _state_of(claim).may_be_lost else time.monotonic()
+    mark.looked = -math.inf if found.may_be_lost else time.monotonic()
     mark.claim = None
     session.filled.append(claim)
     return True

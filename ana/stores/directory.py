@@ -236,8 +236,7 @@ class DirectoryStore:
 
     def may_be_lost(self, written: float) -> bool:
         """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
-        fresh = files.now_ns() / 1e9 - written < FRESH_SECONDS
-        return self.durable and fresh and not self._on_network
+        return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._on_network
 
 
 class _Look(NamedTuple):
