@@ -33,6 +33,7 @@ _INCOMPRESSIBLE_BYTES = 3 << 10
 """Smaller content is stored raw: a file takes 4 KiB at the least, so nothing is saved, and zstd takes 5 + 3 µs."""
 _SAMPLED_BYTES = 64 << 10
 _SAMPLE_BYTES = 8 << 10
+"""Of each of three samples at the most; a 64th of the piece is enough to tell noise from what compresses."""
 _WORTHWHILE = 0.875
 """Compression that saves less than an eighth costs more time than it saves: float64 noise compresses to 94 %."""
 
@@ -195,8 +196,9 @@ def _compressible(data: memoryview, level: int) -> bool:
     """Guess from three samples whether a large piece is worth compressing; those of some kB are just tried."""
     if len(data) < _SAMPLED_BYTES:
         return True
-    starts = (0, (len(data) - _SAMPLE_BYTES) // 2, len(data) - _SAMPLE_BYTES)
-    sample = b"".join(data[start : start + _SAMPLE_BYTES] for start in starts)
+    size = min(_SAMPLE_BYTES, len(data) // 64)
+    starts = (0, (len(data) - size) // 2, len(data) - size)
+    sample = b"".join(data[start : start + size] for start in starts)
     return len(_codecs.compressor(level).compress(sample)) < len(sample) * _WORTHWHILE
 
 
