@@ -1,7 +1,6 @@
 """Data layers: live objects plus one store. Which of them is the current one is `current`'s business."""
 
 import os
-import uuid as uuid_module
 import weakref
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
@@ -65,7 +64,7 @@ class DataLayer:
         """
         _check_options(keep_bytes, errors, recheck_seconds, level)
         self.level = level
-        self.uuid = str(uuid_module.uuid4())
+        self.uuid = os.urandom(16).hex()
         self.errors = errors
         self.strict = strict
         self.recheck_seconds = recheck_seconds

@@ -4,11 +4,10 @@ Only stores in folders gain: where a server answers after a millisecond, or each
 runs code of users (pickling, unpickling) stays in the caller's thread and in the order of one by one.
 """
 
-import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ana import claims, fetching, identity, loading, saving, stores, threads, unloaded
+from ana import address, claims, fetching, identity, loading, saving, stores, threads, unloaded
 from ana.errors import ANAError, StoreError, UUIDConflictError
 
 __all__ = ["check_objects", "load", "prefetch", "store"]
@@ -51,7 +50,7 @@ def check_objects(objects: Iterable[Any], *, or_uuids: bool = False) -> list[Any
     """Return the objects as a list. Raises TypeError for one that is no Storable (nor a UUID); nothing is touched."""
     found = list(objects)
     for number, obj in enumerate(found):
-        if or_uuids and isinstance(obj, str | uuid_module.UUID):
+        if or_uuids and (isinstance(obj, str) or address.is_uuid_object(obj)):
             continue
         if not hasattr(type(obj), "_ana_getstate"):
             what = "a Storable or a UUID" if or_uuids else "a Storable"

@@ -6,7 +6,6 @@
 import errno
 import json
 import re
-import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -120,7 +119,7 @@ class Tree:
             raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
         publishing.make_folders(self.root)
         self._refuse_foreign()
-        made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": str(uuid.uuid4())}).encode() + b"\n"
+        made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": address.random_uuid()}).encode() + b"\n"
         # Durable in any case: without it, the states of others would be lost with it.
         publishing.publish(self.root, CONFIG, lambda write: write(0, [made]), durable=True, make_folders=lambda: None)
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
