@@ -25,7 +25,7 @@ SOMEBODY, GROUP = 12345, 54321
 
 AS_SOMEBODY = """
 import os, sys
-import filelock, zstandard
+import filelock, uuid, zstandard
 import ana
 
 class Part(ana.Storable):
