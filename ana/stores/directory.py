@@ -142,8 +142,9 @@ class DirectoryStore:
             try:
                 return attempt()
             except CorruptedStateError:
-                # Perhaps healed by another host: then the name is another file now.
-                files.look_anew(self.tree.folders(key))
+                # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
+                # sees by the folder's mtime that names have changed, which its server's clock gives in steps.
+                files.look_anew(self.tree.folders(key), FIRST_PAUSE_SECONDS if self._on_network else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
