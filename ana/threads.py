@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
@@ -70,28 +71,54 @@ class _Crew:
         self.numbers = itertools.count()
         self.failures: dict[int, BaseException] = {}
         self.stopped = False
+        # Appending is atomic, too. Who begins after `stopped` was set does nothing.
+        self.begun: list[bool] = []
+        self.ended: list[bool] = []
 
     def run(self, threads: int) -> None:
-        others = []
+        others = [threading.Thread(target=self._help, name="ana-worker", daemon=True) for _ in range(threads - 1)]
+        started = []
         try:
-            for _ in range(threads - 1):
-                thread = threading.Thread(target=self.take_part, name="ana-worker", daemon=True)
+            for thread in others:
+                started.append(thread)
                 try:
                     thread.start()
                 except RuntimeError:
+                    started.pop()
                     break
-                others.append(thread)
             self.take_part()
-        except BaseException:
-            # A signal handler's, between two items: nobody will do the next one.
-            self._stop()
-            raise
-        finally:
-            # What the others write into is not given back before they end.
-            for thread in others:
+            for thread in started:
                 thread.join()
+        except BaseException:
+            # A signal handler's, not from within an item: nobody will do the next one.
+            self._stop()
+            self._see_all_end(started)
+            raise
         if self.failures:
             raise self.failures[min(self.failures)]
+
+    def _help(self) -> None:
+        self.begun.append(True)
+        try:
+            self.take_part()
+        finally:
+            self.ended.append(True)
+
+    def _see_all_end(self, started: list[threading.Thread]) -> None:
+        """Wait for threads that may be at work, whatever else signal handlers raise: they write into files and memory.
+
+        Not by join() alone: on Python 3.11 one that was interrupted takes the thread for ended from then on.
+        """
+        another = None
+        while True:
+            try:
+                while len(self.ended) < len(self.begun) or any(thread.is_alive() for thread in started):
+                    time.sleep(0.001)
+                break
+            except BaseException as error:  # noqa: BLE001 - raised below
+                another = error
+        if another is not None:
+            raise another
 
     def take_part(self) -> None:
         for number in self.numbers:

@@ -1,6 +1,8 @@
 """Threads for one piece of work: all of it is done, errors come out, nothing is left."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -140,3 +142,43 @@ def test_who_waits_for_another_thread_is_woken(broken):
     with pytest.raises(KeyboardInterrupt):
         threads.run(work, Items(range(1000)), 2, give_up=given_up.set)
     assert given_up.is_set()
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+from ana import threads
+
+class Signal(BaseException):
+    pass
+
+def handler(*_):
+    raise Signal
+
+active, escaped, interrupted = {}, 0, 0
+
+def work(item):
+    active[item] = threading.get_ident()
+    time.sleep(0.0003)
+    del active[item]
+
+signal.signal(signal.SIGALRM, handler)
+for number in range(300):
+    active.clear()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.00002 * number)
+        threads.run(work, range(40), 8)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Signal:
+        interrupted += 1
+        # What was interrupted in this thread has left its mark.
+        escaped += any(thread != threading.get_ident() for thread in active.values())
+print(interrupted > 50, escaped, flush=True)
+os._exit(0)
+"""
+
+
+def test_whenever_a_signal_handler_raises_no_work_goes_on_after_the_call():
+    """Not while threads are started, nor while they are waited for: what they do has ended when the error comes out."""
+    # In a process of its own: at some moments `threading` itself is left with a thread that never begins.
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["True", "0"]
