@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
+__all__ = ["LiveObjects", "Mark", "mark", "mark_of", "marks"]
 
 
 class Mark(weakref.ref[Any]):
     """What is known of one object that has a UUID; it goes with the object."""
 
-    __slots__ = ("children", "claim", "given", "home", "layer", "looked", "number", "uuid")
+    __slots__ = ("children", "claim", "given", "home", "layer", "looked", "number", "raw_bytes", "uuid")
 
     uuid: str
     number: int
@@ -32,12 +32,15 @@ class Mark(weakref.ref[Any]):
     """Keeps the table that the object was last put into, also when its layer is no longer in use."""
     children: tuple[str, ...]
     """What the stored state is known to refer to."""
+    raw_bytes: int
+    """How large the stored state is before compression, where that is known, else 0."""
 
 
-_marks: dict[int, Mark] = {}
+marks: dict[int, Mark] = {}
+"""By the objects' ids; for others to read where a call of `mark_of` is too much."""
 
 
-def _forget(dead: Mark, marks: dict[int, Mark] = _marks) -> None:
+def _forget(dead: Mark, marks: dict[int, Mark] = marks) -> None:
     # As a default: at the interpreter's end the module's own names are gone.
     if marks.get(dead.number) is dead:
         del marks[dead.number]
@@ -45,7 +48,7 @@ def _forget(dead: Mark, marks: dict[int, Mark] = _marks) -> None:
 
 def mark_of(obj: object) -> Mark | None:
     """Return the mark of an object that has a UUID, else None."""
-    found = _marks.get(id(obj))
+    found = marks.get(id(obj))
     return found if found is not None and found() is obj else None
 
 
@@ -63,13 +66,14 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.claim = None
     made.children = ()
     made.home = None
+    made.raw_bytes = 0
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
-    return _marks.setdefault(made.number, made)
+    return marks.setdefault(made.number, made)
 
 
 def unmark(obj: object) -> None:
     """Take an object's UUID away, for old programs that assign None to it."""
-    _marks.pop(id(obj), None)
+    marks.pop(id(obj), None)
 
 
 class LiveObjects:
@@ -90,7 +94,10 @@ class LiveObjects:
         """Return the object that is alive under `uuid`, or None."""
         found = self.table.get(uuid)
         if found is not None and uuid in self._kept:
-            self._touch(uuid)
+            # The most recently used one; in place, as each reference to a live object comes by here.
+            with self._lock:
+                if uuid in self._kept:
+                    self._kept.move_to_end(uuid)
         return found
 
     def add(self, uuid: str, obj: object) -> Any:
@@ -139,8 +146,3 @@ class LiveObjects:
     def renew_lock(self) -> None:
         """Replace the lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.RLock()
-
-    def _touch(self, uuid: str) -> None:
-        with self._lock:
-            if uuid in self._kept:
-                self._kept.move_to_end(uuid)
