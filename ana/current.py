@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ana import address, chunks, identity, loading, many, unloaded
+from ana import address, chunks, identity, loading, many, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
@@ -198,12 +198,23 @@ class _Search:
     def _layers(self) -> Iterator[DataLayer]:
         """Yield the layers to look in, each once, opening them as they are needed."""
         seen = set()
-        for where in (loading.loading_from(), _current or self._first(), os.environ.get(ENVIRONMENT), self.home):
+        said = os.environ.get(ENVIRONMENT)
+        for where in (loading.loading_from(), _current or self._first(), said, self._home_here()):
             layer = where if where is None or isinstance(where, DataLayer) else self._layer_at(str(where))
             if layer is not None and layer.home not in seen:
                 seen.add(layer.home)
                 self.places.append(layer.home)
                 yield layer
+
+    def _home_here(self) -> str | None:
+        """Return the reference's home as it is called on this host; None where the map of paths makes no sense."""
+        try:
+            return self.home and sites.here(self.home)
+        except ANAError as error:
+            self._unreachable(error)
+            # To be raised as it is, where no other place has the state.
+            self.error = error
+            return None
 
     def _first(self) -> DataLayer | None:
         """Return the current layer; a folder that cannot be opened is no reason to raise while unpickling."""
@@ -225,7 +236,7 @@ class _Search:
             return None
         with _lock:
             try:
-                layer = _met.get(home) or existing_layer(home)
+                layer = _met.get(home) or existing_layer(home, _current)
             except (ANAError, ValueError) as error:
                 self._unreachable(error)
                 return None

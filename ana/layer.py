@@ -248,12 +248,17 @@ def _open_folder(
     return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds, level=level)
 
 
-def existing_layer(home: str) -> DataLayer:
+def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     """Return a layer over the store that is at the absolute path `home`; nothing is made there.
 
-    Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
+    That may be a layer in use, `preferred` first, which has come to the same store by another path: so that there is
+    one object for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
     store = _open_folder(home, durable=True, create=False)
+    for known in (preferred, *list(by_home.values())):
+        if known is not None and isinstance(known.store, DirectoryStore) and known.store.is_same(store):
+            by_home[home] = known
+            return known
     layer = DataLayer()
     layer.store = store
     by_home[layer.home] = layer

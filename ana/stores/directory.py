@@ -72,6 +72,13 @@ class DirectoryStore:
         """What the tree's `ana.json` says."""
         return self.tree.config
 
+    def is_same(self, other: "DirectoryStore") -> bool:
+        """Say whether another one is this very tree, by another path.
+
+        The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
+        """
+        return self.config == other.config and self.tree.identity == other.tree.identity is not None
+
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
         folder, name = self.tree.place(key)
