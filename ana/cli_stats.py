@@ -75,12 +75,16 @@ def _view(summary: Summary) -> Group:
 
 
 def _processes(summary: Summary) -> str:
-    said = f"{summary.processes} processes on {len(summary.hosts)} hosts"
+    said = f"{_some(summary.processes, 'process', 'processes')} on {_some(len(summary.hosts), 'host', 'hosts')}"
     if summary.jobs:
-        said += f", {len(summary.jobs)} job ids"
+        said += f", {_some(len(summary.jobs), 'job id', 'job ids')}"
     if summary.processes:
         said += f", {_time(summary.started)} to {_time(summary.ended)}"
     return said
+
+
+def _some(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _time(seconds: float) -> str:
@@ -110,7 +114,8 @@ def _notes(stats: Stats) -> list[Text]:
 def _warnings(summary: Summary) -> list[str]:
     found = []
     if summary.unfinished:
-        found.append(f"{summary.unfinished} processes were killed or run still: what they did last is not counted")
+        who = _some(summary.unfinished, "process was", "processes were")
+        found.append(f"{who} killed, or still running: what was done last is not counted")
     if summary.unreadable:
-        found.append(f"{summary.unreadable} files are unreadable")
+        found.append(f"{_some(summary.unreadable, 'file is', 'files are')} unreadable")
     return found

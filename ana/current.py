@@ -296,7 +296,9 @@ def _adopt(layer: DataLayer) -> None:
     """Go on with the store that a first reference led to, where nobody chose a layer: results go there, too."""
     global _current  # noqa: PLW0603 - the one current layer
     if _current is not None and _current is _unasked:
-        _log.info("no layer was chosen: states are stored in %s from now on, where a reference led to", layer.home)
+        fields = {"event": "adopted", "store": layer.home}
+        said = "no layer was chosen: states are stored in %s from now on, where a reference led to"
+        _log.info(said, layer.home, extra=fields)
         _current = layer
 
 
