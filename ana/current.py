@@ -87,7 +87,7 @@ def load_reference(cls: type, uuid: str, home: str | None) -> Any:
             # As `note_live`, in place: a call would take as long as a third of the rest.
             counters = layer.store.counters
             counters.from_memory += 1
-            mark = identity.marks.get(id(live))
+            mark = identity._marks.get(id(live))  # noqa: SLF001 - a call of `mark_of` is too much here
             if mark is not None:
                 counters.from_memory_raw_bytes += mark.raw_bytes
             return live

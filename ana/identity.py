@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LiveObjects", "Mark", "mark", "mark_of", "marks"]
+__all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
 
 
 class Mark(weakref.ref[Any]):
@@ -36,11 +36,10 @@ class Mark(weakref.ref[Any]):
     """How large the stored state is before compression, where that is known, else 0."""
 
 
-marks: dict[int, Mark] = {}
-"""By the objects' ids; for others to read where a call of `mark_of` is too much."""
+_marks: dict[int, Mark] = {}
 
 
-def _forget(dead: Mark, marks: dict[int, Mark] = marks) -> None:
+def _forget(dead: Mark, marks: dict[int, Mark] = _marks) -> None:
     # As a default: at the interpreter's end the module's own names are gone.
     if marks.get(dead.number) is dead:
         del marks[dead.number]
@@ -48,7 +47,7 @@ def _forget(dead: Mark, marks: dict[int, Mark] = marks) -> None:
 
 def mark_of(obj: object) -> Mark | None:
     """Return the mark of an object that has a UUID, else None."""
-    found = marks.get(id(obj))
+    found = _marks.get(id(obj))
     return found if found is not None and found() is obj else None
 
 
@@ -68,12 +67,12 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.home = None
     made.raw_bytes = 0
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
-    return marks.setdefault(made.number, made)
+    return _marks.setdefault(made.number, made)
 
 
 def unmark(obj: object) -> None:
     """Take an object's UUID away, for old programs that assign None to it."""
-    marks.pop(id(obj), None)
+    _marks.pop(id(obj), None)
 
 
 class LiveObjects:
