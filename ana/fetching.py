@@ -55,6 +55,8 @@ class Ahead:
 
     def take(self, layer: Source, key: str, *, patient: bool) -> stores.StoredState:
         """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
+        if not self._found:
+            return layer.store.get(key, patient=patient)
         if (layer.uuid, key) in self._unread:
             # What was taken before has made room.
             self._read()
