@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import fetching, identity, stores
+from ana.fence import Fence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,8 @@ class Source(Protocol):
     uuid: str
     live: identity.LiveObjects
     store: stores.Store
+    fence: Fence | None
+    max_state_bytes: int | None
 
 
 class Claim:

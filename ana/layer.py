@@ -5,9 +5,10 @@ import weakref
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, many, pickling, saving
+from ana import address, chunks, identity, loading, many, pickling, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError
+from ana.fence import Fence
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
@@ -38,7 +39,7 @@ class DataLayer:
 
     _store_type = "dict"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, each by its name
         self,
         pickle_dir: str | os.PathLike[str] | None = None,
         *,
@@ -48,6 +49,8 @@ class DataLayer:
         durable: bool | None = None,
         recheck_seconds: float = RECHECK_SECONDS,
         level: int = chunks.DEFAULT_LEVEL,
+        allowed: Iterable[str] | None = None,
+        max_state_bytes: int | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -58,11 +61,19 @@ class DataLayer:
         wait for the disk before a state counts as stored (default: yes). `recheck_seconds`: how long an
         object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
         22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
-        less than an eighth; 0 stores all as it is. UUIDs do not depend on it.
+        less than an eighth; 0 stores all as it is. UUIDs do not depend on it. `allowed`: modules (with all below
+        them) whose classes and functions a state may name when it is loaded, besides those that only hold data;
+        by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
+        this machine or cgroup).
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
         _check_options(keep_bytes, errors, recheck_seconds, level)
+        if max_state_bytes is not None and max_state_bytes <= 0:
+            msg = f"max_state_bytes is a number of bytes, at least 1, not {max_state_bytes!r}"
+            raise ValueError(msg)
+        self.fence = None if allowed is None else Fence(_module_names(allowed))
+        self.max_state_bytes = max_state_bytes
         self.level = level
         self.uuid = os.urandom(16).hex()
         self.errors = errors
@@ -155,7 +166,10 @@ class DataLayer:
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
-        return pickling.load(self.store.get(address.check_key(uuid)).segments())
+        found = self.store.get(address.check_key(uuid))
+        loading.check_size(self, found)
+        segments = found.segments()
+        return pickling.load(segments) if self.fence is None else self.fence.load(segments)
 
 
 class DirDataLayer(DataLayer):
@@ -215,6 +229,18 @@ def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: 
         most = chunks.MAX_LEVEL
         msg = f"level is -{most} (fastest) to {most} (smallest), or 0 for no compression, not {level}"
         raise ValueError(msg)
+
+
+def _module_names(allowed: Iterable[str]) -> list[str]:
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
+        msg = f'allowed holds names of modules, as in ("mypackage", "numpy"), not {allowed!r:.100}'
+        raise TypeError(msg)
+    wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
+    if wrong:
+        msg = f"allowed holds names of modules, and {wrong[0]!r} is none"
+        raise ValueError(msg)
+    return names
 
 
 def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
