@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, loading, many, pickling, saving
+from ana import address, chunks, identity, keys, loading, many, pickling, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError
 from ana.fence import Fence
@@ -51,6 +51,7 @@ class DataLayer:
         level: int = chunks.DEFAULT_LEVEL,
         allowed: Iterable[str] | None = None,
         max_state_bytes: int | None = None,
+        key: bytes | str | os.PathLike[str] | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -64,7 +65,8 @@ class DataLayer:
         less than an eighth; 0 stores all as it is. UUIDs do not depend on it. `allowed`: modules (with all below
         them) whose classes and functions a state may name when it is loaded, besides those that only hold data;
         by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
-        this machine or cgroup).
+        this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
+        that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
@@ -84,8 +86,14 @@ class DataLayer:
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True, level=level)
+            ring = None if key is None else keys.from_option(key)
+            self.store: Store = _open_folder(
+                pickle_dir, durable=durable is not False, create=True, level=level, ring=ring
+            )
         else:
+            if key is not None:
+                msg = "key= is for a folder: give pickle_dir= too"
+                raise TypeError(msg)
             if durable is not None:
                 msg = "durable= is for a folder: give pickle_dir= too"
                 raise TypeError(msg)
@@ -252,7 +260,12 @@ def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
 
 
 def _open_folder(
-    pickle_dir: str | os.PathLike[str], *, durable: bool, create: bool, level: int = chunks.DEFAULT_LEVEL
+    pickle_dir: str | os.PathLike[str],
+    *,
+    durable: bool,
+    create: bool,
+    level: int = chunks.DEFAULT_LEVEL,
+    ring: keys.KeyRing | None = None,
 ) -> DirectoryStore:
     said = os.environ.get(WAIT, "") or WAIT_SECONDS
     try:
@@ -260,7 +273,8 @@ def _open_folder(
     except ValueError:
         msg = f"the environment's {WAIT} is a number of seconds, not {said!r}"
         raise ANAError(msg) from None
-    return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds, level=level)
+    root = _absolute(pickle_dir)
+    return DirectoryStore(root, durable=durable, create=create, wait_seconds=wait_seconds, level=level, ring=ring)
 
 
 def existing_layer(home: str) -> DataLayer:
