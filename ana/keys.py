@@ -7,9 +7,8 @@ first.
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
 from ana import files
 from ana.errors import ANAError, StoreError, UntrustedStoreError
@@ -22,16 +21,20 @@ _LIMIT_BYTES = 64 << 10
 _ONLY_OWNER = 0o077
 
 
-@dataclass(frozen=True)
 class KeyRing:
-    """The keys of one store, the current one first, and where that store is known to be."""
+    """The keys of one store, the current one first, and where that store is known to be. Shows its keys to nobody."""
 
-    keys: tuple[bytes, ...] = field(repr=False)
-    store_id: str = ""
-    """The store that they are for; "" for the one that they are given for."""
-    folders: tuple[str, ...] = ()
-    path: str = ""
-    """Where they were read from."""
+    __slots__ = ("folders", "keys", "path", "store_id")
+
+    def __init__(self, keys: Sequence[bytes], store_id: str = "", folders: Sequence[str] = (), path: str = "") -> None:
+        """Take keys of 32 bytes, the store's id ("" for whichever they are given for), and the file they are from."""
+        self.keys = tuple(keys)
+        self.store_id = store_id
+        self.folders = tuple(folders)
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {len(self.keys)} key(s) for store {self.store_id!r}>"
 
 
 def from_option(key: object) -> KeyRing:
@@ -95,7 +98,7 @@ def save(ring: KeyRing) -> None:
 def rotate(path: str) -> KeyRing:
     """Put a new key before those of a file, which are still believed. Raises StoreError, UntrustedStoreError."""
     ring = load(path)
-    ring = replace(ring, keys=(os.urandom(KEY_BYTES), *ring.keys))
+    ring = KeyRing((os.urandom(KEY_BYTES), *ring.keys), ring.store_id, ring.folders, path)
     save(ring)
     return ring
 
