@@ -2,8 +2,8 @@
 
     python tests/fuzz/records.py -max_total_time=60 [CORPUS ...]
 
-Nothing but ANA's own errors may come out, and no more memory may be taken than a state's bound allows. What makes it
-fail is written to `crash-...`, and can be given as an argument to run it again. Nothing is unpickled.
+Nothing but ANA's own errors may come out, and no more memory may be taken than a state's bound allows. What makes
+it fail is written to `crash-...`, and can be given as an argument to run it again. Nothing is unpickled.
 """
 
 import os
