@@ -5,9 +5,10 @@ import weakref
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, many, pickling, reporting, saving
+from ana import address, chunks, identity, keys, loading, many, pickling, reporting, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError
+from ana.fence import Fence
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
@@ -39,7 +40,7 @@ class DataLayer:
 
     _store_type = "dict"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, each by its name
         self,
         pickle_dir: str | os.PathLike[str] | None = None,
         *,
@@ -49,6 +50,9 @@ class DataLayer:
         durable: bool | None = None,
         recheck_seconds: float = RECHECK_SECONDS,
         level: int = chunks.DEFAULT_LEVEL,
+        allowed: Iterable[str] | None = None,
+        max_state_bytes: int | None = None,
+        key: bytes | str | os.PathLike[str] | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -59,12 +63,21 @@ class DataLayer:
         wait for the disk before a state counts as stored (default: yes). `recheck_seconds`: how long an
         object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
         22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
-        less than an eighth; 0 stores all as it is. UUIDs do not depend on it.
+        less than an eighth; 0 stores all as it is. UUIDs do not depend on it. `allowed`: modules (with all below
+        them) whose classes and functions a state may name when it is loaded, besides those that only hold data;
+        by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
+        this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
+        that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
         _check_options(keep_bytes, errors, recheck_seconds, level)
+        if max_state_bytes is not None and max_state_bytes <= 0:
+            msg = f"max_state_bytes is a number of bytes, at least 1, not {max_state_bytes!r}"
+            raise ValueError(msg)
         reporting.begin()
+        self.fence = None if allowed is None else Fence(_module_names(allowed))
+        self.max_state_bytes = max_state_bytes
         self.level = level
         self.uuid = os.urandom(16).hex()
         self.errors = errors
@@ -75,8 +88,14 @@ class DataLayer:
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True, level=level)
+            ring = None if key is None else keys.from_option(key)
+            self.store: Store = _open_folder(
+                pickle_dir, durable=durable is not False, create=True, level=level, ring=ring
+            )
         else:
+            if key is not None:
+                msg = "key= is for a folder: give pickle_dir= too"
+                raise TypeError(msg)
             if durable is not None:
                 msg = "durable= is for a folder: give pickle_dir= too"
                 raise TypeError(msg)
@@ -166,7 +185,10 @@ class DataLayer:
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
-        return pickling.load(self.store.get(address.check_key(uuid)).segments())
+        found = self.store.get(address.check_key(uuid))
+        loading.check_size(self, found)
+        segments = found.segments()
+        return pickling.load(segments) if self.fence is None else self.fence.load(segments)
 
 
 class DirDataLayer(DataLayer):
@@ -228,6 +250,18 @@ def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: 
         raise ValueError(msg)
 
 
+def _module_names(allowed: Iterable[str]) -> list[str]:
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
+        msg = f'allowed holds names of modules, as in ("mypackage", "numpy"), not {allowed!r:.100}'
+        raise TypeError(msg)
+    wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
+    if wrong:
+        msg = f"allowed holds names of modules, and {wrong[0]!r} is none"
+        raise ValueError(msg)
+    return names
+
+
 def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
     path = os.fsdecode(pickle_dir)
     if not path:
@@ -237,7 +271,12 @@ def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
 
 
 def _open_folder(
-    pickle_dir: str | os.PathLike[str], *, durable: bool, create: bool, level: int = chunks.DEFAULT_LEVEL
+    pickle_dir: str | os.PathLike[str],
+    *,
+    durable: bool,
+    create: bool,
+    level: int = chunks.DEFAULT_LEVEL,
+    ring: keys.KeyRing | None = None,
 ) -> DirectoryStore:
     said = os.environ.get(WAIT, "") or WAIT_SECONDS
     try:
@@ -245,7 +284,8 @@ def _open_folder(
     except ValueError:
         msg = f"the environment's {WAIT} is a number of seconds, not {said!r}"
         raise ANAError(msg) from None
-    return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds, level=level)
+    root = _absolute(pickle_dir)
+    return DirectoryStore(root, durable=durable, create=create, wait_seconds=wait_seconds, level=level, ring=ring)
 
 
 def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:

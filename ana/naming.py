@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["class_name", "find_class"]
@@ -14,9 +15,14 @@ def class_name(cls: type) -> str:
     return f"{'__main__' if module == '__mp_main__' else module}:{cls.__qualname__}"
 
 
-def find_class(name: str, relative: type) -> type | None:
-    """Return the class that a header names, importing its module like pickle; None if it is not to be found."""
+def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | None = None) -> type | None:
+    """Return the class that a header names, importing its module like pickle; None if it is not to be found.
+
+    Nothing is imported that `allows`, asked with module and name, does not allow.
+    """
     module_name, _, path = name.partition(":")
+    if allows is not None and not allows(module_name, path):
+        return None
     if module_name == "__main__" and not _is_from_main(relative):
         # Another program's main module: only the reference itself knows the class.
         return None

@@ -13,6 +13,7 @@ from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError
 from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, parse_header
+from ana.seals import Seal
 
 __all__ = [
     "MIN_RECORD_BYTES",
@@ -100,17 +101,18 @@ def write(
     *,
     created_ns: int = 0,
     level: int = chunks.DEFAULT_LEVEL,
+    seal: Seal | None = None,
 ) -> int:
     """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header; return its size.
 
     Chunks are compressed and given away on several threads; as many as there are threads are in memory at once. One
     chunk goes together with its header. Incompressible pieces are views of the caller's own buffers between block
-    headers: nothing is copied.
+    headers: nothing is copied. With a seal, the record is signed.
     """
     draft = _draft(key, state, children)
     if len(state.pieces) == 1:
         chunk, parts = chunks.encode(state.segments, draft.raw_bytes, state.leaves[0], level)
-        sink(0, [draft.header([chunk], created_ns), *parts])
+        sink(0, [draft.header([chunk], created_ns, seal), *parts])
         return draft.header_bytes + chunk.stored
     space = Space(state.segments)
     line = _Line(draft.header_bytes)
@@ -121,7 +123,7 @@ def write(
         sink(line.place(number, chunk), parts)
 
     threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=line.give_up)
-    sink(0, [draft.header(line.table, created_ns)])
+    sink(0, [draft.header(line.table, created_ns, seal)])
     return line.end
 
 
@@ -132,10 +134,11 @@ def encode(
     *,
     created_ns: int = 0,
     level: int = chunks.DEFAULT_LEVEL,
+    seal: Seal | None = None,
 ) -> list[memoryview | bytes]:
     """Return a record as a list of byte strings, one after the other; otherwise like `write`."""
     found: dict[int, Sequence[memoryview | bytes]] = {}
-    write(found.__setitem__, key, state, children, created_ns=created_ns, level=level)
+    write(found.__setitem__, key, state, children, created_ns=created_ns, level=level, seal=seal)
     return [part for _, parts in sorted(found.items()) for part in parts]
 
 

@@ -26,7 +26,7 @@ COMMANDS = {"__main__", "cli", "cli_stats", "demo"}
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"files", "locks", "mounts", "publishing", "threads", "buffers"}
+CALLERS = {"files", "keys", "limits", "locks", "mounts", "publishing", "threads", "buffers"}
 """The modules that make the system calls."""
 
 SYSTEM = {
@@ -73,7 +73,9 @@ NEEDLESS = {
     "asyncio",
     "click",
     "cloudpickle",
+    "dataclasses",
     "filelock",
+    "inspect",
     "multiprocessing",
     "numpy",
     "random",

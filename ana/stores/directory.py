@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from ana import address, chunks, files, locks, mounts, publishing, record
+from ana import address, chunks, files, keys, locks, mounts, publishing, record
 from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
+from ana.seals import Seal
 from ana.stores.tree import Config, Tree
 
 __all__ = ["DirectoryStore"]
@@ -44,14 +45,18 @@ class DirectoryStore:
         create: bool = True,
         wait_seconds: float = 2.0,
         level: int = chunks.DEFAULT_LEVEL,
+        ring: keys.KeyRing | None = None,
     ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
         Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
         (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
-        to show a state that another host has just written. `level`: see `ana.chunks.encode`.
+        to show a state that another host has just written. `level`: see `ana.chunks.encode`. `ring`: the store's keys,
+        if they are not to be looked for.
         """
-        self.tree = Tree(root, durable=durable, create=create)
+        store_id = ring.store_id if ring is not None else ""
+        self.tree = Tree(root, durable=durable, create=create, keyed=ring is not None, store_id=store_id)
+        self.seal = _seal(self.tree, ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
         self.level = level
@@ -141,7 +146,9 @@ class DirectoryStore:
         sizes: list[int] = []
 
         def fill(write: record.Write) -> None:
-            sizes.append(record.write(write, key, state, children, created_ns=created_ns, level=self.level))
+            sizes.append(
+                record.write(write, key, state, children, created_ns=created_ns, level=self.level, seal=self.seal)
+            )
 
         for _ in range(TRIES):
             if self._publish(key, fill):
@@ -269,6 +276,22 @@ class DirectoryStore:
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._on_network
 
 
+def _seal(tree: Tree, given: keys.KeyRing | None) -> Seal | None:
+    """Return what a tree's records are signed with, if it has a key. Never less than what was asked for or is known."""
+    config = tree.config
+    ring = given or keys.find(config.id, tree.root)
+    if ring is None:
+        if config.keyed:
+            cure = f"name its key file with {keys.ENVIRONMENT} or key=, or put it at {keys.default_path(config.id)}"
+            raise UntrustedStoreError(tree.root, f"this store has a key, which this process does not: {cure}")
+        return None
+    if not config.keyed or ring.store_id not in ("", config.id):
+        known = ring.path or "the key that is given"
+        reason = f"it has no key or another id, and {known} is for a store with a key: somebody may have replaced it"
+        raise UntrustedStoreError(tree.root, f"{reason}; compare {tree.root}/ana.json, use another folder, or no key")
+    return Seal(config.id, ring.keys)
+
+
 class _Look(NamedTuple):
     """What a look for a state found: it, nothing, or a damaged file in its place."""
 
@@ -345,9 +368,9 @@ class _Found:
         """Return the verified header, and the whole file if it is small."""
         size, start = opened.size_bytes, opened.start
         if size == len(start):
-            return record.parse_header(start, size, self._key, self.where), start
+            return record.parse_header(start, size, self._key, self.where, self._store.seal), start
         end = record.header_size(start, size, self._key, self.where)
         if end > len(start):
             start = bytearray(end)
             opened.read(0, [memoryview(start)])
-        return record.parse_header(start, size, self._key, self.where), None
+        return record.parse_header(start, size, self._key, self.where, self._store.seal), None

@@ -25,11 +25,13 @@ _IGNORED = (files.TEMPORARY, files.BAD, ".nfs", ".ana", ".snapshot", "lost+found
 
 
 class Config(NamedTuple):
-    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id."""
+    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id, its kind."""
 
     format: int
     levels: int
     id: str
+    keyed: bool = False
+    """Nothing counts in this tree that its key has not signed."""
 
 
 class Stray(NamedTuple):
@@ -43,14 +45,18 @@ class Stray(NamedTuple):
 class Tree:
     """A folder that is a store. Safe between threads, processes and hosts; it holds nothing open."""
 
-    def __init__(self, root: str, *, durable: bool = True, create: bool = True) -> None:
+    def __init__(
+        self, root: str, *, durable: bool = True, create: bool = True, keyed: bool = False, store_id: str = ""
+    ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
-        Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
-        (a newer tree) before anything is written.
+        One that is made is `keyed`, and has the id `store_id` or one of its own. Raises StoreError, UntrustedStoreError
+        (a folder that is no tree), UnsupportedFormatError (a newer tree) before anything is written.
         """
         self.root = root
         self.durable = durable
+        self._keyed = keyed
+        self._store_id = store_id
         self.config = self._open(create=create)
 
     @cached_property
@@ -129,7 +135,8 @@ class Tree:
             raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
         publishing.make_folders(self.root)
         self._refuse_foreign()
-        made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": address.random_uuid()}).encode() + b"\n"
+        fields = {"format": FORMAT, "levels": LEVELS, "id": self._store_id or address.random_uuid()}
+        made = json.dumps({**fields, "keyed": True} if self._keyed else fields).encode() + b"\n"
         # Durable in any case: without it, the states of others would be lost with it.
         publishing.publish(self.root, CONFIG, lambda write: write(0, [made]), durable=True, make_folders=lambda: None)
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
@@ -147,7 +154,8 @@ class Tree:
             return None
         try:
             fields = json.loads(data)
-            config = Config(int(fields["format"]), int(fields.get("levels", 0)), str(fields.get("id", "")))
+            levels, keyed = int(fields.get("levels", 0)), fields.get("keyed", False) is True
+            config = Config(int(fields["format"]), levels, str(fields.get("id", "")), keyed)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise UnsupportedFormatError(path, "an unreadable kind", FORMAT) from None
         if config.format != FORMAT:
