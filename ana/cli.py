@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from ana import demo
+from ana import cli_stats, demo
 from ana._version import __version__
 from ana.errors import ANAError
 
@@ -151,6 +151,20 @@ def demo_command(output: Output, /, **settings: Any) -> int:
     if failed:
         click.echo(f"ana demo: failed: {', '.join(failed)}", err=True)
     return FAILED if failed else DONE
+
+
+@ana.command("stats", epilog=cli_stats.EXAMPLES)
+@cli_stats.jobs_option
+@output_options
+@click.pass_obj
+def stats_command(output: Output, jobs: str) -> int:
+    """Sum up what the processes of jobs did: stored, loaded, spared.
+
+    Each process that runs with the environment's ANA_STATS=DIR writes a file
+    into DIR. docs/observing.md says what the numbers are.
+    """
+    cli_stats.show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)
+    return DONE
 
 
 def run(argv: Sequence[str] | None = None) -> int:

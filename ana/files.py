@@ -34,12 +34,13 @@ IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3
 
+_FORBIDDEN = "check owner and mode (ls -ld); in a group's store all have umask 002 (chmod -R g+w by the owner mends it)"
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
     errno.EDQUOT: "your quota is used up (quota -s): free space or inodes there, or use another pickle_dir",
     errno.EROFS: "it is mounted read-only here: loading works, storing does not; store from where it is writable",
-    errno.EACCES: "check owner and mode (ls -ld), and that your group may write to a shared store",
-    errno.EPERM: "check owner and mode (ls -ld), and that your group may write to a shared store",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
     errno.EIO: "the disk or the file server has a fault; nothing is known of the data: try again, then ask its admin",
     errno.EMFILE: "this process has too many open files (ulimit -n)",
     errno.ENFILE: "this host has too many open files",

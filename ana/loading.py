@@ -103,6 +103,7 @@ def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, 
         while True:
             live = layer.live.get(key)
             if live is not None and not unloaded.is_waiting(live):
+                layer.store.counters.note_live(identity.mark_of(live))
                 return _checked(live, cls, key, layer)
             claim = claims.by_key.get((layer.uuid, key))
             if claim is None:
@@ -254,6 +255,7 @@ def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bo
     mark.given = not address.is_content_uuid(claim.key)
     found = _state_of(claim)
     mark.children = found.header.children
+    mark.raw_bytes = found.header.raw_bytes
     mark.layer = claim.layer.uuid
     mark.looked = -math.inf if found.may_be_lost else time.monotonic()
     mark.claim = None

@@ -8,9 +8,12 @@ timeout, and its holder's death or fork blocks nobody for longer than that.
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from ana.counters import Counters
 
 __all__ = ["saving_work"]
 
@@ -24,6 +27,8 @@ class _Attempt:
         self.path = path
         self.timeout_seconds = timeout_seconds
         self.problem = ""
+        self.timed_out = False
+        self.waited = False
         self._answered = threading.Event()
         self._guard = threading.Lock()
         self._given_up = False
@@ -40,6 +45,7 @@ class _Attempt:
         if self._answered.is_set():
             self._thread.join()
         elif not self.problem:
+            self.timed_out = True
             self.problem = "the lock server does not answer"
         return self._lock is not None
 
@@ -50,9 +56,10 @@ class _Attempt:
 
     def _acquire(self) -> None:
         try:
-            lock = _lock_file(self.path, self.timeout_seconds)
+            lock = self._lock_file()
         except (OSError, NotImplementedError) as error:
             # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
+            self.timed_out = isinstance(error, TimeoutError)
             self.problem = f"{type(error).__name__}: {error}"
         else:
             with self._guard:
@@ -63,17 +70,30 @@ class _Attempt:
         finally:
             self._answered.set()
 
+    def _lock_file(self) -> Any:
+        lock = _file_lock(self.path)
+        try:
+            lock.acquire(timeout=0)
+        except TimeoutError:
+            self.waited = True
+            lock.acquire(timeout=self.timeout_seconds)
+        return lock
+
 
 @contextmanager
-def saving_work(path: str, timeout_seconds: float) -> Iterator[bool]:
+def saving_work(path: str, timeout_seconds: float, counters: Counters) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
 
-    Never raises for a lock's sake.
+    Waiting, and waiting in vain, is counted. Never raises for a lock's sake.
     """
     attempt = _Attempt(path, timeout_seconds)
+    began = time.perf_counter()
     held = attempt.acquire()
+    seconds = time.perf_counter() - began
+    if attempt.waited or attempt.timed_out:
+        counters.note_wait(seconds)
     if not held:
-        _log.info("going on without the lock %s: %s", path, attempt.problem)
+        _tell(attempt, counters, seconds)
     try:
         yield held
     finally:
@@ -81,7 +101,17 @@ def saving_work(path: str, timeout_seconds: float) -> Iterator[bool]:
             attempt.release()
 
 
-def _lock_file(path: str, timeout_seconds: float) -> Any:
+def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
+    """Say that it goes on without the lock: a warning where that was waited for; some places simply have no locks."""
+    level, event = logging.INFO, "no lock"
+    if attempt.timed_out:
+        counters.lock_timeouts += 1
+        level, event = logging.WARNING, "lock timeout"
+    fields = {"event": event, "path": attempt.path, "store": counters.home, "seconds": seconds}
+    _log.log(level, "going on without the lock %s: %s", attempt.path, attempt.problem, extra=fields)
+
+
+def _file_lock(path: str) -> Any:
     from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
     # Made by us, so that it gets the umask's mode: a group's members share it.
@@ -92,9 +122,7 @@ def _lock_file(path: str, timeout_seconds: float) -> Any:
         descriptor = _touch(path)
     os.close(descriptor)
     # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
-    lock = FileLock(path, timeout=timeout_seconds, thread_local=False, fallback_to_soft=False, poll_interval=0.02)
-    lock.acquire()
-    return lock
+    return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=0.02)
 
 
 def _touch(path: str) -> int:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from ana import files, mounts
 
-__all__ = ["make_folder", "make_folders", "publish", "set_aside", "sync_file", "sync_folder"]
+__all__ = ["make_folder", "make_folders", "publish", "replace", "set_aside", "sync_file", "sync_folder"]
 
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
 """Puts parts, one after the other, at an offset of the file that is being made."""
@@ -107,6 +107,23 @@ def make_folders(path: str) -> None:
     """Make a folder and what is missing above it. Raises StoreError."""
     with files.reported(path):
         os.makedirs(path, exist_ok=True)
+
+
+def replace(folder: str, name: str, data: bytes) -> None:
+    """Make a file hold `data`, whole, whatever was there before, and its folder where it is missing. Not durable.
+
+    Raises StoreError; no temporary file is left then.
+    """
+    path = f"{folder}/{name}"
+    temporary = files.temporary_name(folder)
+    with files.reported(path):
+        try:
+            descriptor = _create(temporary, lambda: make_folders(folder))
+            _write(descriptor, temporary, lambda write: write(0, [data]), durable=False)
+            os.rename(temporary, path)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
 
 
 def set_aside(path: str, identity: tuple[int, int]) -> str | None:

@@ -47,6 +47,7 @@ class Content(NamedTuple):
     pieces: Sequence[tuple[int, int]]
     leaves: Sequence[bytes]
     digest: bytes
+    raw_bytes: int
 
 
 Bytes = bytes | bytearray | memoryview
@@ -78,15 +79,18 @@ def content(class_name: str, segments: Sequence[memoryview]) -> Content:
     pieces = plan(lengths)
     if len(pieces) == 1:
         leaves = [chunks.digest(segments)]
-        return Content(class_name, segments, pieces, leaves, address.content_digest(class_name, lengths, leaves))
+        digest = address.content_digest(class_name, lengths, leaves)
+        return Content(class_name, segments, pieces, leaves, digest, pieces[0][1])
     space = Space(segments)
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
         leaves[number] = chunks.digest(space.views(*pieces[number]))
 
-    threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(sum(lengths)))
-    return Content(class_name, segments, pieces, leaves, address.content_digest(class_name, lengths, leaves))
+    raw_bytes = sum(lengths)
+    threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
+    digest = address.content_digest(class_name, lengths, leaves)
+    return Content(class_name, segments, pieces, leaves, digest, raw_bytes)
 
 
 def write(
@@ -98,8 +102,8 @@ def write(
     created_ns: int = 0,
     level: int = chunks.DEFAULT_LEVEL,
     seal: Seal | None = None,
-) -> None:
-    """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header.
+) -> int:
+    """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header; return its size.
 
     Chunks are compressed and given away on several threads; as many as there are threads are in memory at once. One
     chunk goes together with its header. Incompressible pieces are views of the caller's own buffers between block
@@ -109,7 +113,7 @@ def write(
     if len(state.pieces) == 1:
         chunk, parts = chunks.encode(state.segments, draft.raw_bytes, state.leaves[0], level)
         sink(0, [draft.header([chunk], created_ns, seal), *parts])
-        return
+        return draft.header_bytes + chunk.stored
     space = Space(state.segments)
     line = _Line(draft.header_bytes)
 
@@ -120,6 +124,7 @@ def write(
 
     threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=line.give_up)
     sink(0, [draft.header(line.table, created_ns, seal)])
+    return line.end
 
 
 def encode(
@@ -221,7 +226,7 @@ class _Line:
 
     def __init__(self, offset: int) -> None:
         self.table: list[Chunk] = []
-        self._offset = offset
+        self.end = offset
         self._changed = threading.Condition()
         self._broken = False
 
@@ -233,8 +238,8 @@ class _Line:
             if self._broken:
                 msg = "another chunk could not be written"
                 raise RuntimeError(msg)
-            offset = self._offset
-            self._offset += chunk.stored
+            offset = self.end
+            self.end += chunk.stored
             self.table.append(chunk)
             self._changed.notify_all()
             return offset

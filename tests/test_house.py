@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ana"
 README = ROOT / "README.md"
 CI = ROOT / ".ci" / "run"
 
-COMMANDS = {"__main__", "cli", "demo"}
+COMMANDS = {"__main__", "cli", "cli_stats", "demo"}
 """Programs on top of the package: they talk to terminals and processes, not to stores."""
 
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
@@ -60,6 +60,12 @@ ALLOWED = {
     "layer": {"os.environ", "os.getcwd", "os.path", "os.urandom"},
     # A store's path is made absolute.
     "maintenance": {"os.path"},
+    # ANA_STATS; which process of which job on which host it is.
+    "reporting": {"os.environ", "os.getpid", "os.path", "os.uname", "os.urandom"},
+    # ANA_PATH_MAP.
+    "sites": {"os.environ", "os.path", "os.pathsep"},
+    # The folder's path is made absolute.
+    "statistics": {"os.path"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 

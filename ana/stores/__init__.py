@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from ana import record
+from ana.counters import Counters
 
 __all__ = ["Store", "StoredState"]
 
@@ -42,6 +43,10 @@ class Store(Protocol):
     @property
     def private(self) -> bool:
         """Whether this process alone sees what is stored: then its own classes need not travel."""
+
+    @property
+    def counters(self) -> Counters:
+        """What has been done with it: the store notes what it stores, finds, loads and waits for."""
 
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether there is a state under `key`."""

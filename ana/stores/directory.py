@@ -1,11 +1,13 @@
 """Records as files in a sharded tree on a shared filesystem. `docs/format.md` draws the tree."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from ana import address, chunks, files, keys, locks, mounts, publishing, record
+from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.seals import Seal
 from ana.stores.tree import Config, Tree
@@ -58,6 +60,7 @@ class DirectoryStore:
         self.durable = durable
         self.wait_seconds = wait_seconds
         self.level = level
+        self.counters = Counters(root)
         self._suspects: set[str] = set()
 
     @property
@@ -73,6 +76,13 @@ class DirectoryStore:
     def config(self) -> Config:
         """What the tree's `ana.json` says."""
         return self.tree.config
+
+    def is_same(self, other: "DirectoryStore") -> bool:
+        """Say whether another one is this very tree, by another path.
+
+        The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
+        """
+        return self.config == other.config and self.tree.identity == other.tree.identity is not None
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
@@ -106,37 +116,47 @@ class DirectoryStore:
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
+        began = time.perf_counter()
+        file_bytes = self._put(key, state, children, thorough=heal or key in self._suspects)
+        if file_bytes:
+            self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
+            return True
+        self.counters.note_found(key, state.raw_bytes, began)
+        return False
+
+    def _put(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
+        """Store a state unless there is one; return the size of the file that was written, 0 for none."""
         path = self.path(key)
-        thorough = heal or key in self._suspects
         found = self._look(key, path, check=thorough)
         if found.there:
-            return False
-        size_bytes = sum(map(len, state.segments))
-        if size_bytes < LOCKED_BYTES and found.damaged is None:
+            return 0
+        if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(key, path, state, children)
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
-        with locks.saving_work(lock, LOCK_SECONDS + size_bytes / SLOW_BYTES_PER_SECOND):
+        with locks.saving_work(lock, LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND, self.counters):
             found = self._look(key, path, check=thorough)
             if found.there:
-                return False
+                return 0
             self._make_room(key, path, found)
             return self._write(key, path, state, children)
 
-    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
+    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> int:
         created_ns = files.now_ns()
+        sizes: list[int] = []
+
+        def fill(write: record.Write) -> None:
+            sizes.append(
+                record.write(write, key, state, children, created_ns=created_ns, level=self.level, seal=self.seal)
+            )
+
         for _ in range(TRIES):
-            if self._publish(
-                key,
-                lambda write: record.write(
-                    write, key, state, children, created_ns=created_ns, level=self.level, seal=self.seal
-                ),
-            ):
-                return True
+            if self._publish(key, fill):
+                return sizes[-1]
             # Another writer was first: what it wrote has to be whole.
             found = self._look(key, path, check=True)
             if found.there:
-                return False
+                return 0
             self._make_room(key, path, found)
         raise StoreError(path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
 
@@ -151,18 +171,26 @@ class DirectoryStore:
             except CorruptedStateError:
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
                 # sees by the folder's mtime that names have changed, which its server's clock gives in steps.
-                files.look_anew(self.tree.folders(key), FIRST_PAUSE_SECONDS if self._on_network else 0.0)
+                self._look_anew(key, FIRST_PAUSE_SECONDS if self._on_network else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
                     raise
                 # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
-                files.look_anew(self.tree.folders(key))
+                self._look_anew(key)
         try:
             return attempt()
-        except CorruptedStateError:
+        except CorruptedStateError as error:
             self._suspects.add(key)
+            self.counters.note_damaged(key, error.path, error.reason)
             raise
+
+    def _look_anew(self, key: str, pause_seconds: float = 0.0) -> None:
+        """Prepare to look for a file, or read it, once more."""
+        self.counters.retries += 1
+        if pause_seconds:
+            self.counters.note_wait(pause_seconds)
+        files.look_anew(self.tree.folders(key), pause_seconds)
 
     def _look(self, key: str, path: str, *, check: bool) -> "_Look":
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
@@ -181,7 +209,8 @@ class DirectoryStore:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
             aside = publishing.set_aside(path, found.damaged.identity)
-            _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside)
+            fields = {"event": "set aside", "uuid": key, "store": self.home, "path": path, "aside": aside}
+            _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside, extra=fields)
         self._suspects.discard(key)
 
     def _is_damaged(self, key: str) -> bool | None:
@@ -203,7 +232,7 @@ class DirectoryStore:
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            files.look_anew(self.tree.folders(key), pause_seconds)
+            self._look_anew(key, pause_seconds)
         opened = files.open_file(path, SMALL_BYTES)
         if opened is None:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
@@ -299,11 +328,20 @@ class _Found:
 
     def segments(self) -> list[bytes | memoryview]:
         """Read, verify and decompress; a digest that fails is read once more from the file."""
+        began = time.perf_counter()
+        segments = self._segments()
+        header = self.header
+        file_bytes = header.header_bytes + header.stored_bytes
+        self._store.counters.note_loaded(self._key, header.raw_bytes, file_bytes, began)
+        return segments
+
+    def _segments(self) -> list[bytes | memoryview]:
         if self._data is not None:
             data, self._data = self._data, None
             try:
                 return record.decode_small(self.header, data, self.where)
             except CorruptedStateError as error:
+                self._store.counters.retries += 1
                 _log.debug("reading again: %s", error)
         return self._store.watch(self._key, lambda: self._with_file(record.decode))
 

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from ana import address, files, publishing
@@ -57,6 +58,15 @@ class Tree:
         self._keyed = keyed
         self._store_id = store_id
         self.config = self._open(create=create)
+
+    @cached_property
+    def identity(self) -> tuple[int, int] | None:
+        """The folder's device and inode, which are the same by whatever path it is reached; None: not to be had."""
+        try:
+            found = files.look(f"{self.root}/.")
+        except StoreError:
+            return None
+        return None if found is None else found.identity
 
     def place(self, key: str) -> tuple[str, str]:
         """Return the innermost folder of a key, and the name of its file there."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,25 @@ def read_only(folder: Path, place: Path) -> Iterator[Path]:
     with mounted(place, "mount", "--bind", folder):
         _command("mount", "-o", "remount,bind,ro", place)
         yield place
+
+
+@contextlib.contextmanager
+def ext4_read_only(place: Path, size_bytes: int, prepare: Callable[[Path], object]) -> Iterator[tuple[Path, Path]]:
+    """Mount an ext4 read-only, as compute nodes may, which `prepare` has filled; yield it and the device's image."""
+    with ext4(place, size_bytes):
+        prepare(place)
+        # A mount of its own, not a second one of a filesystem that was writable a moment ago.
+        _command("umount", place)
+        try:
+            device = _command(
+                "losetup", "--noheadings", "--output", "NAME", "--associated", place.with_suffix(".image")
+            )
+            _command("mount", "-t", "ext4", "-o", "ro", device, place)
+            yield place, place.with_suffix(".image")
+        finally:
+            # What `ext4` unmounts is there in any case.
+            if not os.path.ismount(place):
+                _command("mount", "-t", "ext4", device, place)
 
 
 @contextlib.contextmanager
