@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Self
 
@@ -63,8 +63,9 @@ class Status(NamedTuple):
 
     size_bytes: int
     modified: float
-    is_file: bool
     identity: tuple[int, int]
+    stat: os.stat_result
+    """All that the system said."""
 
 
 class Entry(NamedTuple):
@@ -72,6 +73,10 @@ class Entry(NamedTuple):
 
     name: str
     kind: str
+
+
+Check = Callable[[str, os.stat_result], None]
+"""Refuses a file, by raising."""
 
 
 class reported:  # noqa: N801 - used as a function; a generator would cost more than the calls that it guards
@@ -94,14 +99,14 @@ class reported:  # noqa: N801 - used as a function; a generator would cost more 
         raise StoreError(self.path, code, _HINTS.get(code, "")) from error
 
 
-def look(path: str) -> Status | None:
+def look(path: str, *, follow: bool = False) -> Status | None:
     """Look a file up, once; None if there is none. One round trip on NFS. Raises StoreError."""
     with reported(path):
         try:
-            found = os.stat(path, follow_symlinks=False)
+            found = os.stat(path, follow_symlinks=follow)
         except FileNotFoundError:
             return None
-    return Status(found.st_size, found.st_mtime, stat.S_ISREG(found.st_mode), (found.st_dev, found.st_ino))
+    return Status(found.st_size, found.st_mtime, (found.st_dev, found.st_ino), found)
 
 
 class Opened:
@@ -138,11 +143,13 @@ class Opened:
         self.close()
 
 
-def open_file(path: str, start_bytes: int = 0) -> Opened | None:
+def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Opened | None:
     """Open a regular file for reading, or return None if there is none.
 
-    Its first `start_bytes` are read at once; a file that has no more is closed again. Never follows a symlink and
-    never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError, UntrustedStoreError.
+    `check` is called with the path and what fstat says of the file, before it is read, and raises if it is not to be
+    believed. Its first `start_bytes` are read at once; a file that has no more is closed again. Never follows a
+    symlink and never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError,
+    UntrustedStoreError.
     """
     with reported(path):
         try:
@@ -152,6 +159,8 @@ def open_file(path: str, start_bytes: int = 0) -> Opened | None:
         try:
             found = os.fstat(descriptor)
             regular = stat.S_ISREG(found.st_mode)
+            if check is not None:
+                check(path, found)
             start = _read_start(descriptor, min(found.st_size, start_bytes)) if start_bytes and regular else bytearray()
         except BaseException:
             os.close(descriptor)
@@ -185,9 +194,9 @@ def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
             targets = advance(targets, got)
 
 
-def read_whole(path: str, limit_bytes: int) -> bytes | None:
+def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes | None:
     """Return the content of a small file, or None if there is none. Raises StoreError, also if it is larger."""
-    opened = open_file(path, limit_bytes)
+    opened = open_file(path, limit_bytes, check)
     if opened is None:
         return None
     with opened:

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, keys, loading, many, pickling, reporting, saving
+from ana import address, chunks, identity, loading, many, opening, pickling, reporting, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError
 from ana.fence import Fence
@@ -21,8 +21,6 @@ __all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_
 
 KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
-WAIT = "ANA_WAIT"
-WAIT_SECONDS = 2.0
 
 Thing = TypeVar("Thing")
 
@@ -53,6 +51,8 @@ class DataLayer:
         allowed: Iterable[str] | None = None,
         max_state_bytes: int | None = None,
         key: bytes | str | os.PathLike[str] | None = None,
+        shared: bool | None = None,
+        trusted_uids: Iterable[int] | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -68,6 +68,9 @@ class DataLayer:
         by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
         this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
         that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
+        `shared` (folders only): a group may write to it, and is trusted with that; a new store is made so.
+        `trusted_uids` (folders only): users whose files are believed, besides this one's and root's. Where these two
+        are not given, `ANA_SHARED` and `ANA_TRUSTED_UIDS` count.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
@@ -88,17 +91,12 @@ class DataLayer:
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            ring = None if key is None else keys.from_option(key)
-            self.store: Store = _open_folder(
-                pickle_dir, durable=durable is not False, create=True, level=level, ring=ring
+            believed = opening.trust(shared, trusted_uids)
+            self.store: Store = opening.folder(
+                pickle_dir, durable=durable is not False, level=level, key=key, believed=believed
             )
         else:
-            if key is not None:
-                msg = "key= is for a folder: give pickle_dir= too"
-                raise TypeError(msg)
-            if durable is not None:
-                msg = "durable= is for a folder: give pickle_dir= too"
-                raise TypeError(msg)
+            _refuse_for_memory(durable=durable, key=key, shared=shared, trusted_uids=trusted_uids)
             self.store = MemoryStore({}, f"memory:{self.uuid}", level)
             if not type(self).load_state.__module__.startswith("ana."):
                 # An old program's own backend.
@@ -250,6 +248,14 @@ def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: 
         raise ValueError(msg)
 
 
+def _refuse_for_memory(**options: object) -> None:
+    """Refuse options of folders for a layer without one."""
+    for name, given in options.items():
+        if given is not None:
+            msg = f"{name}= is for a folder: give pickle_dir= too"
+            raise TypeError(msg)
+
+
 def _module_names(allowed: Iterable[str]) -> list[str]:
     names = [allowed] if isinstance(allowed, str) else list(allowed)
     if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
@@ -262,39 +268,13 @@ def _module_names(allowed: Iterable[str]) -> list[str]:
     return names
 
 
-def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
-    path = os.fsdecode(pickle_dir)
-    if not path:
-        msg = "pickle_dir is empty: give a folder's path"
-        raise ValueError(msg)
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def _open_folder(
-    pickle_dir: str | os.PathLike[str],
-    *,
-    durable: bool,
-    create: bool,
-    level: int = chunks.DEFAULT_LEVEL,
-    ring: keys.KeyRing | None = None,
-) -> DirectoryStore:
-    said = os.environ.get(WAIT, "") or WAIT_SECONDS
-    try:
-        wait_seconds = max(0.0, float(said))
-    except ValueError:
-        msg = f"the environment's {WAIT} is a number of seconds, not {said!r}"
-        raise ANAError(msg) from None
-    root = _absolute(pickle_dir)
-    return DirectoryStore(root, durable=durable, create=create, wait_seconds=wait_seconds, level=level, ring=ring)
-
-
 def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     """Return a layer over the store that is at the absolute path `home`; nothing is made there.
 
     That may be a layer in use, `preferred` first, which has come to the same store by another path: so that there is
     one object for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
-    store = _open_folder(home, durable=True, create=False)
+    store = opening.folder(home, create=False)
     for known in (preferred, *list(by_home.values())):
         if known is not None and isinstance(known.store, DirectoryStore) and known.store.is_same(store):
             by_home[home] = known

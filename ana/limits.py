@@ -78,7 +78,7 @@ def _limit_bytes(folder: str) -> int | None:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().splitlines()
     except (OSError, UnicodeDecodeError):
         return []

@@ -7,12 +7,14 @@ timeout, and its holder's death or fork blocks nobody for longer than that.
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ana import publishing
 from ana.counters import Counters
 
 __all__ = ["saving_work"]
@@ -23,9 +25,10 @@ _log = logging.getLogger("ana.locks")
 class _Attempt:
     """One try to get a lock, in a thread of its own; a lock that comes too late is given back at once."""
 
-    def __init__(self, path: str, timeout_seconds: float) -> None:
+    def __init__(self, path: str, timeout_seconds: float, mode: int) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
+        self.mode = mode
         self.problem = ""
         self.timed_out = False
         self.waited = False
@@ -71,7 +74,7 @@ class _Attempt:
             self._answered.set()
 
     def _lock_file(self) -> Any:
-        lock = _file_lock(self.path)
+        lock = _file_lock(self.path, self.mode)
         try:
             lock.acquire(timeout=0)
         except TimeoutError:
@@ -81,12 +84,13 @@ class _Attempt:
 
 
 @contextmanager
-def saving_work(path: str, timeout_seconds: float, counters: Counters) -> Iterator[bool]:
+def saving_work(path: str, timeout_seconds: float, counters: Counters, mode: int = 0o777) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
 
-    Waiting, and waiting in vain, is counted. Never raises for a lock's sake.
+    `mode` is that of folders that are made for it, and, less the right to execute, of the file. Waiting, and waiting in
+    vain, is counted. Never raises for a lock's sake.
     """
-    attempt = _Attempt(path, timeout_seconds)
+    attempt = _Attempt(path, timeout_seconds, mode)
     began = time.perf_counter()
     held = attempt.acquire()
     seconds = time.perf_counter() - began
@@ -111,19 +115,27 @@ def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
     _log.log(level, "going on without the lock %s: %s", attempt.path, attempt.problem, extra=fields)
 
 
-def _file_lock(path: str) -> Any:
+def _file_lock(path: str, mode: int) -> Any:
     from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
-    # Made by us, so that it gets the umask's mode: a group's members share it.
+    # Made by us, so that it gets the store's mode: a group's members share it.
     try:
-        descriptor = _touch(path)
+        _touch(path, mode & 0o666)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = _touch(path)
-    os.close(descriptor)
+        folder = os.path.dirname(path)
+        for made in (os.path.dirname(folder), folder):
+            publishing.make_folder(made, durable=False, mode=mode)
+        _touch(path, mode & 0o666)
     # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
     return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=0.02)
 
 
-def _touch(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+def _touch(path: str, mode: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        if mode & stat.S_IWGRP and mode & ~os.fstat(descriptor).st_mode:
+            # Somebody else's, whose umask took it away, stays as it is: then there is no lock for us.
+            with suppress(OSError):
+                os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)

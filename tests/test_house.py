@@ -56,8 +56,12 @@ ALLOWED = {
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # ANA_PICKLE_DIR, which says where the first layer is.
     "current": {"os.environ"},
-    # ANA_WAIT, $PWD/pickles; a store's path is made absolute; a layer has an id of its own.
-    "layer": {"os.environ", "os.getcwd", "os.path", "os.urandom"},
+    # $PWD/pickles; a layer has an id of its own.
+    "layer": {"os.getcwd", "os.path", "os.urandom"},
+    # ANA_WAIT, ANA_SHARED and the like; a store's path is made absolute.
+    "opening": {"os.environ", "os.path"},
+    # Who this process is.
+    "trust": {"os.geteuid", "os.stat_result"},
     # A store's path is made absolute.
     "maintenance": {"os.path"},
     # ANA_STATS; which process of which job on which host it is.

@@ -11,6 +11,7 @@ from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.seals import Seal
 from ana.stores.tree import Config, Tree
+from ana.trust import EVERYDAY, Trust
 
 __all__ = ["DirectoryStore"]
 
@@ -46,16 +47,18 @@ class DirectoryStore:
         wait_seconds: float = 2.0,
         level: int = chunks.DEFAULT_LEVEL,
         ring: keys.KeyRing | None = None,
+        trust: Trust = EVERYDAY,
     ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
         Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
         (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
         to show a state that another host has just written. `level`: see `ana.chunks.encode`. `ring`: the store's keys,
-        if they are not to be looked for.
+        if they are not to be looked for. `trust`: whose files are believed.
         """
         store_id = ring.store_id if ring is not None else ""
-        self.tree = Tree(root, durable=durable, create=create, keyed=ring is not None, store_id=store_id)
+        self.tree = Tree(root, durable=durable, create=create, keyed=ring is not None, store_id=store_id, trust=trust)
+        self._check = trust.check_file
         self.seal = _seal(self.tree, ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
@@ -97,7 +100,7 @@ class DirectoryStore:
         found = files.look(path)
         if found is None:
             return False
-        _refuse_special(path, found)
+        self._check(path, found.stat)
         return found.size_bytes >= record.MIN_RECORD_BYTES and self._settle(path, found)
 
     def is_whole(self, key: str) -> bool:
@@ -134,7 +137,9 @@ class DirectoryStore:
             return self._write(key, path, state, children)
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
-        with locks.saving_work(lock, LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND, self.counters):
+        with locks.saving_work(
+            lock, LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND, self.counters, self.tree.mode
+        ):
             found = self._look(key, path, check=thorough)
             if found.there:
                 return 0
@@ -196,8 +201,9 @@ class DirectoryStore:
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
         found = files.look(path)
         if found is None:
+            self.tree.check_folders(key)
             return _Look(there=False)
-        _refuse_special(path, found)
+        self._check(path, found.stat)
         if found.size_bytes < record.MIN_RECORD_BYTES:
             return _Look(there=False, damaged=found)
         damaged = self._is_damaged(key) if check else False
@@ -224,16 +230,23 @@ class DirectoryStore:
         return False
 
     def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
-        opened = files.open_file(path, SMALL_BYTES)
-        if opened is not None:
-            return opened
+        """Open a state's file; what says that it is believed is asked of the file that was opened."""
+        opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, patient=patient)
+        try:
+            self.tree.check_folders(key)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _find_late(self, key: str, path: str, *, patient: bool) -> files.Opened:
         for number, pause_seconds in enumerate(self._pauses(patient=patient)):
-            opened = files.open_file(path, SMALL_BYTES) if number else None
+            opened = files.open_file(path, SMALL_BYTES, self._check) if number else None
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
             self._look_anew(key, pause_seconds)
-        opened = files.open_file(path, SMALL_BYTES)
+        opened = files.open_file(path, SMALL_BYTES, self._check)
         if opened is None:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
         return opened
@@ -265,6 +278,7 @@ class DirectoryStore:
             fill,
             durable=self.durable,
             make_folders=lambda: self.tree.make_folders(key),
+            mode=self.tree.file_mode,
         )
 
     def _settle(self, path: str, found: files.Status) -> bool:
@@ -297,11 +311,6 @@ class _Look(NamedTuple):
 
     there: bool
     damaged: files.Status | None = None
-
-
-def _refuse_special(path: str, found: files.Status) -> None:
-    if not found.is_file:
-        raise UntrustedStoreError(path, "it is not a regular file")
 
 
 class _Found:

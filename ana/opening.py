@@ -1,0 +1,96 @@
+"""From what a user or the environment says to an open store in a folder."""
+
+import os
+from collections.abc import Iterable
+
+from ana import chunks, keys
+from ana.errors import ANAError
+from ana.stores.directory import DirectoryStore
+from ana.trust import Trust
+
+__all__ = ["folder", "trust"]
+
+WAIT = "ANA_WAIT"
+WAIT_SECONDS = 2.0
+SHARED = "ANA_SHARED"
+TRUSTED_UIDS = "ANA_TRUSTED_UIDS"
+_YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
+
+
+def folder(
+    pickle_dir: str | os.PathLike[str],
+    *,
+    durable: bool = True,
+    create: bool = True,
+    level: int = chunks.DEFAULT_LEVEL,
+    key: object = None,
+    believed: Trust | None = None,
+) -> DirectoryStore:
+    """Open the store in a folder. Raises TypeError, ValueError and ANAError for nonsense, and what opening raises."""
+    root = _absolute(pickle_dir)
+    ring = None if key is None else keys.from_option(key)
+    return DirectoryStore(
+        root,
+        durable=durable,
+        create=create,
+        wait_seconds=_wait_seconds(),
+        level=level,
+        ring=ring,
+        trust=trust() if believed is None else believed,
+    )
+
+
+def trust(shared: bool | None = None, trusted_uids: Iterable[int] | None = None) -> Trust:  # noqa: FBT001 - by name
+    """Return whose files are believed, as said or, where nothing is, as the environment says.
+
+    Raises TypeError, ValueError, and ANAError for nonsense in the environment.
+    """
+    uids = _uids_of_environment() if trusted_uids is None else _checked_uids(trusted_uids)
+    return Trust(uids, shared=_shared_by_environment() if shared is None else bool(shared))
+
+
+def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
+    path = os.fsdecode(pickle_dir)
+    if not path:
+        msg = "pickle_dir is empty: give a folder's path"
+        raise ValueError(msg)
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _wait_seconds() -> float:
+    said = os.environ.get(WAIT, "") or WAIT_SECONDS
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        msg = f"the environment's {WAIT} is a number of seconds, not {said!r}"
+        raise ANAError(msg) from None
+
+
+def _checked_uids(given: Iterable[object]) -> list[int]:
+    uids = []
+    for uid in given:
+        if isinstance(uid, bool) or not isinstance(uid, int):
+            msg = f"trusted_uids holds users' numbers, as in [1000, 1001], not {given!r:.100}"
+            raise TypeError(msg)
+        if uid < 0:
+            msg = f"trusted_uids holds users' numbers, and {uid} is none"
+            raise ValueError(msg)
+        uids.append(uid)
+    return uids
+
+
+def _uids_of_environment() -> list[int]:
+    said = os.environ.get(TRUSTED_UIDS, "")
+    words = [word for word in said.replace(",", " ").split() if word]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        msg = f"the environment's {TRUSTED_UIDS} is users' numbers, as in 1000,1001, not {said!r}"
+        raise ANAError(msg)
+    return [int(word) for word in words]
+
+
+def _shared_by_environment() -> bool:
+    said = os.environ.get(SHARED, "").lower()
+    if said not in (*_YES, *_NO):
+        msg = f"the environment's {SHARED} is 1 or 0, not {said!r}"
+        raise ANAError(msg)
+    return said in _YES
