@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ana import address, chunks, identity, loading, many, opening, pickling, reporting, saving
@@ -276,7 +276,7 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     """
     store = opening.folder(home, create=False)
     for known in (preferred, *list(by_home.values())):
-        if known is not None and isinstance(known.store, DirectoryStore) and known.store.is_same(store):
+        if known is not None and _is_over(known, store):
             by_home[home] = known
             return known
     layer = DataLayer()
@@ -284,3 +284,9 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live
     return layer
+
+
+def _is_over(layer: DataLayer, store: DirectoryStore) -> bool:
+    """Say whether a layer's store is this one by another path; of stores that are no folders, no."""
+    is_same: Callable[[DirectoryStore], bool] | None = getattr(layer.store, "is_same", None)
+    return is_same is not None and is_same(store)
