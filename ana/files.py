@@ -34,7 +34,7 @@ IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3
 
-_FORBIDDEN = "check owner and mode (ls -ld); in a group's store all have umask 002 (chmod -R g+w by the owner mends it)"
+_FORBIDDEN = "check owner and mode (ls -ld); a store that a group writes to is made with shared=True (mode 2770)"
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
     errno.EDQUOT: "your quota is used up (quota -s): free space or inodes there, or use another pickle_dir",

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
+from ana import opening
 from ana.errors import ANAError
 from ana.stores.tree import Stray, Tree
 
@@ -38,7 +39,7 @@ def sweep(
     if older_than_seconds < 0:
         msg = f"older_than_seconds ({older_than_seconds}) is not negative"
         raise ValueError(msg)
-    tree = Tree(os.path.abspath(os.fsdecode(pickle_dir)), create=False)
+    tree = Tree(os.path.abspath(os.fsdecode(pickle_dir)), create=False, trust=opening.trust())
     found = Swept()
     for stray in sorted(tree.strays(), key=lambda stray: stray.name):
         if not stray.temporary:

@@ -55,9 +55,9 @@ class Trust:
             if not self._is_ours(found.st_uid):
                 raise UntrustedStoreError(path, self._foreign(path, found))
             return
-        if not stat.S_ISDIR(found.st_mode):
-            raise UntrustedStoreError(path, "it is no folder, and a store is one")
-        self._check(path, found, anybody=False)
+        if stat.S_ISDIR(found.st_mode):
+            # Of anything else the system itself will say that it is no folder.
+            self._check(path, found, anybody=False)
 
     def _check(self, path: str, found: os.stat_result, *, anybody: bool) -> None:
         if found.st_mode & self._refused_bits:

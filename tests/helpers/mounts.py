@@ -112,5 +112,5 @@ def exfat(place: Path, size_bytes: int = 16 << 20) -> Iterator[Path]:
     need("exfatprogs", "mkfs.exfat")
     with loop_device(place.with_suffix(".image"), size_bytes) as device:
         _command("mkfs.exfat", device)
-        with mounted(place, "mount.exfat-fuse", device):
+        with mounted(place, "mount.exfat-fuse", "-o", "umask=022", device):
             yield place
