@@ -33,6 +33,8 @@ BAD = ".bad-"
 IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3
+HEAD_BYTES = 16 << 10
+"""So much of a large file is read when it is opened: the header of a state of 1.3 GB, and nothing twice."""
 
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
@@ -140,8 +142,9 @@ class Opened:
 def open_file(path: str, start_bytes: int = 0) -> Opened | None:
     """Open a regular file for reading, or return None if there is none.
 
-    Its first `start_bytes` are read at once; a file that has no more is closed again. Never follows a symlink and
-    never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError, UntrustedStoreError.
+    A file of up to `start_bytes` is read at once, and closed again; of a larger one, `HEAD_BYTES` are. Never follows a
+    symlink and never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError,
+    UntrustedStoreError.
     """
     with reported(path):
         try:
@@ -151,7 +154,8 @@ def open_file(path: str, start_bytes: int = 0) -> Opened | None:
         try:
             found = os.fstat(descriptor)
             regular = stat.S_ISREG(found.st_mode)
-            start = _read_start(descriptor, min(found.st_size, start_bytes)) if start_bytes and regular else bytearray()
+            size = found.st_size if found.st_size <= start_bytes else min(start_bytes, HEAD_BYTES)
+            start = _read_start(descriptor, size) if size and regular else bytearray()
         except BaseException:
             os.close(descriptor)
             raise

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ana import address, chunks, identity, many, pickling, saving
@@ -12,8 +12,8 @@ from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from ana import stores
     from ana.storable import Storable
-    from ana.stores import Store
 
 __all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_home", "existing_layer", "live_by_home"]
 
@@ -21,6 +21,9 @@ KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
 WAIT = "ANA_WAIT"
 WAIT_SECONDS = 2.0
+NODE_CACHE = "ANA_NODE_CACHE"
+NODE_CACHE_BYTES = "ANA_NODE_CACHE_BYTES"
+NODE_CACHE_VERIFY = "ANA_NODE_CACHE_VERIFY"
 
 Thing = TypeVar("Thing")
 
@@ -38,7 +41,7 @@ class DataLayer:
 
     _store_type = "dict"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, by keyword
         self,
         pickle_dir: str | os.PathLike[str] | None = None,
         *,
@@ -48,6 +51,8 @@ class DataLayer:
         durable: bool | None = None,
         recheck_seconds: float = RECHECK_SECONDS,
         level: int = chunks.DEFAULT_LEVEL,
+        node_cache: str | os.PathLike[str] | None = None,
+        node_cache_bytes: int | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -59,6 +64,12 @@ class DataLayer:
         object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
         22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
         less than an eighth; 0 stores all as it is. UUIDs do not depend on it.
+
+        `node_cache` (folders only; default: `ANA_NODE_CACHE`): a folder on this node's own disk in which large states
+        are kept for all its processes, which map them: arrays are read-only and in memory once; "auto": the first of
+        `$SLURM_TMPDIR`, `$LOCAL_SCRATCH` and `$TMPDIR` that is local; "": none. What it cannot do is done without it.
+        `node_cache_bytes` (default: `ANA_NODE_CACHE_BYTES`, else half of what is free there) bounds all that this user
+        has at that place.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
@@ -73,11 +84,11 @@ class DataLayer:
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True, level=level)
+            cache = _node_cache(node_cache, node_cache_bytes)
+            opened = _open_folder(pickle_dir, durable=durable is not False, create=True, level=level)
+            self.store: stores.Store = cache(opened)
         else:
-            if durable is not None:
-                msg = "durable= is for a folder: give pickle_dir= too"
-                raise TypeError(msg)
+            _refuse_for_memory(durable=durable, node_cache=node_cache, node_cache_bytes=node_cache_bytes)
             self.store = MemoryStore({}, f"memory:{self.uuid}", level)
             if not type(self).load_state.__module__.startswith("ana."):
                 # An old program's own backend.
@@ -217,6 +228,35 @@ def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: 
         raise ValueError(msg)
 
 
+def _refuse_for_memory(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            msg = f"{name}= is for a folder: give pickle_dir= too"
+            raise TypeError(msg)
+
+
+def _node_cache(
+    place: str | os.PathLike[str] | None = None, limit_bytes: int | None = None
+) -> "Callable[[DirectoryStore], stores.Store]":
+    """Return what puts the node-local tier that was asked for, or that the environment names, in front of a store."""
+    said = os.environ.get(NODE_CACHE, "") if place is None else os.fsdecode(place)
+    if limit_bytes is not None and (isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int)):
+        msg = f"node_cache_bytes is a number of bytes, not {limit_bytes!r}"
+        raise TypeError(msg)
+    if limit_bytes is not None and limit_bytes < 1:
+        msg = f"node_cache_bytes is at least 1, not {limit_bytes}"
+        raise ValueError(msg)
+    if not said:
+        return lambda store: store
+    from ana import tiers  # noqa: PLC0415 - only who has a node cache waits for its modules
+
+    if limit_bytes is None:
+        limit_bytes = tiers.limit(os.environ.get(NODE_CACHE_BYTES, ""), f"the environment's {NODE_CACHE_BYTES}")
+    where = said if said == "auto" else os.path.abspath(os.path.expanduser(said))
+    verify = os.environ.get(NODE_CACHE_VERIFY, "") not in ("", "0")
+    return lambda store: tiers.TieredStore(store, where, limit_bytes, verify=verify)
+
+
 def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
     path = os.fsdecode(pickle_dir)
     if not path:
@@ -244,7 +284,7 @@ def existing_layer(home: str) -> DataLayer:
     """
     store = _open_folder(home, durable=True, create=False)
     layer = DataLayer()
-    layer.store = store
+    layer.store = _node_cache()(store)
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live
     return layer

@@ -26,7 +26,7 @@ COMMANDS = {"__main__", "cli", "demo"}
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"files", "locks", "mounts", "publishing", "threads", "buffers"}
+CALLERS = {"files", "locks", "mounts", "nodefolder", "publishing", "threads", "turns", "buffers"}
 """The modules that make the system calls."""
 
 SYSTEM = {
@@ -56,7 +56,7 @@ ALLOWED = {
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # ANA_PICKLE_DIR, which says where the first layer is.
     "current": {"os.environ"},
-    # ANA_WAIT, $PWD/pickles; a store's path is made absolute; a layer has an id of its own.
+    # ANA_WAIT, ANA_NODE_CACHE..., $PWD/pickles; a store's path is made absolute; a layer has an id of its own.
     "layer": {"os.environ", "os.getcwd", "os.path", "os.urandom"},
     # A store's path is made absolute.
     "maintenance": {"os.path"},

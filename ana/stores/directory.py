@@ -1,7 +1,7 @@
 """Records as files in a sharded tree on a shared filesystem. `docs/format.md` draws the tree."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -283,6 +283,17 @@ class _Found:
             except CorruptedStateError as error:
                 _log.debug("reading again: %s", error)
         return self._store.watch(self._key, lambda: self._with_file(record.decode))
+
+    def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
+        """Read, verify and decompress a piece at a time; a digest that fails is read once more from the file."""
+        content = self.header.content
+
+        def work(header: record.Header, read: chunks.Read, where: str) -> None:
+            if header.content != content:
+                raise CorruptedStateError(self._key, where, "it was replaced by another state while it was read")
+            record.copy(header, read, where, offsets, put)
+
+        self._store.watch(self._key, lambda: self._with_file(work))
 
     def verify(self) -> None:
         """Read all of the content and check its digests; what fails is read once more from the file."""

@@ -1,0 +1,322 @@
+"""A folder on a node's own disk: files that are made once, mapped by all processes, and removed when room is needed.
+
+Everything here may fail (a full disk, a folder that is gone or not ours): then there is no cached file, and
+nothing is raised. What the files hold is not known here. Safe between threads and processes, and after fork.
+"""
+
+import fcntl
+import logging
+import mmap
+import os
+import stat
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from ana import files, mounts, turns
+
+__all__ = ["LOCK", "NodeFolder", "OpenedEntry", "Put", "boot_id", "choose"]
+
+LOCK = ".lock-"
+AUTO = "auto"
+_PLACES = ("SLURM_TMPDIR", "LOCAL_SCRATCH", "TMPDIR")
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_SPARE_SHARE = 20
+"""A twentieth of the disk is left to others, whatever the bound."""
+_REFUSED_SECONDS = 60.0
+"""After the disk has refused a file, so long no other is tried."""
+_LEFT_SECONDS = 60.0
+"""A temporary or lock file that old, and that nobody holds, was left by someone who was killed."""
+
+_log = logging.getLogger("ana.nodefolder")
+_mapped: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+"""What is mapped now, where each mapping takes a file descriptor."""
+
+Put = Callable[[int, memoryview | bytes], None]
+"""Puts bytes at an offset of the file that is being made; may be called on several threads."""
+
+
+class _RefusedError(Exception):
+    """The disk did not take what was to be written to it."""
+
+
+class OpenedEntry:
+    """A file of ours, opened; its size in bytes."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._descriptor = descriptor
+
+    def read(self, size: int) -> bytes:
+        """Return its first bytes; fewer, where it is shorter or cannot be read."""
+        try:
+            return os.pread(self._descriptor, size, 0)
+        except OSError:
+            return b""
+
+    def map(self) -> memoryview | None:
+        """Map it read-only, and note that it was used; None where that is not possible."""
+        try:
+            found = _map(self._descriptor, self.size_bytes)
+            os.utime(self._descriptor)
+        except (OSError, ValueError) as error:
+            _log.info("not mapped: %s", error)
+            return None
+        return found
+
+    def close(self) -> None:
+        """Close the file; what was mapped stays."""
+        os.close(self._descriptor)
+
+
+class NodeFolder:
+    """One user's files of one store, at BASE/ana-UID/STORE."""
+
+    def __init__(self, base: str, store: str, limit_bytes: int | None) -> None:
+        """`limit_bytes` bounds all that the user has at that place, of all stores; None: half of what is free."""
+        self._base = base
+        self._user = f"{base}/ana-{os.geteuid()}"
+        self.path = f"{self._user}/{store}"
+        self._limit_bytes = limit_bytes
+        self._refused_until = 0.0
+        self._warned = False
+
+    def open(self, name: str) -> OpenedEntry | None:
+        """Open a file for reading, if it is there, and it and its folders are this user's alone."""
+        try:
+            descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISREG(found.st_mode) and _is_private(found) and self._is_ours():
+                opened, descriptor = OpenedEntry(descriptor, found.st_size), -1
+                return opened
+        except OSError as error:
+            self._note(error)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return None
+
+    def prepare(self, size_bytes: int) -> bool:
+        """Make the folders and room for a file of that size, removing what was not used for longest; False if not."""
+        if time.monotonic() < self._refused_until:
+            return False
+        try:
+            os.makedirs(self._base, mode=0o700, exist_ok=True)
+            for folder in (self._user, self.path):
+                with suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
+            if self._is_ours() and self._make_room(size_bytes):
+                return True
+        except OSError as error:
+            self._note(error)
+        self._refuse()
+        return False
+
+    def make(self, name: str, size_bytes: int, fill: Callable[[Put], object]) -> memoryview | None:
+        """Make a file by what `fill` puts into it, and map it; None where the disk does not take it.
+
+        It has its name only when it is complete, whatever had that name before. What `fill` raises passes through.
+        """
+        temporary = files.temporary_name(self.path)
+        descriptor = self._create(temporary, size_bytes)
+        if descriptor < 0:
+            return None
+        try:
+            fill(_writer(descriptor))
+            return self._publish(descriptor, temporary, name, size_bytes)
+        except _RefusedError as error:
+            self._note(error)
+            self._refuse()
+            return None
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+            turns.close(descriptor)
+
+    def _create(self, temporary: str, size_bytes: int) -> int:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o600)
+        except OSError as error:
+            self._note(error)
+            self._refuse()
+            return -1
+        turns.watch(descriptor)
+        try:
+            # Held while it is being written: a temporary file that nobody holds is a leftover.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # At once, so that others who make room count it.
+            os.ftruncate(descriptor, size_bytes)
+        except OSError as error:
+            self._note(error)
+            self._refuse()
+            turns.close(descriptor)
+            with suppress(OSError):
+                os.unlink(temporary)
+            return -1
+        return descriptor
+
+    def _publish(self, descriptor: int, temporary: str, name: str, size_bytes: int) -> memoryview | None:
+        try:
+            mapped = _map(descriptor, size_bytes)
+        except (OSError, ValueError) as error:
+            self._note(error)
+            mapped = None
+        try:
+            # Not to be written to by anybody's mistake: mapped memory would change.
+            os.fchmod(descriptor, 0o400)
+            os.rename(temporary, f"{self.path}/{name}")
+        except OSError as error:
+            # Removed under us: what is mapped is good nevertheless.
+            self._note(error)
+        return mapped
+
+    def _is_ours(self) -> bool:
+        """Say whether the folders are this user's, no symlinks, and closed to everybody else."""
+        for folder in (self._user, self.path):
+            found = os.lstat(folder)
+            if not (stat.S_ISDIR(found.st_mode) and _is_private(found)):
+                self._note(f"{folder} is not a folder of this user's alone (mode 0700)")
+                return False
+        return True
+
+    def _make_room(self, size_bytes: int) -> bool:
+        entries, used_bytes = self._survey()
+        free_bytes, spare_bytes = _free(self.path)
+        limit_bytes = (free_bytes + used_bytes) // 2 if self._limit_bytes is None else self._limit_bytes
+        if size_bytes > limit_bytes:
+            return False
+        excess = max(used_bytes + size_bytes - limit_bytes, size_bytes + spare_bytes - free_bytes)
+        if excess > sum(entry.size_bytes for entry in entries):
+            return False
+        for entry in sorted(entries):
+            if excess <= 0:
+                break
+            # Who has it mapped keeps what is mapped.
+            with suppress(FileNotFoundError):
+                os.unlink(entry.path)
+            excess -= entry.size_bytes
+            _log.debug("removed %s to make room", entry.path)
+        free_bytes, spare_bytes = _free(self.path)
+        return size_bytes + spare_bytes <= free_bytes
+
+    def _survey(self) -> tuple[list["_Entry"], int]:
+        """Return the files that may be removed, and the size of all; remove what killed processes left."""
+        entries, total_bytes = [], 0
+        for entry in _files_below(self._user):
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not entry.name.startswith("."):
+                entries.append(_Entry(found.st_mtime, found.st_size, entry.path))
+            elif time.time() - found.st_mtime > _LEFT_SECONDS and turns.is_free(entry.path):
+                with suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+                continue
+            total_bytes += found.st_size
+        return entries, total_bytes
+
+    def _refuse(self) -> None:
+        self._refused_until = time.monotonic() + _REFUSED_SECONDS
+
+    def _note(self, problem: object) -> None:
+        _log.log(logging.INFO if self._warned else logging.WARNING, "not cached in %s: %s", self.path, problem)
+        self._warned = True
+
+
+class _Entry(NamedTuple):
+    """A file that may be removed; the one that was not used for longest comes first."""
+
+    used: float
+    size_bytes: int
+    path: str
+
+
+def choose(place: str) -> str | None:
+    """Return the folder that a user's `place` means: "auto" is the first of the usual ones that is local.
+
+    None where there is none, or the place is on a network filesystem: mapping files there can kill a process
+    (SIGBUS), and their locks may not hold.
+    """
+    if place != AUTO:
+        if mounts.is_network(_existing(place)):
+            _log.warning("no node cache in %s: it is on a network filesystem, and must be this node's own", place)
+            return None
+        return place
+    for name in _PLACES:
+        found = os.environ.get(name, "")
+        if found.startswith("/") and mounts.is_local(found) and os.access(found, os.W_OK | os.X_OK):
+            return found
+    _log.info("no node cache: none of %s names a writable local folder", ", ".join(f"${name}" for name in _PLACES))
+    return None
+
+
+def boot_id() -> bytes | None:
+    """Return the 16 bytes that the kernel made up when this node was booted (random(4)); None if it does not say."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except (OSError, ValueError) as error:
+        _log.warning("no node cache: %s: %s", _BOOT_ID, error)
+        return None
+
+
+def _existing(path: str) -> str:
+    """Return the innermost part of a path that is there."""
+    while path not in ("", "/") and not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path or "/"
+
+
+def _is_private(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def _free(path: str) -> tuple[int, int]:
+    """Return the bytes that are free for us, and those that are to be left free."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize // _SPARE_SHARE
+
+
+def _files_below(folder: str) -> Iterator["os.DirEntry[str]"]:
+    """List the files of all stores; what vanishes meanwhile is not there."""
+    with suppress(FileNotFoundError), os.scandir(folder) as stores:
+        for store in stores:
+            if not store.is_dir(follow_symlinks=False):
+                continue
+            with suppress(FileNotFoundError), os.scandir(store.path) as entries:
+                yield from (entry for entry in entries if entry.is_file(follow_symlinks=False))
+
+
+def _writer(descriptor: int) -> Put:
+    def put(offset: int, data: memoryview | bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                done = os.pwrite(descriptor, view, offset)
+                view = view[done:]
+                offset += done
+        except OSError as error:
+            raise _RefusedError(str(error)) from error
+
+    return put
+
+
+def _map(descriptor: int, size_bytes: int) -> memoryview:
+    """Map a file read-only; all who do share its memory. Raises OSError, ValueError."""
+    if sys.version_info >= (3, 13):
+        return memoryview(mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, trackfd=False))
+    # Each mapping keeps a descriptor open: not so many that the program has none left for itself.
+    if len(_mapped) >= os.sysconf("SC_OPEN_MAX") // 4:
+        msg = f"{len(_mapped)} files are mapped already, with a descriptor each (ulimit -n)"
+        raise OSError(msg)
+    found = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    _mapped.add(found)
+    return memoryview(found)
