@@ -28,6 +28,9 @@ _SPARE_SHARE = 20
 """A twentieth of the disk is left to others, whatever the bound."""
 _REFUSED_SECONDS = 60.0
 """After the disk has refused a file, so long no other is tried."""
+_SURVEY_SECONDS = 10.0
+_SURVEY_SHARE = 64
+"""For so long, and for this part of the room that was found, a process makes files without looking again."""
 _LEFT_SECONDS = 60.0
 """A temporary or lock file that old, and that nobody holds, was left by someone who was killed."""
 
@@ -61,10 +64,12 @@ class OpenedEntry:
         """Map it read-only, and note that it was used; None where that is not possible."""
         try:
             found = _map(self._descriptor, self.size_bytes)
-            os.utime(self._descriptor)
         except (OSError, ValueError) as error:
-            _log.info("not mapped: %s", error)
+            _log.info("not mapped: %s", str(error))
             return None
+        with suppress(OSError):
+            # Not where the folder was mounted read-only since.
+            os.utime(self._descriptor)
         return found
 
     def close(self) -> None:
@@ -82,12 +87,18 @@ class NodeFolder:
         self.path = f"{self._user}/{store}"
         self._limit_bytes = limit_bytes
         self._refused_until = 0.0
+        self._survey_until = 0.0
+        self._allowance_bytes = 0
         self._warned = False
 
     def open(self, name: str) -> OpenedEntry | None:
         """Open a file for reading, if it is there, and it and its folders are this user's alone."""
+        path = f"{self.path}/{name}"
+        # Small states, which are never there, do not pay for an exception.
+        if not os.access(path, os.R_OK):
+            return None
         try:
-            descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -111,7 +122,7 @@ class NodeFolder:
             for folder in (self._user, self.path):
                 with suppress(FileExistsError):
                     os.mkdir(folder, 0o700)
-            if self._is_ours() and self._make_room(size_bytes):
+            if self._is_ours() and (self._has_allowance(size_bytes) or self._make_room(size_bytes)):
                 return True
         except OSError as error:
             self._note(error)
@@ -186,6 +197,13 @@ class NodeFolder:
                 return False
         return True
 
+    def _has_allowance(self, size_bytes: int) -> bool:
+        """Say whether the last look found so much room that none is needed: a look takes longer with each file."""
+        if time.monotonic() > self._survey_until or size_bytes > self._allowance_bytes:
+            return False
+        self._allowance_bytes -= size_bytes
+        return True
+
     def _make_room(self, size_bytes: int) -> bool:
         entries, used_bytes = self._survey()
         free_bytes, spare_bytes = _free(self.path)
@@ -193,6 +211,8 @@ class NodeFolder:
         if size_bytes > limit_bytes:
             return False
         excess = max(used_bytes + size_bytes - limit_bytes, size_bytes + spare_bytes - free_bytes)
+        self._allowance_bytes = -excess // _SURVEY_SHARE
+        self._survey_until = time.monotonic() + _SURVEY_SECONDS
         if excess > sum(entry.size_bytes for entry in entries):
             return False
         for entry in sorted(entries):
@@ -227,7 +247,9 @@ class NodeFolder:
         self._refused_until = time.monotonic() + _REFUSED_SECONDS
 
     def _note(self, problem: object) -> None:
-        _log.log(logging.INFO if self._warned else logging.WARNING, "not cached in %s: %s", self.path, problem)
+        # As text: a log record that keeps an error keeps all that its frames hold, such as what is mapped.
+        level = logging.INFO if self._warned else logging.WARNING
+        _log.log(level, "not cached in %s: %s", self.path, str(problem))
         self._warned = True
 
 
@@ -264,7 +286,7 @@ def boot_id() -> bytes | None:
         with open(_BOOT_ID, encoding="ascii") as file:
             return bytes.fromhex(file.read().strip().replace("-", ""))
     except (OSError, ValueError) as error:
-        _log.warning("no node cache: %s: %s", _BOOT_ID, error)
+        _log.warning("no node cache: %s: %s", _BOOT_ID, str(error))
         return None
 
 

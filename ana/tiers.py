@@ -85,7 +85,7 @@ class TieredStore:
 
     def get(self, key: str, *, patient: bool = True) -> StoredState:
         """Find a state: under a content's own address an entry will do, under another the tree is asked first."""
-        cached = self._mapped(key) if address.is_content_uuid(key) else None
+        cached = self._tier.find(key) if address.is_content_uuid(key) and self._tier is not None else None
         if cached is not None:
             return _Cached(self, key, cached)
         found = self.store.get(key, patient=patient)
@@ -104,9 +104,6 @@ class TieredStore:
         name = name.removesuffix(address.SUFFIX)
         folder = nodefolder.NodeFolder(base, name, self._limit_bytes)
         return _Tier(folder, entries.Origin(boot, name), verify=self._verify)
-
-    def _mapped(self, key: str) -> "_Mapped | None":
-        return None if self._tier is None else self._tier.find(key)
 
     def fetch(self, key: str, found: StoredFile) -> list[bytes | memoryview]:
         """Return a state's segments: mapped, where the tier has them or takes them, else read from the tree."""
@@ -140,7 +137,8 @@ class _Tier:
 
     def find(self, key: str, content: bytes | None = None) -> _Mapped | None:
         """Map the entry of a key (with this content digest, if one is given) if there is one that is as it must be."""
-        opened = self._folder.open(_name(key))
+        name = _name(key)
+        opened = self._folder.open(name)
         if opened is None:
             return None
         try:
@@ -157,7 +155,7 @@ class _Tier:
             opened.close()
         if memory is None:
             return None
-        return self._checked(_Mapped(entry, memory, f"{self._folder.path}/{_name(key)}"))
+        return self._checked(_Mapped(entry, memory, f"{self._folder.path}/{name}"))
 
     def obtain(self, key: str, found: StoredFile) -> _Mapped | None:
         """Map the entry of a state that the tree has; the first process of the node makes it, the others wait for it.

@@ -63,7 +63,7 @@ class Turn(Generic[Result]):
             try:
                 met = self._try()
             except OSError as error:
-                _log.info("no turn by %s: %s", self._path, error)
+                _log.info("no turn by %s: %s", self._path, str(error))
                 return
             # Also when it is our turn: it may have been done since we looked last.
             self.found = self._ready()
