@@ -24,7 +24,8 @@ import pytest
 from helpers import limits, mounts, processes, raw_record, raw_tree
 
 import ana
-from ana import entries, files, nodefolder, tiers, turns
+from ana import entries, files, locks, nodefolder, tiers, turns
+from ana.stores import directory
 
 KIB, MIB = 1 << 10, 1 << 20
 STRANGER = 12345
@@ -1050,3 +1051,60 @@ print(array.flags.writeable, re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/s
     writeable, anonymous = processes.run_program(program, node.tree, node.cache, uuid).split()
     assert writeable == "False"
     assert int(anonymous) * KIB < 64 * MIB
+
+
+# Without the tier
+
+
+def test_those_who_find_a_state_damaged_read_it_again_at_different_times(node, monkeypatch):
+    """On a network filesystem a job's tasks do not all read it anew at the same moment; once each, and no more."""
+    uuid = node.store(noise(1))
+    path = raw_tree.path_of(node.tree, uuid)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr("ana.mounts.is_network", lambda _: True)
+    pauses = []
+    monkeypatch.setattr(files, "look_anew", lambda _, pause=0.0: pauses.append(pause))
+    for _ in range(20):
+        with pytest.raises(ana.CorruptedStateError):
+            node.load(uuid, node_cache="")
+    assert len(pauses) == 20
+    assert len({round(pause, 3) for pause in pauses}) > 10
+    assert all(directory.FIRST_PAUSE_SECONDS <= pause <= 3 * directory.FIRST_PAUSE_SECONDS for pause in pauses)
+
+
+def test_those_who_miss_a_state_look_again_a_bounded_number_of_times(node, monkeypatch):
+    """On a network filesystem: longer and longer pauses that differ between tasks, and not much more than ANA_WAIT."""
+    node.store(noise(1))
+    monkeypatch.setattr("ana.mounts.is_network", lambda _: True)
+    monkeypatch.setenv("ANA_WAIT", "2")
+    seen = []
+    monkeypatch.setattr(files, "look_anew", lambda _, pause=0.0: seen.append(pause))
+    for _ in range(10):
+        begin = len(seen)
+        with pytest.raises(ana.StateNotFoundError):
+            node.load("5f3ac0e1-0000-4000-8000-000000000001", node_cache="")
+        pauses = seen[begin:]
+        assert len(pauses) <= 8
+        assert sum(pauses) <= 3.0
+    assert len({round(pause, 3) for pause in seen}) > 20
+
+
+def test_those_who_wait_for_a_writer_ask_at_different_times(tmp_path, monkeypatch):
+    """The lock of a large state is asked for at a pace of each one's own, and some hundred times at the most."""
+    import filelock
+
+    paces = []
+
+    class Noted(filelock.FileLock):
+        def __init__(self, *arguments, **options):
+            paces.append(options["poll_interval"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(filelock, "FileLock", Noted)
+    for _ in range(20):
+        with locks.saving_work(str(tmp_path / "lock"), 10.0) as held:
+            assert held
+    assert len({round(pace, 4) for pace in paces}) > 10
+    assert all(10.0 / 400 <= pace <= 10.0 / 100 for pace in paces)

@@ -143,8 +143,10 @@ class DirectoryStore:
                 return attempt()
             except CorruptedStateError:
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
-                # sees by the folder's mtime that names have changed, which its server's clock gives in steps.
-                files.look_anew(self.tree.folders(key), FIRST_PAUSE_SECONDS if self._on_network else 0.0)
+                # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
+                # jitter: a job's tasks all find it at the same time, and each reads all of it again.
+                pause = files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0
+                files.look_anew(self.tree.folders(key), pause)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
