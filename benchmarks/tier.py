@@ -61,18 +61,8 @@ def run(options: Options) -> Result:
 
 
 TIME_NOTE = (
-    "All files are in the page cache. Loading with a node cache maps the array; what that leaves to the first use shows "
-    "in the second column, where all numbers are summed up, too. The first process also verifies, and writes the entry."
-)
-CROWD_NOTE
-        ),
-    ]
-    return Result("tier", options.size, tables, machine(options.folder))
-
-
-TIME_NOTE = (
-    "All files are in the page cache. Loading with a node cache maps the array; what that leaves to the first use shows in "
-    "the second column, where all numbers are summed up. The first process also verifies, and writes the entry."
+    "All files are in the page cache. Loading with a node cache maps the array; what that leaves to the first use "
+    "shows in the second column, where all numbers are summed up. The first process also verifies, and writes the entry."
 )
 CROWD_NOTE = (
     "Seconds until the last one has the array. MiB are what all of them asked the system to read (rchar of "
