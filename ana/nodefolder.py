@@ -95,7 +95,7 @@ class NodeFolder:
         """Open a file for reading, if it is there, and it and its folders are this user's alone."""
         path = f"{self.path}/{name}"
         # Small states, which are never there, do not pay for an exception.
-        if not os.access(path, os.R_OK):
+        if not os.access(path, os.F_OK):
             return None
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -125,8 +125,7 @@ class NodeFolder:
             if self._is_ours() and (self._has_allowance(size_bytes) or self._make_room(size_bytes)):
                 return True
         except OSError as error:
-            self._note(error)
-        self._refuse()
+            self._fail(error)
         return False
 
     def make(self, name: str, size_bytes: int, fill: Callable[[Put], object]) -> memoryview | None:
@@ -142,8 +141,7 @@ class NodeFolder:
             fill(_writer(descriptor))
             return self._publish(descriptor, temporary, name, size_bytes)
         except _RefusedError as error:
-            self._note(error)
-            self._refuse()
+            self._fail(error)
             return None
         finally:
             with suppress(OSError):
@@ -155,8 +153,7 @@ class NodeFolder:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, 0o600)
         except OSError as error:
-            self._note(error)
-            self._refuse()
+            self._fail(error)
             return -1
         turns.watch(descriptor)
         try:
@@ -165,8 +162,7 @@ class NodeFolder:
             # At once, so that others who make room count it.
             os.ftruncate(descriptor, size_bytes)
         except OSError as error:
-            self._note(error)
-            self._refuse()
+            self._fail(error)
             turns.close(descriptor)
             with suppress(OSError):
                 os.unlink(temporary)
@@ -243,8 +239,11 @@ class NodeFolder:
             total_bytes += found.st_size
         return entries, total_bytes
 
-    def _refuse(self) -> None:
-        self._refused_until = time.monotonic() + _REFUSED_SECONDS
+    def _fail(self, error: Exception) -> None:
+        """Leave a disk alone for a while that has refused something; that the folder was removed is no reason."""
+        self._note(error)
+        if not isinstance(error, FileNotFoundError):
+            self._refused_until = time.monotonic() + _REFUSED_SECONDS
 
     def _note(self, problem: object) -> None:
         # As text: a log record that keeps an error keeps all that its frames hold, such as what is mapped.

@@ -108,7 +108,10 @@ class TieredStore:
     def fetch(self, key: str, found: StoredFile) -> list[bytes | memoryview]:
         """Return a state's segments: mapped, where the tier has them or takes them, else read from the tree."""
         cached = None if self._tier is None else self._tier.obtain(key, found)
-        return found.segments() if cached is None else cached.segments
+        if cached is None:
+            return found.segments()
+        found.release()
+        return cached.segments
 
 
 class _Mapped:
@@ -172,7 +175,10 @@ class _Tier:
         patience = WAIT_SECONDS + entry.size_bytes / SLOW_BYTES_PER_SECOND
         lock = f"{self._folder.path}/{nodefolder.LOCK}{_name(key)}"
         with turns.Turn(lock, lambda: self.find(key, content), patience) as turn:
-            return self._make(key, found, entry, head) if turn.held and turn.found is None else turn.found
+            # Whose turn was before ours may have left no room, rather than the entry.
+            if not turn.held or (turn.waited and not self._folder.prepare(entry.size_bytes)):
+                return turn.found
+            return turn.found or self._make(key, found, entry, head)
 
     def _make(self, key: str, found: StoredFile, entry: entries.Entry, head: bytes) -> _Mapped | None:
         def fill(put: nodefolder.Put) -> None:

@@ -34,6 +34,7 @@ class Turn(Generic[Result]):
 
     def __init__(self, path: str, ready: Callable[[], Result | None], seconds: float) -> None:
         self.found: Result | None = None
+        self.waited = False
         self._path = path
         self._ready = ready
         self._seconds = seconds
@@ -69,6 +70,7 @@ class Turn(Generic[Result]):
             self.found = self._ready()
             if self.held or self.found is not None:
                 return
+            self.waited = True
             now = time.monotonic()
             if met != holder:
                 holder, since = met, now

@@ -62,7 +62,7 @@ def run(options: Options) -> Result:
 
 TIME_NOTE = (
     "All files are in the page cache. Loading with a node cache maps the array; what that leaves to the first use "
-    "shows in the second column, where all numbers are summed up. The first process also verifies, and writes the entry."
+    "shows in the second column, where all numbers are summed up. The first one also verifies, and writes the entry."
 )
 CROWD_NOTE = (
     "Seconds until the last one has the array. MiB are what all of them asked the system to read (rchar of "

@@ -585,6 +585,14 @@ def test_what_is_larger_than_the_bound_is_read_from_the_tree(node):
     assert [path.name for path in node.entries()] == [small]
 
 
+def test_what_is_too_large_does_not_keep_others_out(node):
+    """The same process goes on caching what fits."""
+    small, large = node.store(noise(1)), node.store(noise(2, 4 * MIB))
+    with ana.using_dl(node.layer(node_cache_bytes=2 * MIB)):
+        assert ana.Ref.ana_load(large).value.flags.writeable
+        assert not ana.Ref.ana_load(small).value.flags.writeable
+
+
 def test_many_entries_do_not_use_up_the_descriptors(node):
     """More states than the process may have files open are loaded and held; the program can still open files."""
     uuids = [node.store(noise(number, tiers.LEAST_BYTES)) for number in range(60)]
