@@ -37,6 +37,19 @@ class Rebuilt:
         return Rebuilt, (pickle.PickleBuffer(self.content),)
 
 
+class ZeroCopy(bytearray):
+    """The example of Python's documentation of pickle for out-of-band buffers, as it stands there."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self)._reconstruct, (pickle.PickleBuffer(self),), None
+
+    @classmethod
+    def _reconstruct(cls, obj: Any) -> Any:
+        with memoryview(obj) as view:
+            obj = view.obj
+            return obj if type(obj) is cls else cls(obj)
+
+
 class B(A):
     """The same content under another name."""
 

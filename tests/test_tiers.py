@@ -115,6 +115,19 @@ def test_a_class_that_rebuilds_itself_of_a_buffer_gets_its_own_memory(node):
     found.content[0] ^= 1
 
 
+@pytest.mark.parametrize("size_bytes", [10_000, 1 * MIB, 8 * MIB])
+@pytest.mark.parametrize("cached", [True, False])
+def test_who_asks_for_what_is_behind_a_buffer_gets_that_buffer(node, size_bytes, cached):
+    """As the example in Python's documentation does: not what its memory was cut out of."""
+    import classes
+
+    value = classes.ZeroCopy(os.urandom(size_bytes))
+    for _ in range(2):
+        found = node.load(node.store(value), node_cache=node.cache if cached else "")
+        assert type(found) is classes.ZeroCopy
+        assert found == value
+
+
 def test_pandas_and_scipy_work_on_mapped_memory(node):
     """What reads its arrays only does not notice."""
     import pandas as pd
