@@ -5,6 +5,7 @@ nothing is raised. What the files hold is not known here. Safe between threads a
 """
 
 import fcntl
+import io
 import logging
 import mmap
 import os
@@ -43,7 +44,22 @@ Put = Callable[[int, memoryview | bytes], None]
 
 
 class _RefusedError(Exception):
-    """The disk did not take what was to be written to it."""
+    """The disk did not take what was to be written to it; and its reason."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class _Refusals:
+    """Context manager: tells the errors of this disk from those of what is read to be put there."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError):
+            raise _RefusedError(error) from error
 
 
 class OpenedEntry:
@@ -74,7 +90,12 @@ class OpenedEntry:
 
     def close(self) -> None:
         """Close the file; what was mapped stays."""
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class NodeFolder:
@@ -134,40 +155,25 @@ class NodeFolder:
         It has its name only when it is complete, whatever had that name before. What `fill` raises passes through.
         """
         temporary = files.temporary_name(self.path)
-        descriptor = self._create(temporary, size_bytes)
-        if descriptor < 0:
-            return None
+        opened: list[io.FileIO] = []
+        # The file may be there before it is known: a signal handler may raise in between.
         try:
-            fill(_writer(descriptor))
-            return self._publish(descriptor, temporary, name, size_bytes)
+            with _Refusals():
+                opened.append(_create(temporary))
+                # At once, so that others who make room count it.
+                os.ftruncate(opened[0].fileno(), size_bytes)
+            fill(_writer(opened[0].fileno()))
+            return self._publish(opened[0].fileno(), temporary, name, size_bytes)
         except _RefusedError as error:
-            self._fail(error)
+            self._fail(error.reason)
             return None
         finally:
-            with suppress(OSError):
+            try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
                 os.unlink(temporary)
-            turns.close(descriptor)
-
-    def _create(self, temporary: str, size_bytes: int) -> int:
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600)
-        except OSError as error:
-            self._fail(error)
-            return -1
-        turns.watch(descriptor)
-        try:
-            # Held while it is being written: a temporary file that nobody holds is a leftover.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # At once, so that others who make room count it.
-            os.ftruncate(descriptor, size_bytes)
-        except OSError as error:
-            self._fail(error)
-            turns.close(descriptor)
-            with suppress(OSError):
-                os.unlink(temporary)
-            return -1
-        return descriptor
+            except OSError:
+                pass
+            for file in opened:
+                turns.unlock(file)
 
     def _publish(self, descriptor: int, temporary: str, name: str, size_bytes: int) -> memoryview | None:
         try:
@@ -316,16 +322,23 @@ def _files_below(folder: str) -> Iterator["os.DirEntry[str]"]:
                 yield from (entry for entry in entries if entry.is_file(follow_symlinks=False))
 
 
+def _create(temporary: str) -> io.FileIO:
+    # An object of its own closes itself, whatever a signal handler raises.
+    file = io.FileIO(temporary, "x+")
+    turns.watch(file)
+    # Held while it is being written: a temporary file that nobody holds is a leftover.
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
 def _writer(descriptor: int) -> Put:
     def put(offset: int, data: memoryview | bytes) -> None:
         view = memoryview(data)
-        try:
+        with _Refusals():
             while view:
                 done = os.pwrite(descriptor, view, offset)
                 view = view[done:]
                 offset += done
-        except OSError as error:
-            raise _RefusedError(str(error)) from error
 
     return put
 
@@ -335,8 +348,10 @@ def _map(descriptor: int, size_bytes: int) -> memoryview:
     if sys.version_info >= (3, 13):
         return memoryview(mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, trackfd=False))
     # Each mapping keeps a descriptor open: not so many that the program has none left for itself.
-    if len(_mapped) >= os.sysconf("SC_OPEN_MAX") // 4:
-        msg = f"{len(_mapped)} files are mapped already, with a descriptor each (ulimit -n)"
+    # Counted one by one: a signal handler can keep the set from forgetting one.
+    count = sum(1 for _ in _mapped)
+    if count >= os.sysconf("SC_OPEN_MAX") // 4:
+        msg = f"{count} files are mapped already, with a descriptor each (ulimit -n)"
         raise OSError(msg)
     found = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
     _mapped.add(found)

@@ -5,24 +5,26 @@ saves work: whoever waits too long takes the file away from its holder (who may 
 """
 
 import fcntl
+import io
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, Self, TypeVar
 
 from ana import files
 
-__all__ = ["Turn", "close", "is_free", "watch"]
+__all__ = ["Turn", "is_free", "unlock", "watch"]
 
 Result = TypeVar("Result")
 
 _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.05
 _log = logging.getLogger("ana.turns")
-_watched: set[int] = set()
-"""Descriptors that a forked child has no use for: with them it would hold the locks of its parent's threads."""
+_watched: "weakref.WeakValueDictionary[int, io.FileIO]" = weakref.WeakValueDictionary()
+"""Files that a forked child has no use for: with them it would hold the locks of its parent's threads."""
 
 
 class Turn(Generic[Result]):
@@ -38,12 +40,13 @@ class Turn(Generic[Result]):
         self._path = path
         self._ready = ready
         self._seconds = seconds
-        self._descriptor = -1
+        # An object of its own closes itself, whatever a signal handler raises and wherever.
+        self._file: io.FileIO | None = None
 
     @property
     def held(self) -> bool:
         """Whether it is this process's turn."""
-        return self._descriptor >= 0
+        return self._file is not None
 
     def __enter__(self) -> Self:
         try:
@@ -83,21 +86,21 @@ class Turn(Generic[Result]):
 
     def _try(self) -> tuple[int, int] | None:
         """Ask for the lock once; return which file it is that another one holds."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        watch(descriptor)
+        file = io.FileIO(self._path, "a")
+        watch(file)
         try:
-            mine = _identity(os.fstat(descriptor))
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = _identity(os.fstat(file.fileno()))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its last holder takes the file away: what we have must be what the next one will ask for.
             if _identity(os.stat(self._path, follow_symlinks=False)) == mine:
-                self._descriptor = descriptor
+                self._file = file
         except BlockingIOError:
             return mine
         except FileNotFoundError:
             return None
         finally:
-            if self._descriptor != descriptor:
-                close(descriptor)
+            if self._file is not file:
+                unlock(file)
         return None
 
     def _break(self, holder: tuple[int, int]) -> None:
@@ -108,31 +111,33 @@ class Turn(Generic[Result]):
                 _log.warning("%s was held for more than %g s: going on without its holder", self._path, self._seconds)
 
     def _release(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
+        file = self._file
+        if file is None:
             return
         try:
             with suppress(OSError):
                 # First, so that whoever gets the lock next finds that it is not the path's any more.
-                if _identity(os.stat(self._path, follow_symlinks=False)) == _identity(os.fstat(descriptor)):
+                if _identity(os.stat(self._path, follow_symlinks=False)) == _identity(os.fstat(file.fileno())):
                     os.unlink(self._path)
         finally:
-            close(descriptor)
+            unlock(file)
+            self._file = None
 
 
-def watch(descriptor: int) -> None:
-    """Have a descriptor closed in a forked child."""
-    _watched.add(descriptor)
+def watch(file: io.FileIO) -> None:
+    """Have a file closed in a forked child."""
+    _watched[id(file)] = file
 
 
-def close(descriptor: int) -> None:
-    """Unlock and close a descriptor that is watched."""
-    _watched.discard(descriptor)
-    with suppress(OSError):
+def unlock(file: io.FileIO) -> None:
+    """Unlock and close a file."""
+    try:
         # Not by closing alone: a child that was forked meanwhile has it open, too.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    with suppress(OSError):
-        os.close(descriptor)
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError:
+        pass
+    finally:
+        file.close()
 
 
 def is_free(path: str) -> bool:
@@ -156,9 +161,9 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 def _close_in_child() -> None:
     """Close without unlocking: the lock is the parent's."""
-    while _watched:
+    for file in list(_watched.values()):
         with suppress(OSError):
-            os.close(_watched.pop())
+            file.close()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

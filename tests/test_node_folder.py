@@ -156,8 +156,8 @@ def test_after_a_refusal_the_disk_is_left_alone_for_a_while(node, tmp_path, monk
     """A full disk is not filled up anew by each state."""
     uuids = [node.store(noise(number, 8 * MIB)) for number in range(3)]
     monkeypatch.setattr(nodefolder.NodeFolder, "_make_room", lambda *_: True)
-    created, create = [], nodefolder.NodeFolder._create
-    monkeypatch.setattr(nodefolder.NodeFolder, "_create", lambda *given: created.append(1) or create(*given))
+    created, create = [], nodefolder._create
+    monkeypatch.setattr(nodefolder, "_create", lambda path: created.append(1) or create(path))
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as node.cache, ana.using_dl(node.layer()):
         for number, uuid in enumerate(uuids):
             assert np.array_equal(ana.Ref.ana_load(uuid).value, noise(number, 8 * MIB))
