@@ -349,8 +349,9 @@ def _map(descriptor: int, size_bytes: int) -> memoryview:
         return memoryview(mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, trackfd=False))
     # Each mapping keeps a descriptor open: not so many that the program has none left for itself.
     # Counted one by one: a signal handler can keep the set from forgetting one.
-    count = sum(1 for _ in _mapped)
-    if count >= os.sysconf("SC_OPEN_MAX") // 4:
+    count, most = sum(1 for _ in _mapped), os.sysconf("SC_OPEN_MAX")
+    # -1 is no limit.
+    if 0 <= most <= 4 * count:
         msg = f"{count} files are mapped already, with a descriptor each (ulimit -n)"
         raise OSError(msg)
     found = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
