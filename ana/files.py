@@ -33,6 +33,8 @@ BAD = ".bad-"
 IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3
+HEAD_BYTES = 16 << 10
+"""So much of a large file is read when it is opened: the header of a state of 1.3 GB, and nothing twice."""
 
 _FORBIDDEN = "check owner and mode (ls -ld); a store that a group writes to is made with shared=True (mode 2770)"
 _HINTS = {
@@ -147,8 +149,8 @@ def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Op
     """Open a regular file for reading, or return None if there is none.
 
     `check` is called with the path and what fstat says of the file, before it is read, and raises if it is not to be
-    believed. Its first `start_bytes` are read at once; a file that has no more is closed again. Never follows a
-    symlink and never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError,
+    believed. A file of up to `start_bytes` is read at once, and closed again; of a larger one, `HEAD_BYTES` are. Never
+    follows a symlink and never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError,
     UntrustedStoreError.
     """
     with reported(path):
@@ -161,7 +163,8 @@ def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Op
             regular = stat.S_ISREG(found.st_mode)
             if check is not None:
                 check(path, found)
-            start = _read_start(descriptor, min(found.st_size, start_bytes)) if start_bytes and regular else bytearray()
+            size = found.st_size if found.st_size <= start_bytes else min(start_bytes, HEAD_BYTES)
+            start = _read_start(descriptor, size) if size and regular else bytearray()
         except BaseException:
             os.close(descriptor)
             raise

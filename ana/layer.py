@@ -13,9 +13,9 @@ from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from ana import stores
     from ana.statistics import Stats
     from ana.storable import Storable
-    from ana.stores import Store
 
 __all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_home", "existing_layer", "live_by_home"]
 
@@ -53,6 +53,8 @@ class DataLayer:
         key: bytes | str | os.PathLike[str] | None = None,
         shared: bool | None = None,
         trusted_uids: Iterable[int] | None = None,
+        node_cache: str | os.PathLike[str] | None = None,
+        node_cache_bytes: int | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -71,6 +73,12 @@ class DataLayer:
         `shared` (folders only): a group may write to it, and is trusted with that; a new store is made so.
         `trusted_uids` (folders only): users whose files are believed, besides this one's and root's. Where these two
         are not given, `ANA_SHARED` and `ANA_TRUSTED_UIDS` count.
+
+        `node_cache` (folders only; default: `ANA_NODE_CACHE`): a folder on this node's own disk in which large states
+        are kept for all its processes, which map them: arrays are read-only and in memory once; "auto": the first of
+        `$SLURM_TMPDIR`, `$LOCAL_SCRATCH` and `$TMPDIR` that is local; "": none. What it cannot do is done without it.
+        `node_cache_bytes` (default: `ANA_NODE_CACHE_BYTES`, else half of what is free there) bounds all that this user
+        has at that place.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
@@ -92,11 +100,18 @@ class DataLayer:
         if pickle_dir is not None:
             self._store_type = "pickle"
             believed = opening.trust(shared, trusted_uids)
-            self.store: Store = opening.folder(
-                pickle_dir, durable=durable is not False, level=level, key=key, believed=believed
-            )
+            cache = opening.node_cache(node_cache, node_cache_bytes)
+            opened = opening.folder(pickle_dir, durable=durable is not False, level=level, key=key, believed=believed)
+            self.store: stores.Store = cache(opened)
         else:
-            _refuse_for_memory(durable=durable, key=key, shared=shared, trusted_uids=trusted_uids)
+            _refuse_for_memory(
+                durable=durable,
+                key=key,
+                shared=shared,
+                trusted_uids=trusted_uids,
+                node_cache=node_cache,
+                node_cache_bytes=node_cache_bytes,
+            )
             self.store = MemoryStore({}, f"memory:{self.uuid}", level)
             if not type(self).load_state.__module__.startswith("ana."):
                 # An old program's own backend.
@@ -280,7 +295,7 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
             by_home[home] = known
             return known
     layer = DataLayer()
-    layer.store = store
+    layer.store = opening.node_cache()(store)
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live
     return layer

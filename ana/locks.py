@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ana import publishing
+from ana import files, publishing
 from ana.counters import Counters
 
 __all__ = ["saving_work"]
+
+_ASKED_TIMES = 200
+"""How often a lock is asked for, at the most (on average), before it is given up."""
 
 _log = logging.getLogger("ana.locks")
 
@@ -74,7 +77,7 @@ class _Attempt:
             self._answered.set()
 
     def _lock_file(self) -> Any:
-        lock = _file_lock(self.path, self.mode)
+        lock = _file_lock(self.path, self.mode, self.timeout_seconds)
         try:
             lock.acquire(timeout=0)
         except TimeoutError:
@@ -115,7 +118,7 @@ def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
     _log.log(level, "going on without the lock %s: %s", attempt.path, attempt.problem, extra=fields)
 
 
-def _file_lock(path: str, mode: int) -> Any:
+def _file_lock(path: str, mode: int, timeout_seconds: float) -> Any:
     from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
     # Made by us, so that it gets the store's mode: a group's members share it.
@@ -127,7 +130,9 @@ def _file_lock(path: str, mode: int) -> Any:
             publishing.make_folder(made, durable=False, mode=mode)
         _touch(path, mode & 0o666)
     # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
-    return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=0.02)
+    # Each asks at its own pace, and not often: of 64 writers on NFS each asking takes the server five answers.
+    poll = files.jitter(timeout_seconds / _ASKED_TIMES)
+    return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=poll)
 
 
 def _touch(path: str, mode: int) -> None:

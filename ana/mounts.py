@@ -2,7 +2,7 @@
 
 import os
 
-__all__ = ["filesystem", "is_network", "type_of"]
+__all__ = ["filesystem", "is_local", "is_network", "type_of"]
 
 _NETWORK = frozenset(
     [
@@ -24,6 +24,23 @@ _NETWORK = frozenset(
         "glusterfs",
     ]
 )
+_LOCAL = frozenset(
+    [
+        "ext2",
+        "ext3",
+        "ext4",
+        "xfs",
+        "btrfs",
+        "zfs",
+        "f2fs",
+        "jfs",
+        "reiserfs",
+        "bcachefs",
+        "tmpfs",
+        "ramfs",
+        "overlay",
+    ]
+)
 _types: dict[int, str] = {}
 
 
@@ -31,6 +48,11 @@ def is_network(path: str) -> bool:
     """Say whether `path` lies on a network filesystem, where another host's file may show up late."""
     kind = filesystem(path)
     return kind in _NETWORK or kind.startswith(("fuse.", "nfs"))
+
+
+def is_local(path: str) -> bool:
+    """Say whether `path` lies on a filesystem that is known to be this host's own disk or memory."""
+    return filesystem(path) in _LOCAL
 
 
 def filesystem(path: str) -> str:

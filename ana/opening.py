@@ -1,19 +1,23 @@
 """From what a user or the environment says to an open store in a folder."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ana import chunks, keys
 from ana.errors import ANAError
+from ana.stores import Store
 from ana.stores.directory import DirectoryStore
 from ana.trust import Trust
 
-__all__ = ["folder", "trust"]
+__all__ = ["folder", "node_cache", "trust"]
 
 WAIT = "ANA_WAIT"
 WAIT_SECONDS = 2.0
 SHARED = "ANA_SHARED"
 TRUSTED_UIDS = "ANA_TRUSTED_UIDS"
+NODE_CACHE = "ANA_NODE_CACHE"
+NODE_CACHE_BYTES = "ANA_NODE_CACHE_BYTES"
+NODE_CACHE_VERIFY = "ANA_NODE_CACHE_VERIFY"
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
@@ -47,6 +51,31 @@ def trust(shared: bool | None = None, trusted_uids: Iterable[int] | None = None)
     """
     uids = _uids_of_environment() if trusted_uids is None else _checked_uids(trusted_uids)
     return Trust(uids, shared=_shared_by_environment() if shared is None else bool(shared))
+
+
+def node_cache(
+    place: str | os.PathLike[str] | None = None, limit_bytes: int | None = None
+) -> Callable[[DirectoryStore], Store]:
+    """Return what puts the node-local tier that was asked for, or that the environment names, in front of a store.
+
+    Raises TypeError, ValueError, and ANAError for nonsense in the environment.
+    """
+    said = os.environ.get(NODE_CACHE, "") if place is None else os.fsdecode(place)
+    if limit_bytes is not None and (isinstance(limit_bytes, bool) or not isinstance(limit_bytes, int)):
+        msg = f"node_cache_bytes is a number of bytes, not {limit_bytes!r}"
+        raise TypeError(msg)
+    if limit_bytes is not None and limit_bytes < 1:
+        msg = f"node_cache_bytes is at least 1, not {limit_bytes}"
+        raise ValueError(msg)
+    if not said:
+        return lambda store: store
+    from ana import tiers  # noqa: PLC0415 - only who has a node cache waits for its modules
+
+    if limit_bytes is None:
+        limit_bytes = tiers.limit(os.environ.get(NODE_CACHE_BYTES, ""), f"the environment's {NODE_CACHE_BYTES}")
+    where = said if said == "auto" else os.path.abspath(os.path.expanduser(said))
+    verify = os.environ.get(NODE_CACHE_VERIFY, "") not in ("", "0")
+    return lambda store: tiers.TieredStore(store, where, limit_bytes, verify=verify)
 
 
 def _absolute(pickle_dir: str | os.PathLike[str]) -> str:

@@ -5,6 +5,7 @@ zstd frame of its own. `docs/format.md` gives it byte by byte.
 """
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -20,8 +21,10 @@ __all__ = [
     "Chunk",
     "Content",
     "Header",
+    "PutBytes",
     "Write",
     "content",
+    "copy",
     "decode",
     "decode_small",
     "encode",
@@ -53,6 +56,9 @@ class Content(NamedTuple):
 Bytes = bytes | bytearray | memoryview
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
 """Puts parts, one after the other, at an offset of the record. Called from several threads, once for each range."""
+
+PutBytes = Callable[[int, memoryview | bytes], None]
+"""Puts bytes at an offset of something. Called from several threads, once for each range."""
 
 
 def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -163,6 +169,29 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
         lambda chunk, offset, start: chunks.read(chunk, read, offset, space.views(start, chunk.raw)),
     )
     return list(segments)
+
+
+def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: PutBytes) -> None:
+    """Put each segment of a record at its offset, a piece at a time: read, verified, and decompressed.
+
+    As `decode`, but with no more in memory than a piece for each thread. What `put` raises passes through.
+    """
+    starts = list(accumulate(header.segments, initial=0))
+    scratch = chunks.Scratch()
+
+    def one(chunk: Chunk, offset: int, start: int) -> None:
+        piece = memoryview(chunks.read_content(chunk, read, offset, scratch))
+        number = bisect_right(starts, start, hi=len(header.segments)) - 1
+        while piece:
+            at = start - starts[number]
+            part = piece[: header.segments[number] - at]
+            if part:
+                put(offsets[number] + at, part)
+            piece = piece[len(part) :]
+            start += len(part)
+            number += 1
+
+    _each(header, where, one)
 
 
 def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | memoryview]:

@@ -26,7 +26,7 @@ COMMANDS = {"__main__", "cli", "cli_stats", "demo"}
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"files", "keys", "limits", "locks", "mounts", "publishing", "threads", "buffers"}
+CALLERS = {"buffers", "files", "keys", "limits", "locks", "mounts", "nodefolder", "publishing", "threads", "turns"}
 """The modules that make the system calls."""
 
 SYSTEM = {
@@ -58,7 +58,7 @@ ALLOWED = {
     "current": {"os.environ"},
     # $PWD/pickles; a layer has an id of its own.
     "layer": {"os.getcwd", "os.path", "os.urandom"},
-    # ANA_WAIT, ANA_SHARED and the like; a store's path is made absolute.
+    # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like; paths are made absolute.
     "opening": {"os.environ", "os.path"},
     # Who this process is.
     "trust": {"os.geteuid", "os.stat_result"},

@@ -1,11 +1,12 @@
 """Stores: key to record bytes. A store knows nothing of pickle or of objects."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ana import record
 from ana.counters import Counters
 
-__all__ = ["Store", "StoredState"]
+__all__ = ["Store", "StoredFile", "StoredState"]
 
 
 class StoredState(Protocol):
@@ -31,6 +32,16 @@ class StoredState(Protocol):
 
     def release(self) -> None:
         """Let go of what is held open; `segments` still works."""
+
+
+class StoredFile(StoredState, Protocol):
+    """A state that can also be had a piece at a time."""
+
+    def copy(self, offsets: Sequence[int], put: Callable[[int, memoryview | bytes], None]) -> None:
+        """Read, verify and decompress it, and put each segment at its offset; some of it perhaps twice, after an error.
+
+        `put` is called on several threads; what it raises passes through. Raises as `segments` does.
+        """
 
 
 class Store(Protocol):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -175,8 +175,9 @@ class DirectoryStore:
                 return attempt()
             except CorruptedStateError:
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
-                # sees by the folder's mtime that names have changed, which its server's clock gives in steps.
-                self._look_anew(key, FIRST_PAUSE_SECONDS if self._on_network else 0.0)
+                # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
+                # jitter: a job's tasks all find it at the same time, and each reads all of it again.
+                self._look_anew(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
@@ -353,6 +354,17 @@ class _Found:
                 self._store.counters.retries += 1
                 _log.debug("reading again: %s", error)
         return self._store.watch(self._key, lambda: self._with_file(record.decode))
+
+    def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
+        """Read, verify and decompress a piece at a time; a digest that fails is read once more from the file."""
+        content = self.header.content
+
+        def work(header: record.Header, read: chunks.Read, where: str) -> None:
+            if header.content != content:
+                raise CorruptedStateError(self._key, where, "it was replaced by another state while it was read")
+            record.copy(header, read, where, offsets, put)
+
+        self._store.watch(self._key, lambda: self._with_file(work))
 
     def verify(self) -> None:
         """Read all of the content and check its digests; what fails is read once more from the file."""

@@ -96,7 +96,7 @@ def layers(pickle_dir: str) -> None:
     assert_type(ana.get_dl(), ana.DataLayer)
     backing: dict[str, bytes] = {}
     each: list[ana.DataLayer] = [
-        ana.DataLayer(pickle_dir=pickle_dir),
+        ana.DataLayer(pickle_dir=pickle_dir, node_cache="auto", node_cache_bytes=1 << 30),
         ana.DirDataLayer(pickle_dir=pickle_dir),
         ana.DictDataLayer(the_dict=backing),
         ana.SimpleDataLayer(),
