@@ -25,6 +25,9 @@ class A(ana.Storable):
     def __init__(self, x: Any) -> None:
         self.x = x
 
+    def shown(self, times: int) -> Any:
+        return self.x * times
+
 
 class B(A):
     """The same content under another name."""

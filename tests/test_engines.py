@@ -1,25 +1,21 @@
-"""Engines, for real: what ANA promises in each of them, and the examples that users copy.
+"""Engines, for real: what ANA promises in each of them.
 
 `tests/engines/contract.py` tries everything once in one engine and says what happened; each promise is a test of
 that. Those on Slurm run in `tests/slurm/lab`.
 """
 
 import functools
-import importlib.util
 import json
 import os
-import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from helpers import processes
+from helpers.engines import LAB, on_ranks, require, run
 
 ENGINES = Path(__file__).parent / "engines"
-EXAMPLES = processes.ROOT / "examples"
-LAB = Path(__file__).parent / "slurm" / "lab"
 TASKS = 8
 SIZE_BYTES = 2_000_000
 REFERENCE_BYTES = 12_000
@@ -46,40 +42,11 @@ ONE_PROCESS_PER_TASK = {"slurm-array", "submitit"}
 WORDS_ONLY = {"slurm-array", "submitit"}
 """Engines that hand a task's error on as text."""
 
+ERRORS = {"missing": "StateNotFoundError", "damaged": "CorruptedStateError", "method": "StateNotFoundError"}
+"""What a task raises whose argument's state is missing or damaged; or that is a method of such an object."""
+
 PARAMETERS = [*EVERY_DAY, *(pytest.param(name, marks=pytest.mark.slow) for name in NEEDS if name not in EVERY_DAY)]
 EACH = pytest.mark.parametrize("engine", PARAMETERS)
-
-
-def require(*modules, slurm=False, mpi=False):
-    """Skip a test whose engine is not installed, and say how it is."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"no {module}: pip install -e '.[engines]'")
-    if slurm and not (shutil.which("sbatch") and shutil.which("munged", path=f"{os.environ['PATH']}:/usr/sbin")):
-        pytest.skip("no Slurm: apt-get install slurm-wlm munge")
-    if mpi and mpiexec() is None:
-        pytest.skip("no mpiexec: pip install -e '.[engines]'")
-
-
-def mpiexec():
-    """Return the path of the mpiexec that belongs to mpi4py's library: pip puts it beside the interpreter."""
-    return shutil.which("mpiexec", path=scripts())
-
-
-def scripts():
-    """Return a PATH that begins with this interpreter's programs, as in a virtual environment that is activated."""
-    return os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
-
-
-def on_ranks(count):
-    """Return the command that starts ranks, more of them than there are cores if need be."""
-    return [mpiexec(), "--allow-run-as-root", "--oversubscribe", "-n", str(count), sys.executable]
-
-
-def run(*command, folder, **variables):
-    """Run a command in a folder, and return what it printed on standard output."""
-    # Open MPI's and Ray's sockets have to have short paths.
-    return processes.run(*command, cwd=folder, env=processes.environment(PATH=scripts(), **variables))
 
 
 @functools.cache
@@ -109,6 +76,7 @@ def test_nothing_but_references_travels(engine):
     assert found["bytes by value"] > SIZE_BYTES
     assert 0 < found["bytes by reference"] < TASKS * REFERENCE_BYTES
     assert found["right"] == [True] * TASKS
+    assert found["as a method"] == [3 * SIZE_BYTES]
 
 
 @EACH
@@ -126,14 +94,13 @@ def test_classes_of_main_are_the_same_in_tasks_and_in_states(engine):
 
 
 @EACH
-@pytest.mark.parametrize(("problem", "error"), [("missing", "StateNotFoundError"), ("damaged", "CorruptedStateError")])
+@pytest.mark.parametrize(("problem", "error"), ERRORS.items())
 def test_a_state_that_cannot_be_had_fails_its_task_alone(engine, problem, error):
     """With an error that names its type and the UUID; the next task of the same pool works."""
     found = tried(engine)
     names, words = found[problem]
-    uuid = found["uuids"][["missing", "damaged"].index(problem)]
     assert error in (words if engine in WORDS_ONLY else names.split())
-    assert uuid in words
+    assert found["uuids"][problem] in words
     assert found["after"] is True
 
 

@@ -41,6 +41,10 @@ class Model(ana.Storable):
         """Say something that nobody could who has not the whole state."""
         return [self.name, len(self.weights), self.weights[-1], self.part.name]
 
+    def times(self, number):
+        """Be a task as a bound method."""
+        return len(self.weights) * number
+
 
 def use(model):
     """Be a task: use the object; say in which process."""
@@ -79,10 +83,10 @@ def stored(folder, name):
     return model, file
 
 
-def outcome(pool, model):
+def outcome(pool, function, argument):
     """Try a task that cannot succeed; return what it raised, in words."""
     try:
-        return ["no error", repr(pool.map(use, [model]))]
+        return ["no error", repr(pool.map(function, [argument]))]
     except Exception as error:
         return [" ".join(cls.__name__ for cls in type(error).__mro__), str(error)]
 
@@ -112,14 +116,16 @@ def try_all(pool, folder):
     found["right"] = [answer == model.answer() for _, answer in answers]
     found["workers"] = sorted({str(pid) for pid, _ in answers} - {str(os.getpid())})
     found["loads"] = loads(model)
+    found["as a method"] = pool.map(model.times, [3])
     found["same"] = pool.map(is_same, [(model, model.part)])
 
     missing, file = stored(folder, "missing")
     file.unlink()
     damaged, file = stored(folder, "damaged")
     spoil(file)
-    found["missing"], found["damaged"] = outcome(pool, missing), outcome(pool, damaged)
-    found["uuids"] = [missing.uuid, damaged.uuid]
+    found["missing"], found["damaged"] = outcome(pool, use, missing), outcome(pool, use, damaged)
+    found["method"] = outcome(pool, missing.times, 2)
+    found["uuids"] = {"missing": missing.uuid, "damaged": damaged.uuid, "method": missing.uuid}
     found["after"] = pool.map(use, [model])[0][1] == model.answer()
 
     start = pool.returned() if pool.returned else 0

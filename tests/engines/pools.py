@@ -37,14 +37,26 @@ class Meter:
     def __call__(self):
         return self.total
 
-    def watch(self, owner, name, size):
-        """Have a function of an engine counted: `size` is given its result and its arguments."""
+    def before(self, owner, name, size):
+        """Have what goes into a function counted, before it does: an answer may be there before the function returns."""
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def counting(*arguments, **options):
+            self.total += size(*arguments)
+            return function(*arguments, **options)
+
+        setattr(owner, name, counting)
+        return self
+
+    def after(self, owner, name, size):
+        """Have what comes out of a function counted."""
         function = getattr(owner, name)
 
         @functools.wraps(function)
         def counting(*arguments, **options):
             result = function(*arguments, **options)
-            self.total += size(result, *arguments)
+            self.total += size(result)
             return result
 
         setattr(owner, name, counting)
@@ -54,8 +66,8 @@ class Meter:
 def connections():
     """Count what goes over the pipes of multiprocessing, which loky uses as well."""
     connection = multiprocessing.connection.Connection
-    sent = Meter().watch(connection, "_send_bytes", lambda _, connection, data: len(data))
-    returned = Meter().watch(connection, "_recv_bytes", lambda data, *_: len(data.getbuffer()))
+    sent = Meter().before(connection, "_send_bytes", lambda _, data: len(data))
+    returned = Meter().after(connection, "_recv_bytes", lambda data: len(data.getbuffer()))
     return sent, returned
 
 
@@ -97,17 +109,9 @@ def joblib_loky(folder):
 
 def dask_pool(client):
     """Return a pool for a Dask client, counting what this process writes to its sockets."""
-    from distributed.comm.tcp import TCP
+    from distributed.comm import tcp
 
-    sent = Meter()
-    write = TCP.write
-
-    async def counting(*arguments, **options):
-        size = await write(*arguments, **options)
-        sent.total += size
-        return size
-
-    TCP.write = counting
+    sent = Meter().after(tcp, "_add_frames_header", lambda framed: framed[2])
 
     def run(function, arguments):
         return client.gather([client.submit(function, argument, pure=False) for argument in arguments])
@@ -280,8 +284,8 @@ def zmq_messages():
     """Count what goes over sockets of ZeroMQ, as Parsl and executorlib use them."""
     import zmq
 
-    sent = Meter().watch(zmq.Socket, "send", lambda _, socket, data, *more: len(data))
-    returned = Meter().watch(zmq.Socket, "recv", lambda data, *_: len(data))
+    sent = Meter().before(zmq.Socket, "send", lambda _, data, *more: len(data))
+    returned = Meter().after(zmq.Socket, "recv", len)
     return sent, returned
 
 
@@ -311,6 +315,11 @@ def finish(submit, arguments):
     return [future.result(PATIENCE_SECONDS) for future in [submit(argument) for argument in arguments]]
 
 
+def call(function, argument):
+    """Be a task of Ray, which takes functions alone, not methods."""
+    return function(argument)
+
+
 @contextlib.contextmanager
 def ray_tasks(folder):
     """Ray's worker processes."""
@@ -318,11 +327,12 @@ def ray_tasks(folder):
     import ray
     from ray._private.serialization import SerializationContext
 
-    sent = Meter().watch(SerializationContext, "serialize", lambda made, *_: made.total_bytes)
+    sent = Meter().after(SerializationContext, "serialize", lambda made: made.total_bytes)
     environment = ana.integrations.ray.runtime_env()
     ray.init(runtime_env=environment, num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     try:
-        yield Pool(lambda function, arguments: ray.get([ray.remote(function).remote(one) for one in arguments]), sent)
+        task = ray.remote(call)
+        yield Pool(lambda function, arguments: ray.get([task.remote(function, one) for one in arguments]), sent)
     finally:
         ray.shutdown()
 
