@@ -1,7 +1,7 @@
 """The functions that are named inside pickles: they never move, and never change their arguments.
 
-`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `hashed` stands for
-an object with a UUID in what is pickled for a hash alone (`joblib.hash`, `dask.tokenize`).
+`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `hashed`
+stands for an object with a UUID in what is pickled for a hash alone (`joblib.hash`, `dask.tokenize`).
 """
 
 import weakref
@@ -49,9 +49,10 @@ def fill(obj: Any, state: tuple[Any]) -> None:
 
 
 def hashed(uuid: str) -> Any:
-    """Return the object with this UUID that was hashed in this process: dask unpickles what it hashes, to see that it can.
+    """Return the object with this UUID that was hashed in this process.
 
-    Raises KeyError where it is no longer alive, and in other processes: a hash is no reference.
+    For dask, which unpickles what it hashes, to see that it can. Raises KeyError where the object is no longer
+    alive, and in other processes: a hash is no reference.
     """
     return met[uuid]
 

@@ -1,9 +1,10 @@
 """dask-jobqueue, whose workers are jobs of Slurm: python examples/dask_slurm.py."""
 
-import ana
-from ana.integrations.dask import AnaPlugin
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client
+
+import ana
+from ana.integrations.dask import AnaPlugin
 
 
 class Model(ana.Storable):

@@ -10,9 +10,10 @@ With workers of your own, started by commands:
 
 import sys
 
+from distributed import Client, LocalCluster
+
 import ana
 from ana.integrations.dask import AnaPlugin
-from distributed import Client, LocalCluster
 
 
 class Model(ana.Storable):

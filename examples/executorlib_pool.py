@@ -1,7 +1,8 @@
 """executorlib: python examples/executorlib_pool.py."""
 
-import ana
 from executorlib import SingleNodeExecutor
+
+import ana
 
 
 class Model(ana.Storable):

@@ -2,8 +2,9 @@
 
 from functools import partial
 
-import ana
 from mpi4py.futures import MPIPoolExecutor
+
+import ana
 
 
 class Model(ana.Storable):

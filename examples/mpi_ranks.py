@@ -1,8 +1,9 @@
 """mpi4py, plain ranks: mpiexec -n 4 python examples/mpi_ranks.py."""
 
+from mpi4py import MPI
+
 import ana
 import ana.integrations.mpi
-from mpi4py import MPI
 
 
 class Model(ana.Storable):

@@ -1,8 +1,9 @@
 """Parsl's HighThroughputExecutor: python examples/parsl_htex.py (Parsl's scripts have to be on PATH)."""
 
-import ana
-import ana.integrations.parsl  # noqa: F401 - the script's own classes and functions go through cloudpickle
 import parsl
+
+import ana
+import ana.integrations.parsl
 
 
 class Model(ana.Storable):

@@ -1,8 +1,9 @@
 """Ray: python examples/ray_tasks.py."""
 
+import ray
+
 import ana
 import ana.integrations.ray
-import ray
 
 
 class Model(ana.Storable):

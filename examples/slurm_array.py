@@ -1,6 +1,6 @@
 """A Slurm job array: one script makes the object, submits the array, and collects the results.
 
-    python examples/slurm_array.py            # sbatch has to be there
+python examples/slurm_array.py            # sbatch has to be there
 """
 
 import os

@@ -1,7 +1,8 @@
 """submitit: python examples/submitit_slurm.py."""
 
-import ana
 import submitit
+
+import ana
 
 
 class Model(ana.Storable):

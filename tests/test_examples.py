@@ -41,7 +41,7 @@ def example_parameters():
 
 @pytest.mark.parametrize(("command", "how"), example_parameters())
 def test_example(command, how, short_folder):
-    """An example of `examples/`, run as its first line says, prints what it should, and leaves its model in the store."""
+    """An example, run as its first line says, prints what it should, and leaves its model in the store."""
     script, *arguments = command.split()
     require(*how.get("needs", []), slurm="slurm" in how, mpi="ranks" in how)
     starter = on_ranks(how["ranks"]) if "ranks" in how else [sys.executable]

@@ -1,4 +1,4 @@
-"""joblib.hash, joblib.Memory and dask's tokenize: of an object with a UUID they depend on that alone, and store nothing."""
+"""joblib.hash, joblib.Memory, dask's tokenize: of an object with a UUID they depend on it alone, and store nothing."""
 
 import dataclasses
 import pickle
@@ -99,7 +99,16 @@ def test_hashing_stores_nothing_and_gives_no_uuid(tmp_path, digest, make):
     given, bare = make(), make()
     given.make_uuid(uuid="not stored yet")
     before = classes.tree(tmp_path / "s")
-    for value in (given, bare, [given, bare], {"k": given}, Plain(given), Plain(bare), classes.A(given), classes.A(bare)):
+    for value in (
+        given,
+        bare,
+        [given, bare],
+        {"k": given},
+        Plain(given),
+        Plain(bare),
+        classes.A(given),
+        classes.A(bare),
+    ):
         digest(value)
     assert classes.tree(tmp_path / "s") == before
     assert bare.uuid is None
@@ -219,7 +228,10 @@ def test_dicts_and_lists_of_our_own(tmp_path, digest):
     found = []
     for name in ("one", "two"):
         ana.set_dl(pickle_dir=tmp_path / name)
-        made = [cls() for cls in (classes.DictFirst, classes.DictLast, classes.ListFirst, classes.SetLast, classes.OrderedLast)]
+        made = [
+            cls()
+            for cls in (classes.DictFirst, classes.DictLast, classes.ListFirst, classes.SetLast, classes.OrderedLast)
+        ]
         for obj in made:
             assert digest(obj) == digest(type(obj)())
             obj.make_uuid(uuid=f"{type(obj).__name__}")

@@ -63,7 +63,7 @@ if comm.rank == 0:
 
 @pytest.mark.slow
 def test_mpi_one_rank_of_a_node_loads_first(short_folder):
-    """The others begin when it has loaded; states that are missing and objects that don't pickle leave no rank waiting."""
+    """The others begin when it has loaded; missing states and objects that don't pickle leave no rank waiting."""
     require("mpi4py", mpi=True)
     script = short_folder / "ranks.py"
     script.write_text(RANKS, encoding="utf-8")

@@ -1,20 +1,22 @@
 """dask.distributed: workers whose layer is there before their first task; tokens of dicts and lists of our own.
 
-    client.register_plugin(AnaPlugin())                     # from the program that has called set_dl
-    dask worker ADDRESS --preload ana.integrations.dask     # or from the command line, with ANA_PICKLE_DIR
-    dask scheduler --preload ana.integrations.dask          # passes objects on without loading them
+client.register_plugin(AnaPlugin())                     # from the program that has called set_dl
+dask worker ADDRESS --preload ana.integrations.dask     # or from the command line, with ANA_PICKLE_DIR
+dask scheduler --preload ana.integrations.dask          # passes objects on without loading them
 """
 
 from collections import OrderedDict
 from typing import Any
 
-from dask.tokenize import normalize_token
+from dask.tokenize import normalize_token as _dask_tokens
 from distributed import Scheduler, Worker, WorkerPlugin
 
 from ana import current
 from ana.storable import Storable
 
 __all__ = ["AnaPlugin", "dask_setup"]
+
+normalize_token: Any = _dask_tokens  # which is not typed
 
 
 class AnaPlugin(WorkerPlugin):
@@ -29,11 +31,11 @@ class AnaPlugin(WorkerPlugin):
         """
         home = current.get_dl().home if pickle_dir is None else pickle_dir
         if home.startswith("memory:"):
-            msg = "workers do not see a layer in memory: give AnaPlugin(pickle_dir=...), or call ana.set_dl(pickle_dir=...)"
+            msg = "workers do not see a layer in memory: AnaPlugin(pickle_dir=...) or set_dl(pickle_dir=...)"
             raise ValueError(msg)
         self.options = {"pickle_dir": home, **options}
 
-    def setup(self, worker: Worker) -> None:
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - dask passes it by its name
         """Open the folder. Raises what that raises, and the registration fails."""
         current.set_dl(**self.options)
 
@@ -52,10 +54,11 @@ def _by_uuid(base: type) -> None:
     """Have what derives from a built-in type tokenized by its UUID, if it has one: dask goes by the type."""
     plain = normalize_token.dispatch(base)
 
-    @normalize_token.register(base)
     def normalize(obj: Any) -> Any:
         method = getattr(obj, "__dask_tokenize__", None) if isinstance(obj, Storable) else None
         return plain(obj) if method is None else method()
+
+    normalize_token.register(base, normalize)
 
 
 for _base in (dict, OrderedDict, list, set):

@@ -19,8 +19,8 @@ __all__ = ["bcast"]
 def bcast(obj: Any, root: int = 0, comm: MPI.Intracomm = MPI.COMM_WORLD) -> Any:
     """Return on each rank of `comm` what the root gave: addressed objects, in whatever holds them, go as references.
 
-    Collective. The first rank of each node loads, while the others of the node wait in a barrier; then they load, from the
-    node's page cache or tier. A `Ref` itself is loaded, too; those within other objects stay lazy.
+    Collective. The first rank of each node loads, while the others of the node wait in a barrier; then they load,
+    from the node's page cache or tier. A `Ref` itself is loaded, too; those within other objects stay lazy.
 
     A state that cannot be had makes an object that raises when it is used, as ever. Raises on all ranks what pickling
     raises on the root; on one rank, after the barrier, what unpickling raises there: then nobody hangs.

@@ -2,8 +2,8 @@
 
     import ana.integrations.parsl
 
-Parsl's own serializer, dill, gives the functions of a script the worker's globals instead of the script's, and makes a new
-class each time that it meets one of `__main__`, which then is not the class of the objects in the store.
+Parsl's own serializer, dill, gives the functions of a script the worker's globals instead of the script's, and makes a
+new class each time that it meets one of `__main__`, which then is not the class of the objects in the store.
 """
 
 from typing import Any

@@ -2,8 +2,8 @@
 
     ray.init(runtime_env=ana.integrations.ray.runtime_env())
 
-Ray has a copy of cloudpickle of its own. Each of the two gives a class of `__main__` a number by which workers know that they
-have it already; with two numbers they make two classes, and `isinstance` is false where it should be true.
+Ray has a copy of cloudpickle of its own. Each of the two gives a class of `__main__` a number by which workers know
+that they have it already; with two numbers they make two classes, and `isinstance` is false where it should be true.
 """
 
 from typing import Any

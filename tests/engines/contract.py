@@ -1,6 +1,7 @@
-"""What ANA promises in every engine, tried in one of them: `python contract.py ENGINE FOLDER` prints what happened, as JSON.
+"""What ANA promises in every engine, tried in one of them.
 
-The classes and the functions of the tasks are this script's own, those of `__main__`, as in users' scripts.
+`python contract.py ENGINE FOLDER` prints what happened, as JSON. The classes and the functions of the tasks are this
+script's own, those of `__main__`, as in users' scripts.
 """
 
 import json
@@ -60,7 +61,7 @@ def is_same(pair):
 def derive(model):
     """Be a task whose result is large: store it, and send it back by reference."""
     made = Model(os.path.dirname(model.log), f"made of {model.name}")
-    return made.make_uuid(), os.getpid(), made
+    return made.make_uuid(), os.getpid(), made, Part("equal").make_uuid()
 
 
 def hello(number):
@@ -129,9 +130,10 @@ def try_all(pool, folder):
     found["after"] = pool.map(use, [model])[0][1] == model.answer()
 
     start = pool.returned() if pool.returned else 0
-    [(uuid, pid, made)] = pool.map(derive, [model])
+    [(uuid, pid, made, equal)] = pool.map(derive, [model])
     found["result"] = {
         "by reference": made.uuid == uuid,
+        "same address": Part("equal").make_uuid() == equal,
         "elsewhere": pid != os.getpid(),
         "right": made.answer() == Model(folder, "made of model").answer(),
         "class": type(made) is Model,

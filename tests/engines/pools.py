@@ -38,7 +38,7 @@ class Meter:
         return self.total
 
     def before(self, owner, name, size):
-        """Have what goes into a function counted, before it does: an answer may be there before the function returns."""
+        """Have what goes into a function counted, before it does: an answer may come before it returns."""
         function = getattr(owner, name)
 
         @functools.wraps(function)
@@ -93,7 +93,7 @@ def futures(folder, method):
 
 @contextlib.contextmanager
 def joblib_loky(folder):
-    """joblib with its default backend, whose workers are used again by the next Parallel."""
+    """Joblib with its default backend, whose workers are used again by the next Parallel."""
     import joblib
     from joblib.externals.loky import get_reusable_executor
 
@@ -123,6 +123,7 @@ def dask_pool(client):
 def dask_local(folder):
     """Workers of a LocalCluster, with the plugin."""
     import distributed
+
     from ana.integrations.dask import AnaPlugin
 
     with (
@@ -189,7 +190,10 @@ def prologue():
     """Return what a job's script begins with: with --export=NONE its environment is a login's."""
     names = ("PYTHONPATH", "SLURM_CONF")
     # Slurm hands NONE down to the srun within a job, too, where submitit says which task it is.
-    return ["export SLURM_EXPORT_ENV=ALL", *(f"export {name}='{os.environ[name]}'" for name in names if name in os.environ)]
+    return [
+        "export SLURM_EXPORT_ENV=ALL",
+        *(f"export {name}='{os.environ[name]}'" for name in names if name in os.environ),
+    ]
 
 
 @contextlib.contextmanager
@@ -230,7 +234,14 @@ def in_array(tasks, count):
     script = tasks / "job.sh"
     words = f"'{sys.executable}' -c '{ARRAY_TASK}' '{tasks}'"
     script.write_text("\n".join(["#!/bin/bash", *prologue(), words, ""]), encoding="utf-8")
-    submit = ["sbatch", "--parsable", "--export=NONE", f"--array=0-{count - 1}", f"--output={tasks}/%a.log", str(script)]
+    submit = [
+        "sbatch",
+        "--parsable",
+        "--export=NONE",
+        f"--array=0-{count - 1}",
+        f"--output={tasks}/%a.log",
+        str(script),
+    ]
     job = subprocess.run(submit, check=True, capture_output=True, text=True).stdout.strip()
     while subprocess.run(["squeue", "-h", "-j", job], check=True, capture_output=True).stdout:
         time.sleep(0.1)
@@ -247,7 +258,9 @@ def submitit_slurm(folder):
     import submitit
 
     executor = submitit.SlurmExecutor(folder=str(folder / "jobs"), max_num_timeout=0)
-    executor.update_parameters(time=5, cpus_per_task=1, array_parallelism=4, additional_parameters={"export": "NONE"}, setup=prologue())
+    executor.update_parameters(
+        time=5, cpus_per_task=1, array_parallelism=4, additional_parameters={"export": "NONE"}, setup=prologue()
+    )
 
     def run(function, arguments):
         jobs = executor.map_array(function, list(arguments))
@@ -266,6 +279,7 @@ def mpi_futures(folder):
     from mpi4py.futures import MPIPoolExecutor
 
     sent, returned = Meter(), Meter()
+
     def dumps(*arguments):
         data = pickle.dumps(*arguments)
         sent.total += len(data)
@@ -307,7 +321,10 @@ def parsl_htex(folder):
     counters = zmq_messages()
     config = parsl.Config(executors=[executor], run_dir=str(folder / "runinfo"), usage_tracking=0, strategy="none")
     with parsl.load(config) as kernel:
-        yield Pool(lambda function, arguments: finish(parsl.python_app(function, data_flow_kernel=kernel), arguments), *counters)
+        yield Pool(
+            lambda function, arguments: finish(parsl.python_app(function, data_flow_kernel=kernel), arguments),
+            *counters,
+        )
 
 
 def finish(submit, arguments):
@@ -323,13 +340,20 @@ def call(function, argument):
 @contextlib.contextmanager
 def ray_tasks(folder):
     """Ray's worker processes."""
-    import ana.integrations.ray
     import ray
     from ray._private.serialization import SerializationContext
 
+    import ana.integrations.ray
+
     sent = Meter().after(SerializationContext, "serialize", lambda made: made.total_bytes)
     environment = ana.integrations.ray.runtime_env()
-    ray.init(runtime_env=environment, num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    ray.init(
+        runtime_env=environment,
+        num_cpus=WORKERS,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100_000_000,
+    )
     try:
         task = ray.remote(call)
         yield Pool(lambda function, arguments: ray.get([task.remote(function, one) for one in arguments]), sent)
@@ -339,12 +363,14 @@ def ray_tasks(folder):
 
 @contextlib.contextmanager
 def executorlib_pool(folder):
-    """executorlib's executor on one node: its workers stay (`block_allocation`)."""
+    """Executorlib's executor on one node: its workers stay (`block_allocation`)."""
     from executorlib import SingleNodeExecutor
 
     counters = zmq_messages()
     with SingleNodeExecutor(max_workers=WORKERS, block_allocation=True, hostname_localhost=True) as executor:
-        yield Pool(lambda function, arguments: finish(functools.partial(executor.submit, function), arguments), *counters)
+        yield Pool(
+            lambda function, arguments: finish(functools.partial(executor.submit, function), arguments), *counters
+        )
 
 
 ENGINES = {
