@@ -144,6 +144,10 @@ _FREE = frozenset(
 """What an object can do without its state: say which one it is, travel on, be itself."""
 
 
+_LINKS = frozenset({"__cause__", "__context__", "__notes__", "__suppress_context__", "__traceback__"})
+"""What tblib, which Dask installs, sets on each exception while it is unpickled; none of it is state."""
+
+
 class _Unloaded:
     """Comes before an unloaded object's class: each operation loads, then does itself again."""
 
@@ -176,6 +180,9 @@ class _Unloaded:
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
+        if name in _LINKS and isinstance(self, BaseException):
+            object.__setattr__(self, name, value)
+            return
         use(self)
         setattr(self, name, value)
 

@@ -649,6 +649,30 @@ def test_a_pool_survives_a_method_as_its_task(folder, kind, method):
         pool.join()
 
 
+WITH_TBLIB = """
+import pickle, sys, ana, classes, tblib.pickling_support
+tblib.pickling_support.install()
+ana.set_dl(pickle_dir=sys.argv[1])
+obj = classes.Mistake("away")
+uuid, data = obj.make_uuid(), pickle.dumps(obj)
+assert b"tblib" in data
+classes.file_of(sys.argv[1], uuid).unlink()
+del obj
+ana.set_dl(pickle_dir=sys.argv[1])
+found = pickle.loads(data)
+try:
+    found.args
+except ana.StateNotFoundError as error:
+    print(error.uuid == uuid)
+"""
+
+
+def test_an_exception_without_its_state_where_dask_is_imported(folder, tmp_path):
+    """Dask has tblib set `__cause__` and the like on each exception that is unpickled: that may not raise."""
+    pytest.importorskip("tblib")
+    assert classes.run(WITH_TBLIB, str(folder), cwd=tmp_path) == "True"
+
+
 def test_a_method_of_an_object_that_waits(folder):
     """It says which one it is, travels on, raises when it is called, and works once the state is there."""
     missing = Missing(folder, classes.A([1, 2]))

@@ -219,22 +219,24 @@ def test_joblib_memory_finds_results_by_uuid(tmp_path):
         assert "by value" not in answer.split("made\n")[1]
 
 
-@HASHES
-def test_dicts_and_lists_of_our_own(tmp_path, digest):
-    """What derives from dict, list or set is hashed by its UUID, too, once dask knows of us."""
-    import ana.integrations.dask
-
-    assert ana.integrations.dask
+OF_OUR_OWN = """
+import sys, ana, ana.integrations.dask, classes, joblib
+from dask.base import tokenize
+for digest in (joblib.hash, tokenize):
     found = []
     for name in ("one", "two"):
-        ana.set_dl(pickle_dir=tmp_path / name)
-        made = [
-            cls()
-            for cls in (classes.DictFirst, classes.DictLast, classes.ListFirst, classes.SetLast, classes.OrderedLast)
-        ]
-        for obj in made:
-            assert digest(obj) == digest(type(obj)())
-            obj.make_uuid(uuid=f"{type(obj).__name__}")
-        found.append([digest(obj) for obj in made])
-    assert found[0] == found[1]
-    assert len(set(found[0])) == len(found[0])
+        ana.set_dl(pickle_dir=sys.argv[1] + name)
+        for cls in (classes.DictFirst, classes.DictLast, classes.ListFirst, classes.SetLast, classes.OrderedLast):
+            obj, same = cls(), cls()
+            assert digest(obj) == digest(same)
+            obj.make_uuid(uuid=cls.__name__)
+            found.append(digest(obj))
+    assert found[:5] == found[5:]
+    print(len(set(found)))
+"""
+
+
+def test_dicts_and_lists_of_our_own(tmp_path):
+    """What derives from dict, list or set is hashed by its UUID, too, once dask knows of us."""
+    # In a process of its own: importing dask.distributed changes how exceptions are pickled.
+    assert classes.run(OF_OUR_OWN, str(tmp_path / "s"), cwd=tmp_path) == "5\n5"

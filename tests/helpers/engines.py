@@ -40,6 +40,9 @@ def on_ranks(count):
 
 
 def run(*command, folder, **variables):
-    """Run a command in a folder, and return what it printed on standard output."""
-    # Open MPI's and Ray's sockets have to have short paths.
-    return processes.run(*command, cwd=folder, env=processes.environment(PATH=scripts(), **variables))
+    """Run a command in a folder, where it leaves what it leaves; return what it printed on standard output.
+
+    The folder's path has to be short: engines make sockets there.
+    """
+    private = {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    return processes.run(*command, cwd=folder, env=processes.environment(PATH=scripts(), **private, **variables))
