@@ -181,13 +181,14 @@ def test_a_token_is_deterministic(tmp_path):
 
 
 @HASHES
-def test_a_pickle_within_a_hash_is_an_ordinary_one(tmp_path, digest):
+def test_a_pickle_within_a_hash_is_an_ordinary_one(tmp_path, monkeypatch, digest):
     """A state that holds a pickle which its class makes itself can be unpickled elsewhere."""
     ana.set_dl(pickle_dir=tmp_path / "s")
     child = classes.A([1])
     child.make_uuid()
-    made = Packed.made = []
-    Packed.child = child
+    made = []
+    monkeypatch.setattr(Packed, "made", made, raising=False)
+    monkeypatch.setattr(Packed, "child", child, raising=False)
     digest(Packed())
     assert made
     assert all(pickle.loads(data) is child for data in made)
