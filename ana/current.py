@@ -19,7 +19,7 @@ from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_
 if TYPE_CHECKING:
     from ana.storable import Storable
 
-__all__ = ["get_dl", "home_of", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
+__all__ = ["defer_loads", "get_dl", "home_of", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
 
 ENVIRONMENT = "ANA_PICKLE_DIR"
 
@@ -28,6 +28,7 @@ _lock = threading.RLock()
 _current: DataLayer | None = None
 _unasked: DataLayer | None = None
 """The layer in memory that came up because nobody had chosen one."""
+_deferring = False
 _met: dict[str, DataLayer] = {}
 """Layers that references or the environment brought us to; held for good."""
 
@@ -72,6 +73,15 @@ def using_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **optio
         yield made
     finally:
         _current = before
+
+
+def defer_loads(*, until_used: bool = True) -> None:
+    """Have references unpickle, in this process, into objects that load when they are used first.
+
+    For a process that only passes objects on: a scheduler unpickles a task, perhaps, and never looks into it.
+    """
+    global _deferring  # noqa: PLW0603 - what this process is there for
+    _deferring = until_used
 
 
 def load_reference(cls: type, uuid: str, home: str | None) -> Any:
@@ -154,7 +164,7 @@ class _Search:
             if live is not None and _is_a(live, cls):
                 layer.store.counters.note_live(identity.mark_of(live))
                 return live
-        if getattr(cls, "_ana_lazy", False):
+        if _deferring or getattr(cls, "_ana_lazy", False):
             return self._make_waiting(cls)
         if loading.too_deep():
             shell = self._make_waiting(cls)

@@ -26,6 +26,9 @@ class A(ana.Storable):
     def __init__(self, x: Any) -> None:
         self.x = x
 
+    def shown(self, times: int) -> Any:
+        return self.x * times
+
 
 class Rebuilt:
     """Sends its bytearray out of band, and makes a new one of what comes back."""

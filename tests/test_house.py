@@ -207,7 +207,7 @@ def test_no_module_imports_the_face(name):
     assert {what for _, what in inside} <= {module.split("/")[0] for module in MODULES}
 
 
-@pytest.mark.parametrize("folder", ["ana", "benchmarks", "tests"])
+@pytest.mark.parametrize("folder", ["ana", "benchmarks", "examples", "tests"])
 def test_exceptions_from_the_linters_have_reasons(folder):
     """Each noqa and each type: ignore names its code and says why."""
     bare = []
