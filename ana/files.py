@@ -30,6 +30,9 @@ __all__ = [
 
 TEMPORARY = ".tmp-"
 BAD = ".bad-"
+TRASH = ".trash-"
+GONE = ".gone-"
+"""What names in a shard folder begin with that are no states: being written, damaged, collected, being deleted."""
 IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3

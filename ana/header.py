@@ -13,7 +13,7 @@ from ana import address, chunks
 from ana.chunks import Chunk
 from ana.errors import CorruptedStateError, UnsupportedFormatError
 
-__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "parse_header"]
+__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "key_of", "parse_header"]
 
 VERSION = 1
 MAGIC = b"ANA\x00PKL\n"
@@ -104,6 +104,14 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     Raises CorruptedStateError unless it is a plausible part of a file of `size_bytes`.
     """
     return _fixed_part(prefix, size_bytes, key, where)[0]
+
+
+def key_of(prefix: Bytes) -> str:
+    """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
+    at = PREFIX.size + FIXED.size
+    if len(prefix) < MIN_RECORD_BYTES:
+        return ""
+    return str(prefix[at : at + FIXED.unpack_from(prefix, PREFIX.size)[6]], "utf-8", "replace")
 
 
 def parse_header(data: Bytes, size_bytes: int, key: str, where: str) -> Header:

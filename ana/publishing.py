@@ -11,7 +11,16 @@ from contextlib import suppress
 
 from ana import files, mounts
 
-__all__ = ["make_folder", "make_folders", "publish", "set_aside", "sync_file", "sync_folder"]
+__all__ = [
+    "append",
+    "make_folder",
+    "make_folders",
+    "publish",
+    "replace",
+    "set_aside",
+    "sync_file",
+    "sync_folder",
+]
 
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
 """Puts parts, one after the other, at an offset of the file that is being made."""
@@ -107,6 +116,29 @@ def make_folders(path: str) -> None:
     """Make a folder and what is missing above it. Raises StoreError."""
     with files.reported(path):
         os.makedirs(path, exist_ok=True)
+
+
+def replace(path: str, data: bytes) -> None:
+    """Put a small file in a place, whatever is there: readers see the old or the new one, whole. Raises StoreError."""
+    temporary = files.temporary_name(os.path.dirname(path))
+    with files.reported(path):
+        try:
+            descriptor = _create(temporary, lambda: None)
+            _write(descriptor, temporary, lambda write: write(0, [data]), durable=False)
+            os.rename(temporary, path)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def append(path: str, line: bytes) -> None:
+    """Add a line to a file, which is made where it is missing. Raises StoreError."""
+    with files.reported(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
 
 
 def set_aside(path: str, identity: tuple[int, int]) -> str | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError
-from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, parse_header
+from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header
 
 __all__ = [
     "MIN_RECORD_BYTES",
@@ -25,6 +25,7 @@ __all__ = [
     "decode_small",
     "encode",
     "header_size",
+    "key_of",
     "parse_header",
     "verify",
     "write",

@@ -26,7 +26,7 @@ COMMANDS = {"__main__", "cli", "demo"}
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"files", "locks", "mounts", "publishing", "threads", "buffers"}
+CALLERS = {"files", "locks", "mounts", "probes", "publishing", "threads", "buffers"}
 """The modules that make the system calls."""
 
 SYSTEM = {
@@ -59,7 +59,9 @@ ALLOWED = {
     # ANA_WAIT, $PWD/pickles; a store's path is made absolute; a layer has an id of its own.
     "layer": {"os.environ", "os.getcwd", "os.path", "os.urandom"},
     # A store's path is made absolute.
-    "maintenance": {"os.path"},
+    "maintenance/opening": {"os.path"},
+    # What was found out is true of the host that it was found out on.
+    "maintenance/doctor": {"os.uname"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 

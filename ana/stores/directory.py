@@ -121,7 +121,7 @@ class DirectoryStore:
     def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
         created_ns = files.now_ns()
         for _ in range(TRIES):
-            if self._publish(
+            if self.publish(
                 key,
                 lambda write: record.write(write, key, state, children, created_ns=created_ns, level=self.level),
             ):
@@ -221,7 +221,8 @@ class DirectoryStore:
             return "UUIDs are lower-case here"
         return ""
 
-    def _publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
+    def publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
+        """Have a record written under a key; False if there is a file of that name already. Raises StoreError."""
         folder, name = self.tree.place(key)
         return publishing.publish(
             folder,

@@ -1,0 +1,44 @@
+"""Looking after a store, with typed results and without unpickling anything. `docs/operating.md` says when and how.
+
+All of it is safe beside running jobs, may be interrupted at any time and run again. What changes a store holds the
+maintenance lock, which saves work and carries no safety: two at once do no harm.
+"""
+
+from ana.maintenance.doctor import Finding, Information, info
+from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store
+from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
+from ana.maintenance.sweeping import LEFTOVER_SECONDS, Swept, sweep
+from ana.maintenance.verifying import Verified, verify
+
+__all__ = [
+    "LEFTOVER_SECONDS",
+    "LOCK_SECONDS",
+    "AmbiguousPrefixError",
+    "Child",
+    "Doing",
+    "Finding",
+    "Group",
+    "Information",
+    "Moment",
+    "Problem",
+    "Shown",
+    "StateInfo",
+    "Stats",
+    "Summary",
+    "Swept",
+    "Tell",
+    "Verified",
+    "beginning",
+    "cat",
+    "find",
+    "history",
+    "info",
+    "ls",
+    "open_store",
+    "show",
+    "stats",
+    "sweep",
+    "tree",
+    "verify",
+]

@@ -1,0 +1,70 @@
+"""Records that come from elsewhere, as they are: verified, copied into a store, verified there. For maintenance."""
+
+from collections.abc import Sequence
+
+from ana import files, publishing, record
+from ana.chunks import Read
+from ana.errors import CorruptedStateError, StateNotFoundError
+from ana.stores.directory import DirectoryStore
+
+__all__ = ["adopt", "copy", "set_aside"]
+
+BLOCK_BYTES = 4 << 20
+START_BYTES = 4096
+
+
+def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str) -> bool:
+    """Store the record of `size_bytes` that `read` gives under its key; False if there is one of that name already.
+
+    It is verified before, and once more as it lies in the store. Raises CorruptedStateError for one that is not what
+    was written, UnsupportedFormatError, StoreError.
+    """
+    header = _header(key, size_bytes, read, where)
+    record.verify(header, read, where)
+    if store.has(key):
+        return False
+
+    def fill(write: record.Write) -> None:
+        for offset in range(0, size_bytes, BLOCK_BYTES):
+            block = bytearray(min(BLOCK_BYTES, size_bytes - offset))
+            read(offset, [memoryview(block)])
+            write(offset, [memoryview(block)])
+
+    written = store.publish(key, fill)
+    store.get(key, patient=False).verify()
+    return written
+
+
+def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
+    """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `adopt`."""
+    path = source.path(key)
+    opened = files.open_file(path, START_BYTES)
+    if opened is None:
+        raise StateNotFoundError(key, source.home)
+    # A small file is closed by now, with all of it in memory.
+    with opened:
+        small = len(opened.start) == opened.size_bytes
+        read = record.reader(opened.start) if small else opened.read
+        return adopt(target, key, opened.size_bytes, read, path)
+
+
+def set_aside(store: DirectoryStore, key: str) -> str | None:
+    """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone. Raises StoreError."""
+    path = store.path(key)
+    found = files.look(path)
+    return None if found is None else publishing.set_aside(path, found.identity)
+
+
+def _header(key: str, size_bytes: int, read: Read, where: str) -> record.Header:
+    if size_bytes < record.MIN_RECORD_BYTES:
+        raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
+    start = _start(read, min(size_bytes, START_BYTES))
+    end = record.header_size(start, size_bytes, key, where)
+    return record.parse_header(start if end <= len(start) else _start(read, end), size_bytes, key, where)
+
+
+def _start(read: Read, size_bytes: int) -> bytearray:
+    start = bytearray(size_bytes)
+    targets: Sequence[memoryview] = [memoryview(start)]
+    read(0, targets)
+    return start
