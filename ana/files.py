@@ -198,22 +198,25 @@ def read_whole(path: str, limit_bytes: int) -> bytes | None:
     return bytes(opened.start)
 
 
-def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
+def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
     """Make an NFS client look again: for up to a minute it remembers that a name was not there, or what it was.
 
     Opening a folder revalidates it (stat does not on NFSv3). The innermost will do where it is known; else the
     miss may be one of the folders above, outermost first. After a pause the innermost one is listed, too: NFSv3
     tells by its mtime whether a folder has changed, and what was linked in the same tick of the server's clock
-    as the last look would stay unseen. A listing replaces all that the client remembers of the names.
+    as the last look would stay unseen. A listing replaces all that the client remembers of the names. Says whether
+    the innermost folder was there.
     """
     if pause_seconds:
         time.sleep(pause_seconds)
-    if not _touch_folder(folders[-1]):
+    there = _touch_folder(folders[-1])
+    if not there:
         for folder in folders:
             if not _touch_folder(folder):
                 break
     if pause_seconds:
         _list_innermost(folders)
+    return there
 
 
 def jitter(seconds: float) -> float:
@@ -281,6 +284,16 @@ def _kind(entry: os.DirEntry[str]) -> str:
 def now_ns() -> int:
     """Return this host's clock in ns since 1970."""
     return time.time_ns()
+
+
+def process_name() -> str:
+    """Return on which host and in which process this is, for people."""
+    return f"{_host}, pid {os.getpid()}"
+
+
+def is_missing(error: StoreError) -> bool:
+    """Say whether an error means that something is not there."""
+    return error.errno == errno.ENOENT
 
 
 def is_stale(error: StoreError) -> bool:

@@ -26,7 +26,7 @@ COMMANDS = {"__main__", "cli", "demo"}
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"files", "locks", "mounts", "probes", "publishing", "threads", "buffers"}
+CALLERS = {"files", "locks", "mounts", "probes", "publishing", "threads", "trash", "buffers"}
 """The modules that make the system calls."""
 
 SYSTEM = {

@@ -15,6 +15,7 @@ from ana._version import __version__
 from ana.cli.completion import completion
 from ana.cli.demo import demo_command
 from ana.cli.health import info, stats, sweep, verify
+from ana.cli.keeping import forget, gc, keep, roots
 from ana.cli.looking import cat, ls, show
 from ana.cli.output import DONE, INTERRUPTED, exit_code, store_options
 from ana.errors import ANAError
@@ -28,6 +29,8 @@ Examples:
   ana -d /shared/pickles stats --by class   what is in it?
   ana -d /shared/pickles verify             is every byte of it right?
   ana ls --larger 1G --sort size -n 20      the largest states
+  ana keep experiment-7 5f3ac0e1            never collect this
+  ana gc --unreachable                      collect what no root leads to
   ana --json stats | jq .states
 
 \b
@@ -58,7 +61,7 @@ def ana() -> None:
     """
 
 
-for _command in (demo_command, info, stats, ls, show, cat, verify, sweep, completion):
+for _command in (demo_command, info, stats, ls, show, cat, verify, keep, forget, roots, gc, sweep, completion):
     ana.add_command(_command)
 
 

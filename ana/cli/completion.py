@@ -9,7 +9,7 @@ from ana import maintenance
 from ana.cli.output import Output, store_options
 from ana.errors import ANAError
 
-__all__ = ["completion", "uuids"]
+__all__ = ["completion", "roots", "uuids"]
 
 MOST = 100
 
@@ -50,3 +50,13 @@ def uuids(context: click.Context, _parameter: click.Parameter, incomplete: str) 
     except (ANAError, OSError):
         return []
     return [CompletionItem(uuid) for uuid in found[:MOST]]
+
+
+def roots(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of the store's roots that begin with what was typed."""
+    output = context.find_object(Output) or Output()
+    try:
+        found = maintenance.roots(output.store)
+    except (ANAError, OSError):
+        return []
+    return [CompletionItem(root.name) for root in found if root.name.startswith(incomplete)][:MOST]

@@ -14,7 +14,7 @@ from ana import maintenance
 from ana.cli.completion import uuids
 from ana.cli.output import AGE, DAMAGE, DONE, SIZE, Output, age, emit, said, size, store_options, table
 
-__all__ = ["cat", "ls", "show"]
+__all__ = ["cat", "ls", "show", "when"]
 
 LS_EXAMPLES = """\b
 Examples:
@@ -138,8 +138,8 @@ def _fields(found: maintenance.Shown) -> Any:
         ("stored", f"{size(found.size_bytes)} ({found.size_bytes:,} bytes{ratio})"),
         ("segments", f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"),
         ("chunks", f"{len(found.chunks)} ({', '.join(sorted(methods)) or 'none'})"),
-        ("made", f"{_time(found.created)} by the writer's clock"),
-        ("stored at", f"{_time(found.modified)} by the server's"),
+        ("made", f"{when(found.created)} by the writer's clock"),
+        ("stored at", f"{when(found.modified)} by the server's"),
         ("content", found.content_digest),
         ("children", str(len(found.children))),
         *(("", child) for child in found.children[:20]),
@@ -186,7 +186,8 @@ def _line(child: maintenance.Child) -> Text:
     return Text(f"{child.uuid}  {size(child.size_bytes):>8}  {child.class_name or '(bare state)'}")
 
 
-def _time(seconds: float) -> str:
+def when(seconds: float) -> str:
+    """Write a time, given in s since 1970."""
     from datetime import UTC, datetime  # noqa: PLC0415 - wanted here alone
 
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

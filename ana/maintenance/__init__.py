@@ -4,7 +4,9 @@ All of it is safe beside running jobs, may be interrupted at any time and run ag
 maintenance lock, which saves work and carries no safety: two at once do no harm.
 """
 
+from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
 from ana.maintenance.doctor import Finding, Information, info
+from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
 from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
 from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store
 from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
@@ -12,16 +14,21 @@ from ana.maintenance.sweeping import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verifying import Verified, verify
 
 __all__ = [
+    "GRACE_SECONDS",
     "LEFTOVER_SECONDS",
     "LOCK_SECONDS",
     "AmbiguousPrefixError",
     "Child",
+    "Collected",
     "Doing",
     "Finding",
     "Group",
     "Information",
+    "Kept",
     "Moment",
     "Problem",
+    "RootInfo",
+    "Scope",
     "Shown",
     "StateInfo",
     "Stats",
@@ -32,10 +39,14 @@ __all__ = [
     "beginning",
     "cat",
     "find",
+    "forget",
+    "gc",
     "history",
     "info",
+    "keep",
     "ls",
     "open_store",
+    "roots",
     "show",
     "stats",
     "sweep",

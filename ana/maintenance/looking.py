@@ -200,7 +200,7 @@ def _look(survey: Survey, name: str) -> File | None:
 
 
 def _find(store: DirectoryStore, prefix: str) -> str:
-    if address.is_canonical(address.check_key(prefix)) or store.has(prefix):
+    if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
         return prefix
     # A UUID's first digits are its folder: mostly one listing does.
     found = _beginning(store, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
@@ -213,8 +213,8 @@ def _find(store: DirectoryStore, prefix: str) -> str:
 
 
 def _beginning(store: DirectoryStore, prefix: str, digits: str) -> list[str]:
-    names = (name.rpartition("/")[2] for name in Survey(store).states(digits))
-    keys = (address.key_of_name(name) for name in names)
+    names = (name.rpartition("/")[2] for name in Survey(store).states(digits, trash=True))
+    keys = {address.key_of_name(name) for name in names}
     return [key for key in keys if key is not None and key.startswith(prefix)]
 
 

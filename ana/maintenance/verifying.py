@@ -9,11 +9,11 @@ from itertools import islice
 
 from ana import address, mounts, threads
 from ana.errors import ANAError, CorruptedStateError
-from ana.maintenance.closure import children_first
 from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, locked, now, open_store, problem
 from ana.stores import adopting
+from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
-from ana.stores.survey import Survey, trash_name
+from ana.stores.survey import Survey
 
 __all__ = ["Verified", "verify"]
 
@@ -108,7 +108,7 @@ class _Reading:
         for key in sorted(self._children):
             # Listed first, read after: what was stored meanwhile is not in the list.
             name = self.survey.name_of(key)
-            if name not in self.names and not self._is_there(name):
+            if name not in self.names and not self._is_there(key):
                 self.problems.append(Problem(key, name, "missing", "a state refers to it"))
         self.problems.sort(key=lambda wrong: (wrong.kind, wrong.uuid))
 
@@ -177,9 +177,8 @@ class _Reading:
             if isinstance(found, ANAError) or (found is not None and found.modified < before):
                 yield name
 
-    def _is_there(self, name: str) -> bool:
-        """Say whether a state is there after all, or in the trash, from where whoever reads it brings it back."""
+    def _is_there(self, key: str) -> bool:
         try:
-            return any(self.survey.look(found) is not None for found in (name, trash_name(name)))
+            return self.survey.is_there(key)
         except ANAError:
             return False

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ana import files, publishing, record
+from ana import files, publishing, record, trash
 from ana.chunks import Read
 from ana.errors import CorruptedStateError, StateNotFoundError
 from ana.stores.directory import DirectoryStore
@@ -52,7 +52,11 @@ def set_aside(store: DirectoryStore, key: str) -> str | None:
     """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone. Raises StoreError."""
     path = store.path(key)
     found = files.look(path)
-    return None if found is None else publishing.set_aside(path, found.identity)
+    if found is None:
+        return None
+    aside = publishing.set_aside(path, found.identity)
+    trash.forget(path, found.identity)
+    return aside
 
 
 def _header(key: str, size_bytes: int, read: Read, where: str) -> record.Header:

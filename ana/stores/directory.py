@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from ana import address, chunks, files, locks, mounts, publishing, record
+from ana import address, chunks, files, locks, mounts, publishing, record, trash
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.stores.tree import Config, Tree
 
@@ -107,6 +107,10 @@ class DirectoryStore:
         if found.there:
             return False
         size_bytes = sum(map(len, state.segments))
+        if self._is_worth_finding(key, size_bytes) and found.damaged is None and trash.bring_back(path):
+            found = self._look(key, path, check=thorough)
+            if found.there:
+                return False
         if size_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(key, path, state, children)
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
@@ -174,6 +178,7 @@ class DirectoryStore:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
             aside = publishing.set_aside(path, found.damaged.identity)
+            trash.forget(path, found.damaged.identity)
             _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside)
         self._suspects.discard(key)
 
@@ -196,11 +201,38 @@ class DirectoryStore:
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            files.look_anew(self.tree.folders(key), pause_seconds)
+            there = files.look_anew(self.tree.folders(key), pause_seconds)
+            # Before the last look at its own name: who brings it back gives it that one before it loses the other.
+            opened = self._find_in_trash(path) if there and not number else None
+            if opened is not None:
+                return opened
         opened = files.open_file(path, SMALL_BYTES)
         if opened is None:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
         return opened
+
+    def _find_in_trash(self, path: str) -> files.Opened | None:
+        """Open a state that a collection has moved away, and bring it back, where that is allowed."""
+        opened = files.open_file(trash.trash_path(path), SMALL_BYTES)
+        if opened is None:
+            return None
+        try:
+            there = trash.bring_back(path)
+        except StoreError as error:
+            # Somebody else's, or read-only: it is read where it lies.
+            _log.info("read from the trash: %s", error)
+            return opened
+        if not there:
+            # Deleted this very moment, and with it what it refers to; or another reader was first.
+            opened.close()
+            return None
+        _log.info("brought back from the trash: %s", path)
+        return opened
+
+    @staticmethod
+    def _is_worth_finding(key: str, size_bytes: int) -> bool:
+        """Say whether to look in the trash before writing a state: under a UUID that was given the first wins."""
+        return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
 
     def _pauses(self, *, patient: bool) -> Iterator[float]:
         """Yield how long to wait between looks, in s: once not at all, then, on network filesystems, longer and longer.

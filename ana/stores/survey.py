@@ -63,20 +63,26 @@ class Survey:
                     getattr(found, kind).append(f"{folder.name}{entry.name}")
         return found
 
-    def states(self, digits: str = "") -> Iterator[str]:
+    def states(self, digits: str = "", *, trash: bool = False) -> Iterator[str]:
         """Yield the names of the states, folder by folder: those of the UUIDs that begin with `digits`, and a few more.
 
-        Raises StoreError.
+        With `trash`, also of those in the trash, under the names that they had before. Raises StoreError.
         """
         for folder in self.store.tree.walk(digits):
             for entry in folder.entries:
-                if _kind(entry, folder) == "states":
-                    yield f"{folder.name}{entry.name}"
+                kind = _kind(entry, folder)
+                if kind == "states" or (trash and kind == "trash"):
+                    yield plain_name(f"{folder.name}{entry.name}")
 
     def name_of(self, key: str) -> str:
         """Return the name of a key's file, relative to the tree."""
         folder, name = address.place(key, self.store.config.levels)
         return f"{folder}/{name}" if folder else name
+
+    def is_there(self, key: str) -> bool:
+        """Say whether a state is there, or in the trash, from where its readers bring it back. Raises StoreError."""
+        name = self.name_of(key)
+        return any(self.look(found) is not None for found in (name, trash_name(name)))
 
     def look(self, name: str) -> File | None:
         """Return a file's size and age after one look-up; None if it is gone, or is no regular file."""

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from ana import address, files, mounts, publishing, threads
@@ -104,7 +105,7 @@ class Tree:
 
         `now`: in s since 1970, by the server's clock. Raises StoreError where the tree cannot be read.
         """
-        for folder in self.walk():
+        for folder in (*self._own(), *self.walk()):
             for entry in folder.entries:
                 name = f"{folder.name}{entry.name}"
                 if entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
@@ -120,6 +121,21 @@ class Tree:
             msg = f"{name!r} is no temporary file"
             raise ValueError(msg)
         files.remove(f"{self.root}/{name}")
+
+    def _own(self) -> list[Folder]:
+        """List the tree's own folders, where they are."""
+        found = []
+        for name in (".ana/", ".ana/roots/"):
+            with suppress(StoreError):
+                entries = files.list_folder(f"{self.root}/{name}")
+                found.append(
+                    Folder(
+                        name,
+                        innermost=False,
+                        entries=[entry for entry in entries if entry.name.startswith(files.TEMPORARY)],
+                    )
+                )
+        return found
 
     def _walk(self, names: list[str], levels: int, digits: str, at_once: int) -> Iterator[Folder]:
         found: dict[str, list[files.Entry]] = {}
