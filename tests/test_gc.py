@@ -507,13 +507,14 @@ def stepping(at, happens):
     """Let something happen before the system call of that number."""
     stand_in = Stepping(at, happens)
     modules = files, publishing, trash
+    before = [module.os for module in modules]
     for module in modules:
         module.os = stand_in
     try:
         yield stand_in
     finally:
-        for module in modules:
-            module.os = os
+        for module, own in zip(modules, before, strict=True):
+            module.os = own
 
 
 def read_pair(store, *numbers):
@@ -634,3 +635,45 @@ def test_a_reader_that_is_interrupted_at_any_step():
                     got += read_pair(store, 7, 8)()
                 collect(store)
                 _check(store, before, got, happens)
+
+
+@pytest.mark.usefixtures("lying_locks")
+def test_a_writer_that_relied_on_what_is_moved():
+    """A child that was found there goes into the trash before its parent is published: it is brought back."""
+    for at in range(40):
+        with memory.folder() as folder:
+            store = care.store(folder / "store")
+            with ana.using_dl(pickle_dir=store, durable=False):
+                child = A("child")
+                uuid = child.make_uuid()
+                make_older(path_of(store, uuid), 9)
+                with stepping(at, lambda store=store: collect(store)):
+                    parent = Node(1, child).make_uuid()
+            assert collect(store).trashed == []
+            assert path_of(store, uuid).exists()
+            with ana.using_dl(pickle_dir=store):
+                assert Node.ana_load(parent).after.x == "child"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lying_locks")
+@pytest.mark.parametrize("inner", ["reads what is deleted", "keeps it", "is killed"])
+def test_nothing_is_lost_when_three_meet(inner):
+    """Before each step of a collection another one runs, and before each of that one's steps somebody acts."""
+    steps = one_run(-1, "collects")
+    for outer_at in range(0, steps, 2):
+        for inner_at in range(outer_at % 3, steps, 3):
+            with memory.folder() as folder:
+                store = care.store(folder / "store")
+                before = furnish(store)
+                got = []
+
+                def other(store=store, got=got, inner_at=inner_at):
+                    act = ACTIONS[inner](store)
+                    with stepping(inner_at, lambda: got.extend(act() or ())), contextlib.suppress(Killed):
+                        collect(store)
+
+                with stepping(outer_at, other):
+                    collect(store)
+                collect(store)
+                _check(store, before, got, inner)

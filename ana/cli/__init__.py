@@ -17,6 +17,7 @@ from ana.cli.demo import demo_command
 from ana.cli.health import info, stats, sweep, verify
 from ana.cli.keeping import forget, gc, keep, roots
 from ana.cli.looking import cat, ls, show
+from ana.cli.moving import export, import_command
 from ana.cli.output import DONE, INTERRUPTED, exit_code, store_options
 from ana.errors import ANAError
 
@@ -61,7 +62,23 @@ def ana() -> None:
     """
 
 
-for _command in (demo_command, info, stats, ls, show, cat, verify, keep, forget, roots, gc, sweep, completion):
+for _command in (
+    demo_command,
+    info,
+    stats,
+    ls,
+    show,
+    cat,
+    verify,
+    keep,
+    forget,
+    roots,
+    gc,
+    sweep,
+    import_command,
+    export,
+    completion,
+):
     ana.add_command(_command)
 
 

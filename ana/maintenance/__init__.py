@@ -6,6 +6,8 @@ maintenance lock, which saves work and carries no safety: two at once do no harm
 
 from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
 from ana.maintenance.doctor import Finding, Information, info
+from ana.maintenance.exporting import Exported, export_states
+from ana.maintenance.importing import Imported, import_file, import_old
 from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
 from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
 from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store
@@ -21,8 +23,10 @@ __all__ = [
     "Child",
     "Collected",
     "Doing",
+    "Exported",
     "Finding",
     "Group",
+    "Imported",
     "Information",
     "Kept",
     "Moment",
@@ -38,10 +42,13 @@ __all__ = [
     "Verified",
     "beginning",
     "cat",
+    "export_states",
     "find",
     "forget",
     "gc",
     "history",
+    "import_file",
+    "import_old",
     "info",
     "keep",
     "ls",

@@ -10,7 +10,7 @@ from ana import files, locks
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.stores.directory import DirectoryStore
 
-__all__ = ["LOCK_SECONDS", "Doing", "Path", "Problem", "Tell", "locked", "now", "open_store", "problem"]
+__all__ = ["LOCK_SECONDS", "Doing", "Path", "Problem", "Tell", "absolute", "locked", "now", "open_store", "problem"]
 
 LOCK_SECONDS = 10.0
 """How long another maintenance of the same store is waited for."""
@@ -48,9 +48,13 @@ def open_store(pickle_dir: Path) -> DirectoryStore:
     Raises StoreError (errno ENOENT where there is none), UntrustedStoreError for a folder that is no store,
     UnsupportedFormatError for a newer one.
     """
-    root = os.path.abspath(os.path.expanduser(os.fsdecode(pickle_dir)))
     # Who looks after a store does not wait for what other hosts may be about to write.
-    return DirectoryStore(root, create=False, wait_seconds=0.0)
+    return DirectoryStore(absolute(pickle_dir), create=False, wait_seconds=0.0)
+
+
+def absolute(path: Path) -> str:
+    """Return a path from the root on, with the user's home in place of `~`."""
+    return os.path.abspath(os.path.expanduser(os.fsdecode(path)))
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """Records that come from elsewhere, as they are: verified, copied into a store, verified there. For maintenance."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ana import files, publishing, record, trash
 from ana.chunks import Read
 from ana.errors import CorruptedStateError, StateNotFoundError
 from ana.stores.directory import DirectoryStore
 
-__all__ = ["adopt", "copy", "set_aside"]
+__all__ = ["adopt", "copy", "opened", "read_header", "set_aside"]
 
 BLOCK_BYTES = 4 << 20
 START_BYTES = 4096
@@ -19,7 +20,7 @@ def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: s
     It is verified before, and once more as it lies in the store. Raises CorruptedStateError for one that is not what
     was written, UnsupportedFormatError, StoreError.
     """
-    header = _header(key, size_bytes, read, where)
+    header = read_header(key, size_bytes, read, where)
     record.verify(header, read, where)
     if store.has(key):
         return False
@@ -37,15 +38,20 @@ def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: s
 
 def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
     """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `adopt`."""
-    path = source.path(key)
-    opened = files.open_file(path, START_BYTES)
-    if opened is None:
-        raise StateNotFoundError(key, source.home)
+    with opened(source, key) as (size_bytes, read):
+        return adopt(target, key, size_bytes, read, source.path(key))
+
+
+@contextmanager
+def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
+    """Open a state's record: its size in bytes, and what reads it. Raises StateNotFoundError, StoreError."""
+    file = files.open_file(store.path(key), START_BYTES)
+    if file is None:
+        raise StateNotFoundError(key, store.home)
     # A small file is closed by now, with all of it in memory.
-    with opened:
-        small = len(opened.start) == opened.size_bytes
-        read = record.reader(opened.start) if small else opened.read
-        return adopt(target, key, opened.size_bytes, read, path)
+    with file:
+        small = len(file.start) == file.size_bytes
+        yield file.size_bytes, record.reader(file.start) if small else file.read
 
 
 def set_aside(store: DirectoryStore, key: str) -> str | None:
@@ -59,7 +65,8 @@ def set_aside(store: DirectoryStore, key: str) -> str | None:
     return aside
 
 
-def _header(key: str, size_bytes: int, read: Read, where: str) -> record.Header:
+def read_header(key: str, size_bytes: int, read: Read, where: str) -> record.Header:
+    """Return the verified header of a record. Raises CorruptedStateError, UnsupportedFormatError."""
     if size_bytes < record.MIN_RECORD_BYTES:
         raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
     start = _start(read, min(size_bytes, START_BYTES))
