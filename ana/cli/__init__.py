@@ -19,6 +19,7 @@ from ana.cli.keeping import forget, gc, keep, roots
 from ana.cli.looking import cat, ls, show
 from ana.cli.moving import export, import_command
 from ana.cli.output import DONE, INTERRUPTED, exit_code, store_options
+from ana.cli.report import report
 from ana.errors import ANAError
 
 __all__ = ["ana", "run"]
@@ -77,6 +78,7 @@ for _command in (
     sweep,
     import_command,
     export,
+    report,
     completion,
 ):
     ana.add_command(_command)

@@ -10,7 +10,8 @@ from ana.maintenance.exporting import Exported, export_states
 from ana.maintenance.importing import Imported, import_file, import_old
 from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
 from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store, write_file
+from ana.maintenance.reporting import report
 from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
 from ana.maintenance.sweeping import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verifying import Verified, verify
@@ -53,10 +54,12 @@ __all__ = [
     "keep",
     "ls",
     "open_store",
+    "report",
     "roots",
     "show",
     "stats",
     "sweep",
     "tree",
     "verify",
+    "write_file",
 ]

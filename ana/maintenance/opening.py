@@ -6,11 +6,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ana import files, locks
+from ana import files, locks, publishing
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.stores.directory import DirectoryStore
 
-__all__ = ["LOCK_SECONDS", "Doing", "Path", "Problem", "Tell", "absolute", "locked", "now", "open_store", "problem"]
+__all__ = [
+    "LOCK_SECONDS",
+    "Doing",
+    "Path",
+    "Problem",
+    "Tell",
+    "absolute",
+    "locked",
+    "now",
+    "open_store",
+    "problem",
+    "write_file",
+]
 
 LOCK_SECONDS = 10.0
 """How long another maintenance of the same store is waited for."""
@@ -50,6 +62,11 @@ def open_store(pickle_dir: Path) -> DirectoryStore:
     """
     # Who looks after a store does not wait for what other hosts may be about to write.
     return DirectoryStore(absolute(pickle_dir), create=False, wait_seconds=0.0)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put a small file in a place; who reads it sees the old or the new one, whole. Raises StoreError."""
+    publishing.replace(absolute(path), data)
 
 
 def absolute(path: Path) -> str:

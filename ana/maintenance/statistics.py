@@ -1,6 +1,7 @@
 """How much is in a store: counts from listings, sizes from headers, or from the summary that was made last."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
@@ -49,6 +50,10 @@ class Summary:
     stored_bytes: int
     """Of the files of all states."""
     trash_bytes: int
+    references: int = 0
+    """How often states refer to others, all in all."""
+    shared_raw_bytes: int = 0
+    """What would be stored once more, raw, if each reference but the first to a state held a copy of it."""
     by_class: list[Group] = field(default_factory=list)
     by_age: list[Group] = field(default_factory=list)
     by_size: list[Group] = field(default_factory=list)
@@ -136,7 +141,6 @@ def history(pickle_dir: Path) -> list[Moment]:
         try:
             found.append(Moment(**json.loads(line)))
         except (ValueError, TypeError):
-            # A line that was cut short by a full disk.
             continue
     return sorted(found, key=lambda moment: moment.taken)
 
@@ -168,6 +172,8 @@ class _Groups:
 
 def _count(survey: Survey, contents: Contents, right_now: float, problems: list[Problem], tell: Tell) -> Summary:
     classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
+    raw: dict[str, int] = {}
+    referred: Counter[str] = Counter()
     for number, (name, found) in enumerate(survey.each(contents.states, survey.header), 1):
         if isinstance(found, ANAError):
             problems.append(problem(found, name=name))
@@ -177,6 +183,8 @@ def _count(survey: Survey, contents: Contents, right_now: float, problems: list[
             ages.add(_step(_AGES, (right_now - file.modified) / _DAY_SECONDS, "over 365 d"), header, file)
             sizes.add(_step(_SIZES, file.size_bytes, "over 256 MiB"), header, file)
             everything.add("", header, file)
+            raw[header.key] = header.raw_bytes
+            referred.update(header.children)
         tell(Doing("counting", number, len(contents.states), everything.sums.get("", [0, 0, 0])[2]))
     trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
     states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
@@ -186,6 +194,8 @@ def _count(survey: Survey, contents: Contents, right_now: float, problems: list[
         raw_bytes,
         stored_bytes,
         trash,
+        referred.total(),
+        sum((count - 1) * raw.get(key, 0) for key, count in referred.items()),
         classes.largest(),
         ages.in_order([name for _, name in _AGES] + ["over 365 d"]),
         sizes.in_order([name for _, name in _SIZES] + ["over 256 MiB"]),
@@ -213,7 +223,8 @@ def _leave(root: str, summary: Summary, inodes: int) -> None:
     try:
         publishing.make_folder(f"{root}/.ana", durable=False)
         publishing.replace(f"{root}/{SUMMARY}", json.dumps(asdict(summary)).encode())
-        publishing.append(f"{root}/{HISTORY}", json.dumps(asdict(moment)).encode() + b"\n")
+        # A line begins anew, also behind one that was cut short by a full disk.
+        publishing.append(f"{root}/{HISTORY}", b"\n" + json.dumps(asdict(moment)).encode() + b"\n")
     except ANAError:
         return
 
