@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import pickletools
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +15,11 @@ import pytest
 from classes import A, Node
 from helpers import care, memory, mounts, raw_tree
 from helpers.care import numbered, put, ran
+from test_cli import on_a_terminal
 
 import ana
 from ana import locks, maintenance
+from ana.cli import output
 
 STATES = 10_000
 READING = [
@@ -25,8 +29,22 @@ READING = [
     ("ls",),
     ("verify",),
     ("sweep", "--dry-run"),
+    ("roots",),
+    ("gc", "--older-than", "1d", "--dry-run"),
 ]
 """Commands that only look, and take no name of a state."""
+DOING = [
+    ("sweep",),
+    ("gc", "--older-than", "1d"),
+    ("gc", "--unreachable"),
+    ("keep", "name", "x"),
+    ("forget", "name"),
+    ("show", "x"),
+    ("cat", "x"),
+    ("export", "x", "-o", "NEW"),
+    ("report", "-o", "NEW"),
+]
+"""Commands that want something to be there, or change something; NEW is a file that is not there."""
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +253,29 @@ def test_an_empty_store(tmp_path, capfd, command):
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("command", [*READING, ("show", "x"), ("cat", "x")], ids=" ".join)
+def test_an_empty_store_has_nothing_to_show_or_collect(tmp_path, capfd):
+    """What is asked for by name is missing (4), and what there is to do is done."""
+    store = care.store(tmp_path / "store")
+    codes = {" ".join(command): ran(capfd, "-d", store, *_new(command, tmp_path)).code for command in DOING}
+    assert codes == {
+        "sweep": 0,
+        "gc --older-than 1d": 0,
+        "gc --unreachable": 2,
+        "keep name x": 4,
+        "forget name": 4,
+        "show x": 4,
+        "cat x": 4,
+        "export x -o NEW": 4,
+        "report -o NEW": 0,
+    }
+    assert raw_tree.states(store) == raw_tree.strangers(store) == []
+
+
+def _new(command, folder):
+    return [str(folder / "new") if word == "NEW" else word for word in command]
+
+
+@pytest.mark.parametrize("command", [*READING, *DOING], ids=" ".join)
 @pytest.mark.parametrize("kind", ["nothing", "foreign", "newer", "original"])
 def test_no_store(tmp_path, capfd, command, kind):
     """No store, a foreign folder: exit code 10; a newer store: 1; a line says why, and nothing is made."""
@@ -249,7 +289,7 @@ def test_no_store(tmp_path, capfd, command, kind):
         }[kind]
         (place / name).write_text(text)
     before = sorted(tmp_path.rglob("*"))
-    done = ran(capfd, "-d", place, *command)
+    done = ran(capfd, "-d", place, *_new(command, tmp_path))
     assert done.code == (1 if kind == "newer" else 10)
     assert len(done.err.splitlines()) == 1
     assert str(place) in done.err
@@ -266,6 +306,21 @@ def test_a_read_only_store(small, tmp_path, capfd, command):
         assert ran(capfd, "-d", place, "show", top).code == 0
         if command == ("info",):
             assert "nothing can be written here" in done.out
+
+
+@pytest.mark.parametrize("command", DOING, ids=" ".join)
+def test_changing_a_read_only_store(small, tmp_path, capfd, command):
+    """What would change something is refused with a line that says so, or is done where it changes nothing."""
+    store, top, _ = small
+    words = [top if word == "x" else word for word in _new(command, tmp_path)]
+    with mounts.read_only(store, tmp_path / "ro") as place:
+        done = ran(capfd, "-d", place, *words)
+    looks = command[0] in {"show", "cat", "export", "report"}
+    # The root is missing, whether it could be written or not; no root is wrong usage before anything else.
+    assert done.code == {"forget": 4, "gc --unreachable": 2}.get(
+        command[0] if command[0] == "forget" else " ".join(command), 0 if looks else 1
+    )
+    assert looks or len(done.err.strip().splitlines()[-1]) > 20
 
 
 def test_where_the_store_comes_from(small, tmp_path, capfd, monkeypatch):
@@ -334,7 +389,10 @@ def test_the_lock_names_its_holder(small, capfd):
 def test_help_shows_examples_and_exit_codes(capfd):
     """Each command's help has examples, JSON keys where there are any, and exit codes."""
     listed = ran(capfd, "--help").out
-    for command in ("info", "stats", "ls", "show", "cat", "verify", "sweep"):
+    for command in (
+        *("info", "stats", "ls", "show", "cat", "verify", "sweep"),
+        *("keep", "forget", "roots", "gc", "import", "export", "report"),
+    ):
         assert f"\n  {command} " in listed
         shown = ran(capfd, command, "--help").out
         assert f"ana {command}" in shown
@@ -407,3 +465,69 @@ def test_an_interrupted_verify_can_be_run_again(large, capfd):
     assert process.returncode in {0, 130}
     assert process.returncode == 0 or said.strip() == "ana: interrupted"
     assert ran(capfd, "-d", large, "verify").code == 0
+
+
+# Work that takes long
+
+
+def test_a_collection_of_a_large_store(capfd):
+    """Of 10,000 states in chains of ten, all but those that a root leads to are moved, then deleted."""
+    with memory.folder() as folder:
+        store = care.big_store(folder / "store", STATES)
+        for path in raw_tree.states(store):
+            care.make_older(store / path, 3)
+        assert ran(capfd, "-d", store, "keep", "mine", numbered(20), numbered(35)).code == 0
+        done = ran(capfd, "-d", store, "--json", "gc", "--unreachable").document
+        kept = [*range(20, 30), *range(35, 40)]
+        assert (done["states"], done["kept"], len(done["trashed"])) == (STATES, 15, STATES - 15)
+        for path in raw_tree.strangers(store):
+            care.make_older(store / path, 3)
+        done = ran(capfd, "-d", store, "--json", "gc", "--unreachable").document
+        assert (len(done["deleted"]), done["waiting"], done["problems"]) == (STATES - 15, 0, [])
+        left = {os.path.basename(path).removesuffix(raw_tree.SUFFIX) for path in raw_tree.states(store)}
+        assert left == {numbered(number) for number in kept}
+        assert raw_tree.strangers(store) == []
+
+
+def test_a_collection_that_is_interrupted_can_be_run_again(capfd):
+    """SIGTERM and SIGINT in the middle leave a consistent store; the next run finishes."""
+    with memory.folder() as folder:
+        store = care.big_store(folder / "store", 3000)
+        for path in raw_tree.states(store):
+            care.make_older(store / path, 3)
+        assert ran(capfd, "-d", store, "keep", "mine", numbered(20)).code == 0
+        interrupted = 0
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            with care.start("-d", store, "gc", "--unreachable") as process:
+                deadline = time.monotonic() + 30
+                before = len(raw_tree.strangers(store))
+                while process.poll() is None and len(raw_tree.strangers(store)) < before + 50:
+                    assert time.monotonic() < deadline
+                process.send_signal(number)
+                process.communicate(timeout=30)
+            interrupted += process.returncode in {130, 143}
+        assert interrupted
+        done = ran(capfd, "-d", store, "--json", "gc", "--unreachable").document
+        assert (done["kept"], done["waiting"], done["failed"]) == (10, 2990, {})
+        assert ran(capfd, "-d", store, "verify").code == 0
+
+
+def test_a_terminal_gets_a_bar(large):
+    """On a terminal a bar says how far the work is, and is gone in the end; with NO_COLOR there is no colour."""
+    code, seen = on_a_terminal("-d", str(large), "verify", COLUMNS="100")
+    assert code == 0
+    assert "verifying" in seen
+    assert "verifying" not in seen[seen.index("states read") :]
+    code, seen = on_a_terminal("-d", str(large), "verify", COLUMNS="100", NO_COLOR="1")
+    assert code == 0
+    codes = {part for found in re.findall(r"\x1b\[([0-9;]*)m", seen) for part in found.split(";")}
+    assert codes <= {"", "0", "1", "2"}
+
+
+def test_elsewhere_a_line_says_how_far_it_is(small, capfd, monkeypatch):
+    """Where there is no terminal, a plain line is printed every 30 s (here: every moment), on stderr."""
+    store, _, _ = small
+    monkeypatch.setattr(output, "LINE_SECONDS", 0.0)
+    done = ran(capfd, "-d", store, "verify")
+    assert re.fullmatch(r"(ana verify: verifying: \d of 4 states, .*/s\n)+", done.err)
+    assert ran(capfd, "-q", "-d", store, "verify").err == ""

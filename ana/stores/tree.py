@@ -211,7 +211,7 @@ class Tree:
             return
         reason = f"it is not empty and no ANA store (it holds {foreign[0]!r} and {len(foreign) - 1} more)"
         if any(name.endswith(".p") for name in foreign):
-            reason += "; it looks like a store of the original ANA, whose files this version does not read"
+            reason += "; it looks like a store of the original ANA: `ana -d NEW import` makes a store of it"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
 
 
