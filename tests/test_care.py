@@ -531,3 +531,42 @@ def test_elsewhere_a_line_says_how_far_it_is(small, capfd, monkeypatch):
     done = ran(capfd, "-d", store, "verify")
     assert re.fullmatch(r"(ana verify: verifying: \d of 4 states, .*/s\n)+", done.err)
     assert ran(capfd, "-q", "-d", store, "verify").err == ""
+
+
+def test_hostile_names_say_nothing_to_a_terminal(tmp_path, capfd):
+    """Control characters, markup and lone surrogates in keys and class names are shown as what they are: text."""
+    layer = ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    keys = ["\x1b]0;title\x07red", "[bold]no markup[/bold]", "lone \udcff surrogate", "new\nline"]
+    for key in keys:
+        layer.store_state(key, key)
+        layer_root = maintenance.keep(tmp_path / "store", key, [key])
+        assert layer_root.problems == []
+    for command in (("ls",), ("roots",), *(("show", key) for key in keys), *(("show", "--tree", key) for key in keys)):
+        done = ran(capfd, "-d", tmp_path / "store", *command)
+        assert done.code == 0
+        assert "\x1b" not in done.out + done.err
+    for key in keys:
+        said = ran(capfd, "-d", tmp_path / "store", "keep", key, key).out
+        assert "\x1b" not in said
+        assert said.startswith("[bold]no markup[/bold]: 1") or key != keys[1]
+    assert len(ran(capfd, "-d", tmp_path / "store", "ls").out.splitlines()) == 4
+    listed = [
+        json.loads(line)["uuid"] for line in ran(capfd, "-d", tmp_path / "store", "--json", "ls").out.splitlines()
+    ]
+    assert sorted(listed) == sorted(keys)
+
+
+def test_quiet_commands_still_say_what_is_wrong(small, capfd):
+    """With -q, as cron uses it, damage and holes are a line on stderr."""
+    store, top, (left, _) = small
+    maintenance.keep(store, "mine", [top])
+    damage(store, left)
+    for command in (("verify",), ("gc", "--unreachable")):
+        done = ran(capfd, "-q", "-d", store, *command)
+        assert done.out == ""
+        # A flipped byte of the content shows to verify alone; gc reads headers.
+        assert bool(done.err) == (done.code == 4) == (command == ("verify",))
+    raw_tree.path_of(store, left).unlink()
+    for command in (("verify",), ("gc", "--unreachable")):
+        done = ran(capfd, "-q", "-d", store, *command)
+        assert (done.code, done.out, "missing" in done.err) == (4, "", True)

@@ -15,6 +15,7 @@ from ana.cli.output import (
     age,
     emit,
     lock_option,
+    printable,
     problems_table,
     progress,
     said,
@@ -24,6 +25,7 @@ from ana.cli.output import (
     table,
     three_digits,
     warn,
+    warn_of,
 )
 
 __all__ = ["info", "stats", "sweep", "verify"]
@@ -170,6 +172,7 @@ def stats(output: Output, /, by: str | None, *, exact: bool) -> int:
             said(_groups(found.summary, by))
         if found.problems:
             said(problems_table(found.problems))
+    warn_of(found.problems, output)
     return DAMAGE if found.problems else DONE
 
 
@@ -203,7 +206,9 @@ def _groups(summary: maintenance.Summary, by: str) -> Any:
     made = table(by, "states", "raw", "stored", "share", right=(1, 2, 3, 4))
     for group in getattr(summary, f"by_{by}"):
         share = group.stored_bytes / summary.stored_bytes if summary.stored_bytes else 0
-        made.add_row(group.name, f"{group.states:,}", size(group.raw_bytes), size(group.stored_bytes), f"{share:.0%}")
+        made.add_row(
+            printable(group.name), f"{group.states:,}", size(group.raw_bytes), size(group.stored_bytes), f"{share:.0%}"
+        )
     return made
 
 
@@ -240,8 +245,7 @@ def verify(output: Output, /, **options: Any) -> int:
             if names:
                 said(f"{text}: {len(names):,}")
         said(problems_table(found.problems) if found.problems else Text("every byte is right", "green"))
-    if found.problems and not output.as_json:
-        warn(f"{len(found.problems):,} states are damaged, missing or cannot be read")
+    warn_of(found.problems, output)
     return DAMAGE if found.problems else DONE
 
 

@@ -17,6 +17,7 @@ from ana.cli.output import (
     Output,
     emit,
     lock_option,
+    printable,
     problems_table,
     progress,
     said,
@@ -24,6 +25,7 @@ from ana.cli.output import (
     store_options,
     table,
     warn,
+    warn_of,
 )
 
 __all__ = ["forget", "gc", "keep", "roots"]
@@ -90,9 +92,10 @@ def keep(output: Output, /, name: str, uuids: tuple[str, ...]) -> int:
     if output.as_json:
         emit(found)
     elif not output.quiet:
-        said(f"{name}: {len(found.uuids)} states and all that they refer to are kept")
+        said(f"{printable(name)}: {len(found.uuids)} states and all that they refer to are kept")
         if found.problems:
             said(problems_table(found.problems))
+    warn_of(found.problems, output)
     return DAMAGE if found.problems else DONE
 
 
@@ -109,7 +112,7 @@ def forget(output: Output, /, name: str) -> int:
     if output.as_json:
         emit({"name": name, "entries": entries})
     elif not output.quiet:
-        said(f"{name}: forgotten; a collection may take its states")
+        said(f"{printable(name)}: forgotten; a collection may take its states")
     return DONE
 
 
@@ -125,9 +128,14 @@ def roots(output: Output, /) -> int:
     elif not output.quiet and found:
         made = table("name", "states", "missing", "since", "by", right=(1, 2))
         for root in found:
-            made.add_row(root.name, f"{len(root.uuids):,}", str(len(root.missing) or ""), when(root.since), root.by)
+            made.add_row(
+                printable(root.name), f"{len(root.uuids):,}", str(len(root.missing) or ""), when(root.since), root.by
+            )
         said(made)
-    return DAMAGE if any(root.missing for root in found) else DONE
+    missing = [root.name for root in found if root.missing]
+    if missing and not output.as_json:
+        warn(f"{len(missing)} roots name states that are missing (first: {missing[0]})")
+    return DAMAGE if missing else DONE
 
 
 @click.command("gc", epilog=GC_EXAMPLES)
@@ -197,6 +205,7 @@ def _say(output: Output, found: maintenance.Collected) -> None:
     if found.refused:
         warn("nothing was collected: states that stay cannot be read, so that nobody knows what they refer to; ")
         warn("ana verify --set-aside (or --repair-from) takes them out of the way")
+    warn_of(found.problems, output)
     if output.as_json:
         emit(found)
         return

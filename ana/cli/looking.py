@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from ana import maintenance
 from ana.cli.completion import uuids
-from ana.cli.output import AGE, DAMAGE, DONE, SIZE, Output, age, emit, said, size, store_options, table
+from ana.cli.output import AGE, DAMAGE, DONE, SIZE, Output, age, emit, printable, said, size, store_options, table
 
 __all__ = ["cat", "ls", "show", "when"]
 
@@ -96,12 +96,13 @@ def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, *
 
 def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
     if null:
-        click.echo(f"{state.uuid}\0", nl=False)
+        sys.stdout.buffer.write(state.uuid.encode("utf-8", "surrogatepass") + b"\0")
     elif output.as_json:
         emit(state, one_line=True)
     elif not output.quiet:
         what = state.class_name or "(bare state)" if state.problem is None else f"({state.problem.kind})"
-        click.echo(f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}")
+        line = f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}"
+        click.echo(printable(line))
 
 
 @click.command("show", epilog=SHOW_EXAMPLES)
@@ -145,7 +146,7 @@ def _fields(found: maintenance.Shown) -> Any:
         *(("", child) for child in found.children[:20]),
         *([("", f"and {len(found.children) - 20:,} more (--json lists all)")] if len(found.children) > 20 else []),  # noqa: PLR2004 - a screen
     ):
-        made.add_row(Text(name, "dim"), Text(value))
+        made.add_row(Text(name, "dim"), Text(printable(value)))
     return made
 
 
@@ -180,10 +181,10 @@ def _show_tree(output: Output, uuid: str) -> int:
 
 def _line(child: maintenance.Child) -> Text:
     if child.problem is not None:
-        return Text(f"{child.uuid}  {child.problem.kind}: {child.problem.reason}", "bold red")
+        return Text(printable(f"{child.uuid}  {child.problem.kind}: {child.problem.reason}"), "bold red")
     if child.repeated:
-        return Text(f"{child.uuid}  (see above)", "dim")
-    return Text(f"{child.uuid}  {size(child.size_bytes):>8}  {child.class_name or '(bare state)'}")
+        return Text(printable(f"{child.uuid}  (see above)"), "dim")
+    return Text(printable(f"{child.uuid}  {size(child.size_bytes):>8}  {child.class_name or '(bare state)'}"))
 
 
 def when(seconds: float) -> str:

@@ -18,6 +18,7 @@ from ana.cli.output import (
     said,
     size,
     store_options,
+    warn_of,
 )
 
 __all__ = ["export", "import_command"]
@@ -72,6 +73,7 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
         said(f"{found.present:,} were there already, {len(found.ignored):,} files are no states")
         if found.problems:
             said(problems_table(found.problems))
+    warn_of(found.problems, output)
     return DAMAGE if found.problems else DONE
 
 

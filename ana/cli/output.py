@@ -36,6 +36,7 @@ __all__ = [
     "emit",
     "lock_option",
     "output_options",
+    "printable",
     "problems_table",
     "progress",
     "said",
@@ -45,6 +46,7 @@ __all__ = [
     "table",
     "times",
     "warn",
+    "warn_of",
 ]
 
 DONE, FAILED, USAGE, PARTLY, DAMAGE, NO_STORE, BUSY = 0, 1, 2, 3, 4, 10, 11
@@ -203,14 +205,15 @@ def _plain(value: Any) -> Any:
 
 def said(*things: object) -> None:
     """Print tables and lines to standard output."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # No markup: names are what users and headers say.
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
     for thing in things:
         console.print(thing)
 
 
 def warn(text: str) -> None:
     """Print a line to standard error."""
-    click.echo(f"ana: {text}", err=True)
+    click.echo(f"ana: {printable(text)}", err=True)
 
 
 def table(*columns: str, right: Sequence[int] = ()) -> Table:
@@ -225,10 +228,22 @@ def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
     """Return what is wrong, as a table of the first few."""
     made = table("wrong", "state", "why")
     for wrong in problems[:_MANY]:
-        made.add_row(wrong.kind, wrong.uuid or wrong.name, wrong.reason)
+        made.add_row(wrong.kind, printable(wrong.uuid or wrong.name), printable(wrong.reason))
     if len(problems) > _MANY:
         made.add_row("", f"and {len(problems) - _MANY:,} more (--json lists all)", "")
     return made
+
+
+def printable(text: str) -> str:
+    """Return a text that says nothing to a terminal: what is no character to be seen becomes a question mark."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def warn_of(problems: Sequence[maintenance.Problem], output: Output) -> None:
+    """Say on standard error how many states something is wrong with; programs read that from the document."""
+    if problems and not output.as_json:
+        kinds = sorted({wrong.kind for wrong in problems})
+        warn(f"{len(problems):,} states: {', '.join(kinds)} (first: {printable(problems[0].uuid or problems[0].name)})")
 
 
 def size(size_bytes: float) -> str:
