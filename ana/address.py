@@ -94,6 +94,11 @@ def key_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
+def short_digest(text: str) -> str:
+    """Return 16 hex digits that stand for a text."""
+    return blake3.blake3(key_bytes(text)).hexdigest(length=8)
+
+
 def shard(key: str, levels: int) -> tuple[str, ...]:
     """Return the folders of a key, two hex digits each: ("5f", "3a") for levels = 2."""
     digits = key.replace("-", "") if is_canonical(key) else blake3.blake3(key_bytes(key)).hexdigest()

@@ -6,6 +6,7 @@ many threads and processes.
 """
 
 import errno
+import io
 import os
 import stat
 import time
@@ -18,6 +19,7 @@ from ana.errors import StoreError, UntrustedStoreError
 __all__ = [
     "Entry",
     "Opened",
+    "Reading",
     "Status",
     "list_folder",
     "look",
@@ -30,6 +32,9 @@ __all__ = [
 
 TEMPORARY = ".tmp-"
 BAD = ".bad-"
+TRASH = ".trash-"
+GONE = ".gone-"
+"""What names in a shard folder begin with that are no states: being written, damaged, collected, being deleted."""
 IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3
@@ -68,6 +73,11 @@ class Status(NamedTuple):
     identity: tuple[int, int]
     stat: os.stat_result
     """All that the system said."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.stat.st_mode)
 
 
 class Entry(NamedTuple):
@@ -145,6 +155,59 @@ class Opened:
         self.close()
 
 
+class Reading(io.RawIOBase):
+    """A regular file as a stream that can be sought in; parts of it are read beside that. Raises StoreError."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        opened = open_file(path, 1)
+        if opened is None:
+            raise StoreError(path, errno.ENOENT, "there is no such file")
+        self._opened = opened
+        self._path = path
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that it can be sought in."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._opened.size_bytes}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read on from the place."""
+        left = max(0, self._opened.size_bytes - self._at)
+        data = self.part(self._at, left if size is None or size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+    def part(self, offset: int, size: int) -> bytes:
+        """Return a part of the file, or what there is of it."""
+        data = bytearray(min(size, max(0, self._opened.size_bytes - offset)))
+        self._opened.read(offset, [memoryview(data)])
+        return bytes(data)
+
+    def within(self, offset: int) -> Callable[[int, Sequence[memoryview]], None]:
+        """Return what reads the file that begins at an offset of this one."""
+        return lambda at, targets: self._opened.read(offset + at, targets)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._opened.close()
+        super().close()
+
+
 def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Opened | None:
     """Open a regular file for reading, or return None if there is none.
 
@@ -208,22 +271,25 @@ def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes
     return bytes(opened.start)
 
 
-def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> None:
+def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
     """Make an NFS client look again: for up to a minute it remembers that a name was not there, or what it was.
 
     Opening a folder revalidates it (stat does not on NFSv3). The innermost will do where it is known; else the
     miss may be one of the folders above, outermost first. After a pause the innermost one is listed, too: NFSv3
     tells by its mtime whether a folder has changed, and what was linked in the same tick of the server's clock
-    as the last look would stay unseen. A listing replaces all that the client remembers of the names.
+    as the last look would stay unseen. A listing replaces all that the client remembers of the names. Says whether
+    the innermost folder was there.
     """
     if pause_seconds:
         time.sleep(pause_seconds)
-    if not _touch_folder(folders[-1]):
+    there = _touch_folder(folders[-1])
+    if not there:
         for folder in folders:
             if not _touch_folder(folder):
                 break
     if pause_seconds:
         _list_innermost(folders)
+    return there
 
 
 def jitter(seconds: float) -> float:
@@ -291,6 +357,16 @@ def _kind(entry: os.DirEntry[str]) -> str:
 def now_ns() -> int:
     """Return this host's clock in ns since 1970."""
     return time.time_ns()
+
+
+def process_name() -> str:
+    """Return on which host and in which process this is, for people."""
+    return f"{_host}, pid {os.getpid()}"
+
+
+def is_missing(error: StoreError) -> bool:
+    """Say whether an error means that something is not there."""
+    return error.errno == errno.ENOENT
 
 
 def is_stale(error: StoreError) -> bool:

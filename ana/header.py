@@ -14,7 +14,7 @@ from ana.chunks import Chunk
 from ana.errors import CorruptedStateError, UnsupportedFormatError
 from ana.seals import Seal
 
-__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "parse_header"]
+__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "key_of", "parse_header", "sealed_anew"]
 
 VERSION = 1
 SIGNED = 1
@@ -25,6 +25,7 @@ PREFIX = struct.Struct("<II")
 FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
+FLAGS_AT = 18
 MIN_RECORD_BYTES = PREFIX.size + FIXED.size + DIGEST_BYTES
 MAX_HEADER_BYTES = 256 << 20
 """No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
@@ -109,6 +110,21 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     Raises CorruptedStateError unless it is a plausible part of a file of `size_bytes`.
     """
     return _fixed_part(prefix, size_bytes, key, where)[0]
+
+
+def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
+    """Return a record's verified header with another signature, or with a plain digest."""
+    flags = (0 if seal is None else SIGNED).to_bytes(2, "little")
+    bare = head[:FLAGS_AT] + flags + head[FLAGS_AT + 2 : -DIGEST_BYTES]
+    return bare + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bare))
+
+
+def key_of(prefix: Bytes) -> str:
+    """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
+    at = PREFIX.size + FIXED.size
+    if len(prefix) < MIN_RECORD_BYTES:
+        return ""
+    return str(prefix[at : at + FIXED.unpack_from(prefix, PREFIX.size)[6]], "utf-8", "replace")
 
 
 def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> Header:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ana import address, chunks, identity, loading, many, opening, pickling, reporting, saving
 from ana.adapter import MethodStore
-from ana.errors import ANAError
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.fence import Fence
+from ana.stores import roots
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
@@ -189,6 +190,29 @@ class DataLayer:
             msg = f"cls is a class, not {cls!r:.100}"
             raise TypeError(msg)
         return many.load(self, given, [address.check_key(uuid) for uuid in uuids])
+
+    def keep(self, name: str, *objects: "Storable") -> list[str]:
+        """Store objects, keep them under a name with all that they refer to (`ana gc` spares them), return the UUIDs.
+
+        What the name keeps already, it goes on keeping; `ana forget NAME` lets go of it. In memory nothing is ever
+        collected, so that the objects are stored, and that is all. Raises TypeError for what is no Storable,
+        ValueError for a name that is empty or longer than 200 characters, before anything is done; and what storing
+        raises. Safe between threads, processes and hosts.
+        """
+        address.check_key(name)
+        uuids = self.store_many(objects)
+        if isinstance(self.store, DirectoryStore):
+            try:
+                problems = roots.keep(self.store, name, uuids)
+            except (StateNotFoundError, CorruptedStateError) as error:
+                problems = [error]
+            if problems:
+                # It was believed to be there, and is not: purged, say.
+                for obj in objects:
+                    saving.store(self, obj, heal=True)
+                for problem in roots.keep(self.store, name, uuids):
+                    raise problem
+        return uuids
 
     def store_state(self, uuid: str, state: object) -> None:
         """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""

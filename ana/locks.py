@@ -1,10 +1,11 @@
-"""Locks that save work and carry no correctness: whoever cannot have one goes on without.
+"""Locks that save work and carry no correctness: whoever cannot have one goes on without, or comes back later.
 
 On shared filesystems a lock may be missing (ENOSYS), refused (ENOLCK, EIO), exclude nobody (nolock,
 localflock), or hang with its server. So it is asked for in a thread that can be left behind, always with a
 timeout, and its holder's death or fork blocks nobody for longer than that.
 """
 
+import json
 import logging
 import os
 import stat
@@ -16,8 +17,9 @@ from typing import Any
 
 from ana import files, publishing
 from ana.counters import Counters
+from ana.errors import LockTimeoutError, StoreError
 
-__all__ = ["saving_work"]
+__all__ = ["exclusive", "saving_work"]
 
 _ASKED_TIMES = 200
 """How often a lock is asked for, at the most (on average), before it is given up."""
@@ -35,6 +37,7 @@ class _Attempt:
         self.problem = ""
         self.timed_out = False
         self.waited = False
+        self.error: Exception | None = None
         self._answered = threading.Event()
         self._guard = threading.Lock()
         self._given_up = False
@@ -66,6 +69,7 @@ class _Attempt:
         except (OSError, NotImplementedError) as error:
             # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
             self.timed_out = isinstance(error, TimeoutError)
+            self.error = error
             self.problem = f"{type(error).__name__}: {error}"
         else:
             with self._guard:
@@ -116,6 +120,45 @@ def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
         level, event = logging.WARNING, "lock timeout"
     fields = {"event": event, "path": attempt.path, "store": counters.home, "seconds": seconds}
     _log.log(level, "going on without the lock %s: %s", attempt.path, attempt.problem, extra=fields)
+
+
+@contextmanager
+def exclusive(path: str, timeout_seconds: float, mode: int = 0o777) -> Iterator[bool]:
+    """Hold the lock file `path` for a `with` block, its holder's name beside it; yield whether there is such a lock.
+
+    Raises LockTimeoutError, which says who has it, where another holds it for longer than `timeout_seconds`. Where
+    locks do not work, or no file can be written, goes on without one.
+    """
+    attempt = _Attempt(path, timeout_seconds, mode)
+    held = attempt.acquire()
+    if not held:
+        if isinstance(attempt.error, TimeoutError):
+            raise LockTimeoutError(path, timeout_seconds, _holder(path))
+        _log.warning("going on without the lock %s: %s", path, attempt.problem)
+    try:
+        _sign(path)
+        yield held
+    finally:
+        with suppress(OSError):
+            os.unlink(f"{path}.holder")
+        if held:
+            attempt.release()
+
+
+def _sign(path: str) -> None:
+    """Write down who holds a lock, for those that wait: for people only."""
+    host, pid, since = os.uname().nodename, os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with suppress(OSError), open(f"{path}.holder", "w", encoding="utf-8") as file:
+        json.dump({"host": host, "pid": pid, "since": since}, file)
+
+
+def _holder(path: str) -> str:
+    """Say who holds a lock, as far as that was written down."""
+    try:
+        fields = json.loads(files.read_whole(f"{path}.holder", 4096) or b"")
+        return f"host {fields['host']}, pid {fields['pid']}, since {fields['since']}"
+    except (ValueError, KeyError, TypeError, StoreError):
+        return "another process"
 
 
 def _file_lock(path: str, mode: int, timeout_seconds: float) -> Any:

@@ -1,8 +1,9 @@
 """Which kind of filesystem a path lies on; asked of the kernel once per filesystem."""
 
 import os
+from typing import NamedTuple
 
-__all__ = ["filesystem", "is_local", "is_network", "type_of"]
+__all__ = ["Mount", "filesystem", "is_local", "is_network", "mount_of", "type_of"]
 
 _NETWORK = frozenset(
     [
@@ -41,6 +42,17 @@ _LOCAL = frozenset(
         "overlay",
     ]
 )
+
+
+class Mount(NamedTuple):
+    """Where a filesystem is mounted, its type as the kernel names it, what is mounted, and with which options."""
+
+    point: str
+    kind: str
+    source: str
+    options: str
+
+
 _types: dict[int, str] = {}
 
 
@@ -72,22 +84,46 @@ def type_of(device: int, path: str) -> str:
     return found
 
 
+def mount_of(path: str) -> Mount | None:
+    """Return the mount that an existing `path` lies on, from /proc/self/mountinfo (proc(5)); None if there is none."""
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return None
+    return _find(device, path)
+
+
 def _mounted_type(device: int, path: str) -> str:
-    """Find a filesystem's type in /proc/self/mountinfo (proc(5)), by device, else by the longest mount point."""
+    found = _find(device, path)
+    return "" if found is None else found.kind
+
+
+def _find(device: int, path: str) -> Mount | None:
+    """Find a filesystem by its device, the innermost mount that `path` lies below first; else by the path alone."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     real = os.path.realpath(path)
-    best, best_length = "", -1
+    best: tuple[tuple[bool, int], Mount] | None = None
+    for line in _lines():
+        fields = line.split(" ")
+        at = fields.index("-")
+        mount = Mount(_plain(fields[4]), fields[at + 1], _plain(fields[at + 2]), f"{fields[5]},{fields[at + 3]}")
+        below = f"{real}/".startswith(f"{mount.point.rstrip('/')}/")
+        same = fields[2] == wanted
+        if not below and not same:
+            continue
+        rank = same, len(mount.point) if below else -1
+        if best is None or rank >= best[0]:
+            best = rank, mount
+    return None if best is None else best[1]
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\040", " ")
+
+
+def _lines() -> list[str]:
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            lines = mounts.read().splitlines()
+            return mounts.read().splitlines()
     except OSError:
-        return ""
-    for line in lines:
-        fields = line.split(" ")
-        kind = fields[fields.index("-") + 1]
-        if fields[2] == wanted:
-            return kind
-        point = fields[4].replace("\\040", " ")
-        if f"{real}/".startswith(f"{point.rstrip('/')}/") and len(point) > best_length:
-            best, best_length = kind, len(point)
-    return best
+        return []

@@ -29,6 +29,7 @@ def folder(
     level: int = chunks.DEFAULT_LEVEL,
     key: object = None,
     believed: Trust | None = None,
+    wait_seconds: float | None = None,
 ) -> DirectoryStore:
     """Open the store in a folder. Raises TypeError, ValueError and ANAError for nonsense, and what opening raises."""
     root = _absolute(pickle_dir)
@@ -37,7 +38,7 @@ def folder(
         root,
         durable=durable,
         create=create,
-        wait_seconds=_wait_seconds(),
+        wait_seconds=_wait_seconds() if wait_seconds is None else wait_seconds,
         level=level,
         ring=ring,
         trust=trust() if believed is None else believed,

@@ -12,7 +12,16 @@ from contextlib import suppress
 
 from ana import files, mounts
 
-__all__ = ["make_folder", "make_folders", "publish", "replace", "set_aside", "sync_file", "sync_folder"]
+__all__ = [
+    "append",
+    "make_folder",
+    "make_folders",
+    "publish",
+    "replace",
+    "set_aside",
+    "sync_file",
+    "sync_folder",
+]
 
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
 """Puts parts, one after the other, at an offset of the file that is being made."""
@@ -115,12 +124,12 @@ def make_folders(path: str, mode: int = 0o777) -> None:
     make_folder(path, durable=False, mode=mode)
 
 
-def replace(folder: str, name: str, data: bytes) -> None:
-    """Make a file hold `data`, whole, whatever was there before, and its folder where it is missing. Not durable.
+def replace(path: str, data: bytes) -> None:
+    """Put a small file in a place, whatever is there: readers see the old or the new one, whole. Not durable.
 
-    Raises StoreError; no temporary file is left then.
+    Its folder is made where it is missing. Raises StoreError; no temporary file is left then.
     """
-    path = f"{folder}/{name}"
+    folder = os.path.dirname(path)
     temporary = files.temporary_name(folder)
     with files.reported(path):
         try:
@@ -130,6 +139,16 @@ def replace(folder: str, name: str, data: bytes) -> None:
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def append(path: str, line: bytes) -> None:
+    """Add a line to a file, which is made where it is missing. Raises StoreError."""
+    with files.reported(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
 
 
 def set_aside(path: str, identity: tuple[int, int]) -> str | None:

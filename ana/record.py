@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError
-from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, parse_header
+from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header, sealed_anew
 from ana.seals import Seal
 
 __all__ = [
@@ -29,7 +29,9 @@ __all__ = [
     "decode_small",
     "encode",
     "header_size",
+    "key_of",
     "parse_header",
+    "sealed_anew",
     "verify",
     "write",
 ]

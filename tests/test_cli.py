@@ -19,8 +19,10 @@ import pytest
 from rich.console import Console
 
 import ana
-from ana import cli, demo
+from ana import demo
 from ana.__main__ import main
+from ana.cli import demo as demo_cli
+from ana.cli import output
 
 ROOT = Path(ana.__file__).parents[1]
 TINY = ("demo", "--size", "2", "--tasks", "4", "--workers", "2")
@@ -101,7 +103,7 @@ def test_version_and_help():
     """`--version` says the version; `--help` and `-h` name the commands, options and exit codes."""
     assert run("--version").stdout.split() == ["ana,", "version", ana.__version__]
     assert "demo" in run("--help").stdout
-    assert "130 interrupted" in run("-h").stdout
+    assert "130  interrupted" in run("-h").stdout
     shown = run("demo", "-h").stdout
     assert all(option in shown for option in ("--size", "--tasks", "--workers", "--dir", "--keep", "--json", "-q"))
     assert "ana demo --json | jq" in shown
@@ -214,7 +216,7 @@ def rendered(result: demo.DemoResult, *, colour: bool = False, width: int = 200)
     """Render the tables as a terminal would get them."""
     console = Console(width=width, force_terminal=colour, color_system="standard" if colour else None, highlight=False)
     with console.capture() as captured:
-        console.print(cli._demo_view(result))
+        console.print(demo_cli._demo_view(result))
     return captured.get()
 
 
@@ -230,9 +232,9 @@ def test_the_table_shows_the_measurements(result):
         f"{value.wall_seconds:.2f} s",
         f"{reference.wall_seconds:.2f} s",
         f"{reference.store_seconds:.2f} s",
-        cli._size(value.pipe_bytes),
-        cli._size(reference.pipe_bytes),
-        cli._size(reference.disk_bytes),
+        output.size(value.pipe_bytes),
+        output.size(reference.pipe_bytes),
+        output.size(reference.disk_bytes),
         f"{result.flipped_byte.offset:,}",
         "CorruptedStateError",
         result.uuid,

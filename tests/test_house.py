@@ -20,13 +20,26 @@ PACKAGE = ROOT / "ana"
 README = ROOT / "README.md"
 CI = ROOT / ".ci" / "run"
 
-COMMANDS = {"__main__", "cli", "cli_stats", "demo"}
+COMMANDS = {"__main__", "cli", "demo"}
 """Programs on top of the package: they talk to terminals and processes, not to stores."""
 
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"buffers", "files", "keys", "limits", "locks", "mounts", "nodefolder", "publishing", "threads", "turns"}
+CALLERS = {
+    "buffers",
+    "files",
+    "keys",
+    "limits",
+    "locks",
+    "mounts",
+    "nodefolder",
+    "probes",
+    "publishing",
+    "threads",
+    "trash",
+    "turns",
+}
 """The modules that make the system calls."""
 
 SYSTEM = {
@@ -63,7 +76,9 @@ ALLOWED = {
     # Who this process is.
     "trust": {"os.geteuid", "os.stat_result"},
     # A store's path is made absolute.
-    "maintenance": {"os.path"},
+    "maintenance/opening": {"os.path"},
+    # What was found out is true of the host that it was found out on.
+    "maintenance/doctor": {"os.uname"},
     # ANA_STATS; which process of which job on which host it is.
     "reporting": {"os.environ", "os.getpid", "os.path", "os.uname", "os.urandom"},
     # ANA_PATH_MAP.

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import time
 import traceback
 
 import hypothesis
@@ -31,9 +32,10 @@ NAMES = ("alpha", "beta", "gamma")
 BARE = ("bare", "ba/re")
 LEGAL = re.compile(
     r"ana\.json"
-    r"|\.ana/locks/[0-9a-f]{2}\.lock"
+    r"|\.ana/locks/([0-9a-f]{2}|maintenance)\.lock"
+    r"|\.ana/roots/[a-z]+\.[0-9a-f]{16}\.json"
     r"|(\.tmp-[^/]+)"
-    r"|[0-9a-f]{2}/[0-9a-f]{2}/((\.tmp-|\.bad-)[^/]+|[A-Za-z0-9_%-]+\.pkl\.zst)"
+    r"|[0-9a-f]{2}/[0-9a-f]{2}/((\.tmp-|\.bad-)[^/]+|(\.trash-)?[A-Za-z0-9_%-]+\.pkl\.zst)"
 )
 VERSION_AND_FLAGS = range(16, 20)
 """Where they are in a record: docs/format.md."""
@@ -56,8 +58,8 @@ class Kept:
 
 
 def key_of(path):
-    """Return the key of a state's file."""
-    return path.rpartition("/")[2].removesuffix(raw_tree.SUFFIX).replace("%2F", "/")
+    """Return the key of a state's file, in the trash or not."""
+    return path.rpartition("/")[2].removeprefix(".trash-").removesuffix(raw_tree.SUFFIX).replace("%2F", "/")
 
 
 def content_key(obj):
@@ -67,7 +69,10 @@ def content_key(obj):
 
 
 class Model(RuleBasedStateMachine):
-    """What is on the disk is read past ana after each step; `whole` and `damaged` say what has to be there."""
+    """What is on the disk is read past ana after each step; `whole` and `damaged` say what has to be there.
+
+    `trashed` says what is in the trash and has no other name: its content's address, or the bytes of a damaged one.
+    """
 
     objects = Bundle("objects")
 
@@ -84,6 +89,8 @@ class Model(RuleBasedStateMachine):
         self.meanings = {}
         self.children = {}
         self.leftovers = set()
+        self.trashed = {}
+        self.roots = {}
 
     def teardown(self):
         """Remove the tree."""
@@ -167,7 +174,7 @@ class Model(RuleBasedStateMachine):
         assert status in {0, faults.CRASHED}
         self.leftovers |= {path for path in raw_tree.files(self.tree) if ".tmp-" in path}
         # It may have set a damaged file aside, and got no further.
-        aside = {key for key in self.damaged if not raw_tree.path_of(self.tree, key).exists()}
+        aside = {key for key in self.damaged if not any(path.exists() for path in self._paths_of(key))}
         self.deleted |= aside
         self.damaged = {key: data for key, data in self.damaged.items() if key not in aside}
         self._observe(may_be_new=True)
@@ -198,12 +205,17 @@ class Model(RuleBasedStateMachine):
         """Everything is removed: the files, or the folders as well."""
         for key in (*self.whole, *self.damaged):
             self._remove(key)
+        self.deleted |= set(self.trashed)
+        self.trashed.clear()
         if whole:
             shutil.rmtree(self.tree)
         else:
             for path in raw_tree.files(self.tree):
                 (self.tree / path).unlink()
         self.leftovers.clear()
+        self.deleted |= set(self.trashed)
+        self.trashed.clear()
+        self.roots.clear()
 
     @rule(days=st.sampled_from((0, 3)), index=which)
     def leave_temporary(self, days, index):
@@ -224,13 +236,89 @@ class Model(RuleBasedStateMachine):
         assert set(maintenance.sweep(self.tree).removed) == old
         self.leftovers -= old
 
+    # What is collected
+
+    @precondition(lambda self: self.whole or self.trashed)
+    @rule(name=st.sampled_from(("one", "two")), index=which)
+    def keep(self, name, index):
+        """Somebody keeps a state under a name."""
+        key = self._pick({**self.whole, **self.trashed}, index)
+        if isinstance(self.trashed.get(key), bytes):
+            with pytest.raises(ana.CorruptedStateError):
+                maintenance.keep(self.tree, name, [key])
+        else:
+            problems = maintenance.keep(self.tree, name, [key]).problems
+            assert {problem.uuid for problem in problems} <= set(self.damaged) | self.deleted | self._damaged_in_trash()
+            self.roots.setdefault(name, set()).add(key)
+        self._observe()
+
+    @precondition(lambda self: self.roots)
+    @rule(index=which)
+    def let_go(self, index):
+        """A name keeps nothing any more."""
+        name = self._pick(self.roots, index)
+        assert maintenance.forget(self.tree, name) == len(self.roots.pop(name))
+
+    @precondition(lambda self: self.whole or self.damaged or self.trashed)
+    @rule(index=which, days=st.sampled_from((0.5, 3, 30)), all_of_them=st.booleans())
+    def grow_old(self, index, days, all_of_them):
+        """Time passes for a state, or for all."""
+        keys = {**self.whole, **self.damaged, **self.trashed}
+        for key in keys if all_of_them else [self._pick(keys, index)]:
+            for path in self._paths_of(key):
+                if path.exists():
+                    then = path.stat().st_mtime - days * DAYS_SECONDS
+                    os.utime(path, (then, then))
+
+    @precondition(lambda self: (self.tree / "ana.json").exists())
+    @rule(
+        scope=st.sampled_from(
+            (
+                maintenance.Scope(unreachable=True),
+                maintenance.Scope(older_than_seconds=7 * DAYS_SECONDS),
+                maintenance.Scope(max_files=2),
+            )
+        )
+    )
+    def collect(self, scope):
+        """A collection moves what nobody needs, deletes what has been in the trash for long, and nothing else."""
+        ages = self._ages()
+        trashed = dict(self.trashed)
+        for key in trashed:
+            ages.pop(key, None)
+        long_there = {key for key in trashed if self._age_of(self._paths_of(key)[1]) > 1}
+        young = {key for key, days in ages.items() if days <= (7 if scope.older_than_seconds else 1)}
+        needed = self._closure(young | {key for keys in self.roots.values() for key in keys})
+        before = set(self.whole) | set(self.damaged)
+        done = maintenance.gc(self.tree, scope, without_roots=True)
+        if done.refused:
+            stays = needed if scope.max_files is None else needed | before
+            assert stays & (set(self.damaged) | self._damaged_in_trash())
+            assert not done.trashed + done.deleted + done.brought_back
+            self._observe(may_be_new=False)
+            return
+        deleted = {key_of(name) for name in done.deleted}
+        assert deleted <= long_there - needed
+        self.deleted |= deleted
+        for key in deleted:
+            del self.trashed[key]
+        self._observe(may_be_new=False)
+        # All that is needed and was to be had, is there; what went is what nobody needs.
+        assert needed & (before | set(trashed)) <= set(self.whole) | set(self.damaged)
+        moved = {key_of(name) for name in done.trashed}
+        assert moved <= before - needed
+        if scope.max_files is None:
+            assert moved == before - needed
+            still_there = self._closure(set(self.trashed) - long_there)
+            assert deleted == long_there - needed - still_there
+
     # What is read
 
-    @precondition(lambda self: self.whole or self.damaged or self.deleted)
+    @precondition(lambda self: self.whole or self.damaged or self.deleted or self.trashed)
     @rule(index=which)
     def load(self, index):
-        """What is whole is loaded as it was stored; what is not is a typed error."""
-        key = self._pick({**self.whole, **self.damaged, **dict.fromkeys(self.deleted)}, index)
+        """What is whole is loaded as it was stored, from the trash, too; what is not is a typed error."""
+        key = self._pick({**self.whole, **self.damaged, **self.trashed, **dict.fromkeys(self.deleted)}, index)
         with self._reading() as layer:
             if key in BARE:
                 self._check(key, lambda: layer.load_state(key), lambda value: value)
@@ -242,7 +330,8 @@ class Model(RuleBasedStateMachine):
     def load_in_another_process(self, index):
         """The same in a process of its own."""
         key = self._pick(self.whole, index)
-        assert _exit_status_of(lambda: self.load(sorted(self.whole).index(key))) == 0
+        everything = {**self.whole, **self.damaged, **self.trashed, **dict.fromkeys(self.deleted)}
+        assert _exit_status_of(lambda: self.load(sorted(everything).index(key))) == 0
 
     # What has to hold
 
@@ -257,10 +346,21 @@ class Model(RuleBasedStateMachine):
         files = raw_tree.files(self.tree) if self.tree.exists() else []
         assert [path for path in files if not LEGAL.fullmatch(path)] == []
         assert {path for path in files if ".tmp-" in path} == self.leftovers
-        found = self._read({path for path in files if path.endswith(raw_tree.SUFFIX) and "/.bad-" not in path})
-        gone = set(self.whole) - set(found)
+        states = {path for path in files if path.endswith(raw_tree.SUFFIX) and "/.bad-" not in path}
+        trash = {path for path in states if "/.trash-" in path}
+        self._note_damage_that_came_back(states - trash)
+        found = self._read(states - trash)
+        in_trash = self._read_trash(trash)
+        gone = set(self.whole) - set(found) - set(in_trash)
         assert not gone, f"lost: {gone}"
-        new = {key for key in found if key not in self.whole and key not in self.damaged}
+        assert set(self.trashed) <= set(found) | set(self.damaged) | set(in_trash)
+        # What a collection moved, and what a reader or a writer brought back.
+        back = {key: content for key, content in self.trashed.items() if key in found}
+        self.trashed = {key: data for key, data in in_trash.items() if key not in found and key not in self.damaged}
+        for key in self.trashed:
+            self.whole.pop(key, None)
+        assert all(found[key][0] == content for key, content in back.items() if may_be_new is False)
+        new = {key for key in found if key not in self.whole and key not in self.damaged and key not in back}
         assert may_be_new or not new, f"from nowhere: {new}"
         for key, (content, children) in found.items():
             assert self.whole.setdefault(key, content) == content, f"{key} was replaced"
@@ -268,7 +368,7 @@ class Model(RuleBasedStateMachine):
             self.children[key] = children
         self.deleted -= set(found)
         for key in found:
-            missing = set(self.children[key]) - set(found) - set(self.damaged) - self.deleted
+            missing = set(self.children[key]) - set(found) - set(self.damaged) - self.deleted - set(self.trashed)
             assert not missing, f"{key} is there without {missing}"
 
     def _read(self, paths):
@@ -288,9 +388,64 @@ class Model(RuleBasedStateMachine):
             found[key] = raw_record.address(digest), part.children
         return found
 
+    def _note_damage_that_came_back(self, paths):
+        """Note what is damaged and was brought back from the trash, or moved there."""
+        for key in [key for key, data in self.damaged.items() if not raw_tree.path_of(self.tree, key).exists()]:
+            if self._paths_of(key)[1].exists():
+                del self.damaged[key]
+        for path in paths:
+            data = self.trashed.get(key_of(path))
+            if isinstance(data, bytes) and (self.tree / path).read_bytes() == data:
+                self.damaged[key_of(path)] = data
+
+    def _read_trash(self, paths):
+        """Return what is in the trash by key: its content's address, or the bytes of what is damaged."""
+        found = {}
+        for path in paths:
+            data = (self.tree / path).read_bytes()
+            try:
+                part, segments = raw_record.read(data)
+            except Exception:
+                found[key_of(path)] = data
+                continue
+            digest = raw_record.content_digest(part.class_name, segments, [b"".join(segments)])
+            if digest == part.content:
+                found[part.key] = raw_record.address(digest)
+                self.children[part.key] = part.children
+            else:
+                found[key_of(path)] = data
+        return found
+
+    def _paths_of(self, key):
+        """Return where a state's file is: by its own name, and in the trash."""
+        path = raw_tree.path_of(self.tree, key)
+        return path, path.with_name(f".trash-{path.name}")
+
+    def _damaged_in_trash(self):
+        return {key for key, data in self.trashed.items() if isinstance(data, bytes)}
+
+    def _age_of(self, path):
+        """Return for how many days a file has not changed."""
+        return (time.time() - path.stat().st_mtime) / DAYS_SECONDS
+
+    def _ages(self):
+        paths = {key: self._paths_of(key)[0] for key in (*self.whole, *self.damaged)}
+        return {key: self._age_of(path) for key, path in paths.items()}
+
+    def _closure(self, keys):
+        """Return the keys and all that they are known to refer to through what can be read."""
+        found, todo = set(), list(keys)
+        while todo:
+            key = todo.pop()
+            if key not in found:
+                found.add(key)
+                broken = key in self.damaged or key in self._damaged_in_trash() or key in self.deleted
+                todo += [] if broken else self.children.get(key, ())
+        return found
+
     def _is_stored(self, key, value, held, *, whole=False):
         """See that a state is there that a client has just been told is stored; learn what it means."""
-        before = self.whole.get(key)
+        before = self.whole.get(key) or self.trashed.get(key)
         self._observe()
         assert key in self.whole or (not whole and key in self.damaged)
         if key in self.whole and before is None:
@@ -320,8 +475,9 @@ class Model(RuleBasedStateMachine):
 
     def _check_object(self, key, load):
         self._check(key, lambda: _used(load()), lambda obj: obj.x[0])
-        if key in self.whole:
-            _, child_keys = self.meanings[self.whole[key]]
+        content = self.whole.get(key) or self.trashed.get(key)
+        if isinstance(content, str):
+            _, child_keys = self.meanings[content]
             children = load().x[1:]
             assert [child.uuid for child in children] == list(child_keys)
             for child in children:
@@ -329,10 +485,12 @@ class Model(RuleBasedStateMachine):
 
     def _check(self, key, load, value_of):
         """Load, and see that it is what the model says, or that it raises what it has to."""
-        if key in self.whole:
-            assert value_of(load()) == self.meanings[self.whole[key]][0]
+        content = self.whole.get(key) or self.trashed.get(key)
+        if isinstance(content, str):
+            assert value_of(load()) == self.meanings[content][0]
         else:
-            with pytest.raises(ana.CorruptedStateError if key in self.damaged else ana.StateNotFoundError):
+            damaged = key in self.damaged or content is not None
+            with pytest.raises(ana.CorruptedStateError if damaged else ana.StateNotFoundError):
                 load()
 
     def _in_child(self, value, name, fault):
@@ -350,14 +508,16 @@ class Model(RuleBasedStateMachine):
         return sorted(keys)[index % len(keys)]
 
     def _remove(self, key):
-        raw_tree.path_of(self.tree, key).unlink()
+        for path in self._paths_of(key):
+            path.unlink(missing_ok=True)
         self.whole.pop(key, None)
         self.damaged.pop(key, None)
         self.deleted.add(key)
 
     def _damage(self, index, change):
         key = self._pick(self.whole, index)
-        path = raw_tree.path_of(self.tree, key)
+        path, second_name = self._paths_of(key)
+        second_name.unlink(missing_ok=True)
         self.damaged[key] = change(path.read_bytes())
         path.write_bytes(self.damaged[key])
         del self.whole[key]

@@ -278,8 +278,35 @@ def test_calls_of_a_pickle_and_its_load(tmp_path, key):
     assert budgeted(tmp_path, program) == []
 
 
+def test_calls_of_a_miss_in_a_folder_that_is_there(tmp_path, key):
+    """A look, one at the folder, one into the trash, which has the folder's only other name for it, another look."""
+    missing = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}"
+    program = f"begin()\ntry:\n    A.ana_load({missing!r})\nexcept ana.StateNotFoundError:\n    end()"
+    assert budgeted(tmp_path, program) == ["open", "open", "close", "open", "stat", "open"]
+
+
+def test_calls_of_a_load_from_the_trash(tmp_path, key):
+    """The same, and then it is linked back and made young."""
+    path = raw_tree.path_of(tmp_path / "tree", key)
+    path.rename(path.with_name(f".trash-{path.name}"))
+    look = ["open", "open", "close"]
+    bring_back = ["link", "utimensat"]
+    assert budgeted(tmp_path, f"begin()\nA.ana_load({key!r})\nend()") == [
+        *look,
+        "open",
+        "stat",
+        "preadv",
+        "close",
+        *bring_back,
+    ]
+    assert path.exists()
+
+
 def test_calls_of_a_miss(tmp_path, key):
-    """A look, one at the folders in case a network filesystem remembers too much, and another look."""
+    """A look, one at the folders in case a network filesystem remembers too much, and another look.
+
+    None into the trash, whose folder would be the same.
+    """
     program = "begin()\ntry:\n    layer.load_state('missing')\nexcept ana.StateNotFoundError:\n    end()"
     # The folder itself, then all from the tree down to the first that is not there; is it a network filesystem?
     folders = ["open", "open", "close", "open", "stat"]

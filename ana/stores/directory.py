@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from ana import address, chunks, files, keys, locks, mounts, publishing, record
+from ana import address, chunks, files, keys, locks, mounts, publishing, record, trash
 from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.seals import Seal
+from ana.stores.found import Found
 from ana.stores.tree import Config, Tree
 from ana.trust import EVERYDAY, Trust
 
@@ -112,10 +113,10 @@ class DirectoryStore:
         self._suspects.discard(key)
         return True
 
-    def get(self, key: str, *, patient: bool = True) -> "_Found":
+    def get(self, key: str, *, patient: bool = True) -> Found:
         """Find a state and verify its header."""
         path = self.path(key)
-        return self.watch(key, lambda: _Found(self, key, path, self._find(key, path, patient=patient)))
+        return self.watch(key, lambda: Found(self, key, path, self.open_state(key, path, patient=patient)))
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
@@ -133,6 +134,10 @@ class DirectoryStore:
         found = self._look(key, path, check=thorough)
         if found.there:
             return 0
+        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and trash.bring_back(path):
+            found = self._look(key, path, check=thorough)
+            if found.there:
+                return 0
         if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(key, path, state, children)
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
@@ -156,7 +161,7 @@ class DirectoryStore:
             )
 
         for _ in range(TRIES):
-            if self._publish(key, fill):
+            if self.publish(key, fill):
                 return sizes[-1]
             # Another writer was first: what it wrote has to be whole.
             found = self._look(key, path, check=True)
@@ -191,12 +196,12 @@ class DirectoryStore:
             self.counters.note_damaged(key, error.path, error.reason)
             raise
 
-    def _look_anew(self, key: str, pause_seconds: float = 0.0) -> None:
-        """Prepare to look for a file, or read it, once more."""
+    def _look_anew(self, key: str, pause_seconds: float = 0.0) -> bool:
+        """Prepare to look for a file, or read it, once more; say whether its folder is there."""
         self.counters.retries += 1
         if pause_seconds:
             self.counters.note_wait(pause_seconds)
-        files.look_anew(self.tree.folders(key), pause_seconds)
+        return files.look_anew(self.tree.folders(key), pause_seconds)
 
     def _look(self, key: str, path: str, *, check: bool) -> "_Look":
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
@@ -216,6 +221,7 @@ class DirectoryStore:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
             aside = publishing.set_aside(path, found.damaged.identity)
+            trash.forget(path, found.damaged.identity)
             fields = {"event": "set aside", "uuid": key, "store": self.home, "path": path, "aside": aside}
             _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside, extra=fields)
         self._suspects.discard(key)
@@ -230,7 +236,7 @@ class DirectoryStore:
             return None
         return False
 
-    def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
+    def open_state(self, key: str, path: str, *, patient: bool) -> files.Opened:
         """Open a state's file; what says that it is believed is asked of the file that was opened."""
         opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, patient=patient)
         try:
@@ -246,11 +252,38 @@ class DirectoryStore:
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            self._look_anew(key, pause_seconds)
+            there = self._look_anew(key, pause_seconds)
+            # Before the last look at its own name: who brings it back gives it that one before it loses the other.
+            opened = self._find_in_trash(path) if there and not number else None
+            if opened is not None:
+                return opened
         opened = files.open_file(path, SMALL_BYTES, self._check)
         if opened is None:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
         return opened
+
+    def _find_in_trash(self, path: str) -> files.Opened | None:
+        """Open a state that a collection has moved away, and bring it back, where that is allowed."""
+        opened = files.open_file(trash.trash_path(path), SMALL_BYTES, self._check)
+        if opened is None:
+            return None
+        try:
+            there = trash.bring_back(path)
+        except StoreError as error:
+            # Somebody else's, or read-only: it is read where it lies.
+            _log.info("read from the trash: %s", error)
+            return opened
+        if not there:
+            # Deleted this very moment, and with it what it refers to; or another reader was first.
+            opened.close()
+            return None
+        _log.info("brought back from the trash: %s", path)
+        return opened
+
+    @staticmethod
+    def _is_worth_finding(key: str, size_bytes: int) -> bool:
+        """Say whether to look in the trash before writing a state: under a UUID that was given the first wins."""
+        return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
 
     def _pauses(self, *, patient: bool) -> Iterator[float]:
         """Yield how long to wait between looks, in s: once not at all, then, on network filesystems, longer and longer.
@@ -271,7 +304,8 @@ class DirectoryStore:
             return "UUIDs are lower-case here"
         return ""
 
-    def _publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
+    def publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
+        """Have a record written under a key; False if there is a file of that name already. Raises StoreError."""
         folder, name = self.tree.place(key)
         return publishing.publish(
             folder,
@@ -312,86 +346,3 @@ class _Look(NamedTuple):
 
     there: bool
     damaged: files.Status | None = None
-
-
-class _Found:
-    """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
-
-    def __init__(self, store: DirectoryStore, key: str, where: str, opened: files.Opened) -> None:
-        self.where = where
-        self._store = store
-        self._key = key
-        self._opened: files.Opened | None = opened
-        self._modified = opened.modified
-        try:
-            self.header, self._data = self._read_header(opened)
-        except BaseException:
-            opened.close()
-            raise
-        if self._data is not None:
-            self._opened = None
-
-    @property
-    def may_be_lost(self) -> bool:
-        """Whether a power cut may still take it: its writer may not have waited for the disk."""
-        return self._store.may_be_lost(self._modified)
-
-    def segments(self) -> list[bytes | memoryview]:
-        """Read, verify and decompress; a digest that fails is read once more from the file."""
-        began = time.perf_counter()
-        segments = self._segments()
-        header = self.header
-        file_bytes = header.header_bytes + header.stored_bytes
-        self._store.counters.note_loaded(self._key, header.raw_bytes, file_bytes, began)
-        return segments
-
-    def _segments(self) -> list[bytes | memoryview]:
-        if self._data is not None:
-            data, self._data = self._data, None
-            try:
-                return record.decode_small(self.header, data, self.where)
-            except CorruptedStateError as error:
-                self._store.counters.retries += 1
-                _log.debug("reading again: %s", error)
-        return self._store.watch(self._key, lambda: self._with_file(record.decode))
-
-    def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
-        """Read, verify and decompress a piece at a time; a digest that fails is read once more from the file."""
-        content = self.header.content
-
-        def work(header: record.Header, read: chunks.Read, where: str) -> None:
-            if header.content != content:
-                raise CorruptedStateError(self._key, where, "it was replaced by another state while it was read")
-            record.copy(header, read, where, offsets, put)
-
-        self._store.watch(self._key, lambda: self._with_file(work))
-
-    def verify(self) -> None:
-        """Read all of the content and check its digests; what fails is read once more from the file."""
-        self._store.watch(self._key, lambda: self._with_file(record.verify))
-
-    def release(self) -> None:
-        """Close the file."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-    def _with_file(self, work: Callable[[record.Header, chunks.Read, str], Result]) -> Result:
-        opened, self._opened = self._opened, None
-        again = opened is None
-        with opened or self._store._find(self._key, self.where, patient=True) as opened:  # noqa: SLF001 - its own part
-            data = None
-            if again:
-                self.header, data = self._read_header(opened)
-            return work(self.header, opened.read if data is None else record.reader(data), self.where)
-
-    def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
-        """Return the verified header, and the whole file if it is small."""
-        size, start = opened.size_bytes, opened.start
-        if size == len(start):
-            return record.parse_header(start, size, self._key, self.where, self._store.seal), start
-        end = record.header_size(start, size, self._key, self.where)
-        if end > len(start):
-            start = bytearray(end)
-            opened.read(0, [memoryview(start)])
-        return record.parse_header(start, size, self._key, self.where, self._store.seal), None

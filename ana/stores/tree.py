@@ -8,14 +8,15 @@ import json
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
-from ana import address, files, publishing
+from ana import address, files, mounts, publishing, threads
 from ana.errors import StoreError, UnsupportedFormatError, UntrustedStoreError
 from ana.trust import EVERYDAY, Trust
 
-__all__ = ["Config", "Stray", "Tree"]
+__all__ = ["Config", "Folder", "Stray", "Tree"]
 
 CONFIG = "ana.json"
 FORMAT = 1
@@ -23,7 +24,9 @@ LEVELS = 2
 CONFIG_LIMIT_BYTES = 64 << 10
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
-_IGNORED = (files.TEMPORARY, files.BAD, ".nfs", ".ana", ".snapshot", "lost+found")
+_IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
+_LISTING_THREADS = 32
+"""How many folders of a network filesystem are listed at the same time."""
 
 
 class Config(NamedTuple):
@@ -42,6 +45,14 @@ class Stray(NamedTuple):
     name: str
     temporary: bool
     age_seconds: float
+
+
+class Folder(NamedTuple):
+    """One listing: a folder's name in the tree ("", or "5f/3a/"), whether states belong there, and what it holds."""
+
+    name: str
+    innermost: bool
+    entries: list[files.Entry]
 
 
 class Tree:
@@ -132,13 +143,29 @@ class Tree:
             for folder in folders[1:]:
                 publishing.make_folder(folder, durable=self.durable, mode=self.mode)
 
-    def strays(self) -> Iterator[Stray]:
+    def walk(self, digits: str = "") -> Iterator[Folder]:
+        """List the tree's folders, each once, the root first; several at a time on network filesystems.
+
+        With `digits`, only those for names that begin with them. Shard folders that vanish meanwhile are passed
+        over. Raises StoreError where one cannot be read.
+        """
+        at_once = _LISTING_THREADS if mounts.is_network(self.root) else 1
+        yield from self._walk([""], self.config.levels, digits, at_once)
+
+    def strays(self, now: float) -> Iterator[Stray]:
         """List what is in the tree and is no state: temporary files, and what does not belong there.
 
-        Raises StoreError where the tree cannot be read.
+        `now`: in s since 1970, by the server's clock. Raises StoreError where the tree cannot be read.
         """
-        now = files.server_now(self.root)
-        yield from self._strays("", self.config.levels, now)
+        for folder in (*self._own(), *self.walk()):
+            for entry in folder.entries:
+                name = f"{folder.name}{entry.name}"
+                if entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
+                    found = files.look(f"{self.root}/{name}")
+                    if found is not None:
+                        yield Stray(name, temporary=True, age_seconds=now - found.modified)
+                elif not _belongs(entry, folder):
+                    yield Stray(name, temporary=False, age_seconds=0.0)
 
     def remove_temporary(self, name: str) -> None:
         """Remove a temporary file that `strays` has named. Raises StoreError; ValueError for another file's name."""
@@ -147,17 +174,39 @@ class Tree:
             raise ValueError(msg)
         files.remove(f"{self.root}/{name}")
 
-    def _strays(self, folder: str, levels: int, now: float) -> Iterator[Stray]:
-        for entry in files.list_folder(f"{self.root}/{folder}"):
-            name = f"{folder}{entry.name}"
-            if entry.kind == "folder" and levels and _SHARD.fullmatch(entry.name):
-                yield from self._strays(f"{name}/", levels - 1, now)
-            elif entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
-                found = files.look(f"{self.root}/{name}")
-                if found is not None:
-                    yield Stray(name, temporary=True, age_seconds=now - found.modified)
-            elif not _belongs(entry, folder, levels):
-                yield Stray(name, temporary=False, age_seconds=0.0)
+    def _own(self) -> list[Folder]:
+        """List the tree's own folders, where they are."""
+        found = []
+        for name in (".ana/", ".ana/roots/"):
+            with suppress(StoreError):
+                entries = files.list_folder(f"{self.root}/{name}")
+                found.append(
+                    Folder(
+                        name,
+                        innermost=False,
+                        entries=[entry for entry in entries if entry.name.startswith(files.TEMPORARY)],
+                    )
+                )
+        return found
+
+    def _walk(self, names: list[str], levels: int, digits: str, at_once: int) -> Iterator[Folder]:
+        found: dict[str, list[files.Entry]] = {}
+
+        def look_into(name: str) -> None:
+            try:
+                found[name] = files.list_folder(f"{self.root}/{name}")
+            except StoreError as error:
+                if error.errno != errno.ENOENT or not name:
+                    raise
+
+        threads.run(look_into, names, at_once)
+        for name in names:
+            entries = found.pop(name, [])
+            yield Folder(name, not levels, entries)
+            shards = [entry.name for entry in entries if levels and is_shard(entry)]
+            below = [f"{name}{shard}/" for shard in shards if digits.startswith(shard[: len(digits)])]
+            if below:
+                yield from self._walk(below, levels - 1, digits[2:], at_once)
 
     def _open(self, *, create: bool) -> Config:
         self._check_root()
@@ -240,12 +289,20 @@ class Tree:
             return
         reason = f"it is not empty and no ANA store (it holds {foreign[0]!r} and {len(foreign) - 1} more)"
         if any(name.endswith(".p") for name in foreign):
-            reason += "; it looks like a store of the original ANA, whose files this version does not read"
+            reason += "; it looks like a store of the original ANA: `ana -d NEW import` makes a store of it"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
 
 
-def _belongs(entry: files.Entry, folder: str, levels: int) -> bool:
+def is_shard(entry: files.Entry) -> bool:
+    """Say whether a name in a tree is that of one of its folders for states."""
+    return entry.kind == "folder" and _SHARD.fullmatch(entry.name) is not None
+
+
+def _belongs(entry: files.Entry, folder: Folder) -> bool:
     """Say whether a name is where a tree has it: states in the innermost folders, its own things in the root."""
-    if entry.kind == "file" and not levels and address.is_file_name(entry.name):
+    if is_shard(entry) and not folder.innermost:
         return True
-    return not folder and (entry.name, entry.kind) in {(CONFIG, "file"), (".ana", "folder")}
+    if entry.kind == "file" and folder.innermost:
+        plain = entry.name.removeprefix(files.TRASH)
+        return address.is_file_name(plain) or entry.name.startswith(files.GONE)
+    return not folder.name and (entry.name, entry.kind) in {(CONFIG, "file"), (".ana", "folder")}

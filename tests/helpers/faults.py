@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ana import files, locks, mounts, publishing
+from ana import files, locks, mounts, publishing, trash
 
 CALLS = (
     "access",
@@ -24,9 +24,11 @@ CALLS = (
     "open",
     "preadv",
     "rename",
+    "rmdir",
     "scandir",
     "stat",
     "unlink",
+    "utime",
     "write",
     "pwritev",
 )
@@ -88,7 +90,7 @@ class _Hurried:
 @contextlib.contextmanager
 def under(fault: Fault | None = None) -> Iterator[FaultyOS]:
     """Put the stand-in under ana's modules for the length of a `with` block; without a fault, it only counts."""
-    modules = files, publishing, mounts, locks
+    modules = files, publishing, mounts, locks, trash
     real = [module.os for module in modules]
     stand_in = FaultyOS(fault)
     for module in modules:

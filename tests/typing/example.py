@@ -92,6 +92,7 @@ def references() -> None:
 def layers(pickle_dir: str) -> None:
     """Each way to set a layer returns it; each backend is a DataLayer."""
     assert_type(ana.set_dl(), ana.DataLayer)
+    assert_type(ana.set_dl(pickle_dir=pickle_dir).keep("mine", Model([1.0])), list[str])
     assert_type(ana.set_dl(pickle_dir=pickle_dir, keep_bytes=0, errors="raise", durable=False), ana.DataLayer)
     assert_type(ana.get_dl(), ana.DataLayer)
     backing: dict[str, bytes] = {}

@@ -1,10 +1,10 @@
-"""Looking after a store: what writers left behind when they were killed."""
+"""What writers left behind when they were killed."""
 
-import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from ana import opening
 from ana.errors import ANAError
+from ana.maintenance.opening import LOCK_SECONDS, Path, locked, now, open_store
 from ana.stores.tree import Stray, Tree
 
 __all__ = ["LEFTOVER_SECONDS", "Swept", "sweep"]
@@ -28,26 +28,33 @@ class Swept:
 
 
 def sweep(
-    pickle_dir: str | os.PathLike[str], *, older_than_seconds: float = LEFTOVER_SECONDS, dry_run: bool = False
+    pickle_dir: Path,
+    *,
+    older_than_seconds: float = LEFTOVER_SECONDS,
+    dry_run: bool = False,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Swept:
     """Remove the temporary files of writers that were killed; `dry_run` only says which.
 
     Their age is taken by the clock of the filesystem's server. Nothing else is touched; what is not the store's is
     reported. Safe beside running jobs and other sweeps. Raises StoreError, UntrustedStoreError,
-    UnsupportedFormatError where there is no store, and ValueError for a negative age.
+    UnsupportedFormatError where there is no store, LockTimeoutError where other maintenance runs for longer than
+    `lock_seconds`, and ValueError for a negative age.
     """
     if older_than_seconds < 0:
         msg = f"older_than_seconds ({older_than_seconds}) is not negative"
         raise ValueError(msg)
-    tree = Tree(os.path.abspath(os.fsdecode(pickle_dir)), create=False, trust=opening.trust())
+    store = open_store(pickle_dir)
     found = Swept()
-    for stray in sorted(tree.strays(), key=lambda stray: stray.name):
-        if not stray.temporary:
-            found.skipped.append(stray.name)
-        elif stray.age_seconds < older_than_seconds:
-            found.kept.append(stray.name)
-        else:
-            _remove(tree, stray, found, dry_run=dry_run)
+    with nullcontext() if dry_run else locked(store, lock_seconds):
+        right_now = now(store, writable=not dry_run)
+        for stray in sorted(store.tree.strays(right_now), key=lambda stray: stray.name):
+            if not stray.temporary:
+                found.skipped.append(stray.name)
+            elif stray.age_seconds < older_than_seconds:
+                found.kept.append(stray.name)
+            else:
+                _remove(store.tree, stray, found, dry_run=dry_run)
     return found
 
 

@@ -15,20 +15,14 @@ from rich.text import Text
 from ana import statistics
 from ana.statistics import Stats, Summary
 
-__all__ = ["EXAMPLES", "jobs_option", "show_jobs"]
+__all__ = ["ENVIRONMENT", "document", "jobs_option", "show_jobs", "view"]
 
-EXAMPLES = """\b
-Examples:
-  ANA_STATS=stats srun python job.py; ana stats --jobs stats
-  ana stats --jobs stats --json | jq .total.spared_bytes
-"""
+ENVIRONMENT = "ANA_STATS"
 
 jobs_option = click.option(
     "--jobs",
-    envvar="ANA_STATS",
-    required=True,
     metavar="DIR",
-    help="The folder of the processes' files; by default what the environment's ANA_STATS says.",
+    help="Instead, sum up what the processes of jobs wrote into DIR (with the environment's ANA_STATS=DIR).",
 )
 
 _ROWS = (
@@ -48,12 +42,13 @@ def show_jobs(folder: str, *, as_json: bool, quiet: bool) -> None:
     """Print the sums of the files in a folder. Raises StoreError where it cannot be read."""
     summary = statistics.summarize(folder)
     if as_json:
-        click.echo(json.dumps(_document(summary), indent=2))
+        click.echo(json.dumps(document(summary), indent=2))
     elif not quiet:
-        Console(highlight=False).print(_view(summary))
+        Console(highlight=False).print(view(summary))
 
 
-def _document(summary: Summary) -> dict[str, Any]:
+def document(summary: Summary) -> dict[str, Any]:
+    """Return the sums as a JSON document."""
     stores = {home: _with_sums(stats) for home, stats in summary.stores.items()}
     # Not by asdict at once, which would copy the mapping's Stats without their sums.
     rest = dataclasses.asdict(dataclasses.replace(summary, stores={}))
@@ -64,7 +59,8 @@ def _with_sums(stats: Stats) -> dict[str, Any]:
     return {**dataclasses.asdict(stats), "moved_bytes": stats.moved_bytes, "spared_bytes": stats.spared_bytes}
 
 
-def _view(summary: Summary) -> Group:
+def view(summary: Summary) -> Group:
+    """Return the sums as tables."""
     parts: list[Any] = ["", Text(f" {_processes(summary)}")]
     for home, stats in summary.stores.items():
         parts += [Text(f"\n {home}", style="bold"), _table(stats), *_notes(stats)]

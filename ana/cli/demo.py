@@ -1,15 +1,11 @@
-"""The command line: arguments, tables and progress bars over functions that return typed results."""
+"""`ana demo`: what ANA is good for, shown in five seconds."""
 
 import dataclasses
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import click
 from rich import box
@@ -18,14 +14,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from ana import cli_stats, demo
-from ana._version import __version__
-from ana.errors import ANAError
+from ana import demo
+from ana.cli.output import DONE, FAILED, Output, output_options, size, times
 
-__all__ = ["ana", "run"]
-
-DONE, FAILED, INTERRUPTED = 0, 1, 130
-"""Exit codes, besides click's 2 for wrong usage; 130 is the shells' word for "stopped by Ctrl-C"."""
+__all__ = ["demo_command"]
 
 MEGABYTE = 1_000_000
 SMALL_BYTES = 4 * MEGABYTE
@@ -39,38 +31,6 @@ Examples:
   ana demo --dir /shared/scratch --keep
   ana demo --json | jq .by_reference.wall_seconds
 """
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-@dataclasses.dataclass(slots=True)
-class Output:
-    """How to say it: the options that the group and its commands share."""
-
-    as_json: bool = False
-    quiet: bool = False
-
-
-def _noting(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
-    """Return a callback that notes a flag in the context's Output, wherever on the command line it stood."""
-
-    def note(context: click.Context, _parameter: click.Parameter, given: bool) -> None:  # noqa: FBT001 - click's
-        output = context.ensure_object(Output)
-        setattr(output, name, given or getattr(output, name))
-
-    return note
-
-
-def output_options(command: Command) -> Command:
-    """Give a command `--json` and `-q`. The group has them too: they may stand before its name or after."""
-    for flags, name, text in (
-        (("-q", "--quiet"), "quiet", "Print nothing but what failed."),
-        (("--json",), "as_json", "Print one JSON document, for programs."),
-    ):
-        note = _noting(name)
-        add = click.option(*flags, name, is_flag=True, expose_value=False, callback=note, help=text)
-        command = add(command)
-    return command
 
 
 def _bytes_of(text: str) -> int:
@@ -86,17 +46,7 @@ def _bytes_of(text: str) -> int:
     return size_bytes
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ana")
-@output_options
-def ana() -> None:
-    """Store large Python objects once, and send references to them.
-
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-    """
-
-
-@ana.command("demo", epilog=DEMO_EXAMPLES)
+@click.command("demo", epilog=DEMO_EXAMPLES)
 @click.option(
     "--size",
     "size_bytes",
@@ -153,56 +103,6 @@ def demo_command(output: Output, /, **settings: Any) -> int:
     return FAILED if failed else DONE
 
 
-@ana.command("stats", epilog=cli_stats.EXAMPLES)
-@cli_stats.jobs_option
-@output_options
-@click.pass_obj
-def stats_command(output: Output, jobs: str) -> int:
-    """Sum up what the processes of jobs did: stored, loaded, spared.
-
-    Each process that runs with the environment's ANA_STATS=DIR writes a file
-    into DIR. docs/observing.md says what the numbers are.
-    """
-    cli_stats.show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)
-    return DONE
-
-
-def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. What went wrong is said in a line on stderr."""
-    try:
-        with _ended_by_signals():
-            code = ana.main(args=argv, prog_name="ana", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        click.echo("ana: interrupted", err=True)
-        return INTERRUPTED
-    except (ANAError, OSError, BrokenExecutor, MemoryError) as error:
-        click.echo(f"ana: {str(error) or type(error).__name__}", err=True)
-        return FAILED
-    return code if isinstance(code, int) else DONE
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the program by an exception: it cleans up as after Ctrl-C."""
-
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # Under `nohup` SIGHUP is ignored, and stays so.
-    mine = [number for number, handler in before.items() if handler is signal.SIG_DFL]
-    for number in mine:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, before[number])
-
-
 @contextmanager
 def _progress(steps: int, output: Output) -> Iterator[demo.Progress]:
     """Show a bar on stderr where that is a terminal, else nothing."""
@@ -229,7 +129,7 @@ def _demo_view(result: demo.DemoResult) -> Group:
     place = f"kept in {result.pickle_dir}" if settings.keep else "nothing is left on disk"
     return Group(
         "",
-        f" A mesh of {result.points:,} points, {_size(result.object_bytes)}, sent in {settings.tasks} tasks "
+        f" A mesh of {result.points:,} points, {size(result.object_bytes)}, sent in {settings.tasks} tasks "
         f"to {settings.workers} processes",
         _rounds_table(result),
         _checks_table(result),
@@ -254,17 +154,17 @@ def _rounds_table(result: demo.DemoResult) -> Table:
 
 def _rounds_rows(value: demo.Round, reference: demo.Round, object_bytes: int) -> list[tuple[str, str, str, str, str]]:
     """Return the rows: the check that a row belongs to, its name, as usual, by reference, the comparison."""
-    less = _times(value.pipe_bytes, reference.pipe_bytes, "less", "more")
-    faster = _times(value.wall_seconds, reference.wall_seconds, "faster", "slower")
+    less = times(value.pipe_bytes, reference.pipe_bytes, "less", "more")
+    faster = times(value.wall_seconds, reference.wall_seconds, "faster", "slower")
     share = f"{reference.disk_bytes / object_bytes:.0%} of its size"
     workers = f"{reference.workers} workers had tasks"
     seconds = (f"{value.wall_seconds:.2f} s", f"{reference.wall_seconds:.2f} s")
     back = (_yes(value.original_came_back), _yes(reference.original_came_back))
     return [
-        ("pipe", "bytes through the pipe", _size(value.pipe_bytes), _size(reference.pipe_bytes), less),
+        ("pipe", "bytes through the pipe", size(value.pipe_bytes), size(reference.pipe_bytes), less),
         ("", "wall time", *seconds, faster),
         ("", "  of it, storing once", "", f"{reference.store_seconds:.2f} s", ""),
-        ("", "bytes on disk", _size(value.disk_bytes), _size(reference.disk_bytes), share),
+        ("", "bytes on disk", size(value.disk_bytes), size(reference.disk_bytes), share),
         ("copies", "copies made of the object", f"{value.copies}", f"{reference.copies}", workers),
         ("identity_in_worker", "same object in later tasks", _kept(value), _kept(reference), ""),
         ("identity_of_result", "comes back as the original", *back, ""),
@@ -307,29 +207,6 @@ def _caught(result: demo.DemoResult) -> str:
     lines += [f"names UUID {result.uuid}"] if flipped.names_uuid else []
     lines += [f"names file {flipped.path.relative_to(result.pickle_dir)}"] if flipped.names_path else []
     return "\n  ".join(lines)
-
-
-def _size(size_bytes: int) -> str:
-    """Write a number of bytes with three digits and a decimal unit."""
-    if size_bytes < 1000:  # noqa: PLR2004 - the unit
-        return f"{size_bytes} B"
-    # 999.5 would be written as 1000 already.
-    power = next((power for power in (1, 2, 3) if size_bytes < 999.5 * 1000**power), 4)
-    return f"{_three_digits(size_bytes / 1000**power)} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
-def _three_digits(value: float) -> str:
-    """Write a number with three digits, or more where it is large."""
-    decimals = next((digits for limit, digits in ((9.995, 2), (99.95, 1)) if value < limit), 0)
-    return f"{value:,.{decimals}f}"
-
-
-def _times(before: float, after: float, better: str, worse: str) -> str:
-    """Say how many times better or worse; nothing where either is nothing."""
-    if not before or not after:
-        return ""
-    ratio = before / after
-    return f"{_three_digits(max(ratio, 1 / ratio))} times {better if ratio >= 1 else worse}"
 
 
 def _kept(measured: demo.Round) -> str:

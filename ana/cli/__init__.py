@@ -1,0 +1,125 @@
+"""The command line: arguments, tables and progress bars over functions that return typed results."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ana._version import __version__
+from ana.cli.completion import completion
+from ana.cli.demo import demo_command
+from ana.cli.health import info, stats, sweep, verify
+from ana.cli.keeping import forget, gc, keep, roots
+from ana.cli.looking import cat, ls, show
+from ana.cli.moving import export, import_command
+from ana.cli.output import DONE, INTERRUPTED, exit_code, store_options
+from ana.cli.report import report
+from ana.errors import ANAError
+
+__all__ = ["ana", "run"]
+
+EPILOG = """\b
+Examples:
+  ana demo                                  what it is good for, in five seconds
+  ana -d /shared/pickles info               is this a good place for a store?
+  ana -d /shared/pickles stats --by class   what is in it?
+  ana -d /shared/pickles verify             is every byte of it right?
+  ana ls --larger 1G --sort size -n 20      the largest states
+  ana keep experiment-7 5f3ac0e1            never collect this
+  ana gc --unreachable                      collect what no root leads to
+  ana --json stats | jq .states
+
+\b
+Exit codes:
+  0    done
+  1    failed; a line on stderr says why
+  2    wrong usage
+  3    partly done: some of it failed
+  4    damaged or missing states were found
+  10   there is no store at that place
+  11   another maintenance of this store runs
+  130  interrupted (143 by SIGTERM); it can be run again
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(__version__, prog_name="ana")
+@store_options
+def ana() -> None:
+    """Store large Python objects once, and send references to them; look after such a store.
+
+    The store is the folder given with -d, or the one that ANA_PICKLE_DIR
+    names, or ./pickles. Nothing is ever unpickled: looking at a store runs no
+    code from it. Every command is safe beside running jobs, may be
+    interrupted at any time, and run again. Tables are for people; --json
+    prints one document for programs, whose keys are those of the functions in
+    ana.maintenance. NO_COLOR switches colours off.
+    """
+
+
+for _command in (
+    demo_command,
+    info,
+    stats,
+    ls,
+    show,
+    cat,
+    verify,
+    keep,
+    forget,
+    roots,
+    gc,
+    sweep,
+    import_command,
+    export,
+    report,
+    completion,
+):
+    ana.add_command(_command)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. What went wrong is said in a line on stderr."""
+    try:
+        with _ended_by_signals():
+            code = ana.main(args=argv, prog_name="ana", standalone_mode=False)
+            sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("ana: interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads has enough, as `head` does. Nothing more is to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ANAError, OSError, BrokenExecutor, MemoryError) as error:
+        click.echo(f"ana: {str(error) or type(error).__name__}", err=True)
+        return exit_code(error)
+    return code if isinstance(code, int) else DONE
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the program by an exception: it cleans up as after Ctrl-C."""
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Under `nohup` SIGHUP is ignored, and stays so.
+    mine = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])

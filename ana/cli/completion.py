@@ -1,0 +1,62 @@
+"""Shell completion: of commands and options by click, of UUIDs and names from the store."""
+
+import os
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from ana import maintenance
+from ana.cli.output import Output, store_options
+from ana.errors import ANAError
+
+__all__ = ["completion", "roots", "uuids"]
+
+MOST = 100
+
+EXAMPLES = """\b
+Examples:
+  eval "$(ana completion bash)"                         in ~/.bashrc
+  ana completion zsh > ~/.zfunc/_ana
+  ana completion fish > ~/.config/fish/completions/ana.fish
+"""
+
+
+@click.command("completion", epilog=EXAMPLES)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@store_options
+def completion(shell: str) -> int:
+    """Print the script that lets a shell complete commands, options, and UUIDs.
+
+    UUIDs are completed from the store of -d (on the line that is completed),
+    ANA_PICKLE_DIR or ./pickles, from their second digit on.
+    """
+    from ana.cli import ana  # noqa: PLC0415 - the group that this command is in
+
+    made = get_completion_class(shell)
+    if made is None:
+        msg = f"click has no completion for {shell}."
+        raise click.UsageError(msg)
+    click.echo(made(ana, {}, "ana", "_ANA_COMPLETE").source())
+    return 0
+
+
+def uuids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the UUIDs of the store that begin with what was typed."""
+    output = context.find_object(Output) or Output()
+    if len(incomplete) < 2 or not os.path.isdir(output.place[0]):  # noqa: PLR2004 - one of 256 folders
+        return []
+    try:
+        found = maintenance.beginning(output.store, incomplete)
+    except (ANAError, OSError):
+        return []
+    return [CompletionItem(uuid) for uuid in found[:MOST]]
+
+
+def roots(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of the store's roots that begin with what was typed."""
+    output = context.find_object(Output) or Output()
+    try:
+        found = maintenance.roots(output.store)
+    except (ANAError, OSError):
+        return []
+    return [CompletionItem(root.name) for root in found if root.name.startswith(incomplete)][:MOST]

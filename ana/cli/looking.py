@@ -1,0 +1,216 @@
+"""`ana ls`, `ana show`, `ana cat`: what is in a store."""
+
+import re
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import click
+from rich.text import Text
+from rich.tree import Tree
+
+from ana import maintenance
+from ana.cli.completion import uuids
+from ana.cli.output import AGE, DAMAGE, DONE, SIZE, Output, age, emit, printable, said, size, store_options, table
+
+__all__ = ["cat", "ls", "show", "when"]
+
+LS_EXAMPLES = """\b
+Examples:
+  ana ls --class '^mypackage[.]mesh:' --larger 100M
+  ana ls --older 30d --sort size -n 20
+  ana ls --older 90d -0 | xargs -0 ana keep old-ones
+  ana ls --json | jq -r 'select(.children == 0) | .uuid'
+
+\b
+JSON: a line for each state with uuid, class_name, size_bytes (of its file),
+raw_bytes, children (how many), age_seconds, name (its file), problem.
+Exit codes: 0; 4 if a state's header cannot be read.
+"""
+
+SHOW_EXAMPLES = """\b
+Examples:
+  ana show 5f3ac0e1
+  ana show 5f3ac0e1 --tree
+  ana --json show 5f3ac0e1 | jq .children
+
+\b
+JSON: uuid, class_name, path, size_bytes, raw_bytes, header_bytes,
+stored_bytes, segments, chunks, children, content_digest, created, modified,
+in_trash; with --tree: uuid, class_name, size_bytes, problem, repeated,
+children (the same again).
+Exit codes: 0; 2 if more than one UUID begins like that; 4 if the state is
+missing or damaged, with --tree also for one that it refers to.
+"""
+
+CAT_EXAMPLES = """\b
+Examples:
+  ana cat 5f3ac0e1 | python -m pickletools | less
+  ana cat 5f3ac0e1 > state.pkl
+
+\b
+Exit codes: 0; 2 if more than one UUID begins like that; 4 if the state is
+missing or damaged.
+"""
+
+SORTS = {
+    "age": lambda state: -state.age_seconds,
+    "size": lambda state: -state.size_bytes,
+    "class": lambda state: (state.class_name, state.uuid),
+    "uuid": lambda state: state.uuid,
+}
+
+
+@click.command("ls", epilog=LS_EXAMPLES)
+@click.option("--class", "class_pattern", metavar="REGEX", help="Only states whose class (module:Class) matches.")
+@click.option("--larger", "larger_than", type=SIZE, metavar="SIZE", help="Only files larger than that.")
+@click.option("--smaller", "smaller_than", type=SIZE, metavar="SIZE", help="Only files smaller than that.")
+@click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states stored longer ago.")
+@click.option("--newer", "newer_than_seconds", type=AGE, metavar="TIME", help="Only states stored since then.")
+@click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Oldest, largest, or first by name, first.")
+@click.option("-n", "number", type=click.IntRange(1), metavar="N", help="No more than so many.")
+@click.option("-0", "null", is_flag=True, help="UUIDs alone, each followed by NUL, for xargs -0.")
+@store_options
+@click.pass_obj
+def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, **filters: Any) -> int:
+    """List the states: UUID, size, age and class.
+
+    All filters have to match. Ages are by the clock of the file server, since
+    a state was stored (or brought back from the trash). Sizes: 500k, 20M, 1G
+    (powers of 1000), 4Mi (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Each
+    state's header is read.
+    """
+    try:
+        found = maintenance.ls(output.store, **filters)
+    except re.error as error:
+        msg = f"{filters['class_pattern']!r}: {error}"
+        raise click.BadParameter(msg, param_hint="--class") from None
+    states: Iterator[maintenance.StateInfo] = found if sort is None else iter(sorted(found, key=SORTS[sort]))
+    damaged = 0
+    for state in islice(states, number):
+        damaged += state.problem is not None
+        _print(output, state, null=null)
+    return DAMAGE if damaged else DONE
+
+
+def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
+    if null:
+        sys.stdout.buffer.write(state.uuid.encode("utf-8", "surrogatepass") + b"\0")
+    elif output.as_json:
+        emit(state, one_line=True)
+    elif not output.quiet:
+        what = state.class_name or "(bare state)" if state.problem is None else f"({state.problem.kind})"
+        line = f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}"
+        click.echo(printable(line))
+
+
+@click.command("show", epilog=SHOW_EXAMPLES)
+@click.argument("uuid", shell_complete=uuids)
+@click.option("--tree", "as_tree", is_flag=True, help="Show what it refers to, and what that refers to, as a tree.")
+@store_options
+@click.pass_obj
+def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
+    """Show all that a state's header says, without unpickling it.
+
+    A beginning of the UUID is enough if no other state's begins like that. A
+    state that gc has put into the trash is shown from there.
+    """
+    if as_tree:
+        return _show_tree(output, uuid)
+    found = maintenance.show(output.store, uuid)
+    if output.as_json:
+        emit(found)
+    elif not output.quiet:
+        said(_fields(found))
+    return DONE
+
+
+def _fields(found: maintenance.Shown) -> Any:
+    made = table("", "")
+    made.show_header = False
+    ratio = f", {found.raw_bytes / found.size_bytes:.1f} times smaller" if found.raw_bytes > found.size_bytes else ""
+    methods = {str(chunk["method"]) for chunk in found.chunks}
+    for name, value in (
+        ("uuid", found.uuid),
+        ("class", found.class_name or "(bare state)"),
+        ("file", found.path + (" (in the trash)" if found.in_trash else "")),
+        ("raw", f"{size(found.raw_bytes)} ({found.raw_bytes:,} bytes)"),
+        ("stored", f"{size(found.size_bytes)} ({found.size_bytes:,} bytes{ratio})"),
+        ("segments", f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"),
+        ("chunks", f"{len(found.chunks)} ({', '.join(sorted(methods)) or 'none'})"),
+        ("made", f"{when(found.created)} by the writer's clock"),
+        ("stored at", f"{when(found.modified)} by the server's"),
+        ("content", found.content_digest),
+        ("children", str(len(found.children))),
+        *(("", child) for child in found.children[:20]),
+        *([("", f"and {len(found.children) - 20:,} more (--json lists all)")] if len(found.children) > 20 else []),  # noqa: PLR2004 - a screen
+    ):
+        made.add_row(Text(name, "dim"), Text(printable(value)))
+    return made
+
+
+def _show_tree(output: Output, uuid: str) -> int:
+    top = maintenance.tree(output.store, uuid)
+    # Children first, without recursion: chains may be long.
+    order = [top]
+    for child in order:
+        order.extend(child.children)
+    wrong = sum(child.problem is not None for child in order)
+    if output.as_json:
+        documents: dict[int, Any] = {}
+        for child in reversed(order):
+            below = [documents.pop(id(grandchild)) for grandchild in child.children]
+            documents[id(child)] = {
+                "uuid": child.uuid,
+                "class_name": child.class_name,
+                "size_bytes": child.size_bytes,
+                "problem": None if child.problem is None else vars(child.problem),
+                "repeated": child.repeated,
+                "children": below,
+            }
+        emit(documents[id(top)])
+    elif not output.quiet:
+        drawn = {id(top): Tree(_line(top))}
+        for child in order:
+            for grandchild in child.children:
+                drawn[id(grandchild)] = drawn[id(child)].add(_line(grandchild))
+        said(drawn[id(top)])
+    return DAMAGE if wrong else DONE
+
+
+def _line(child: maintenance.Child) -> Text:
+    if child.problem is not None:
+        return Text(printable(f"{child.uuid}  {child.problem.kind}: {child.problem.reason}"), "bold red")
+    if child.repeated:
+        return Text(printable(f"{child.uuid}  (see above)"), "dim")
+    return Text(printable(f"{child.uuid}  {size(child.size_bytes):>8}  {child.class_name or '(bare state)'}"))
+
+
+def when(seconds: float) -> str:
+    """Write a time, given in s since 1970."""
+    from datetime import UTC, datetime  # noqa: PLC0415 - wanted here alone
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@click.command("cat", epilog=CAT_EXAMPLES)
+@click.argument("uuid", shell_complete=uuids)
+@store_options
+@click.pass_obj
+def cat(output: Output, /, uuid: str) -> int:
+    """Write a state's raw pickle to standard output, after every byte was checked.
+
+    What comes is the pickle stream, then the buffers that it asks for, one
+    after the other: the same bytes as `zstd -dc FILE` gives. Not to a
+    terminal. A state in the trash is brought back, as by any reader.
+    """
+    if sys.stdout.isatty():
+        msg = "a pickle is not for terminals: send it to a file or a program."
+        raise click.UsageError(msg)
+    segments = maintenance.cat(output.store, uuid)
+    out = sys.stdout.buffer
+    for segment in segments:
+        out.write(segment)
+    out.flush()
+    return DONE

@@ -1,0 +1,342 @@
+"""What all commands share: options, where the store is, how to say things to people and to programs."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ana import maintenance
+from ana.errors import (
+    ANAError,
+    CorruptedStateError,
+    LockTimeoutError,
+    StateNotFoundError,
+    StoreError,
+    UntrustedStoreError,
+)
+
+__all__ = [
+    "AGE",
+    "SIZE",
+    "NoStoreError",
+    "Output",
+    "age",
+    "emit",
+    "lock_option",
+    "output_options",
+    "printable",
+    "problems_table",
+    "progress",
+    "said",
+    "share",
+    "size",
+    "store_options",
+    "table",
+    "times",
+    "warn",
+    "warn_of",
+]
+
+DONE, FAILED, USAGE, PARTLY, DAMAGE, NO_STORE, BUSY = 0, 1, 2, 3, 4, 10, 11
+INTERRUPTED = 130
+"""The shells' word for "stopped by Ctrl-C"."""
+PICKLE_DIR = "ANA_PICKLE_DIR"
+LINE_SECONDS = 30.0
+"""How often work says how far it is where there is no terminal for a bar."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "pi": 1 << 50}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]i?)?b?", re.IGNORECASE)
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdwy])", re.IGNORECASE)
+_MANY = 20
+
+
+class NoStoreError(ANAError):
+    """There is no store where a command was to look for one."""
+
+
+@dataclasses.dataclass(slots=True)
+class Output:
+    """How to say it, and of which store: the options that the group and its commands share."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    pickle_dir: str = ""
+
+    @property
+    def store(self) -> str:
+        """Where the store is: `-d`, `ANA_PICKLE_DIR`, `./pickles`. Raises NoStoreError if there is none."""
+        path, _ = self.place
+        try:
+            maintenance.open_store(path)
+        except UntrustedStoreError as error:
+            raise NoStoreError(str(error)) from error
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError) or error.errno != 2:  # noqa: PLR2004 - ENOENT
+                raise
+            msg = f"{error} (-d/--pickle-dir or {PICKLE_DIR} says where it is)"
+            raise NoStoreError(msg) from error
+        return path
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return the store's path, and what says so."""
+        if self.pickle_dir:
+            return self.pickle_dir, "-d/--pickle-dir"
+        named = os.environ.get(PICKLE_DIR)
+        return (named, PICKLE_DIR) if named else (os.path.join(os.getcwd(), "pickles"), "the default, ./pickles")
+
+
+def _noting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Return a callback that notes an option in the context's Output, wherever on the command line it stood."""
+
+    def note(context: click.Context, _parameter: click.Parameter, given: Any) -> None:
+        output = context.ensure_object(Output)
+        setattr(output, name, given or getattr(output, name))
+        if name == "verbose" and given:
+            logging.basicConfig(level=logging.INFO, format="ana: %(message)s")
+
+    return note
+
+
+def output_options(command: Command) -> Command:
+    """Give a command `--json`, `-q` and `-v`. The group has them too: they may stand before its name or after."""
+    for flags, name, text in (
+        (("-v", "--verbose"), "verbose", "Say more on stderr about what is done."),
+        (("-q", "--quiet"), "quiet", "Print nothing but what failed."),
+        (("--json",), "as_json", "Print one JSON document (of a list: JSON lines), for programs."),
+    ):
+        note = _noting(name)
+        add = click.option(*flags, name, is_flag=True, expose_value=False, callback=note, help=text)
+        command = add(command)
+    return command
+
+
+def store_options(command: Command) -> Command:
+    """Give a command `-d` as well as what `output_options` gives."""
+    add = click.option(
+        "-d",
+        "--pickle-dir",
+        "pickle_dir",
+        metavar="DIR",
+        expose_value=False,
+        callback=_noting("pickle_dir"),
+        type=click.Path(file_okay=False),
+        help=f"The store.  [default: ${PICKLE_DIR}, then ./pickles]",
+    )
+    return add(output_options(command))
+
+
+def lock_option(command: Command) -> Command:
+    """Give a command `--wait`."""
+    add = click.option(
+        "--wait",
+        "lock_seconds",
+        type=AGE,
+        metavar="TIME",
+        default=f"{maintenance.LOCK_SECONDS:g}s",
+        show_default=True,
+        help="How long to wait for other maintenance of this store; then exit with 11.",
+    )
+    return add(command)
+
+
+def _quantity(name: str, pattern: re.Pattern[str], units: dict[str, int], examples: str) -> Callable[[str], float]:
+    """Return a type of option: a number with a unit."""
+
+    def convert(text: str) -> float:
+        found = pattern.fullmatch(text.strip())
+        if found is None:
+            msg = f"{text!r} is no {name}: say {examples}."
+            raise click.BadParameter(msg)
+        return float(found[1]) * units[(found[2] or "").lower()]
+
+    convert.__name__ = name
+    return convert
+
+
+def share(text: str) -> float:
+    """Return a percentage as a fraction of more than 0 and at most 1."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if found is None or not 0 < float(found[1]) <= 100:  # noqa: PLR2004 - percent
+        msg = f"{text!r} is no share: say 5%."
+        raise click.BadParameter(msg)
+    return float(found[1]) / 100
+
+
+SIZE = _quantity("size", _SIZE, {**_UNITS, **_BINARY}, "500k, 20M, 1.5G, 2T (powers of 1000) or 512Ki, 4Mi, 1Gi")
+AGE = _quantity("time", _AGE, _SECONDS, "90s, 45m, 12h, 30d, 8w or 1y")
+
+
+# To programs
+
+
+def emit(document: Any, *, one_line: bool = False) -> None:
+    """Print a JSON document: a result with its fields as keys."""
+    click.echo(json.dumps(_plain(document), indent=None if one_line else 2, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# To people
+
+
+def said(*things: object) -> None:
+    """Print tables and lines to standard output."""
+    # No markup: names are what users and headers say.
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+    for thing in things:
+        console.print(thing)
+
+
+def warn(text: str) -> None:
+    """Print a line to standard error."""
+    click.echo(f"ana: {printable(text)}", err=True)
+
+
+def table(*columns: str, right: Sequence[int] = ()) -> Table:
+    """Return an empty table; the columns of those numbers hold figures."""
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="right" if number in right else "left", overflow="fold")
+    return made
+
+
+def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
+    """Return what is wrong, as a table of the first few."""
+    made = table("wrong", "state", "why")
+    for wrong in problems[:_MANY]:
+        made.add_row(wrong.kind, printable(wrong.uuid or wrong.name), printable(wrong.reason))
+    if len(problems) > _MANY:
+        made.add_row("", f"and {len(problems) - _MANY:,} more (--json lists all)", "")
+    return made
+
+
+def printable(text: str) -> str:
+    """Return a text that says nothing to a terminal: what is no character to be seen becomes a question mark."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def warn_of(problems: Sequence[maintenance.Problem], output: Output) -> None:
+    """Say on standard error how many states something is wrong with; programs read that from the document."""
+    if problems and not output.as_json:
+        kinds = sorted({wrong.kind for wrong in problems})
+        warn(f"{len(problems):,} states: {', '.join(kinds)} (first: {printable(problems[0].uuid or problems[0].name)})")
+
+
+def size(size_bytes: float) -> str:
+    """Write a number of bytes with three digits and a decimal unit."""
+    if size_bytes < 1000:  # noqa: PLR2004 - the unit
+        return f"{size_bytes:.0f} B"
+    # 999.5 would be written as 1000 already.
+    power = next((power for power in (1, 2, 3) if size_bytes < 999.5 * 1000**power), 4)
+    return f"{three_digits(size_bytes / 1000**power)} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def age(seconds: float) -> str:
+    """Write a time with its two largest digits: "45 s", "3.2 h", "12 d"."""
+    seconds = max(0.0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            value = seconds / length
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"  # noqa: PLR2004 - digits
+    return f"{seconds:.0f} s"
+
+
+def three_digits(value: float) -> str:
+    """Write a number with three digits, or more where it is large."""
+    decimals = next((digits for limit, digits in ((9.995, 2), (99.95, 1)) if value < limit), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def times(before: float, after: float, better: str, worse: str) -> str:
+    """Say how many times better or worse; nothing where either is nothing."""
+    if not before or not after:
+        return ""
+    ratio = before / after
+    return f"{three_digits(max(ratio, 1 / ratio))} times {better if ratio >= 1 else worse}"
+
+
+@contextmanager
+def progress(output: Output, command: str) -> Iterator[maintenance.Tell]:
+    """Show a bar on stderr where that is a terminal, else a plain line every 30 s; nothing with `-q`."""
+    console = Console(stderr=True)
+    if output.quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with _bar(console) as tell:
+            yield tell
+    else:
+        yield _Lines(command).tell
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[maintenance.Tell]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("", total=None, rate="")
+        begin = time.monotonic()
+
+        def tell(doing: maintenance.Doing) -> None:
+            rate = doing.size_bytes / max(0.1, time.monotonic() - begin)
+            text = f"{size(rate)}/s" if doing.size_bytes else ""
+            bars.update(bar, description=doing.what, completed=doing.done, total=doing.total, rate=text)
+
+        yield tell
+
+
+class _Lines:
+    """Says how far work is, now and then."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.begin = self.last = time.monotonic()
+
+    def tell(self, doing: maintenance.Doing) -> None:
+        now = time.monotonic()
+        if now - self.last < LINE_SECONDS:
+            return
+        self.last = now
+        of = "" if doing.total is None else f" of {doing.total:,}"
+        rate = f", {size(doing.size_bytes / (now - self.begin))}/s" if doing.size_bytes else ""
+        click.echo(f"{self.command}: {doing.what}: {doing.done:,}{of} states{rate}", err=True)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return what the command line answers an error with."""
+    if isinstance(error, NoStoreError):
+        return NO_STORE
+    if isinstance(error, LockTimeoutError):
+        return BUSY
+    if isinstance(error, maintenance.AmbiguousPrefixError):
+        return USAGE
+    return DAMAGE if isinstance(error, StateNotFoundError | CorruptedStateError) else FAILED

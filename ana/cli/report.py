@@ -1,0 +1,43 @@
+"""`ana report`: a page about a store."""
+
+import os
+
+import click
+
+from ana import maintenance
+from ana.cli.output import AGE, DONE, Output, emit, progress, said, store_options
+
+__all__ = ["report"]
+
+EXAMPLES = """\b
+Examples:
+  ana report -o report.html
+  ana report -o report.html --purge-after 30d
+  0 6 * * 1  ana -q -d /shared/pickles report -o /home/me/public/store.html
+
+\b
+JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written.
+"""
+
+
+@click.command("report", epilog=EXAMPLES)
+@click.option("-o", "--output", "path", metavar="FILE", required=True, type=click.Path(dir_okay=False))
+@click.option("--purge-after", "purge_after_seconds", type=AGE, metavar="TIME", help="When the site removes old files.")
+@store_options
+@click.pass_obj
+def report(output: Output, /, path: str, purge_after_seconds: float | None) -> int:
+    """Write a page about the store: growth, sizes, classes, ages, what it saves.
+
+    One HTML file that asks nobody for anything: no script, no font, no image
+    from elsewhere. Counts exactly, and leaves the sums for `ana stats` and for
+    the next page's history. An older page is replaced when the new one is whole.
+    """
+    with progress(output, "ana report") as tell:
+        page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, tell=tell)
+    place = os.path.abspath(path)
+    maintenance.write_file(place, page.encode())
+    if output.as_json:
+        emit({"path": place, "size_bytes": os.path.getsize(place)})
+    elif not output.quiet:
+        said(f"{place}")
+    return DONE

@@ -1,0 +1,65 @@
+"""Looking after a store, with typed results and without unpickling anything. `docs/operating.md` says when and how.
+
+All of it is safe beside running jobs, may be interrupted at any time and run again. What changes a store holds the
+maintenance lock, which saves work and carries no safety: two at once do no harm.
+"""
+
+from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
+from ana.maintenance.doctor import Finding, Information, info
+from ana.maintenance.exporting import Exported, export_states
+from ana.maintenance.importing import Imported, import_file, import_old
+from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
+from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store, write_file
+from ana.maintenance.reporting import report
+from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
+from ana.maintenance.sweeping import LEFTOVER_SECONDS, Swept, sweep
+from ana.maintenance.verifying import Verified, verify
+
+__all__ = [
+    "GRACE_SECONDS",
+    "LEFTOVER_SECONDS",
+    "LOCK_SECONDS",
+    "AmbiguousPrefixError",
+    "Child",
+    "Collected",
+    "Doing",
+    "Exported",
+    "Finding",
+    "Group",
+    "Imported",
+    "Information",
+    "Kept",
+    "Moment",
+    "Problem",
+    "RootInfo",
+    "Scope",
+    "Shown",
+    "StateInfo",
+    "Stats",
+    "Summary",
+    "Swept",
+    "Tell",
+    "Verified",
+    "beginning",
+    "cat",
+    "export_states",
+    "find",
+    "forget",
+    "gc",
+    "history",
+    "import_file",
+    "import_old",
+    "info",
+    "keep",
+    "ls",
+    "open_store",
+    "report",
+    "roots",
+    "show",
+    "stats",
+    "sweep",
+    "tree",
+    "verify",
+    "write_file",
+]

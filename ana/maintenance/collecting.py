@@ -1,0 +1,340 @@
+"""Garbage collection in two phases: into the trash, and, a grace later, away. `docs/operating.md`: why that is safe."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from ana import trash
+from ana.errors import ANAError
+from ana.maintenance.marking import Marking
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, locked, now, open_store
+from ana.stores import roots
+from ana.stores.closure import children_first
+from ana.stores.directory import DirectoryStore
+from ana.stores.survey import File, Survey, plain_name, trash_name
+
+__all__ = ["GRACE_SECONDS", "Collected", "Scope", "gc"]
+
+GRACE_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What may go, of what no root keeps and is older than the grace. Given together, all have to agree.
+
+    Whatever stays, all that it refers to stays, too.
+    """
+
+    unreachable: bool = False
+    """All of it."""
+    older_than_seconds: float | None = None
+    """What was stored longer ago."""
+    max_bytes: int | None = None
+    """The oldest, as far as the files of all states together have more bytes."""
+    max_files: int | None = None
+    """The oldest, as far as there are more states."""
+
+    def check(self) -> None:
+        """Raise ValueError where nothing says what may go, or a number makes no sense."""
+        given = (self.older_than_seconds, self.max_bytes, self.max_files)
+        if not self.unreachable and all(value is None for value in given):
+            msg = "say what may go: unreachable, older_than_seconds, max_bytes or max_files"
+            raise ValueError(msg)
+        if any(value is not None and value < 0 for value in given):
+            msg = f"none of {self} is negative"
+            raise ValueError(msg)
+
+
+@dataclass
+class Collected:
+    """What a collection did or, in a dry run, would have done. States go by their files, relative to the store."""
+
+    states: int = 0
+    """In the store when it began, without the trash."""
+    roots: int = 0
+    kept: int = 0
+    """States that roots or their age keep, or that others refer to."""
+    trashed: list[str] = field(default_factory=list)
+    """What was moved into the trash."""
+    trashed_bytes: int = 0
+    deleted: list[str] = field(default_factory=list)
+    """What had been in the trash for longer than the grace, and is gone."""
+    deleted_bytes: int = 0
+    brought_back: list[str] = field(default_factory=list)
+    """What was in the trash, and something that stays refers to it."""
+    waiting: int = 0
+    """What stays in the trash: not long enough there, or something may still refer to it."""
+    folders: int = 0
+    """Empty shard folders that were removed."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What could not be moved or deleted, and why."""
+    problems: list[Problem] = field(default_factory=list)
+    """States that are damaged, or missing though others refer to them."""
+    refused: bool = False
+    """Nothing was collected: states that stay could not be read, so that nobody knows what they refer to."""
+    dry_run: bool = False
+
+
+def gc(
+    pickle_dir: Path,
+    scope: Scope,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    without_roots: bool = False,
+    dry_run: bool = False,
+    tell: Tell = lambda _: None,
+    lock_seconds: float = LOCK_SECONDS,
+) -> Collected:
+    """Move what may go into the trash, and delete what has been there for longer than the grace.
+
+    Kept are: what roots name, what was stored (or brought back) within the grace, what the scope leaves, and all that
+    these refer to. A read that misses brings a state back from the trash. The grace has to be longer than any process
+    believes in a state without looking (`recheck_seconds`) and takes to store what refers to it. Ages are by the clock
+    of the filesystem's server. Safe beside running jobs and other collections, with or without locks; it may be killed
+    at any moment and run again. `without_roots` says that it is meant that there are no roots, so that all goes.
+
+    Raises ValueError for a scope that says nothing, all that is unreachable where there is no root (unless
+    `without_roots`), or a negative time; StoreError, UntrustedStoreError (also for a
+    root that cannot be read), UnsupportedFormatError, LockTimeoutError; nothing was moved then.
+    """
+    scope.check()
+    if grace_seconds < 0:
+        msg = f"grace_seconds ({grace_seconds}) is not negative"
+        raise ValueError(msg)
+    store = open_store(pickle_dir)
+    if scope.unreachable and not without_roots and not roots.read(store):
+        msg = f"{store.home} has no roots: all of it would go; keep something first, or say that this is meant"
+        raise ValueError(msg)
+    with nullcontext() if dry_run else locked(store, lock_seconds):
+        return _Collection(store, scope, grace_seconds, tell, dry_run=dry_run).run()
+
+
+class _Collection:
+    """One collection, from the roots to the empty folders."""
+
+    def __init__(self, store: DirectoryStore, scope: Scope, grace_seconds: float, tell: Tell, *, dry_run: bool) -> None:
+        self.survey = Survey(store)
+        self.root = store.home
+        self.scope = scope
+        self.tell = tell
+        self.dry_run = dry_run
+        self.done = Collected(dry_run=dry_run)
+        # The order counts: what is stored after this moment is young, whatever the listing shows of it.
+        self.now = now(store, writable=not dry_run)
+        self.before = self.now - grace_seconds
+        found = roots.read(store)
+        self.done.roots = len({root.name for root in found})
+        self.wanted = {self.survey.name_of(uuid): f"the root {root.name!r}" for root in found for uuid in root.uuids}
+        self.contents = self.survey.contents()
+        self.live = set(self.contents.states)
+        self.done.states = len(self.live)
+        self.kept = Marking(self.survey, tell, "marking")
+        self.files: dict[str, File] = {}
+
+    def run(self) -> Collected:
+        """Do all of it."""
+        self._recover()
+        trashed = {plain_name(name) for name in self.contents.trash}
+        self._mark()
+        done = self.done
+        done.kept = len(self.kept.marked)
+        done.problems += [
+            *self.kept.unreadable,
+            *(Problem("", name, "missing", f"{by} refers to it") for name, by in self.kept.missing.items()),
+        ]
+        if self.kept.unreadable:
+            done.refused = True
+            return done
+        for name in sorted(self.kept.in_trash):
+            self._bring_back(name)
+        self._drop_doubles(trashed & self.live)
+        moved = self._discard(sorted(self.live - self.kept.marked.keys()))
+        self._delete(trashed - self.kept.marked.keys() - self.live, moved)
+        self._remove_folders()
+        return done
+
+    # What stays
+
+    def _mark(self) -> None:
+        self.kept.mark(self.wanted)
+        for name, found in self.survey.each(self.live - self.kept.marked.keys(), self.survey.look):
+            if isinstance(found, ANAError):
+                # Nothing is known of it: it stays.
+                self.done.failed[name] = str(found)
+                self.files[name] = File(name, 0, self.now)
+            elif found is not None:
+                self.files[name] = found
+        before = self.before
+        if self.scope.older_than_seconds is not None:
+            before = min(before, self.now - self.scope.older_than_seconds)
+        self.kept.mark({file.name: "" for file in self.files.values() if file.modified >= before})
+        if self.scope.max_bytes is not None or self.scope.max_files is not None:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Keep the youngest, each with all that it refers to, as far as there is room."""
+        rest = [file for file in self.files.values() if file.name not in self.kept.marked]
+        for file in sorted(rest, key=lambda file: -file.modified):
+            if file.name in self.kept.marked:
+                continue
+            trial = Marking(self.survey, self.tell, "marking", beside=self.kept)
+            trial.mark({file.name: ""})
+            if not self._fits(len(self.kept.marked) + len(trial.marked), self.kept.bytes + trial.bytes):
+                return
+            self.kept.take_over(trial)
+
+    def _fits(self, states: int, size_bytes: int) -> bool:
+        scope = self.scope
+        return (scope.max_bytes is None or size_bytes <= scope.max_bytes) and (
+            scope.max_files is None or states <= scope.max_files
+        )
+
+    def _bring_back(self, name: str) -> None:
+        try:
+            if not self.dry_run:
+                trash.bring_back(f"{self.root}/{name}")
+            self.done.brought_back.append(name)
+        except ANAError as error:
+            # It stays in the trash, where readers find it, and is not deleted.
+            self.done.failed[name] = str(error)
+
+    # What goes
+
+    def _drop_doubles(self, names: set[str]) -> None:
+        """Delete what is in the trash of states that are there: stored anew, or brought back by a reader who died."""
+        for name, answer in self.survey.each(sorted(names), self._delete_one):
+            if isinstance(answer, ANAError):
+                self.done.failed[trash_name(name)] = str(answer)
+
+    def _discard(self, names: list[str]) -> set[str]:
+        """Move states into the trash; return which are there now, or would be."""
+        moved = set()
+        total = len(names)
+        for number, (name, answer) in enumerate(self.survey.each(names, self._discard_one), 1):
+            if isinstance(answer, ANAError):
+                self.done.failed[name] = str(answer)
+            elif answer == trash.MOVED:
+                moved.add(name)
+                self.done.trashed.append(name)
+                self.done.trashed_bytes += self.files[name].size_bytes if name in self.files else 0
+            self.tell(Doing("moving into the trash", number, total, self.done.trashed_bytes))
+        return moved
+
+    def _discard_one(self, name: str) -> str:
+        return trash.MOVED if self.dry_run else trash.discard(f"{self.root}/{name}", self.before)
+
+    def _delete(self, trashed: set[str], moved: set[str]) -> None:
+        """Delete what has been in the trash for a grace, but for what anything that is still to be had refers to."""
+        old, waiting = self._by_age(trashed)
+        if old:
+            staying = self._still_needed(trashed, waiting | moved)
+            if staying is None:
+                # Nobody knows what is needed.
+                waiting |= old
+                old = set()
+            else:
+                waiting |= old & staying.marked.keys()
+                old -= staying.marked.keys()
+        self.done.waiting = len(waiting | moved)
+        children = self._children(old)
+        spared: set[str] = set()
+        for level in _parents_first(old, children):
+            self._delete_level([name for name in level if name not in spared], children, spared)
+        self.done.waiting += len(spared & old)
+
+    def _by_age(self, trashed: set[str]) -> tuple[set[str], set[str]]:
+        old, waiting = set(), set()
+        for name, found in self.survey.each(sorted(trashed), lambda name: self.survey.look(trash_name(name))):
+            if isinstance(found, File) and found.modified < self.before:
+                old.add(name)
+                self.files[name] = found
+            elif found is not None:
+                waiting.add(name)
+        return old, waiting
+
+    def _still_needed(self, trashed: set[str], waiting: set[str]) -> Marking | None:
+        """Mark all that states refer to which are there, in the trash or not; None where one cannot be read."""
+        # Listed once more: what was brought back during the first listing may have been in neither place.
+        again = self.survey.contents()
+        new = {*again.states, *({*map(plain_name, again.trash)} - trashed)}
+        staying = Marking(self.survey, self.tell, "marking what waits in the trash", beside=self.kept)
+        staying.mark(dict.fromkeys(new | (self.live - self.kept.marked.keys()) | waiting, ""))
+        # What is damaged refers to nothing that anybody could load through it.
+        unknown = [wrong for wrong in staying.unreadable if wrong.kind != "damaged"]
+        self.done.problems += staying.unreadable
+        return None if unknown else staying
+
+    def _children(self, names: set[str]) -> dict[str, tuple[str, ...]]:
+        found = Marking(self.survey, self.tell, "marking the trash")
+        for name, answer in self.survey.each(sorted(names), found.look_into):
+            if answer is not None and not isinstance(answer, ANAError):
+                found.children[name] = tuple(map(self.survey.name_of, answer[0].children))
+        return found.children
+
+    def _delete_level(self, names: list[str], children: dict[str, tuple[str, ...]], spared: set[str]) -> None:
+        for name, answer in self.survey.each(names, self._delete_one):
+            if isinstance(answer, ANAError):
+                self.done.failed[name] = str(answer)
+            elif answer == trash.DELETED:
+                self._note_deleted(name)
+            if answer != trash.DELETED:
+                # It is to be had again, or may be: so is all that it refers to.
+                spared.update(children_first([name], lambda name: children.get(name, ())))
+            self.tell(Doing("deleting", len(self.done.deleted), None, self.done.deleted_bytes))
+
+    def _delete_one(self, name: str) -> str:
+        return trash.DELETED if self.dry_run else trash.delete(f"{self.root}/{name}", self.before)
+
+    def _note_deleted(self, name: str) -> None:
+        self.done.deleted.append(name)
+        self.done.deleted_bytes += self.files[name].size_bytes if name in self.files else 0
+
+    def _recover(self) -> None:
+        """Finish what a killed collection had begun to delete."""
+        if self.dry_run or not self.contents.gone:
+            return
+        for doomed in self.contents.gone:
+            name = plain_name(doomed)
+            try:
+                answer = trash.recover(f"{self.root}/{name}", f"{self.root}/{doomed}", self.before)
+            except ANAError as error:
+                self.done.failed[doomed] = str(error)
+                continue
+            if answer == trash.DELETED:
+                self._note_deleted(name)
+        # Some are back in the trash, or were brought back by readers just then.
+        self.contents = self.survey.contents()
+        self.live = set(self.contents.states)
+
+    def _remove_folders(self) -> None:
+        """Remove folders that have been empty for a grace: those that this collection emptied go with a later one."""
+        if self.dry_run:
+            return
+        used = {name.rpartition("/")[0] for names in self.contents[:-1] for name in names}
+        used |= {name.rstrip("/").rpartition("/")[0] for name in self.contents.folders}
+        empty = [name.rstrip("/") for name in self.contents.folders if name.rstrip("/") not in used]
+        for name, answer in self.survey.each(empty, self._remove_folder):
+            if isinstance(answer, ANAError):
+                self.done.failed[name] = str(answer)
+            elif answer:
+                self.done.folders += 1
+
+    def _remove_folder(self, name: str) -> bool:
+        return trash.remove_empty_folder(f"{self.root}/{name}", self.before)
+
+
+def _parents_first(names: Iterable[str], children: dict[str, tuple[str, ...]]) -> Iterator[list[str]]:
+    """Yield the names in groups, each after those that refer to it (but for cycles)."""
+    wanted = set(names)
+    order = [name for name in children_first(sorted(wanted), lambda name: children.get(name, ())) if name in wanted]
+    level: dict[str, int] = {}
+    for name in reversed(order):
+        above = level.setdefault(name, 0)
+        for child in children.get(name, ()):
+            if child in wanted and child != name:
+                level[child] = max(level.get(child, 0), above + 1)
+    groups: dict[int, list[str]] = {}
+    for name in reversed(order):
+        groups.setdefault(level[name], []).append(name)
+    for number in sorted(groups):
+        yield groups[number]

@@ -1,0 +1,185 @@
+"""The doctor: what a store lies on, and what makes it slow or unsafe there, each with the cure."""
+
+import os
+from dataclasses import dataclass, field
+
+from ana import mounts, probes
+from ana.errors import StoreError
+from ana.maintenance.opening import Path, open_store
+
+__all__ = ["Finding", "Information", "info"]
+
+SLOW_FSYNC_SECONDS = 0.02
+SKEW_SECONDS = 2.0
+LITTLE = 0.05
+"""Of a filesystem's bytes or inodes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be. `kind`: `unsafe`, `slow` or `note`."""
+
+    kind: str
+    what: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Information:
+    """What was found out about a store from this host. Sizes in bytes; None where it could not be tried."""
+
+    path: str
+    host: str
+    format: int
+    levels: int
+    store_id: str
+    filesystem: str
+    mount_point: str
+    mount_source: str
+    mount_options: str
+    network: bool
+    writable: bool
+    hard_links: bool | None
+    fsync_seconds: float | None
+    lock: str | None
+    """"" where a lock excludes another process on this host, else what is wrong."""
+    other: str
+    """The other mount's path, if one was given."""
+    lock_other: str | None
+    """The same for a lock that is held here and asked for through the other mount."""
+    clock_difference_seconds: float | None
+    """The server's clock minus this host's."""
+    total_bytes: int
+    free_bytes: int
+    total_inodes: int | None
+    free_inodes: int | None
+    quota: str
+    """What `quota` says of this user here, in its own words."""
+    findings: list[Finding] = field(default_factory=list)
+
+
+def info(pickle_dir: Path, *, other: Path | None = None) -> Information:
+    """Find out what a store lies on, by trying: hard links, fsync, locks, clocks, space. Temporary files only.
+
+    `other`: the same store by another mount, or on this host as another host sees it, to see whether a lock
+    here excludes there. Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    """
+    store = open_store(pickle_dir)
+    elsewhere = "" if other is None else open_store(other).home
+    root = store.home
+    mount = mounts.mount_of(root) or mounts.Mount("", "", "", "")
+    space = probes.space(root)
+    tried = _Tried(root, elsewhere)
+    found = Information(
+        path=root,
+        host=os.uname().nodename,
+        format=store.config.format,
+        levels=store.config.levels,
+        store_id=store.config.id,
+        filesystem=mount.kind,
+        mount_point=mount.point,
+        mount_source=mount.source,
+        mount_options=mount.options,
+        network=mounts.is_network(root),
+        writable=tried.writable,
+        hard_links=tried.hard_links,
+        fsync_seconds=tried.fsync_seconds,
+        lock=tried.lock,
+        other=elsewhere,
+        lock_other=tried.lock_other,
+        clock_difference_seconds=tried.clock_difference_seconds,
+        total_bytes=space.total_bytes,
+        free_bytes=space.free_bytes,
+        total_inodes=space.total_inodes,
+        free_inodes=space.free_inodes,
+        quota=probes.quota(root),
+    )
+    found.findings.extend(_examine(found, same=not elsewhere or store.config.id == open_store(elsewhere).config.id))
+    return found
+
+
+class _Tried:
+    """What trying has shown; None for all where nothing may be written."""
+
+    def __init__(self, root: str, other: str) -> None:
+        self.hard_links: bool | None = None
+        self.fsync_seconds: float | None = None
+        self.lock: str | None = None
+        self.lock_other: str | None = None
+        self.clock_difference_seconds: float | None = None
+        self.writable = False
+        try:
+            self.hard_links = probes.hard_links(root)
+            self.fsync_seconds = probes.fsync_seconds(root)
+            self.lock = probes.excludes(root, root)
+            self.lock_other = probes.excludes(root, other) if other else None
+            clock = probes.clock(root)
+        except StoreError:
+            return
+        self.writable = True
+        # What is within the error of the measurement is no difference.
+        off = abs(clock.difference_seconds) > clock.error_seconds
+        self.clock_difference_seconds = clock.difference_seconds if off else 0.0
+
+
+def _examine(found: Information, *, same: bool) -> list[Finding]:
+    """Return what should be otherwise."""
+    findings = [*_of_mount(found), *_of_trials(found), *_of_space(found)]
+    if not same:
+        text = f"{found.other} is another store: its locks say nothing of this one"
+        findings.append(Finding("note", text, "give the same store by its other mount to --other"))
+    return findings
+
+
+def _of_mount(found: Information) -> list[Finding]:
+    options = set(found.mount_options.split(","))
+    findings = []
+    if not found.writable:
+        findings.append(
+            Finding("note", "nothing can be written here", "loading works; store from where it is writable")
+        )
+    if found.filesystem == "tmpfs":
+        text = "it lies in memory: gone with the machine's power, and no other host sees it"
+        findings.append(Finding("unsafe", text, "use a folder on a shared filesystem"))
+    if found.filesystem.startswith("nfs") and options & {"nolock", "local_lock=all", "local_lock=flock"}:
+        text = "locks exclude on this host only (nolock): work may be done twice, nothing is lost"
+        findings.append(Finding("slow", text, "mount without nolock, or run maintenance on one host"))
+    if found.filesystem.startswith("nfs") and "soft" in options:
+        text = "mounted soft: a server that is slow for a moment is an I/O error"
+        findings.append(Finding("unsafe", text, "mount hard"))
+    if found.filesystem == "lustre" and not options & {"flock", "localflock"}:
+        findings.append(Finding("slow", "no locks: work may be done twice", "mount with -o flock"))
+    if found.levels != 2:  # noqa: PLR2004 - what new stores have
+        text = f"{found.levels} folder levels instead of 2: many states in one folder are slow to look up"
+        findings.append(Finding("note", text, "ana export and import into a new store"))
+    return findings
+
+
+def _of_trials(found: Information) -> list[Finding]:
+    findings = []
+    if found.hard_links is False:
+        text = "no hard links: of two writers of one explicit UUID the last may win"
+        findings.append(Finding("unsafe", text, "do not use explicit UUIDs, or another filesystem"))
+    if found.fsync_seconds is not None and found.fsync_seconds > SLOW_FSYNC_SECONDS:
+        text = f"a durable write takes {found.fsync_seconds * 1000:.0f} ms"
+        findings.append(Finding("slow", text, "store_many(), or durable=False where states can be made again"))
+    for where, said in (("this host", found.lock), (f"{found.other} and here", found.lock_other)):
+        if said:
+            text = f"locks between two processes ({where}): {said}; work may be done twice, nothing is lost"
+            findings.append(Finding("slow", text, "run maintenance on one host only, by cron"))
+    skew = found.clock_difference_seconds
+    if skew is not None and abs(skew) > SKEW_SECONDS:
+        text = f"the server's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this host's"
+        findings.append(Finding("note", text, "ages are counted by the server's; chrony or ntpd sets both right"))
+    return findings
+
+
+def _of_space(found: Information) -> list[Finding]:
+    findings = []
+    if found.free_bytes < LITTLE * found.total_bytes:
+        text = f"{found.free_bytes / max(1, found.total_bytes):.0%} of the space is free"
+        findings.append(Finding("unsafe", text, "ana gc, or a larger filesystem"))
+    if found.total_inodes and found.free_inodes is not None and found.free_inodes < LITTLE * found.total_inodes:
+        text = f"{found.free_inodes / found.total_inodes:.0%} of the inodes are free"
+        findings.append(Finding("unsafe", text, "ana gc, or a larger filesystem"))
+    return findings

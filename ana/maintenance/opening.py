@@ -1,0 +1,103 @@
+"""What all maintenance has in common: opening a store, its lock, saying how far it is."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ana import files, locks, opening, publishing
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
+from ana.stores.directory import DirectoryStore
+
+__all__ = [
+    "LOCK_SECONDS",
+    "Doing",
+    "Path",
+    "Problem",
+    "Tell",
+    "absolute",
+    "locked",
+    "now",
+    "open_store",
+    "problem",
+    "write_file",
+]
+
+LOCK_SECONDS = 10.0
+"""How long another maintenance of the same store is waited for."""
+
+Path = str | os.PathLike[str]
+
+
+class Doing(NamedTuple):
+    """How far a piece of work is: what it does, how many of how many states, how many bytes it has read or written."""
+
+    what: str
+    done: int
+    total: int | None = None
+    size_bytes: int = 0
+
+
+Tell = Callable[[Doing], object]
+"""Is told how far the work is, for each state; has to be quick."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A state that something is wrong with, the file (relative to the store) where it is known, and what is wrong."""
+
+    uuid: str
+    name: str
+    kind: str
+    """`damaged`, `missing`, or `failed`: the filesystem said no, or a newer ana wrote it; its data may be right."""
+    reason: str
+
+
+def open_store(pickle_dir: Path, *, create: bool = False) -> DirectoryStore:
+    """Open the store of a folder for what is there; nothing is made unless `create`.
+
+    Raises StoreError (errno ENOENT where there is none), UntrustedStoreError for a folder that is no store,
+    UnsupportedFormatError for a newer one.
+    """
+    # Who looks after a store does not wait for what other hosts may be about to write.
+    return opening.folder(absolute(pickle_dir), create=create, wait_seconds=0.0)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put a small file in a place; who reads it sees the old or the new one, whole. Raises StoreError."""
+    publishing.replace(absolute(path), data)
+
+
+def absolute(path: Path) -> str:
+    """Return a path from the root on, with the user's home in place of `~`."""
+    return os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+
+
+@contextmanager
+def locked(store: DirectoryStore, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the store's maintenance lock. Raises LockTimeoutError, which names the holder."""
+    with locks.exclusive(f"{store.home}/.ana/locks/maintenance.lock", seconds, store.tree.mode):
+        yield
+
+
+def now(store: DirectoryStore, *, writable: bool = True) -> float:
+    """Return the time by the clock of the filesystem's server, in s since 1970.
+
+    By this host's where nothing can be written, and nothing needs to be. Raises StoreError.
+    """
+    try:
+        return files.server_now(store.home)
+    except StoreError:
+        if writable:
+            raise
+        return files.now_ns() / 1e9
+
+
+def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:
+    """Return an error as a part of a result."""
+    if isinstance(error, CorruptedStateError):
+        return Problem(uuid or error.uuid, name, "damaged", error.reason)
+    if isinstance(error, StateNotFoundError):
+        return Problem(uuid or error.uuid, name, "missing", "no such state")
+    return Problem(uuid, name, "failed", str(error))

@@ -1,0 +1,142 @@
+"""Roots: names for states that no collection may take, with all that they refer to. Small files, written once.
+
+`docs/format.md` says what is in them. Each `keep` leaves a file of its own: two at once lose nothing, and need no lock.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ana import address, files, publishing
+from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
+from ana.stores.closure import children_first
+from ana.stores.directory import DirectoryStore
+
+__all__ = ["FOLDER", "Root", "forget", "keep", "read", "revive"]
+
+FOLDER = ".ana/roots"
+LIMIT_BYTES = 256 << 20
+_SUFFIX = ".json"
+
+
+class Root(NamedTuple):
+    """One file of a root: the root's name, what it keeps, when (s since 1970) and by whom it was written."""
+
+    name: str
+    uuids: tuple[str, ...]
+    since: float
+    by: str
+
+
+Problem = StateNotFoundError | CorruptedStateError
+
+
+def keep(store: DirectoryStore, name: str, keys: Sequence[str]) -> list[Problem]:
+    """Keep states, and all that they refer to, under a name, in addition to what it keeps already.
+
+    When it returns, all of it is in the store but what it returns, and a collection that begins later spares it. Raises
+    ValueError for a name that is no key, StateNotFoundError and CorruptedStateError for one of `keys`, StoreError;
+    nothing is kept then.
+    """
+    address.check_key(name)
+    for key in keys:
+        # Also brings it back from the trash.
+        store.get(key).release()
+    uuids = sorted(set(keys))
+    path = _path(name, uuids)
+    fields = {"name": name, "uuids": uuids, "since": files.now_ns() / 1e9, "by": files.process_name()}
+    data = json.dumps(fields).encode() + b"\n"
+    folder, _, last = f"{store.home}/{path}".rpartition("/")
+    publishing.publish(
+        folder,
+        last,
+        lambda write: write(0, [data]),
+        durable=True,
+        make_folders=lambda: _make_folders(store, folder),
+        mode=store.tree.file_mode,
+    )
+    # Only now: a collection that has not seen the root may have moved some of it away meanwhile.
+    return revive(store, uuids)
+
+
+def forget(store: DirectoryStore, name: str) -> int:
+    """Let go of all that is kept under a name; return how many files that were. Raises StoreError."""
+    found = [path for path, root in _files(store) if root.name == name]
+    for path in found:
+        files.remove(path)
+    return len(found)
+
+
+def read(store: DirectoryStore) -> list[Root]:
+    """Return all roots. Raises UntrustedStoreError for one that cannot be read: then it is not known what to keep."""
+    return [root for _, root in _files(store)]
+
+
+def revive(store: DirectoryStore, keys: list[str]) -> list[Problem]:
+    """Bring states and all that they refer to back from the trash; return what is missing or damaged."""
+    problems: list[Problem] = []
+
+    def children_of(key: str) -> tuple[str, ...]:
+        try:
+            found = store.get(key)
+        except (StateNotFoundError, CorruptedStateError) as error:
+            problems.append(error)
+            return ()
+        found.release()
+        return found.header.children
+
+    for _ in children_first(keys, children_of):
+        pass
+    return problems
+
+
+def _make_folders(store: DirectoryStore, folder: str) -> None:
+    for path in (folder.rpartition("/")[0], folder):
+        publishing.make_folder(path, durable=True, mode=store.tree.mode)
+
+
+def _path(name: str, uuids: list[str]) -> str:
+    # By what is in it: who keeps the same again finds it there.
+    digest = address.short_digest("\n".join(uuids))
+    return f"{FOLDER}/{address.file_name(name).removesuffix(address.SUFFIX)}.{digest}{_SUFFIX}"
+
+
+def _files(store: DirectoryStore) -> list[tuple[str, Root]]:
+    folder = f"{store.home}/{FOLDER}"
+    files.look_anew([folder])
+    try:
+        entries = files.list_folder(folder)
+    except StoreError as error:
+        if files.is_missing(error):
+            return []
+        raise
+    found = []
+    for entry in sorted(entries):
+        if not entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
+            root = _read(store, f"{folder}/{entry.name}")
+            if root is not None:
+                found.append((f"{folder}/{entry.name}", root))
+    return found
+
+
+def _read(store: DirectoryStore, path: str) -> Root | None:
+    data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
+    if data is None:
+        # Forgotten since it was listed.
+        return None
+    try:
+        fields = json.loads(data)
+        root = Root(
+            str(fields["name"]),
+            tuple(address.check_key(key) for key in fields["uuids"]),
+            float(fields["since"]),
+            str(fields["by"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it is no root that can be read ({error})"
+    else:
+        if path.endswith("/" + _path(root.name, list(root.uuids))):
+            return root
+        reason = "what it holds is not what its name says"
+    text = f"{reason}, so that nobody knows what is to be kept: keep it anew, then remove this file"
+    raise UntrustedStoreError(path, text)
