@@ -6,10 +6,12 @@ import os
 import pickle
 import pickletools
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from classes import A, Node
@@ -172,6 +174,7 @@ def test_the_tree_shows_what_is_missing_and_damaged(small, capfd):
     assert (done.code, problems) == (4, {left: "missing", right: "damaged"})
 
 
+@pytest.mark.slow
 def test_a_chain_of_thousands_is_shown(tmp_path, capfd):
     """A chain longer than the recursion limit is followed."""
     store = care.store(tmp_path / "store")
@@ -456,6 +459,7 @@ def test_a_reader_that_has_enough(large):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_verify_can_be_run_again(large, capfd):
     """SIGINT ends it with 130 and one line; nothing has changed."""
     with care.start("-d", large, "verify") as process:
@@ -512,6 +516,7 @@ def test_a_collection_that_is_interrupted_can_be_run_again(capfd):
         assert ran(capfd, "-d", store, "verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar(large):
     """On a terminal a bar says how far the work is, and is gone in the end; with NO_COLOR there is no colour."""
     code, seen = on_a_terminal("-d", str(large), "verify", COLUMNS="100")
@@ -570,3 +575,29 @@ def test_quiet_commands_still_say_what_is_wrong(small, capfd):
     for command in (("verify",), ("gc", "--unreachable")):
         done = ran(capfd, "-q", "-d", store, *command)
         assert (done.code, done.out, "missing" in done.err) == (4, "", True)
+
+
+def examples():
+    """Return the command lines of all examples: those of each command's help, and of docs/operating.md."""
+    from ana.cli import ana as group
+
+    texts = [group.epilog, *(command.epilog or "" for command in group.commands.values())]
+    texts.append((Path(ana.__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8"))
+    found = {line for text in texts for line in re.findall(r"(?:^ +|\* +|`)(ana [^`#|>\n]*)", text, re.MULTILINE)}
+    # In a table of examples a remark follows after some blanks.
+    return sorted({re.split(r" {2,}|\s\(", line)[0].strip() for line in found})
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_are_right(line, capfd):
+    """Each command line in the help and in docs/operating.md is one that the command understands."""
+    _, *words = shlex.split(line.replace("…", "x"))
+    done = ran(capfd, *words, "--help")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_there_are_many_examples():
+    """The examples are found: otherwise none would be checked."""
+    assert len(examples()) > 40
+    assert {"ana keep experiment-7 5f3ac0e1 77b0c1d2", "ana sweep --dry-run"} <= set(examples())
+    assert "ana -q -d /shared/pickles gc --unreachable" in examples()

@@ -482,7 +482,10 @@ class Stepping:
 
     def __getattr__(self, called):
         real = getattr(os, called)
-        return real if called not in self.CALLS else lambda *args, **options: self.step(real, *args, **options)
+        # A lock is asked for in a thread of its own, which nobody kills.
+        if called not in self.CALLS or threading.get_ident() != self.thread:
+            return real
+        return lambda *args, **options: self.step(real, *args, **options)
 
     def step(self, real, *arguments, **options):
         """Count a call, and let it happen before the right one."""
@@ -635,6 +638,59 @@ def test_a_reader_that_is_interrupted_at_any_step():
                     got += read_pair(store, 7, 8)()
                 collect(store)
                 _check(store, before, got, happens)
+
+
+REPEATED = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "unlink": errno.ENOENT, "rename": errno.ENOENT}
+"""What an NFS server says to a call that it has done already, when its reply was lost."""
+
+
+class Failing(Stepping):
+    """The same, where one of the calls fails, done or not."""
+
+    def __init__(self, at, code):
+        super().__init__(at, None)
+        self.code = code
+        self.struck = False
+
+    def __getattr__(self, called):
+        step = super().__getattr__(called)
+        return step if called not in self.CALLS else lambda *args, **options: self.fail(called, step, args, options)
+
+    def fail(self, called, step, arguments, options):
+        """Fail where it is time to: of a call whose reply is lost, it is done all the same."""
+        self.steps += 1
+        if self.steps - 1 != self.at or (self.code is None and called not in REPEATED):
+            return getattr(os, called)(*arguments, **options)
+        self.struck = True
+        if self.code is None:
+            getattr(os, called)(*arguments, **options)
+            raise OSError(REPEATED[called], "the reply was lost")
+        raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, None], ids=["EIO", "EACCES", "ESTALE", "lost"])
+def test_nothing_is_lost_whichever_call_fails(code):
+    """Each system call fails, or says that it failed: an error or a report, never a loss; the next run goes on."""
+    struck, errors = 0, set()
+    for at in range(one_run(-1, "reads what is kept") + 10):
+        with memory.folder() as folder:
+            store = care.store(folder / "store")
+            before = furnish(store)
+            failing = Failing(at, code)
+            for module in (files, publishing, trash):
+                module.os = failing
+            try:
+                collect(store)
+            except ana.StoreError as error:
+                errors.add(error.errno)
+            finally:
+                for module in (files, publishing, trash):
+                    module.os = os
+            struck += failing.struck
+            collect(store)
+            _check(store, before, [], "")
+    assert struck > (5 if code is None else 50)
+    assert errors == ({code} if code else set())
 
 
 @pytest.mark.usefixtures("lying_locks")

@@ -135,6 +135,7 @@ def test_damaged_old_files_are_left_out(old, tmp_path, capfd):
     assert kinds[UUIDS[0]] == "missing"
 
 
+@pytest.mark.slow
 def test_an_interrupted_import_goes_on(tmp_path):
     """Killed at any time, and run again: all is there."""
     with memory.folder() as folder:

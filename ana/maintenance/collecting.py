@@ -16,6 +16,8 @@ from ana.stores.survey import File, Survey, plain_name, trash_name
 __all__ = ["GRACE_SECONDS", "Collected", "Scope", "gc"]
 
 GRACE_SECONDS = 24 * 3600.0
+AHEAD = 256
+"""How many headers are read at once where states are taken one after the other."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,10 @@ class _Collection:
     def _fill(self) -> None:
         """Keep the youngest, each with all that it refers to, as far as there is room."""
         rest = [file for file in self.files.values() if file.name not in self.kept.marked]
-        for file in sorted(rest, key=lambda file: -file.modified):
+        rest.sort(key=lambda file: -file.modified)
+        for number, file in enumerate(rest):
+            if number % AHEAD == 0:
+                self.kept.read_ahead([other.name for other in rest[number : number + AHEAD]])
             if file.name in self.kept.marked:
                 continue
             trial = Marking(self.survey, self.tell, "marking", beside=self.kept)

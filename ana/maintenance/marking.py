@@ -1,6 +1,6 @@
 """Marking: which states others refer to, followed through the headers. Nothing is unpickled."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ana.errors import ANAError
 from ana.maintenance.opening import Doing, Problem, Tell, problem
@@ -8,6 +8,9 @@ from ana.record import Header
 from ana.stores.survey import File, Survey, trash_name
 
 __all__ = ["Marking"]
+
+
+Answer = tuple[Header, File, bool] | ANAError | None
 
 
 class Marking:
@@ -29,6 +32,8 @@ class Marking:
         self.bytes = 0
         self._tell = tell
         self._what = what
+        self.ahead: dict[str, Answer] = beside.ahead if beside is not None else {}
+        """What was read ahead."""
         self._beside = beside
 
     def mark(self, names: Mapping[str, str]) -> None:
@@ -36,7 +41,7 @@ class Marking:
         wanted = {name: by for name, by in names.items() if not self._is_known(name)}
         while wanted:
             found: dict[str, str] = {}
-            for name, answer in self.survey.each(list(wanted), self.look_into):
+            for name, answer in self._answers(list(wanted)):
                 if isinstance(answer, ANAError):
                     # It stays, whatever it is; what it refers to is not known.
                     self.marked[name] = 0
@@ -59,6 +64,17 @@ class Marking:
     def _is_known(self, name: str) -> bool:
         beside = self._beside
         return name in self.marked or name in self.missing or (beside is not None and name in beside.marked)
+
+    def read_ahead(self, names: list[str]) -> None:
+        """Look into states that will be asked for one after the other: many at once where a server answers."""
+        self.ahead.clear()
+        self.ahead.update(self.survey.each([name for name in names if not self._is_known(name)], self.look_into))
+
+    def _answers(self, names: list[str]) -> Iterator[tuple[str, "Answer"]]:
+        if len(names) == 1 and names[0] in self.ahead:
+            yield names[0], self.ahead.pop(names[0])
+        else:
+            yield from self.survey.each(names, self.look_into)
 
     def look_into(self, name: str) -> tuple[Header, File, bool] | None:
         """Return a state's header and file, and whether it was in the trash; None if it is nowhere."""

@@ -134,7 +134,7 @@ class DirectoryStore:
         found = self._look(key, path, check=thorough)
         if found.there:
             return 0
-        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and trash.bring_back(path):
+        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and _bring_back(path):
             found = self._look(key, path, check=thorough)
             if found.there:
                 return 0
@@ -267,17 +267,10 @@ class DirectoryStore:
         opened = files.open_file(trash.trash_path(path), SMALL_BYTES, self._check)
         if opened is None:
             return None
-        try:
-            there = trash.bring_back(path)
-        except StoreError as error:
-            # Somebody else's, or read-only: it is read where it lies.
-            _log.info("read from the trash: %s", error)
-            return opened
-        if not there:
+        if _bring_back(path) is False:
             # Deleted this very moment, and with it what it refers to; or another reader was first.
             opened.close()
             return None
-        _log.info("brought back from the trash: %s", path)
         return opened
 
     @staticmethod
@@ -346,3 +339,16 @@ class _Look(NamedTuple):
 
     there: bool
     damaged: files.Status | None = None
+
+
+def _bring_back(path: str) -> bool | None:
+    """Bring a state back from the trash; False if there is none, None where that is not allowed."""
+    try:
+        there = trash.bring_back(path)
+    except StoreError as error:
+        # Somebody else's, or read-only: it is read where it lies, or written anew.
+        _log.info("left in the trash: %s", error)
+        return None
+    if there:
+        _log.info("brought back from the trash: %s", path)
+    return there
