@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ana import record, saving
+from ana.counters import Counters
 from ana.errors import ANAError, StateNotFoundError
 from ana.pickling import load
 from ana.stores.memory import FoundInMemory
@@ -23,6 +24,7 @@ class MethodStore:
 
     def __init__(self, home: str, store_state: Callable[[str, Any], object], load_state: Callable[[str], Any]) -> None:
         self.home = home
+        self.counters = Counters(home)
         self._store_state = store_state
         self._load_state = load_state
 
@@ -48,14 +50,17 @@ class MethodStore:
             raise StateNotFoundError(key, self.home, f"{type(error).__name__}: {error}") from error
         content, children = saving.serialise("", state)
         data = b"".join(record.encode(key, content, children, created_ns=time.time_ns()))
-        return FoundInMemory(data, key, self.home)
+        return FoundInMemory(data, key, self.home, self.counters)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:  # noqa: ARG002 - the state itself names its children
         """Hand the state over, unless it is there already."""
+        began = time.perf_counter()
         if self.has(key):
+            self.counters.note_found(key, state.raw_bytes, began)
             return False
         parts = record.encode(key, state)
         data = b"".join(parts)
         header = record.parse_header(data, len(data), key, self.home)
         self._store_state(key, load(record.decode(header, record.reader(data), self.home)))
+        self.counters.note_stored(key, state.raw_bytes, len(data), began)
         return True

@@ -13,7 +13,20 @@ from typing import NamedTuple
 import blake3
 import zstandard
 
-__all__ = ["Chunk", "Damaged", "Read", "Space", "digest", "encode", "is_possible", "read", "read_compressed", "verify"]
+__all__ = [
+    "Chunk",
+    "Damaged",
+    "Read",
+    "Scratch",
+    "Space",
+    "digest",
+    "encode",
+    "is_possible",
+    "read",
+    "read_compressed",
+    "read_content",
+    "verify",
+]
 
 ZSTD, RAW = 0, 1
 """How a chunk is stored: a compressed frame (digest over it), or a frame of raw blocks (digest over the content)."""
@@ -148,6 +161,28 @@ def read(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> 
     for target in targets:
         target[:] = content[: len(target)]
         content = content[len(target) :]
+
+
+class Scratch(threading.local):
+    """Memory for one piece of content, for each thread; used again for the next piece."""
+
+    def __init__(self) -> None:
+        self.memory = memoryview(b"")
+
+    def take(self, size: int) -> memoryview:
+        """Return `size` writable bytes."""
+        if len(self.memory) < size:
+            self.memory = memoryview(bytearray(size))
+        return self.memory[:size]
+
+
+def read_content(chunk: Chunk, source: Read, offset: int, scratch: Scratch) -> memoryview | bytes:
+    """Return a chunk's verified content, which is good until this thread asks for the next. Raises Damaged."""
+    if chunk.method != RAW:
+        return read_compressed(chunk, source, offset)
+    content = scratch.take(chunk.raw)
+    _read_raw(chunk, source, offset, [content])
+    return content
 
 
 def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:

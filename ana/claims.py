@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import fetching, identity, stores
+from ana.fence import Fence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,16 +21,14 @@ class Source(Protocol):
     uuid: str
     live: identity.LiveObjects
     store: stores.Store
+    fence: Fence | None
+    max_state_bytes: int | None
 
 
 class Claim:
     """One state that one thread is loading, until its whole session is over."""
 
-    found: stores.StoredState | None = None
-    children: "Iterator[tuple[int, str]]" = iter(())
-    ahead_to = 0
-    shared = False
-    over = False
+    __slots__ = ("ahead_to", "children", "cls", "found", "key", "layer", "over", "session", "shared", "shell")
 
     def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "Session") -> None:
         self.layer = layer
@@ -37,6 +36,11 @@ class Claim:
         self.key = key
         self.shell = shell
         self.session = session
+        self.found: stores.StoredState | None = None
+        self.children: Iterator[tuple[int, str]] = iter(())
+        self.ahead_to = 0
+        self.shared = False
+        self.over = False
 
 
 class Session:

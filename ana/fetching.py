@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ana import identity, mounts, record, stores, threads, unloaded
 from ana.errors import ANAError, StateNotFoundError
+from ana.fence import Fence, allows
 from ana.naming import find_class
 
 __all__ = ["Ahead", "Source", "answers_late", "is_folder"]
@@ -33,6 +34,7 @@ class Source(Protocol):
     uuid: str
     live: identity.LiveObjects
     store: stores.Store
+    fence: Fence | None
 
 
 def is_folder(store: stores.Store) -> bool:
@@ -55,6 +57,8 @@ class Ahead:
 
     def take(self, layer: Source, key: str, *, patient: bool) -> stores.StoredState:
         """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
+        if not self._found:
+            return layer.store.get(key, patient=patient)
         if (layer.uuid, key) in self._unread:
             # What was taken before has made room.
             self._read()
@@ -86,7 +90,7 @@ class Ahead:
         window = children[at : at + WINDOW_STATES]
         wanted = self._wanted(layer, window)
         if len(wanted) > FEW:
-            self._fetch(layer, wanted, _unless_lazy(cls))
+            self._fetch(layer, wanted, _unless_lazy(layer, cls))
         return at + len(window)
 
     def fetch(self, layer: Source, keys: Sequence[str], cls: type) -> None:
@@ -100,7 +104,7 @@ class Ahead:
             level = self._wanted(layer, below)[:WINDOW_STATES]
             if len(level) <= FEW:
                 break
-            self._fetch(layer, level, _unless_lazy(cls))
+            self._fetch(layer, level, _unless_lazy(layer, cls))
 
     def has(self, layer: Source, key: str) -> bool:
         """Say whether a state was found."""
@@ -170,11 +174,11 @@ def _is_missing(live: identity.LiveObjects, key: str) -> bool:
     return obj is None or unloaded.is_waiting(obj)
 
 
-def _unless_lazy(cls: type) -> Callable[[record.Header], bool]:
+def _unless_lazy(layer: Source, cls: type) -> Callable[[record.Header], bool]:
     """Return what says of a state that an object of `cls` refers to whether it is loaded with that."""
 
     def wants(header: record.Header) -> bool:
-        found: Any = find_class(header.class_name, cls)
+        found: Any = find_class(header.class_name, cls, allows(layer.fence))
         return found is not None and not getattr(found, "_ana_lazy", True)
 
     return wants

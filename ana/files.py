@@ -38,13 +38,16 @@ GONE = ".gone-"
 IOV_MAX = 1024
 """Linux's limit of buffers in one gathering write or scattering read."""
 STALE_TRIES = 3
+HEAD_BYTES = 16 << 10
+"""So much of a large file is read when it is opened: the header of a state of 1.3 GB, and nothing twice."""
 
+_FORBIDDEN = "check owner and mode (ls -ld); a store that a group writes to is made with shared=True (mode 2770)"
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
     errno.EDQUOT: "your quota is used up (quota -s): free space or inodes there, or use another pickle_dir",
     errno.EROFS: "it is mounted read-only here: loading works, storing does not; store from where it is writable",
-    errno.EACCES: "check owner and mode (ls -ld), and that your group may write to a shared store",
-    errno.EPERM: "check owner and mode (ls -ld), and that your group may write to a shared store",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
     errno.EIO: "the disk or the file server has a fault; nothing is known of the data: try again, then ask its admin",
     errno.EMFILE: "this process has too many open files (ulimit -n)",
     errno.ENFILE: "this host has too many open files",
@@ -67,8 +70,14 @@ class Status(NamedTuple):
 
     size_bytes: int
     modified: float
-    is_file: bool
     identity: tuple[int, int]
+    stat: os.stat_result
+    """All that the system said."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.stat.st_mode)
 
 
 class Entry(NamedTuple):
@@ -76,6 +85,10 @@ class Entry(NamedTuple):
 
     name: str
     kind: str
+
+
+Check = Callable[[str, os.stat_result], None]
+"""Refuses a file, by raising."""
 
 
 class reported:  # noqa: N801 - used as a function; a generator would cost more than the calls that it guards
@@ -98,14 +111,14 @@ class reported:  # noqa: N801 - used as a function; a generator would cost more 
         raise StoreError(self.path, code, _HINTS.get(code, "")) from error
 
 
-def look(path: str) -> Status | None:
+def look(path: str, *, follow: bool = False) -> Status | None:
     """Look a file up, once; None if there is none. One round trip on NFS. Raises StoreError."""
     with reported(path):
         try:
-            found = os.stat(path, follow_symlinks=False)
+            found = os.stat(path, follow_symlinks=follow)
         except FileNotFoundError:
             return None
-    return Status(found.st_size, found.st_mtime, stat.S_ISREG(found.st_mode), (found.st_dev, found.st_ino))
+    return Status(found.st_size, found.st_mtime, (found.st_dev, found.st_ino), found)
 
 
 class Opened:
@@ -195,11 +208,13 @@ class Reading(io.RawIOBase):
         super().close()
 
 
-def open_file(path: str, start_bytes: int = 0) -> Opened | None:
+def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Opened | None:
     """Open a regular file for reading, or return None if there is none.
 
-    Its first `start_bytes` are read at once; a file that has no more is closed again. Never follows a symlink and
-    never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError, UntrustedStoreError.
+    `check` is called with the path and what fstat says of the file, before it is read, and raises if it is not to be
+    believed. A file of up to `start_bytes` is read at once, and closed again; of a larger one, `HEAD_BYTES` are. Never
+    follows a symlink and never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError,
+    UntrustedStoreError.
     """
     with reported(path):
         try:
@@ -209,7 +224,10 @@ def open_file(path: str, start_bytes: int = 0) -> Opened | None:
         try:
             found = os.fstat(descriptor)
             regular = stat.S_ISREG(found.st_mode)
-            start = _read_start(descriptor, min(found.st_size, start_bytes)) if start_bytes and regular else bytearray()
+            if check is not None:
+                check(path, found)
+            size = found.st_size if found.st_size <= start_bytes else min(start_bytes, HEAD_BYTES)
+            start = _read_start(descriptor, size) if size and regular else bytearray()
         except BaseException:
             os.close(descriptor)
             raise
@@ -242,9 +260,9 @@ def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
             targets = advance(targets, got)
 
 
-def read_whole(path: str, limit_bytes: int) -> bytes | None:
+def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes | None:
     """Return the content of a small file, or None if there is none. Raises StoreError, also if it is larger."""
-    opened = open_file(path, limit_bytes)
+    opened = open_file(path, limit_bytes, check)
     if opened is None:
         return None
     with opened:

@@ -12,16 +12,20 @@ import blake3
 from ana import address, chunks
 from ana.chunks import Chunk
 from ana.errors import CorruptedStateError, UnsupportedFormatError
+from ana.seals import Seal
 
-__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "key_of", "parse_header"]
+__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "key_of", "parse_header", "sealed_anew"]
 
 VERSION = 1
+SIGNED = 1
+"""The flag that says: what stands behind the header is a signature."""
 MAGIC = b"ANA\x00PKL\n"
 SKIPPABLE = 0x184D2A50
 PREFIX = struct.Struct("<II")
 FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
+FLAGS_AT = 18
 MIN_RECORD_BYTES = PREFIX.size + FIXED.size + DIGEST_BYTES
 MAX_HEADER_BYTES = 256 << 20
 """No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
@@ -57,6 +61,7 @@ class Draft:
         self.digest = digest
         self.lengths = lengths
         self.raw_bytes = sum(self.lengths)
+        self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(class_name)
         self.children = [address.key_bytes(child) for child in children]
@@ -68,15 +73,15 @@ class Draft:
             msg = f"a state of {counts} has too large a header: use fewer"
             raise ValueError(msg)
 
-    def header(self, table: Sequence[Chunk], created_ns: int) -> bytes:
-        """Return the header of a record with these chunks."""
+    def header(self, table: Sequence[Chunk], created_ns: int, seal: Seal | None = None) -> bytes:
+        """Return the header of a record with these chunks, signed where there is a seal."""
         head = b"".join(
             [
                 PREFIX.pack(SKIPPABLE, self.header_bytes - PREFIX.size),
                 FIXED.pack(
                     MAGIC,
                     VERSION,
-                    0,
+                    0 if seal is None else SIGNED,
                     len(self.children),
                     len(self.lengths),
                     len(table),
@@ -95,7 +100,8 @@ class Draft:
                 *(CHUNK.pack(*chunk) for chunk in table),
             ]
         )
-        return head + blake3.blake3(head).digest()
+        digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
+        return head + digest
 
 
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
@@ -106,6 +112,13 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     return _fixed_part(prefix, size_bytes, key, where)[0]
 
 
+def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
+    """Return a record's verified header with another signature, or with a plain digest."""
+    flags = (0 if seal is None else SIGNED).to_bytes(2, "little")
+    bare = head[:FLAGS_AT] + flags + head[FLAGS_AT + 2 : -DIGEST_BYTES]
+    return bare + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bare))
+
+
 def key_of(prefix: Bytes) -> str:
     """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
     at = PREFIX.size + FIXED.size
@@ -114,27 +127,40 @@ def key_of(prefix: Bytes) -> str:
     return str(prefix[at : at + FIXED.unpack_from(prefix, PREFIX.size)[6]], "utf-8", "replace")
 
 
-def parse_header(data: Bytes, size_bytes: int, key: str, where: str) -> Header:
+def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> Header:
     """Return the verified header of the record of `key`; `data` holds it whole, `size_bytes` is the file's size.
 
-    All sizes are checked against each other and the file before anything is allocated for them. Raises
-    CorruptedStateError, or UnsupportedFormatError for a version or a flag that is not known.
+    With a seal, nothing is accepted but what it has signed. All sizes are checked against each other and the file
+    before anything is allocated for them. Raises CorruptedStateError, or UnsupportedFormatError for a version or a
+    flag that is not known.
     """
     end, fixed = _fixed_part(data, size_bytes, key, where)
     if fixed[0] != MAGIC:
         raise CorruptedStateError(key, where, "it is no record of ana")
     view = memoryview(data)[:end]
-    whole = blake3.blake3(view[:-DIGEST_BYTES]).digest() == view[-DIGEST_BYTES:]
-    if fixed[1] != VERSION or fixed[2]:
+    if fixed[1] != VERSION or fixed[2] & ~SIGNED:
         # Whole or not: a newer program may have other checksums.
         raise UnsupportedFormatError(where, f"{fixed[1]} (flags {fixed[2]:#x})", VERSION)
-    if not whole:
-        raise CorruptedStateError(key, where, "its header does not match its checksum")
+    if seal is None and not fixed[2]:
+        if blake3.blake3(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
+            raise CorruptedStateError(key, where, "its header does not match its checksum")
+    else:
+        _check_signature(view, fixed[2], key, where, seal)
     header = _parse_fields(view, fixed, key, where)
     _check_sums(header, size_bytes, key, where)
     if header.key != key:
         raise CorruptedStateError(key, where, f"it is the record of {header.key!r}, under another name")
     return header
+
+
+def _check_signature(view: memoryview, flags: int, key: str, where: str, seal: Seal | None) -> None:
+    if seal is None:
+        raise CorruptedStateError(key, where, "it is signed with a key, and this store has none")
+    if not flags:
+        raise CorruptedStateError(key, where, "it is not signed, and this store accepts only what its key has signed")
+    if not seal.accepts(key, view[:-DIGEST_BYTES], view[-DIGEST_BYTES:]):
+        reason = "its signature is not by this store's key for this UUID: it was damaged, moved, or forged"
+        raise CorruptedStateError(key, where, reason)
 
 
 def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[int, tuple[Any, ...]]:

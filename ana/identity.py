@@ -16,7 +16,7 @@ __all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
 class Mark(weakref.ref[Any]):
     """What is known of one object that has a UUID; it goes with the object."""
 
-    __slots__ = ("children", "claim", "given", "home", "layer", "looked", "number", "uuid")
+    __slots__ = ("children", "claim", "given", "home", "layer", "looked", "number", "raw_bytes", "uuid")
 
     uuid: str
     number: int
@@ -32,6 +32,8 @@ class Mark(weakref.ref[Any]):
     """Keeps the table that the object was last put into, also when its layer is no longer in use."""
     children: tuple[str, ...]
     """What the stored state is known to refer to."""
+    raw_bytes: int
+    """How large the stored state is before compression, where that is known, else 0."""
 
 
 _marks: dict[int, Mark] = {}
@@ -63,6 +65,7 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.claim = None
     made.children = ()
     made.home = None
+    made.raw_bytes = 0
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
     return _marks.setdefault(made.number, made)
 
@@ -90,7 +93,10 @@ class LiveObjects:
         """Return the object that is alive under `uuid`, or None."""
         found = self.table.get(uuid)
         if found is not None and uuid in self._kept:
-            self._touch(uuid)
+            # The most recently used one; in place, as each reference to a live object comes by here.
+            with self._lock:
+                if uuid in self._kept:
+                    self._kept.move_to_end(uuid)
         return found
 
     def add(self, uuid: str, obj: object) -> Any:
@@ -139,8 +145,3 @@ class LiveObjects:
     def renew_lock(self) -> None:
         """Replace the lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.RLock()
-
-    def _touch(self, uuid: str) -> None:
-        with self._lock:
-            if uuid in self._kept:
-                self._kept.move_to_end(uuid)

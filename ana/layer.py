@@ -2,26 +2,26 @@
 
 import os
 import weakref
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, many, pickling, saving
+from ana import address, chunks, identity, loading, many, opening, pickling, reporting, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
+from ana.fence import Fence
 from ana.stores import roots
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from ana import stores
+    from ana.statistics import Stats
     from ana.storable import Storable
-    from ana.stores import Store
 
 __all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_home", "existing_layer", "live_by_home"]
 
 KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
-WAIT = "ANA_WAIT"
-WAIT_SECONDS = 2.0
 
 Thing = TypeVar("Thing")
 
@@ -39,7 +39,7 @@ class DataLayer:
 
     _store_type = "dict"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, each by its name
         self,
         pickle_dir: str | os.PathLike[str] | None = None,
         *,
@@ -49,6 +49,13 @@ class DataLayer:
         durable: bool | None = None,
         recheck_seconds: float = RECHECK_SECONDS,
         level: int = chunks.DEFAULT_LEVEL,
+        allowed: Iterable[str] | None = None,
+        max_state_bytes: int | None = None,
+        key: bytes | str | os.PathLike[str] | None = None,
+        shared: bool | None = None,
+        trusted_uids: Iterable[int] | None = None,
+        node_cache: str | os.PathLike[str] | None = None,
+        node_cache_bytes: int | None = None,
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
@@ -59,11 +66,30 @@ class DataLayer:
         wait for the disk before a state counts as stored (default: yes). `recheck_seconds`: how long an
         object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
         22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
-        less than an eighth; 0 stores all as it is. UUIDs do not depend on it.
+        less than an eighth; 0 stores all as it is. UUIDs do not depend on it. `allowed`: modules (with all below
+        them) whose classes and functions a state may name when it is loaded, besides those that only hold data;
+        by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
+        this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
+        that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
+        `shared` (folders only): a group may write to it, and is trusted with that; a new store is made so.
+        `trusted_uids` (folders only): users whose files are believed, besides this one's and root's. Where these two
+        are not given, `ANA_SHARED` and `ANA_TRUSTED_UIDS` count.
+
+        `node_cache` (folders only; default: `ANA_NODE_CACHE`): a folder on this node's own disk in which large states
+        are kept for all its processes, which map them: arrays are read-only and in memory once; "auto": the first of
+        `$SLURM_TMPDIR`, `$LOCAL_SCRATCH` and `$TMPDIR` that is local; "": none. What it cannot do is done without it.
+        `node_cache_bytes` (default: `ANA_NODE_CACHE_BYTES`, else half of what is free there) bounds all that this user
+        has at that place.
 
         Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
         _check_options(keep_bytes, errors, recheck_seconds, level)
+        if max_state_bytes is not None and max_state_bytes <= 0:
+            msg = f"max_state_bytes is a number of bytes, at least 1, not {max_state_bytes!r}"
+            raise ValueError(msg)
+        reporting.begin()
+        self.fence = None if allowed is None else Fence(_module_names(allowed))
+        self.max_state_bytes = max_state_bytes
         self.level = level
         self.uuid = os.urandom(16).hex()
         self.errors = errors
@@ -74,11 +100,19 @@ class DataLayer:
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
             self._store_type = "pickle"
-            self.store: Store = _open_folder(pickle_dir, durable=durable is not False, create=True, level=level)
+            believed = opening.trust(shared, trusted_uids)
+            cache = opening.node_cache(node_cache, node_cache_bytes)
+            opened = opening.folder(pickle_dir, durable=durable is not False, level=level, key=key, believed=believed)
+            self.store: stores.Store = cache(opened)
         else:
-            if durable is not None:
-                msg = "durable= is for a folder: give pickle_dir= too"
-                raise TypeError(msg)
+            _refuse_for_memory(
+                durable=durable,
+                key=key,
+                shared=shared,
+                trusted_uids=trusted_uids,
+                node_cache=node_cache,
+                node_cache_bytes=node_cache_bytes,
+            )
             self.store = MemoryStore({}, f"memory:{self.uuid}", level)
             if not type(self).load_state.__module__.startswith("ana."):
                 # An old program's own backend.
@@ -93,6 +127,15 @@ class DataLayer:
     def home(self) -> str:
         """Where the store is, as references carry it: a folder's absolute path, or "memory:" and an id."""
         return self.store.home
+
+    def stats(self) -> "Stats":
+        """Return what this process has done with the layer's store: states stored, found there, loaded, from where.
+
+        Since the layer was made or the process forked. Exact between threads; costs some 20 µs.
+        """
+        from ana import statistics  # noqa: PLC0415 - dataclasses take longer to import than all of ana
+
+        return statistics.stats_of(self.store.counters)
 
     @property
     def uuid_cache(self) -> MutableMapping[str, Any]:
@@ -158,16 +201,18 @@ class DataLayer:
         """
         address.check_key(name)
         uuids = self.store_many(objects)
-        if isinstance(self.store, DirectoryStore):
+        # Behind a node cache, too: what a node has is no copy that lasts.
+        tree = getattr(self.store, "store", self.store)
+        if isinstance(tree, DirectoryStore):
             try:
-                problems = roots.keep(self.store, name, uuids)
+                problems = roots.keep(tree, name, uuids)
             except (StateNotFoundError, CorruptedStateError) as error:
                 problems = [error]
             if problems:
                 # It was believed to be there, and is not: purged, say.
                 for obj in objects:
                     saving.store(self, obj, heal=True)
-                for problem in roots.keep(self.store, name, uuids):
+                for problem in roots.keep(tree, name, uuids):
                     raise problem
         return uuids
 
@@ -179,7 +224,10 @@ class DataLayer:
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
-        return pickling.load(self.store.get(address.check_key(uuid)).segments())
+        found = self.store.get(address.check_key(uuid))
+        loading.check_size(self, found)
+        segments = found.segments()
+        return pickling.load(segments) if self.fence is None else self.fence.load(segments)
 
 
 class DirDataLayer(DataLayer):
@@ -241,34 +289,45 @@ def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: 
         raise ValueError(msg)
 
 
-def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
-    path = os.fsdecode(pickle_dir)
-    if not path:
-        msg = "pickle_dir is empty: give a folder's path"
+def _refuse_for_memory(**options: object) -> None:
+    """Refuse options of folders for a layer without one."""
+    for name, given in options.items():
+        if given is not None:
+            msg = f"{name}= is for a folder: give pickle_dir= too"
+            raise TypeError(msg)
+
+
+def _module_names(allowed: Iterable[str]) -> list[str]:
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
+        msg = f'allowed holds names of modules, as in ("mypackage", "numpy"), not {allowed!r:.100}'
+        raise TypeError(msg)
+    wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
+    if wrong:
+        msg = f"allowed holds names of modules, and {wrong[0]!r} is none"
         raise ValueError(msg)
-    return os.path.abspath(os.path.expanduser(path))
+    return names
 
 
-def _open_folder(
-    pickle_dir: str | os.PathLike[str], *, durable: bool, create: bool, level: int = chunks.DEFAULT_LEVEL
-) -> DirectoryStore:
-    said = os.environ.get(WAIT, "") or WAIT_SECONDS
-    try:
-        wait_seconds = max(0.0, float(said))
-    except ValueError:
-        msg = f"the environment's {WAIT} is a number of seconds, not {said!r}"
-        raise ANAError(msg) from None
-    return DirectoryStore(_absolute(pickle_dir), durable=durable, create=create, wait_seconds=wait_seconds, level=level)
-
-
-def existing_layer(home: str) -> DataLayer:
+def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     """Return a layer over the store that is at the absolute path `home`; nothing is made there.
 
-    Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
+    That may be a layer in use, `preferred` first, which has come to the same store by another path: so that there is
+    one object for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
-    store = _open_folder(home, durable=True, create=False)
+    store = opening.folder(home, create=False)
+    for known in (preferred, *list(by_home.values())):
+        if known is not None and _is_over(known, store):
+            by_home[home] = known
+            return known
     layer = DataLayer()
-    layer.store = store
+    layer.store = opening.node_cache()(store)
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live
     return layer
+
+
+def _is_over(layer: DataLayer, store: DirectoryStore) -> bool:
+    """Say whether a layer's store is this one by another path; of stores that are no folders, no."""
+    is_same: Callable[[DirectoryStore], bool] | None = getattr(layer.store, "is_same", None)
+    return is_same is not None and is_same(store)

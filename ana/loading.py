@@ -10,7 +10,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from ana import address, claims, fetching, identity, pickling, stores, unloaded
+from ana import address, claims, fence, fetching, identity, limits, pickling, stores, unloaded
 from ana.errors import ANAError, StateLoadError
 from ana.naming import class_name, find_class
 
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["ahead", "load", "loading_from", "reset_after_fork"]
+__all__ = ["ahead", "check_size", "load", "loading_from", "reset_after_fork"]
 
 MAX_NESTED = 20
 """So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
+
+SURELY_FITS_BYTES = 1 << 20
+"""So large a state is loaded without asking how much memory there is."""
 
 
 def loading_from() -> claims.Source | None:
@@ -60,6 +63,21 @@ def ahead() -> "Iterator[fetching.Ahead]":
             session.ahead.clear()
 
 
+def check_size(layer: claims.Source, found: stores.StoredState) -> None:
+    """Refuse a state that is larger than is allowed, by what its verified header says, before memory is taken.
+
+    Raises StateLoadError.
+    """
+    size, said = found.header.raw_bytes, layer.max_state_bytes
+    if size <= SURELY_FITS_BYTES and said is None:
+        return
+    most = limits.memory_bytes() if said is None else said
+    if size > most:
+        whose = "max_state_bytes" if said is not None else "the memory of this machine or cgroup (see max_state_bytes)"
+        reason = f"its {size} bytes are more than the {most} bytes of {whose}"
+        raise StateLoadError(found.header.key, found.header.class_name, found.where, reason)
+
+
 def too_deep() -> bool:
     """Say whether loads are nested so deeply that the next one has to be put off."""
     return claims.local.session.depth >= MAX_NESTED
@@ -85,6 +103,7 @@ def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, 
         while True:
             live = layer.live.get(key)
             if live is not None and not unloaded.is_waiting(live):
+                layer.store.counters.note_live(identity.mark_of(live))
                 return _checked(live, cls, key, layer)
             claim = claims.by_key.get((layer.uuid, key))
             if claim is None:
@@ -209,7 +228,7 @@ def _claim_child(session: claims.Session, parent: claims.Claim, key: str) -> cla
         found = session.ahead.take(parent.layer, key, patient=False)
     except ANAError:
         return None
-    cls = find_class(found.header.class_name, parent.cls)
+    cls = find_class(found.header.class_name, parent.cls, fence.allows(parent.layer.fence))
     if cls is not None and not getattr(cls, "_ana_lazy", True):
         with suppress(TypeError), claims.lock:
             if (parent.layer.uuid, key) not in claims.by_key and parent.layer.live.get(key) is None:
@@ -236,6 +255,7 @@ def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bo
     mark.given = not address.is_content_uuid(claim.key)
     found = _state_of(claim)
     mark.children = found.header.children
+    mark.raw_bytes = found.header.raw_bytes
     mark.layer = claim.layer.uuid
     mark.looked = -math.inf if found.may_be_lost else time.monotonic()
     mark.claim = None
@@ -244,16 +264,20 @@ def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bo
 
 
 def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
+    found = _state_of(claim)
+    check_size(claim.layer, found)
     try:
-        segments = _state_of(claim).segments()
+        segments = found.segments()
     except MemoryError as error:
-        size = _state_of(claim).header.raw_bytes
+        size = found.header.raw_bytes
         raise _load_error(claim, f"there is no memory for its {size} bytes") from error
     outer, session.layer = session.layer, claim.layer
     try:
-        return pickling.load(segments)
+        return pickling.load(segments) if claim.layer.fence is None else claim.layer.fence.load(segments)
     except ANAError:
         raise
+    except fence.Refused as error:
+        raise _load_error(claim, str(error)) from error
     except Exception as error:
         raise _load_error(claim, f"{type(error).__name__}: {error}") from error
     finally:
@@ -302,7 +326,7 @@ def _class_for(cls: type, claim: claims.Claim) -> type:
     stored = _state_of(claim).header.class_name
     if stored in ("", class_name(cls)):
         return cls
-    found = find_class(stored, cls)
+    found = find_class(stored, cls, fence.allows(claim.layer.fence))
     if found is not None and issubclass(found, cls):
         return found
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:

@@ -8,16 +8,21 @@ timeout, and its holder's death or fork blocks nobody for longer than that.
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ana import files
+from ana import files, publishing
+from ana.counters import Counters
 from ana.errors import LockTimeoutError, StoreError
 
 __all__ = ["exclusive", "saving_work"]
+
+_ASKED_TIMES = 200
+"""How often a lock is asked for, at the most (on average), before it is given up."""
 
 _log = logging.getLogger("ana.locks")
 
@@ -25,10 +30,13 @@ _log = logging.getLogger("ana.locks")
 class _Attempt:
     """One try to get a lock, in a thread of its own; a lock that comes too late is given back at once."""
 
-    def __init__(self, path: str, timeout_seconds: float) -> None:
+    def __init__(self, path: str, timeout_seconds: float, mode: int) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
+        self.mode = mode
         self.problem = ""
+        self.timed_out = False
+        self.waited = False
         self.error: Exception | None = None
         self._answered = threading.Event()
         self._guard = threading.Lock()
@@ -46,6 +54,7 @@ class _Attempt:
         if self._answered.is_set():
             self._thread.join()
         elif not self.problem:
+            self.timed_out = True
             self.problem = "the lock server does not answer"
         return self._lock is not None
 
@@ -56,9 +65,10 @@ class _Attempt:
 
     def _acquire(self) -> None:
         try:
-            lock = _lock_file(self.path, self.timeout_seconds)
+            lock = self._lock_file()
         except (OSError, NotImplementedError) as error:
             # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
+            self.timed_out = isinstance(error, TimeoutError)
             self.error = error
             self.problem = f"{type(error).__name__}: {error}"
         else:
@@ -70,17 +80,31 @@ class _Attempt:
         finally:
             self._answered.set()
 
+    def _lock_file(self) -> Any:
+        lock = _file_lock(self.path, self.mode, self.timeout_seconds)
+        try:
+            lock.acquire(timeout=0)
+        except TimeoutError:
+            self.waited = True
+            lock.acquire(timeout=self.timeout_seconds)
+        return lock
+
 
 @contextmanager
-def saving_work(path: str, timeout_seconds: float) -> Iterator[bool]:
+def saving_work(path: str, timeout_seconds: float, counters: Counters, mode: int = 0o777) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
 
-    Never raises for a lock's sake.
+    `mode` is that of folders that are made for it, and, less the right to execute, of the file. Waiting, and waiting in
+    vain, is counted. Never raises for a lock's sake.
     """
-    attempt = _Attempt(path, timeout_seconds)
+    attempt = _Attempt(path, timeout_seconds, mode)
+    began = time.perf_counter()
     held = attempt.acquire()
+    seconds = time.perf_counter() - began
+    if attempt.waited or attempt.timed_out:
+        counters.note_wait(seconds)
     if not held:
-        _log.info("going on without the lock %s: %s", path, attempt.problem)
+        _tell(attempt, counters, seconds)
     try:
         yield held
     finally:
@@ -88,14 +112,24 @@ def saving_work(path: str, timeout_seconds: float) -> Iterator[bool]:
             attempt.release()
 
 
+def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
+    """Say that it goes on without the lock: a warning where that was waited for; some places simply have no locks."""
+    level, event = logging.INFO, "no lock"
+    if attempt.timed_out:
+        counters.lock_timeouts += 1
+        level, event = logging.WARNING, "lock timeout"
+    fields = {"event": event, "path": attempt.path, "store": counters.home, "seconds": seconds}
+    _log.log(level, "going on without the lock %s: %s", attempt.path, attempt.problem, extra=fields)
+
+
 @contextmanager
-def exclusive(path: str, timeout_seconds: float) -> Iterator[bool]:
+def exclusive(path: str, timeout_seconds: float, mode: int = 0o777) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block, its holder's name beside it; yield whether there is such a lock.
 
     Raises LockTimeoutError, which says who has it, where another holds it for longer than `timeout_seconds`. Where
     locks do not work, or no file can be written, goes on without one.
     """
-    attempt = _Attempt(path, timeout_seconds)
+    attempt = _Attempt(path, timeout_seconds, mode)
     held = attempt.acquire()
     if not held:
         if isinstance(attempt.error, TimeoutError):
@@ -127,21 +161,29 @@ def _holder(path: str) -> str:
         return "another process"
 
 
-def _lock_file(path: str, timeout_seconds: float) -> Any:
+def _file_lock(path: str, mode: int, timeout_seconds: float) -> Any:
     from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
-    # Made by us, so that it gets the umask's mode: a group's members share it.
+    # Made by us, so that it gets the store's mode: a group's members share it.
     try:
-        descriptor = _touch(path)
+        _touch(path, mode & 0o666)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = _touch(path)
-    os.close(descriptor)
+        folder = os.path.dirname(path)
+        for made in (os.path.dirname(folder), folder):
+            publishing.make_folder(made, durable=False, mode=mode)
+        _touch(path, mode & 0o666)
     # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
-    lock = FileLock(path, timeout=timeout_seconds, thread_local=False, fallback_to_soft=False, poll_interval=0.02)
-    lock.acquire()
-    return lock
+    # Each asks at its own pace, and not often: of 64 writers on NFS each asking takes the server five answers.
+    poll = files.jitter(timeout_seconds / _ASKED_TIMES)
+    return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=poll)
 
 
-def _touch(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+def _touch(path: str, mode: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        if mode & stat.S_IWGRP and mode & ~os.fstat(descriptor).st_mode:
+            # Somebody else's, whose umask took it away, stays as it is: then there is no lock for us.
+            with suppress(OSError):
+                os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)

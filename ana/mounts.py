@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-__all__ = ["Mount", "filesystem", "is_network", "mount_of", "type_of"]
+__all__ = ["Mount", "filesystem", "is_local", "is_network", "mount_of", "type_of"]
 
 _NETWORK = frozenset(
     [
@@ -25,6 +25,23 @@ _NETWORK = frozenset(
         "glusterfs",
     ]
 )
+_LOCAL = frozenset(
+    [
+        "ext2",
+        "ext3",
+        "ext4",
+        "xfs",
+        "btrfs",
+        "zfs",
+        "f2fs",
+        "jfs",
+        "reiserfs",
+        "bcachefs",
+        "tmpfs",
+        "ramfs",
+        "overlay",
+    ]
+)
 
 
 class Mount(NamedTuple):
@@ -43,6 +60,11 @@ def is_network(path: str) -> bool:
     """Say whether `path` lies on a network filesystem, where another host's file may show up late."""
     kind = filesystem(path)
     return kind in _NETWORK or kind.startswith(("fuse.", "nfs"))
+
+
+def is_local(path: str) -> bool:
+    """Say whether `path` lies on a filesystem that is known to be this host's own disk or memory."""
+    return filesystem(path) in _LOCAL
 
 
 def filesystem(path: str) -> str:

@@ -2,21 +2,29 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["class_name", "find_class"]
+
+_MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
+"""What workers of multiprocessing and of mpi4py.futures call the main module, which is the same script."""
 
 
 def class_name(cls: type) -> str:
     """Return "module:qualified.name", under which a class goes into addresses and headers."""
     module = cls.__module__
-    # The main module of a spawned worker is the same script under another name.
-    return f"{'__main__' if module == '__mp_main__' else module}:{cls.__qualname__}"
+    return f"{'__main__' if module in _MAIN else module}:{cls.__qualname__}"
 
 
-def find_class(name: str, relative: type) -> type | None:
-    """Return the class that a header names, importing its module like pickle; None if it is not to be found."""
+def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | None = None) -> type | None:
+    """Return the class that a header names, importing its module like pickle; None if it is not to be found.
+
+    Nothing is imported that `allows`, asked with module and name, does not allow.
+    """
     module_name, _, path = name.partition(":")
+    if allows is not None and not allows(module_name, path):
+        return None
     if module_name == "__main__" and not _is_from_main(relative):
         # Another program's main module: only the reference itself knows the class.
         return None

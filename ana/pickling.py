@@ -74,7 +74,13 @@ def _dump(state: object, by_value: tuple[bytes, ...]) -> list[memoryview]:
 
 def load(segments: Sequence[bytes | memoryview]) -> Any:
     """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says."""
-    return pickle.loads(segments[0], buffers=segments[1:])  # noqa: S301 - the point of the whole; bytes are verified
+    buffers = map(_alone, segments[1:])
+    return pickle.loads(segments[0], buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
+
+
+def _alone(segment: bytes | memoryview) -> memoryview:
+    """Return a view whose `obj` has just these bytes, not all that they were cut out of: some classes take that."""
+    return memoryview(pickle.PickleBuffer(segment))
 
 
 def _dump_with(pickler_class: Callable[..., Any], state: object) -> list[memoryview]:

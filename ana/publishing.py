@@ -6,6 +6,7 @@ Correct on NFS, where locks lie, replies get lost and errors come at close: see 
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -37,13 +38,15 @@ def publish(
     *,
     durable: bool,
     make_folders: Callable[[], None],
+    mode: int = 0o666,
 ) -> bool:
     """Make a file appear under `name`, whole or not at all; False if there is one already.
 
     `fill` is called with a function that puts parts at an offset of it, and may call that on several threads.
     Written under a temporary name, (durable: fsynced,) checked, then linked: link is
     first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
-    folder turns out not to be there. Raises StoreError; no temporary file is left then.
+    folder turns out not to be there. `mode` is the file's; what the umask takes away is given back to a group that may
+    write. Raises StoreError; no temporary file is left then.
     """
     path = f"{folder}/{name}"
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
@@ -51,8 +54,8 @@ def publish(
     with files.reported(path):
         # The file may be there before its descriptor is: a signal handler may raise in between.
         try:
-            descriptor = _create(temporary, make_folders)
-            identity = _write(descriptor, temporary, fill, durable=durable)
+            descriptor = _create(temporary, make_folders, mode)
+            identity = _write(descriptor, temporary, fill, durable=durable, mode=mode)
             fresh = _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
@@ -101,29 +104,36 @@ def _sync_folder(folder: str, device: int) -> None:
         os.close(descriptor)
 
 
-def make_folder(path: str, *, durable: bool) -> None:
-    """Make one folder (its parent must be there) with the umask's mode; nothing if it is there already."""
+def make_folder(path: str, *, durable: bool, mode: int = 0o777) -> None:
+    """Make one folder (its parent must be there) with a mode, less the umask unless it is a group's; or let it be."""
     with files.reported(path):
         try:
-            os.mkdir(path)
+            os.mkdir(path, mode)
         except FileExistsError:
             return
+        if mode & stat.S_IWGRP:
+            os.chmod(path, mode)
         if durable:
             sync_folder(os.path.dirname(path))
 
 
-def make_folders(path: str) -> None:
-    """Make a folder and what is missing above it. Raises StoreError."""
+def make_folders(path: str, mode: int = 0o777) -> None:
+    """Make a folder with a mode, as `make_folder`, and what is missing above it. Raises StoreError."""
     with files.reported(path):
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_folder(path, durable=False, mode=mode)
 
 
 def replace(path: str, data: bytes) -> None:
-    """Put a small file in a place, whatever is there: readers see the old or the new one, whole. Raises StoreError."""
-    temporary = files.temporary_name(os.path.dirname(path))
+    """Put a small file in a place, whatever is there: readers see the old or the new one, whole. Not durable.
+
+    Its folder is made where it is missing. Raises StoreError; no temporary file is left then.
+    """
+    folder = os.path.dirname(path)
+    temporary = files.temporary_name(folder)
     with files.reported(path):
         try:
-            descriptor = _create(temporary, lambda: None)
+            descriptor = _create(temporary, lambda: make_folders(folder))
             _write(descriptor, temporary, lambda write: write(0, [data]), durable=False)
             os.rename(temporary, path)
         finally:
@@ -162,17 +172,19 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
     return None
 
 
-def _create(temporary: str, make_folders: Callable[[], None]) -> int:
+def _create(temporary: str, make_folders: Callable[[], None], mode: int = 0o666) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(temporary, flags, 0o666)
+        return os.open(temporary, flags, mode)
     except FileNotFoundError:
         # A fresh shard folder costs its mkdir only here.
         make_folders()
-        return os.open(temporary, flags, 0o666)
+        return os.open(temporary, flags, mode)
 
 
-def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], *, durable: bool) -> tuple[int, int]:
+def _write(
+    descriptor: int, temporary: str, fill: Callable[[Write], object], *, durable: bool, mode: int = 0
+) -> tuple[int, int]:
     """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
     sizes: list[int] = []
     try:
@@ -183,6 +195,8 @@ def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], *, 
             os.fsync(descriptor)
         found = os.fstat(descriptor)
         _check_size(temporary, found.st_size, sum(sizes))
+        if mode & stat.S_IWGRP and mode & ~found.st_mode:
+            os.fchmod(descriptor, mode)
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)

@@ -5,6 +5,7 @@ zstd frame of its own. `docs/format.md` gives it byte by byte.
 """
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -12,21 +13,25 @@ from typing import NamedTuple
 from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError
-from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header
+from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header, sealed_anew
+from ana.seals import Seal
 
 __all__ = [
     "MIN_RECORD_BYTES",
     "Chunk",
     "Content",
     "Header",
+    "PutBytes",
     "Write",
     "content",
+    "copy",
     "decode",
     "decode_small",
     "encode",
     "header_size",
     "key_of",
     "parse_header",
+    "sealed_anew",
     "verify",
     "write",
 ]
@@ -47,11 +52,15 @@ class Content(NamedTuple):
     pieces: Sequence[tuple[int, int]]
     leaves: Sequence[bytes]
     digest: bytes
+    raw_bytes: int
 
 
 Bytes = bytes | bytearray | memoryview
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
 """Puts parts, one after the other, at an offset of the record. Called from several threads, once for each range."""
+
+PutBytes = Callable[[int, memoryview | bytes], None]
+"""Puts bytes at an offset of something. Called from several threads, once for each range."""
 
 
 def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -78,15 +87,18 @@ def content(class_name: str, segments: Sequence[memoryview]) -> Content:
     pieces = plan(lengths)
     if len(pieces) == 1:
         leaves = [chunks.digest(segments)]
-        return Content(class_name, segments, pieces, leaves, address.content_digest(class_name, lengths, leaves))
+        digest = address.content_digest(class_name, lengths, leaves)
+        return Content(class_name, segments, pieces, leaves, digest, pieces[0][1])
     space = Space(segments)
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
         leaves[number] = chunks.digest(space.views(*pieces[number]))
 
-    threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(sum(lengths)))
-    return Content(class_name, segments, pieces, leaves, address.content_digest(class_name, lengths, leaves))
+    raw_bytes = sum(lengths)
+    threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
+    digest = address.content_digest(class_name, lengths, leaves)
+    return Content(class_name, segments, pieces, leaves, digest, raw_bytes)
 
 
 def write(
@@ -97,18 +109,19 @@ def write(
     *,
     created_ns: int = 0,
     level: int = chunks.DEFAULT_LEVEL,
-) -> None:
-    """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header.
+    seal: Seal | None = None,
+) -> int:
+    """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header; return its size.
 
     Chunks are compressed and given away on several threads; as many as there are threads are in memory at once. One
     chunk goes together with its header. Incompressible pieces are views of the caller's own buffers between block
-    headers: nothing is copied.
+    headers: nothing is copied. With a seal, the record is signed.
     """
     draft = _draft(key, state, children)
     if len(state.pieces) == 1:
         chunk, parts = chunks.encode(state.segments, draft.raw_bytes, state.leaves[0], level)
-        sink(0, [draft.header([chunk], created_ns), *parts])
-        return
+        sink(0, [draft.header([chunk], created_ns, seal), *parts])
+        return draft.header_bytes + chunk.stored
     space = Space(state.segments)
     line = _Line(draft.header_bytes)
 
@@ -118,7 +131,8 @@ def write(
         sink(line.place(number, chunk), parts)
 
     threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=line.give_up)
-    sink(0, [draft.header(line.table, created_ns)])
+    sink(0, [draft.header(line.table, created_ns, seal)])
+    return line.end
 
 
 def encode(
@@ -128,10 +142,11 @@ def encode(
     *,
     created_ns: int = 0,
     level: int = chunks.DEFAULT_LEVEL,
+    seal: Seal | None = None,
 ) -> list[memoryview | bytes]:
     """Return a record as a list of byte strings, one after the other; otherwise like `write`."""
     found: dict[int, Sequence[memoryview | bytes]] = {}
-    write(found.__setitem__, key, state, children, created_ns=created_ns, level=level)
+    write(found.__setitem__, key, state, children, created_ns=created_ns, level=level, seal=seal)
     return [part for _, parts in sorted(found.items()) for part in parts]
 
 
@@ -156,6 +171,29 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
         lambda chunk, offset, start: chunks.read(chunk, read, offset, space.views(start, chunk.raw)),
     )
     return list(segments)
+
+
+def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: PutBytes) -> None:
+    """Put each segment of a record at its offset, a piece at a time: read, verified, and decompressed.
+
+    As `decode`, but with no more in memory than a piece for each thread. What `put` raises passes through.
+    """
+    starts = list(accumulate(header.segments, initial=0))
+    scratch = chunks.Scratch()
+
+    def one(chunk: Chunk, offset: int, start: int) -> None:
+        piece = memoryview(chunks.read_content(chunk, read, offset, scratch))
+        number = bisect_right(starts, start, hi=len(header.segments)) - 1
+        while piece:
+            at = start - starts[number]
+            part = piece[: header.segments[number] - at]
+            if part:
+                put(offsets[number] + at, part)
+            piece = piece[len(part) :]
+            start += len(part)
+            number += 1
+
+    _each(header, where, one)
 
 
 def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | memoryview]:
@@ -219,7 +257,7 @@ class _Line:
 
     def __init__(self, offset: int) -> None:
         self.table: list[Chunk] = []
-        self._offset = offset
+        self.end = offset
         self._changed = threading.Condition()
         self._broken = False
 
@@ -231,8 +269,8 @@ class _Line:
             if self._broken:
                 msg = "another chunk could not be written"
                 raise RuntimeError(msg)
-            offset = self._offset
-            self._offset += chunk.stored
+            offset = self.end
+            self.end += chunk.stored
             self.table.append(chunk)
             self._changed.notify_all()
             return offset

@@ -1,13 +1,18 @@
 """The functions that are named inside pickles: they never move, and never change their arguments.
 
-`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none.
+`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `hashed`
+stands for an object with a UUID in what is pickled for a hash alone (`joblib.hash`, `dask.tokenize`).
 """
 
+import weakref
 from typing import Any
 
 from ana import current, identity, unloaded
 
-__all__ = ["fill", "load", "new"]
+__all__ = ["fill", "hashed", "load", "new"]
+
+met: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
+"""The objects that were hashed and are still alive."""
 
 
 def load(cls: type, uuid: str, home: str | None = None) -> Any:
@@ -41,6 +46,15 @@ def fill(obj: Any, state: tuple[Any]) -> None:
             return
         mark.claim = None
     obj._ana_setstate(state[0])
+
+
+def hashed(uuid: str) -> Any:
+    """Return the object with this UUID that was hashed in this process.
+
+    For dask, which unpickles what it hashes, to see that it can. Raises KeyError where the object is no longer
+    alive, and in other processes: a hash is no reference.
+    """
+    return met[uuid]
 
 
 def _empty() -> None:

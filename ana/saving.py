@@ -119,7 +119,7 @@ class Write:
     @property
     def size_bytes(self) -> int:
         """How much raw state it holds."""
-        return sum(map(len, self.content.segments))
+        return self.content.raw_bytes
 
     def announce(self) -> None:
         """Give the object its UUID already, so that states that are pickled next refer to it."""
@@ -140,6 +140,7 @@ class Write:
         """Take the object for stored."""
         mark = identity.mark(self.obj, self.key, given=self.given)
         mark.children = self.children
+        mark.raw_bytes = self.content.raw_bytes
         _note(self.target, self.obj, mark)
         return mark
 
@@ -284,8 +285,10 @@ class _Look:
         mark.layer = ""
         if whole and not self.target.store.is_whole(mark.uuid):
             return False
+        began = time.perf_counter()
         if not self._has(mark.uuid) or (self.wary and not self._has_descendants(mark)):
             return False
+        self.target.store.counters.note_found(mark.uuid, mark.raw_bytes, began)
         _note(self.target, obj, mark)
         return True
 

@@ -10,7 +10,7 @@ from copy import deepcopy
 from types import FrameType, FunctionType, MemberDescriptorType
 from typing import Any, Generic, Self, TypeVar
 
-from ana import address, current, identity, literal, pickling, reference, saving, unloaded
+from ana import address, current, hashing, identity, literal, pickling, reference, saving, unloaded
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
@@ -40,6 +40,18 @@ class _UUID:
         return None if mark is None else mark.uuid
 
 
+class _Token:
+    """The method `__dask_tokenize__` of an object that has a UUID; absent on others, which dask tokenizes by value."""
+
+    def __get__(self, obj: Any, owner: type) -> Callable[[], tuple[str, str]]:
+        mark = None if obj is None else identity.mark_of(obj)
+        if mark is None:
+            msg = "__dask_tokenize__: only an object that has a UUID is tokenized by it"
+            raise AttributeError(msg)
+        token = ("ana", mark.uuid)
+        return lambda: token
+
+
 class Storable:
     """Base of classes whose objects pickle into a UUID, their state being stored once.
 
@@ -57,6 +69,8 @@ class Storable:
 
     uuid = _UUID()
     """The object's UUID, or None before it has one."""
+
+    __dask_tokenize__ = _Token()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse classes whose instances cannot be held weakly, so not be found again by their UUID."""
@@ -183,6 +197,9 @@ class Storable:
         return reference.load, (cls, mark.uuid, target.home)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        if hashing.is_asked() and (mark := identity.mark_of(self)) is not None:
+            reference.met[mark.uuid] = self
+            return reference.hashed, (mark.uuid,)
         reduce = type(self).__reduce__
         if reduce is not Storable.__reduce__ and isinstance(reduce, FunctionType):
             return reduce(self)
@@ -252,7 +269,7 @@ class Ref(Storable, Generic[Value]):
         self._value = s
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if identity.mark_of(self) is None:
+        if identity.mark_of(self) is None and not hashing.is_asked():
             # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
             self.make_uuid()
         return super().__reduce__()

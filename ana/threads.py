@@ -5,21 +5,18 @@ child, hold up the interpreter's end or keep a CPU that a batch system has taken
 """
 
 import itertools
-import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import TypeVar
 
+from ana import limits
 from ana.errors import ANAError
 
 __all__ = ["available", "run"]
 
 ENVIRONMENT = "ANA_THREADS"
-_CGROUP = "/proc/self/cgroup"
-_CGROUP_ROOT = "/sys/fs/cgroup"
 
 Item = TypeVar("Item")
 
@@ -30,7 +27,7 @@ def available() -> int:
     Read anew each time (some 2 µs), as jobs and engines bind processes to CPUs while they run; the quota is read once.
     Raises ANAError where `ANA_THREADS` is no whole number of at least 1.
     """
-    count = min(len(os.sched_getaffinity(0)), _quota(os.getpid()))  # a fork may be put into another cgroup
+    count = min(len(os.sched_getaffinity(0)), limits.cpus())
     said = os.environ.get(ENVIRONMENT)
     if not said:
         return count
@@ -134,45 +131,3 @@ class _Crew:
     def _stop(self) -> None:
         self.stopped = True
         self.give_up()
-
-
-@cache
-def _quota(_process: int) -> int:
-    """Return how many CPUs this process's cgroup grants, rounded up (version 2's `cpu.max`, 1's `cpu.cfs_quota_us`)."""
-    granted = [found for path in _cgroup_folders() if (found := _granted(path)) is not None]
-    return max(1, math.ceil(min(granted))) if granted else os.cpu_count() or 1
-
-
-def _cgroup_folders() -> list[str]:
-    """Return the folders of this process's cgroup and of all above it: each may limit it."""
-    folders = []
-    for line in _lines(_CGROUP):
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = f"{_CGROUP_ROOT}/{controllers}" if controllers else _CGROUP_ROOT
-        parts = [part for part in path.split("/") if part and part != ".."]
-        folders += ["/".join([root, *parts[:depth]]) for depth in range(len(parts), -1, -1)]
-    return folders
-
-
-def _granted(folder: str) -> float | None:
-    """Return the CPUs that one cgroup grants; None for no limit."""
-    words = [word for line in _lines(f"{folder}/cpu.max") for word in line.split()] or [
-        *_lines(f"{folder}/cpu.cfs_quota_us"),
-        *_lines(f"{folder}/cpu.cfs_period_us"),
-    ]
-    try:
-        quota, period = (float(word) for word in words)
-    except ValueError:
-        # "max", or nothing to read.
-        return None
-    return quota / period if quota > 0 and period > 0 else None
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []

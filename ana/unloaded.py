@@ -8,7 +8,8 @@ import collections
 import operator
 import weakref
 from collections.abc import Callable
-from types import BuiltinFunctionType
+from functools import wraps
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from ana import identity
@@ -143,6 +144,10 @@ _FREE = frozenset(
 """What an object can do without its state: say which one it is, travel on, be itself."""
 
 
+_LINKS = frozenset({"__cause__", "__context__", "__notes__", "__suppress_context__", "__traceback__"})
+"""What tblib, which Dask installs, sets on each exception while it is unpickled; none of it is state."""
+
+
 class _Unloaded:
     """Comes before an unloaded object's class: each operation loads, then does itself again."""
 
@@ -162,6 +167,9 @@ class _Unloaded:
         if name.startswith("__") and name.endswith("__") and name != "__dict__":
             # Engines probe for protocols outside of any task, where an error would take the worker down.
             return object.__getattribute__(self, name)
+        method = _method(loaded_class(self), name)
+        if method is not None:
+            return MethodType(method, self)
         try:
             use(self)
         except ANAError:
@@ -172,6 +180,9 @@ class _Unloaded:
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
+        if name in _LINKS and isinstance(self, BaseException):
+            object.__setattr__(self, name, value)
+            return
         use(self)
         setattr(self, name, value)
 
@@ -182,6 +193,29 @@ class _Unloaded:
     def __dir__(self) -> list[str]:
         use(self)
         return dir(self)
+
+
+def _method(cls: type, name: str) -> Callable[..., Any] | None:
+    """Return a function that loads, then calls the method of that name; None if the class has none.
+
+    Pools get bound methods as tasks, `pool.map(obj.method, ...)`: unpickling one looks it up, and may not raise.
+    """
+    for base in cls.__mro__:
+        if name in vars(base):
+            found = vars(base)[name]
+            break
+    else:
+        return None
+    if not isinstance(found, FunctionType):
+        return None
+
+    @wraps(found)
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        use(self)
+        return getattr(self, name)(*arguments, **options)
+
+    call.__name__ = name
+    return call
 
 
 def _defines_uuid(cls: type) -> bool:

@@ -17,6 +17,7 @@ PARTS = {
     "plain": "against pickle.dump into a file: time, disk, memory; with the targets",
     "peers": "against joblib, diskcache, ProxyStore, dbm, LMDB, the original ANA; and who notices a flipped byte",
     "tasks": "one large object for many tasks of a process pool: tasks/s, and bytes through the pipe",
+    "tier": "the node-local tier: the second process of a node against pickle.load, and many processes at once",
     "nfs": "against pickle on NFS behind 1 Gbit/s, and with 0 and 1 ms of latency (boots tests/nfs/lab)",
     "growth": "trees of many states, and many writers",
     "many": "many states at once",

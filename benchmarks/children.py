@@ -16,13 +16,24 @@ from benchmarks.workloads import WORKLOADS
 
 __all__ = ["main"]
 
+_kept: list[Any] = []
+"""What is to stay in memory until the parent has heard."""
+
 
 def main(arguments: list[str]) -> None:
     """Do what the first argument says, and print the answer."""
     what, *rest = arguments
-    does: dict[str, Callable[..., Any]] = {"again": _again, "memory-store": _memory_store, "memory-load": _memory_load}
+    does: dict[str, Callable[..., Any]] = {
+        "again": _again,
+        "memory-store": _memory_store,
+        "memory-load": _memory_load,
+        "tier": _tier,
+    }
     answer = does[what](*rest)
-    sys.stdout.write(json.dumps(answer))
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    sys.stdout.flush()
+    if _kept:
+        sys.stdin.readline()
 
 
 def _again(size_bytes: str, tree: str) -> dict[str, Any]:
@@ -68,6 +79,45 @@ def _memory_load(way: str, size_bytes: str, folder: str, key: str) -> dict[str, 
         msg = f"the array that was loaded has {array.nbytes} bytes, not {size_bytes}"
         raise AssertionError(msg)
     return {"extra_bytes": peak - before - array.nbytes}
+
+
+def _tier(how: str, folder: str, key: str) -> dict[str, Any]:
+    """Say that all is ready; at the parent's word load an array and sum it up; keep it until the parent has heard."""
+    ana.set_dl(pickle_dir=f"{folder}/tree", durable=False, node_cache=f"{folder}/cache" if how == "tier" else "")
+    ana.Ref(0).make_uuid()  # what is imported late is there now
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    own_bytes, read_bytes = _own_memory(), _read_so_far()
+    begin = time.perf_counter()
+    if how == "pickle":
+        with open(f"{folder}/array.p", "rb") as file:
+            array: Any = pickle.load(file)
+    else:
+        array = ana.Ref.ana_load(key).value
+    loaded = time.perf_counter()
+    total = float(array.sum())
+    used = time.perf_counter()
+    _kept.append(array)
+    return {
+        "seconds": loaded - begin,
+        "used_seconds": used - begin,
+        "own_bytes": _own_memory() - own_bytes,
+        "read_bytes": _read_so_far() - read_bytes,
+        "total": total,
+    }
+
+
+def _own_memory() -> int:
+    """Return the bytes of memory that this process has and no other one."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return sum(int(size) * 1024 for size in re.findall(r"^Private_\w+:\s+(\d+) kB$", text, re.MULTILINE))
+
+
+def _read_so_far() -> int:
+    """Return how many bytes this process has asked the system to read."""
+    found = re.search(r"^rchar: (\d+)$", Path("/proc/self/io").read_text(encoding="ascii"), re.MULTILINE)
+    return int(found[1]) if found is not None else 0
 
 
 def _reset_peak() -> int:

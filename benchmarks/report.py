@@ -44,6 +44,11 @@ looks at what it reads. ANA is for large objects that many processes need: see t
 ## One object for many tasks
 
 What ANA is for: the object is stored once, each process loads it once, and a task costs a reference.""",
+    "tier": """\
+## Many processes on one node
+
+With a [node cache](node-cache.md) the first process of a node fetches a large state, and all others map it: one copy in
+memory, and next to no time.""",
     "nfs": """\
 ## On NFS
 

@@ -8,6 +8,7 @@ import decimal
 import functools
 import io
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -24,6 +25,32 @@ class A(ana.Storable):
 
     def __init__(self, x: Any) -> None:
         self.x = x
+
+    def shown(self, times: int) -> Any:
+        return self.x * times
+
+
+class Rebuilt:
+    """Sends its bytearray out of band, and makes a new one of what comes back."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = bytearray(content)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Rebuilt, (pickle.PickleBuffer(self.content),)
+
+
+class ZeroCopy(bytearray):
+    """The example of Python's documentation of pickle for out-of-band buffers, as it stands there."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self)._reconstruct, (pickle.PickleBuffer(self),), None
+
+    @classmethod
+    def _reconstruct(cls, obj: Any) -> Any:
+        with memoryview(obj) as view:
+            obj = view.obj
+            return obj if type(obj) is cls else cls(obj)
 
 
 class B(A):

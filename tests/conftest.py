@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def _nothing_is_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
         left += leaks.temporaries(tmp_path)
     if left:
         pytest.fail("\n".join(["the test left behind", *left]), pytrace=False)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Return an empty folder with a short path: engines make sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="ana-") as folder:
+        yield Path(folder)
 
 
 def _forget_layers() -> None:

@@ -418,6 +418,8 @@ def test_a_folder_that_is_read_only(folder, tmp_path):
         "    print(error.errno, obj.uuid)\n"
     )
     open_to_all(folder)
+    for path in folder.rglob("*"):
+        path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
     assert classes.run(code, str(folder), uuid, cwd=tmp_path) == "[1]\n13 None"
 
 

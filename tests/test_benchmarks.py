@@ -127,6 +127,19 @@ def test_many_states_are_stored_and_loaded_both_ways(tmp_path):
     assert {(row["operation"], row["waits for the disk"]) for row in rows} >= {("store", "yes"), ("load", "no")}
 
 
+def test_tier_has_all_ways_and_its_targets(tmp_path):
+    """The second process has targets for time and memory; a crowd with a node cache reads the tree once."""
+    tables = run_part("tier", tmp_path)
+    assert set(tables) == {"tier", "tier-memory", "tier-crowd"}
+    assert len(tables["tier"]) == 4
+    for name in ("tier", "tier-memory"):
+        (second,) = (row for row in tables[name] if row.get("target"))
+        assert "second process" in second["way"]
+        assert second["met"] in (True, False)
+    without, tiered = (row["MiB read by all"] for row in tables["tier-crowd"])
+    assert tiered == pytest.approx(without / tables["tier-crowd"][0]["processes"], rel=0.1)
+
+
 @pytest.mark.slow
 @needs_lab
 def test_nfs_is_measured_in_the_lab(tmp_path):
@@ -139,7 +152,7 @@ def test_nfs_is_measured_in_the_lab(tmp_path):
 def test_the_list_and_the_help_name_all_parts():
     """`list` and `--help` say what there is."""
     listed, helped = benchmarks("list"), benchmarks("--help")
-    for part in ("plain", "peers", "tasks", "nfs", "growth", "many"):
+    for part in ("plain", "peers", "tasks", "tier", "nfs", "growth", "many"):
         assert re.search(rf"^{part} ", listed, re.MULTILINE)
         assert re.search(rf"^  {part} ", helped, re.MULTILINE)
 

@@ -633,6 +633,63 @@ def test_a_process_pool_executor_survives(folder, kind, method):
         assert pool.submit(classes.value_of, good).result(60) == "good"
 
 
+@pytest.mark.parametrize("kind", ["missing", "damaged"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_survives_a_method_as_its_task(folder, kind, method):
+    """`pool.map(obj.method, ...)`: a bound method is looked up while it is unpickled; only its call may raise."""
+    bad, good = broken(folder, kind), classes.A("good")
+    good.make_uuid()
+    expected = ana.StateNotFoundError if kind == "missing" else ana.CorruptedStateError
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        result = pool.apply_async(bad.shown, (1,))
+        with pytest.raises(expected):
+            result.get(60)
+        assert pool.apply_async(classes.value_of, (good,)).get(60) == "good"
+        pool.close()
+        pool.join()
+
+
+WITH_TBLIB = """
+import pickle, sys, ana, classes, tblib.pickling_support
+tblib.pickling_support.install()
+ana.set_dl(pickle_dir=sys.argv[1])
+obj = classes.Mistake("away")
+uuid, data = obj.make_uuid(), pickle.dumps(obj)
+assert b"tblib" in data
+classes.file_of(sys.argv[1], uuid).unlink()
+del obj
+ana.set_dl(pickle_dir=sys.argv[1])
+found = pickle.loads(data)
+try:
+    found.args
+except ana.StateNotFoundError as error:
+    print(error.uuid == uuid)
+"""
+
+
+def test_an_exception_without_its_state_where_dask_is_imported(folder, tmp_path):
+    """Dask has tblib set `__cause__` and the like on each exception that is unpickled: that may not raise."""
+    pytest.importorskip("tblib")
+    assert classes.run(WITH_TBLIB, str(folder), cwd=tmp_path) == "True"
+
+
+def test_a_method_of_an_object_that_waits(folder):
+    """It says which one it is, travels on, raises when it is called, and works once the state is there."""
+    missing = Missing(folder, classes.A([1, 2]))
+    method = missing.obj.shown
+    assert method.__name__ == "shown"
+    assert method.__self__ is missing.obj
+    again = pickle.loads(pickle.dumps(method))
+    for one in (method, again):
+        with pytest.raises(ana.StateNotFoundError):
+            one(1)
+        with pytest.raises(ana.StateNotFoundError):
+            one.__self__.x
+    missing.bring_back()
+    assert method(3) == again(3) == [1, 2, 1, 2, 1, 2]
+    assert missing.obj.shown(times=1) == [1, 2]
+
+
 def pid_of(_):
     """Be a worker's task: say who does it."""
     return os.getpid()

@@ -5,6 +5,8 @@ import os
 import pickle
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -209,6 +211,53 @@ def test_a_read_only_tree_can_be_loaded_from(read_only):
         assert pickle.loads(pickle.dumps(part)) is part
 
 
+WATCHED = """
+import os, sys
+import ana, classes
+from ana import counters
+
+attempts = []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        attempts.append((event, arguments))
+    elif event in {"os.mkdir", "os.link", "os.rename", "os.remove", "os.chmod", "os.utime", "os.truncate"}:
+        attempts.append((event, arguments))
+
+ana.set_dl(pickle_dir=sys.argv[1])
+small, large = classes.A("small"), classes.A(b"large" * 1_000_000)
+if sys.argv[2] == "watched":
+    sys.addaudithook(watch)
+    ana.set_dl(pickle_dir=sys.argv[1])
+for obj in (small, large):
+    uuid = obj.make_uuid()
+    obj.ana_store()
+    ana.set_dl(pickle_dir=sys.argv[1])
+    assert classes.A.ana_load(uuid).x == obj.x
+numbers = counters.snapshot()[sys.argv[1]]
+print(attempts, numbers["found"], numbers["stored"], numbers["retries"])
+"""
+
+
+def test_a_filesystem_that_is_mounted_read_only_is_not_written_to(tmp_path):
+    """A node that mounts a store read-only loads, and finds what it has, without as much as trying to write."""
+
+    def prepare(place):
+        processes.run_program(WATCHED, place / "tree", "")
+
+    with mounts.ext4_read_only(tmp_path / "disk", 32 * MIB, prepare) as (place, image):
+        with pytest.raises(OSError, match="Read-only"):
+            (place / "file").touch()
+        before = blake3.blake3(image.read_bytes()).digest()
+        assert processes.run_program(WATCHED, place / "tree", "watched") == "[] 4 0 0\n"
+        with ana.using_dl(pickle_dir=place / "tree"):
+            for value in ("new", NOISE):
+                with pytest.raises(ana.StoreError, match="loading works, storing does not") as caught:
+                    Part(value).make_uuid()
+                assert caught.value.errno == errno.EROFS
+        assert blake3.blake3(image.read_bytes()).digest() == before
+
+
 def test_what_a_read_only_tree_has_need_not_be_stored(read_only):
     """A job that is run again finds its states: nothing has to be written, so nothing fails."""
     place, uuid = read_only
@@ -271,7 +320,8 @@ def test_a_folder_that_may_not_be_written_to(public):
 
 
 def test_a_tree_that_may_only_be_read(public):
-    """Somebody else's tree: its states load, storing is StoreError (EACCES), and leaves nothing."""
+    """Root's tree: its states load, storing is StoreError (EACCES), and leaves nothing."""
+    (public / "tree").mkdir(mode=0o755)
     ana.DirDataLayer(public / "tree").store_state("state", "value")
     before = raw_tree.files(public)
     lines = _as_somebody(
@@ -296,6 +346,7 @@ attempt(lambda: part.uuid)
 @pytest.mark.parametrize("closed", ["state", "folder", "outer folder", "tree"])
 def test_what_may_not_be_read_is_not_called_missing(public, closed):
     """StoreError (EACCES) and no StateNotFoundError: a permission is the user's to give."""
+    (public / "tree").mkdir(mode=0o755)
     layer = ana.DirDataLayer(public / "tree")
     layer.store_state("state", "value")
     path = raw_tree.path_of(public / "tree", "state")
@@ -313,24 +364,26 @@ attempt(lambda: (layer or ana.set_dl(sys.argv[3])).load_state("state"))
 # Whose files
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o000], ids=lambda mode: f"{mode:o}")
 @pytest.mark.parametrize(
-    ("umask", "of_file", "of_folder"),
-    [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700), (0o000, 0o666, 0o777)],
-    ids=lambda mode: f"{mode:o}",
+    ("of_tree", "of_file", "of_folder"), [(0o700, 0o600, 0o700), (0o750, 0o640, 0o750), (0o755, 0o644, 0o755)]
 )
-def test_modes_follow_the_umask(tmp_path, umask, of_file, of_folder):
-    """Every file and folder, locks too, is as readable as the user's other files: never private by itself."""
+def test_modes_follow_the_trees_own(tmp_path, umask, of_tree, of_file, of_folder):
+    """Every file and folder, locks too, is as readable as the tree itself, less the umask; its owner alone writes."""
     program = """
 import ana, os, sys
 layer = ana.set_dl(sys.argv[1])
 layer.store_state("small", 1)
 layer.store_state("large", os.urandom(2_000_000))
 """
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree").chmod(of_tree)
     processes.run_program(program, tmp_path / "tree", umask=umask)
-    everything = [tmp_path / "tree", *(tmp_path / "tree").rglob("*")]
+    everything = [*(tmp_path / "tree").rglob("*")]
     assert len(raw_tree.states(tmp_path / "tree")) == 2
     for path in everything:
-        assert (path, oct(_mode(path))) == (path, oct(of_folder if path.is_dir() else of_file))
+        wanted = (of_folder if path.is_dir() else of_file) & ~umask
+        assert (path, oct(_mode(path))) == (path, oct(wanted))
 
 
 def test_a_group_shares_a_tree(public):
@@ -342,7 +395,7 @@ def test_a_group_shares_a_tree(public):
     os.chown(tree, SOMEBODY, GROUP)
     tree.chmod(0o2775)
     program = """
-layer = ana.set_dl(sys.argv[3])
+layer = ana.set_dl(sys.argv[3], shared=True, trusted_uids=[12345])
 for number in range(10):
     layer.store_state(f"5f3a{sys.argv[4]}{number:03}-0000-8000-8000-000000000000", number)
 layer.store_state(f"large {sys.argv[4]}", os.urandom(2_000_000))
@@ -351,10 +404,118 @@ layer.store_state("large and common", b"x" * 2_000_000)
     _as_somebody(program, tree, 1, umask=0o002)
     _as_somebody(program, tree, 2, uid=SOMEBODY + 1, umask=0o002)
     last = "5f3a2009-0000-8000-8000-000000000000"
-    assert _as_somebody(f"layer = ana.set_dl(sys.argv[3])\nattempt(lambda: layer.load_state({last!r}))", tree) == ["9"]
+    assert _as_somebody(
+        f"layer = ana.set_dl(sys.argv[3], shared=True)\nattempt(lambda: layer.load_state({last!r}))", tree
+    ) == ["9"]
     assert len(raw_tree.states(tree)) == 2 * 10 + 3
     assert {os.stat(path).st_gid for path in (tree, *tree.rglob("*"))} == {GROUP}
     assert raw_tree.strangers(tree) == []
+
+
+SHARED = """
+import time
+from pathlib import Path
+from helpers import raw_tree
+from ana import locks, maintenance
+from ana.counters import Counters
+os.environ.update(ANA_SHARED="1", ANA_TRUSTED_UIDS="12345")
+layer = ana.set_dl(sys.argv[3])
+tree = Path(sys.argv[3])
+"""
+
+
+@pytest.fixture
+def shared(public):
+    """A group's tree: setgid, writable for the group, with a state of one member."""
+    if os.geteuid():
+        pytest.skip("only root becomes another user")
+    tree = public / "tree"
+    tree.mkdir()
+    os.chown(tree, SOMEBODY, GROUP)
+    tree.chmod(0o2775)
+    _as_member(tree, 'layer.store_state("state", "value")')
+    return tree
+
+
+def _as_member(tree, program, *arguments, number=0, umask=0o002):
+    return _as_somebody(SHARED + program, tree, *arguments, uid=SOMEBODY + number, umask=umask)
+
+
+def test_a_member_heals_what_another_has_stored(shared):
+    """Damage in somebody else's file: storing the object again sets that aside and writes it anew."""
+    uuid = _as_member(shared, "print(Part().make_uuid())")[0]
+    path = raw_tree.path_of(shared, uuid)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    program = """
+part = Part()
+assert part.make_uuid() == sys.argv[4]
+part.ana_store()
+print(os.stat(raw_tree.path_of(tree, part.uuid)).st_uid - os.getuid())
+"""
+    assert _as_member(shared, program, uuid, number=1) == ["0"]
+    assert _as_member(shared, "attempt(lambda: type(Part.ana_load(sys.argv[4])).__name__)", uuid) == ["'Part'"]
+
+
+def test_members_wait_for_each_others_locks(shared):
+    """A lock file that one member has made excludes the other, though it is not theirs."""
+    hold = """
+path = f"{tree}/.ana/locks/5f.lock"
+with locks.saving_work(path, 5.0, Counters(str(tree))) as held:
+    print(held, os.stat(path).st_uid - os.getuid(), flush=True)
+    if len(sys.argv) > 4:
+        sys.stdin.read()
+"""
+    assert _as_member(shared, hold) == ["True 0"]
+    words = [sys.executable, "-c", AS_SOMEBODY + SHARED + hold, SOMEBODY + 1, GROUP, shared, "hold"]
+    with subprocess.Popen(
+        list(map(str, words)),
+        env=processes.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        umask=0o002,
+        cwd="/",
+    ) as holder:
+        assert holder.stdout.readline() == "True -1\n"
+        assert _as_member(shared, hold.replace("5.0", "0.1")) == ["False 0"]
+        holder.stdin.close()
+        assert holder.wait(60) == 0
+    assert _as_member(shared, hold, number=2) == ["True -2"]
+
+
+def test_a_member_sweeps_what_another_left(shared):
+    """Temporary files that a killed writer left are anybody's of the group to remove."""
+    folder = raw_tree.path_of(shared, "state").parent
+    (folder / ".tmp-host-1-5f").write_text("")
+    os.chown(folder / ".tmp-host-1-5f", SOMEBODY, GROUP)
+    os.utime(folder / ".tmp-host-1-5f", (0, 0))
+    _as_member(shared, "maintenance.sweep(tree)", number=1)
+    assert raw_tree.strangers(shared) == []
+
+
+def test_all_that_members_make_is_the_groups(shared):
+    """Folders, files, locks: of the group, setgid where folders, readable and folders writable for all members."""
+    for number in range(3):
+        _as_member(shared, 'layer.store_state(f"large {os.getuid()}", os.urandom(2_000_000))', number=number)
+    everything = [shared, *shared.rglob("*")]
+    assert len(raw_tree.states(shared)) == 4
+    assert {path.stat().st_uid for path in everything} == {SOMEBODY, SOMEBODY + 1, SOMEBODY + 2}
+    for path in everything:
+        wanted = 0o2775 if path.is_dir() else 0o664
+        assert (path, oct(_mode(path)), path.stat().st_gid) == (path, oct(wanted), GROUP)
+
+
+def test_a_members_umask_keeps_nobody_out(shared):
+    """The tree's own mode counts: what a member with umask 077 makes is the group's."""
+    program = """
+layer.store_state("5f3a1000-0000-8000-8000-000000000000", 1)
+layer.store_state("large", os.urandom(2_000_000))
+"""
+    _as_member(shared, program, umask=0o077)
+    store = 'attempt(lambda: layer.store_state("5f3a2000-0000-8000-8000-000000000000", 1))'
+    assert _as_member(shared, store, number=1) == ["None"]
+    for path in shared.rglob("*"):
+        assert (path, oct(_mode(path))) == (path, oct(0o2775 if path.is_dir() else 0o664))
 
 
 # Without hard links

@@ -26,7 +26,20 @@ COMMANDS = {"__main__", "cli", "demo"}
 MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in PACKAGE.rglob("*.py")}
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
-CALLERS = {"files", "locks", "mounts", "probes", "publishing", "threads", "trash", "buffers"}
+CALLERS = {
+    "buffers",
+    "files",
+    "keys",
+    "limits",
+    "locks",
+    "mounts",
+    "nodefolder",
+    "probes",
+    "publishing",
+    "threads",
+    "trash",
+    "turns",
+}
 """The modules that make the system calls."""
 
 SYSTEM = {
@@ -56,12 +69,22 @@ ALLOWED = {
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # ANA_PICKLE_DIR, which says where the first layer is.
     "current": {"os.environ"},
-    # ANA_WAIT, $PWD/pickles; a store's path is made absolute; a layer has an id of its own.
-    "layer": {"os.environ", "os.getcwd", "os.path", "os.urandom"},
+    # $PWD/pickles; a layer has an id of its own.
+    "layer": {"os.getcwd", "os.path", "os.urandom"},
+    # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like; paths are made absolute.
+    "opening": {"os.environ", "os.path"},
+    # Who this process is.
+    "trust": {"os.geteuid", "os.stat_result"},
     # A store's path is made absolute.
     "maintenance/opening": {"os.path"},
     # What was found out is true of the host that it was found out on.
     "maintenance/doctor": {"os.uname"},
+    # ANA_STATS; which process of which job on which host it is.
+    "reporting": {"os.environ", "os.getpid", "os.path", "os.uname", "os.urandom"},
+    # ANA_PATH_MAP.
+    "sites": {"os.environ", "os.path", "os.pathsep"},
+    # The folder's path is made absolute.
+    "statistics": {"os.path"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 
@@ -69,7 +92,9 @@ NEEDLESS = {
     "asyncio",
     "click",
     "cloudpickle",
+    "dataclasses",
     "filelock",
+    "inspect",
     "multiprocessing",
     "numpy",
     "random",
@@ -197,7 +222,7 @@ def test_no_module_imports_the_face(name):
     assert {what for _, what in inside} <= {module.split("/")[0] for module in MODULES}
 
 
-@pytest.mark.parametrize("folder", ["ana", "benchmarks", "tests"])
+@pytest.mark.parametrize("folder", ["ana", "benchmarks", "examples", "tests"])
 def test_exceptions_from_the_linters_have_reasons(folder):
     """Each noqa and each type: ignore names its code and says why."""
     bare = []

@@ -87,39 +87,6 @@ def test_threads_follow_the_affinity():
         os.sched_setaffinity(0, before)
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "nonsense"}, None),
-        ({}, None),
-    ],
-)
-def test_a_cgroups_quota(tmp_path, files, expected):
-    """Of version 2 and 1; no limit, or none that can be read, is none."""
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert threads._granted(str(tmp_path)) == expected
-
-
-def test_the_least_quota_of_all_levels_counts(monkeypatch, tmp_path):
-    """A group above may grant less than the process's own; a part of a CPU is a thread."""
-    (tmp_path / "job" / "step").mkdir(parents=True)
-    (tmp_path / "job" / "cpu.max").write_text("130000 100000\n")
-    (tmp_path / "job" / "step" / "cpu.max").write_text("800000 100000\n")
-    (tmp_path / "cgroup").write_text("0::/job/step\n")
-    monkeypatch.setattr(threads, "_CGROUP", str(tmp_path / "cgroup"))
-    monkeypatch.setattr(threads, "_CGROUP_ROOT", str(tmp_path))
-    threads._quota.cache_clear()
-    try:
-        assert threads._quota(0) == 2
-    finally:
-        threads._quota.cache_clear()
-
-
 @pytest.mark.parametrize("broken", ["work", "handler"])
 def test_who_waits_for_another_thread_is_woken(broken):
     """An error in the work, and one that a signal handler raises between two items, ends the others' waiting."""

@@ -1,11 +1,13 @@
 """`ana info`, `ana stats`, `ana verify`, `ana sweep`: how a store is."""
 
+import os
 from typing import Any
 
 import click
 from rich.text import Text
 
-from ana import maintenance
+from ana import maintenance, statistics
+from ana.cli.jobs import ENVIRONMENT, document, jobs_option, show_jobs, view
 from ana.cli.output import (
     AGE,
     DAMAGE,
@@ -50,12 +52,15 @@ Examples:
   ana stats
   ana stats --exact --by class
   ana --json stats | jq '.summary.stored_bytes'
+  ANA_STATS=numbers srun python job.py; ana stats --jobs numbers
+  ana --json stats --jobs numbers | jq .total.spared_bytes
 
 \b
 JSON: states, trash, damaged (files set aside), temporaries, foreign, folders,
 inodes, summary (taken, states, raw_bytes, stored_bytes, trash_bytes,
 by_class, by_age, by_size; null if nobody has counted yet),
-summary_age_seconds, exact, ratio, problems (uuid, name, kind, reason).
+summary_age_seconds, exact, ratio, problems (uuid, name, kind, reason),
+jobs (null, or what --jobs prints: docs/observing.md).
 Exit codes: 0; 4 if headers cannot be read (with --exact).
 """
 
@@ -151,25 +156,36 @@ def _lock(wrong: str | None) -> str:
 @click.command("stats", epilog=STATS_EXAMPLES)
 @click.option("--exact", is_flag=True, help="Read every header, and leave the sums for others.")
 @click.option("--by", type=click.Choice(["class", "age", "size"]), help="Split the states up.")
+@jobs_option
 @store_options
 @click.pass_obj
-def stats(output: Output, /, by: str | None, *, exact: bool) -> int:
+def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -> int:
     """Count what is in the store: states, bytes, inodes, temporaries, trash, damaged.
 
     Counts come from one listing of each folder. Sizes would need a look at
     every file: they are those of the last --exact count, whose age is shown.
     --by is of that count, too.
+
+    With --jobs, sums up what the processes of jobs did instead: stored,
+    loaded, spared. Where the environment's ANA_STATS names a folder of such
+    numbers, their sums are shown below the store's.
     """
+    if jobs is not None:
+        show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)
+        return DONE
     with progress(output, "ana stats") as tell:
         found = maintenance.stats(output.store, exact=exact, tell=tell)
+    done = statistics.summarize(said_jobs) if (said_jobs := os.environ.get(ENVIRONMENT)) else None
     if output.as_json:
-        emit({**vars(found), "ratio": found.ratio})
+        emit({**vars(found), "ratio": found.ratio, "jobs": None if done is None else document(done)})
     elif not output.quiet:
         said(_stats_table(found))
         if found.summary is None:
             said("sizes are not known: ana stats --exact reads every header once, and leaves the sums for others")
         elif by is not None:
             said(_groups(found.summary, by))
+        if done is not None:
+            said(view(done))
         if found.problems:
             said(problems_table(found.problems))
     warn_of(found.problems, output)

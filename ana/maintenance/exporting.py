@@ -91,6 +91,10 @@ class _Writing:
         for number, key in enumerate(self.done.states, 1):
             self.store.get(key).verify()
             with adopting.opened(self.store, key) as (size_bytes, read):
+                if self.store.seal is not None:
+                    # Another site has another key, or none.
+                    header = adopting.read_header(key, size_bytes, read, self.store.path(key), self.store.seal)
+                    read = adopting.resealed(header, read, None)  # noqa: PLW2901 - the same, read otherwise
                 self._begin(survey.name_of(key), size_bytes)
                 for at in range(0, size_bytes, BLOCK_BYTES):
                     block = bytearray(min(BLOCK_BYTES, size_bytes - at))

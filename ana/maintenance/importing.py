@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ana import address, files, record
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, UnsupportedFormatError, UntrustedStoreError
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, problem
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, open_store, problem
 from ana.stores import adopting
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
@@ -58,7 +58,7 @@ def import_old(
     keys = {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and not name.startswith(".")}
     if not keys:
         raise UntrustedStoreError(folder, f"it holds no state of the original ANA (UUID{SUFFIX})")
-    store = DirectoryStore(absolute(pickle_dir), wait_seconds=0.0)
+    store = open_store(pickle_dir, create=True)
     done = Imported(found=len(keys), ignored=sorted(names - {f"{key}{SUFFIX}" for key in keys}))
     with locked(store, lock_seconds):
         old = _OldFolder(folder, keys, done)
@@ -85,7 +85,7 @@ def import_file(
     with files.Reading(place) as reading:
         members = _members(reading, place)
         done.exported, states = _manifest(reading, next(members, None), place)
-        store = DirectoryStore(absolute(pickle_dir), wait_seconds=0.0)
+        store = open_store(pickle_dir, create=True)
         with locked(store, lock_seconds):
             try:
                 for number, member in enumerate(members, 1):

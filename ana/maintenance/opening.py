@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ana import files, locks, publishing
+from ana import files, locks, opening, publishing
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.stores.directory import DirectoryStore
 
@@ -54,19 +54,22 @@ class Problem:
     reason: str
 
 
-def open_store(pickle_dir: Path) -> DirectoryStore:
-    """Open the store of a folder for what is there; nothing is made.
+def open_store(pickle_dir: Path, *, create: bool = False) -> DirectoryStore:
+    """Open the store of a folder for what is there; nothing is made unless `create`.
 
     Raises StoreError (errno ENOENT where there is none), UntrustedStoreError for a folder that is no store,
     UnsupportedFormatError for a newer one.
     """
     # Who looks after a store does not wait for what other hosts may be about to write.
-    return DirectoryStore(absolute(pickle_dir), create=False, wait_seconds=0.0)
+    return opening.folder(absolute(pickle_dir), create=create, wait_seconds=0.0)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Put a small file in a place; who reads it sees the old or the new one, whole. Raises StoreError."""
-    publishing.replace(absolute(path), data)
+    place = absolute(path)
+    if files.look(os.path.dirname(place)) is None:
+        raise StoreError(place, 2, "its folder is not there")
+    publishing.replace(place, data)
 
 
 def absolute(path: Path) -> str:
@@ -77,7 +80,7 @@ def absolute(path: Path) -> str:
 @contextmanager
 def locked(store: DirectoryStore, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the store's maintenance lock. Raises LockTimeoutError, which names the holder."""
-    with locks.exclusive(f"{store.home}/.ana/locks/maintenance.lock", seconds):
+    with locks.exclusive(f"{store.home}/.ana/locks/maintenance.lock", seconds, store.tree.mode):
         yield
 
 

@@ -1,10 +1,12 @@
 """Stores: key to record bytes. A store knows nothing of pickle or of objects."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ana import record
+from ana.counters import Counters
 
-__all__ = ["Store", "StoredState"]
+__all__ = ["Store", "StoredFile", "StoredState"]
 
 
 class StoredState(Protocol):
@@ -32,6 +34,16 @@ class StoredState(Protocol):
         """Let go of what is held open; `segments` still works."""
 
 
+class StoredFile(StoredState, Protocol):
+    """A state that can also be had a piece at a time."""
+
+    def copy(self, offsets: Sequence[int], put: Callable[[int, memoryview | bytes], None]) -> None:
+        """Read, verify and decompress it, and put each segment at its offset; some of it perhaps twice, after an error.
+
+        `put` is called on several threads; what it raises passes through. Raises as `segments` does.
+        """
+
+
 class Store(Protocol):
     """What the layer needs of a store. All methods are safe to call from many threads and processes."""
 
@@ -42,6 +54,10 @@ class Store(Protocol):
     @property
     def private(self) -> bool:
         """Whether this process alone sees what is stored: then its own classes need not travel."""
+
+    @property
+    def counters(self) -> Counters:
+        """What has been done with it: the store notes what it stores, finds, loads and waits for."""
 
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether there is a state under `key`."""

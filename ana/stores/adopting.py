@@ -6,24 +6,28 @@ from contextlib import contextmanager
 from ana import files, publishing, record, trash
 from ana.chunks import Read
 from ana.errors import CorruptedStateError, StateNotFoundError
+from ana.seals import Seal
 from ana.stores.directory import DirectoryStore
 
-__all__ = ["adopt", "copy", "opened", "read_header", "set_aside"]
+__all__ = ["adopt", "copy", "opened", "read_header", "resealed", "set_aside"]
 
 BLOCK_BYTES = 4 << 20
 START_BYTES = 4096
 
 
-def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str) -> bool:
+def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
     """Store the record of `size_bytes` that `read` gives under its key; False if there is one of that name already.
 
-    It is verified before, and once more as it lies in the store. Raises CorruptedStateError for one that is not what
-    was written, UnsupportedFormatError, StoreError.
+    `seal`: what it is signed with; here it gets this store's signature. It is verified before, and once more as it
+    lies in the store. Raises CorruptedStateError for one that is not what was written, UnsupportedFormatError,
+    StoreError.
     """
-    header = read_header(key, size_bytes, read, where)
+    header = read_header(key, size_bytes, read, where, seal)
     record.verify(header, read, where)
     if store.has(key):
         return False
+    if seal is not store.seal:
+        read = resealed(header, read, store.seal)
 
     def fill(write: record.Write) -> None:
         for offset in range(0, size_bytes, BLOCK_BYTES):
@@ -39,13 +43,13 @@ def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: s
 def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
     """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `adopt`."""
     with opened(source, key) as (size_bytes, read):
-        return adopt(target, key, size_bytes, read, source.path(key))
+        return adopt(target, key, size_bytes, read, source.path(key), source.seal)
 
 
 @contextmanager
 def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
     """Open a state's record: its size in bytes, and what reads it. Raises StateNotFoundError, StoreError."""
-    file = files.open_file(store.path(key), START_BYTES)
+    file = files.open_file(store.path(key), START_BYTES, store.tree.trust.check_file)
     if file is None:
         raise StateNotFoundError(key, store.home)
     # A small file is closed by now, with all of it in memory.
@@ -65,13 +69,27 @@ def set_aside(store: DirectoryStore, key: str) -> str | None:
     return aside
 
 
-def read_header(key: str, size_bytes: int, read: Read, where: str) -> record.Header:
+def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:
+    """Return what reads a record with this header as if it had another signature, or none."""
+    head = record.sealed_anew(bytes(_start(read, header.header_bytes)), header.key, seal)
+
+    def read_resealed(offset: int, targets: Sequence[memoryview]) -> None:
+        read(offset, targets)
+        for target in targets:
+            part = head[offset : offset + len(target)]
+            target[: len(part)] = part
+            offset += len(target)
+
+    return read_resealed
+
+
+def read_header(key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> record.Header:
     """Return the verified header of a record. Raises CorruptedStateError, UnsupportedFormatError."""
     if size_bytes < record.MIN_RECORD_BYTES:
         raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
     start = _start(read, min(size_bytes, START_BYTES))
     end = record.header_size(start, size_bytes, key, where)
-    return record.parse_header(start if end <= len(start) else _start(read, end), size_bytes, key, where)
+    return record.parse_header(start if end <= len(start) else _start(read, end), size_bytes, key, where, seal)
 
 
 def _start(read: Read, size_bytes: int) -> bytearray:

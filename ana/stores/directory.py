@@ -1,13 +1,18 @@
 """Records as files in a sharded tree on a shared filesystem. `docs/format.md` draws the tree."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from ana import address, chunks, files, locks, mounts, publishing, record, trash
+from ana import address, chunks, files, keys, locks, mounts, publishing, record, trash
+from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
+from ana.seals import Seal
+from ana.stores.found import Found
 from ana.stores.tree import Config, Tree
+from ana.trust import EVERYDAY, Trust
 
 __all__ = ["DirectoryStore"]
 
@@ -42,17 +47,24 @@ class DirectoryStore:
         create: bool = True,
         wait_seconds: float = 2.0,
         level: int = chunks.DEFAULT_LEVEL,
+        ring: keys.KeyRing | None = None,
+        trust: Trust = EVERYDAY,
     ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
         Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
         (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
-        to show a state that another host has just written. `level`: see `ana.chunks.encode`.
+        to show a state that another host has just written. `level`: see `ana.chunks.encode`. `ring`: the store's keys,
+        if they are not to be looked for. `trust`: whose files are believed.
         """
-        self.tree = Tree(root, durable=durable, create=create)
+        store_id = ring.store_id if ring is not None else ""
+        self.tree = Tree(root, durable=durable, create=create, keyed=ring is not None, store_id=store_id, trust=trust)
+        self._check = trust.check_file
+        self.seal = _seal(self.tree, ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
         self.level = level
+        self.counters = Counters(root)
         self._suspects: set[str] = set()
 
     @property
@@ -69,6 +81,13 @@ class DirectoryStore:
         """What the tree's `ana.json` says."""
         return self.tree.config
 
+    def is_same(self, other: "DirectoryStore") -> bool:
+        """Say whether another one is this very tree, by another path.
+
+        The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
+        """
+        return self.config == other.config and self.tree.identity == other.tree.identity is not None
+
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
         folder, name = self.tree.place(key)
@@ -82,7 +101,7 @@ class DirectoryStore:
         found = files.look(path)
         if found is None:
             return False
-        _refuse_special(path, found)
+        self._check(path, found.stat)
         return found.size_bytes >= record.MIN_RECORD_BYTES and self._settle(path, found)
 
     def is_whole(self, key: str) -> bool:
@@ -94,46 +113,60 @@ class DirectoryStore:
         self._suspects.discard(key)
         return True
 
-    def get(self, key: str, *, patient: bool = True) -> "_Found":
+    def get(self, key: str, *, patient: bool = True) -> Found:
         """Find a state and verify its header."""
         path = self.path(key)
-        return self.watch(key, lambda: _Found(self, key, path, self._find(key, path, patient=patient)))
+        return self.watch(key, lambda: Found(self, key, path, self.open_state(key, path, patient=patient)))
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
+        began = time.perf_counter()
+        file_bytes = self._put(key, state, children, thorough=heal or key in self._suspects)
+        if file_bytes:
+            self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
+            return True
+        self.counters.note_found(key, state.raw_bytes, began)
+        return False
+
+    def _put(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
+        """Store a state unless there is one; return the size of the file that was written, 0 for none."""
         path = self.path(key)
-        thorough = heal or key in self._suspects
         found = self._look(key, path, check=thorough)
         if found.there:
-            return False
-        size_bytes = sum(map(len, state.segments))
-        if self._is_worth_finding(key, size_bytes) and found.damaged is None and _bring_back(path):
+            return 0
+        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and _bring_back(path):
             found = self._look(key, path, check=thorough)
             if found.there:
-                return False
-        if size_bytes < LOCKED_BYTES and found.damaged is None:
+                return 0
+        if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(key, path, state, children)
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
-        with locks.saving_work(lock, LOCK_SECONDS + size_bytes / SLOW_BYTES_PER_SECOND):
+        with locks.saving_work(
+            lock, LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND, self.counters, self.tree.mode
+        ):
             found = self._look(key, path, check=thorough)
             if found.there:
-                return False
+                return 0
             self._make_room(key, path, found)
             return self._write(key, path, state, children)
 
-    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> bool:
+    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> int:
         created_ns = files.now_ns()
+        sizes: list[int] = []
+
+        def fill(write: record.Write) -> None:
+            sizes.append(
+                record.write(write, key, state, children, created_ns=created_ns, level=self.level, seal=self.seal)
+            )
+
         for _ in range(TRIES):
-            if self.publish(
-                key,
-                lambda write: record.write(write, key, state, children, created_ns=created_ns, level=self.level),
-            ):
-                return True
+            if self.publish(key, fill):
+                return sizes[-1]
             # Another writer was first: what it wrote has to be whole.
             found = self._look(key, path, check=True)
             if found.there:
-                return False
+                return 0
             self._make_room(key, path, found)
         raise StoreError(path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
 
@@ -147,26 +180,36 @@ class DirectoryStore:
                 return attempt()
             except CorruptedStateError:
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
-                # sees by the folder's mtime that names have changed, which its server's clock gives in steps.
-                files.look_anew(self.tree.folders(key), FIRST_PAUSE_SECONDS if self._on_network else 0.0)
+                # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
+                # jitter: a job's tasks all find it at the same time, and each reads all of it again.
+                self._look_anew(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
                     raise
                 # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
-                files.look_anew(self.tree.folders(key))
+                self._look_anew(key)
         try:
             return attempt()
-        except CorruptedStateError:
+        except CorruptedStateError as error:
             self._suspects.add(key)
+            self.counters.note_damaged(key, error.path, error.reason)
             raise
+
+    def _look_anew(self, key: str, pause_seconds: float = 0.0) -> bool:
+        """Prepare to look for a file, or read it, once more; say whether its folder is there."""
+        self.counters.retries += 1
+        if pause_seconds:
+            self.counters.note_wait(pause_seconds)
+        return files.look_anew(self.tree.folders(key), pause_seconds)
 
     def _look(self, key: str, path: str, *, check: bool) -> "_Look":
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
         found = files.look(path)
         if found is None:
+            self.tree.check_folders(key)
             return _Look(there=False)
-        _refuse_special(path, found)
+        self._check(path, found.stat)
         if found.size_bytes < record.MIN_RECORD_BYTES:
             return _Look(there=False, damaged=found)
         damaged = self._is_damaged(key) if check else False
@@ -179,7 +222,8 @@ class DirectoryStore:
         if found.damaged is not None:
             aside = publishing.set_aside(path, found.damaged.identity)
             trash.forget(path, found.damaged.identity)
-            _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside)
+            fields = {"event": "set aside", "uuid": key, "store": self.home, "path": path, "aside": aside}
+            _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside, extra=fields)
         self._suspects.discard(key)
 
     def _is_damaged(self, key: str) -> bool | None:
@@ -192,28 +236,35 @@ class DirectoryStore:
             return None
         return False
 
-    def _find(self, key: str, path: str, *, patient: bool) -> files.Opened:
-        opened = files.open_file(path, SMALL_BYTES)
-        if opened is not None:
-            return opened
+    def open_state(self, key: str, path: str, *, patient: bool) -> files.Opened:
+        """Open a state's file; what says that it is believed is asked of the file that was opened."""
+        opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, patient=patient)
+        try:
+            self.tree.check_folders(key)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _find_late(self, key: str, path: str, *, patient: bool) -> files.Opened:
         for number, pause_seconds in enumerate(self._pauses(patient=patient)):
-            opened = files.open_file(path, SMALL_BYTES) if number else None
+            opened = files.open_file(path, SMALL_BYTES, self._check) if number else None
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            there = files.look_anew(self.tree.folders(key), pause_seconds)
+            there = self._look_anew(key, pause_seconds)
             # Before the last look at its own name: who brings it back gives it that one before it loses the other.
             opened = self._find_in_trash(path) if there and not number else None
             if opened is not None:
                 return opened
-        opened = files.open_file(path, SMALL_BYTES)
+        opened = files.open_file(path, SMALL_BYTES, self._check)
         if opened is None:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
         return opened
 
     def _find_in_trash(self, path: str) -> files.Opened | None:
         """Open a state that a collection has moved away, and bring it back, where that is allowed."""
-        opened = files.open_file(trash.trash_path(path), SMALL_BYTES)
+        opened = files.open_file(trash.trash_path(path), SMALL_BYTES, self._check)
         if opened is None:
             return None
         if _bring_back(path) is False:
@@ -255,6 +306,7 @@ class DirectoryStore:
             fill,
             durable=self.durable,
             make_folders=lambda: self.tree.make_folders(key),
+            mode=self.tree.file_mode,
         )
 
     def _settle(self, path: str, found: files.Status) -> bool:
@@ -264,13 +316,6 @@ class DirectoryStore:
     def may_be_lost(self, written: float) -> bool:
         """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._on_network
-
-
-class _Look(NamedTuple):
-    """What a look for a state found: it, nothing, or a damaged file in its place."""
-
-    there: bool
-    damaged: files.Status | None = None
 
 
 def _bring_back(path: str) -> bool | None:
@@ -286,69 +331,24 @@ def _bring_back(path: str) -> bool | None:
     return there
 
 
-def _refuse_special(path: str, found: files.Status) -> None:
-    if not found.is_file:
-        raise UntrustedStoreError(path, "it is not a regular file")
+def _seal(tree: Tree, given: keys.KeyRing | None) -> Seal | None:
+    """Return what a tree's records are signed with, if it has a key. Never less than what was asked for or is known."""
+    config = tree.config
+    ring = given or keys.find(config.id, tree.root)
+    if ring is None:
+        if config.keyed:
+            cure = f"name its key file with {keys.ENVIRONMENT} or key=, or put it at {keys.default_path(config.id)}"
+            raise UntrustedStoreError(tree.root, f"this store has a key, which this process does not: {cure}")
+        return None
+    if not config.keyed or ring.store_id not in ("", config.id):
+        known = ring.path or "the key that is given"
+        reason = f"it has no key or another id, and {known} is for a store with a key: somebody may have replaced it"
+        raise UntrustedStoreError(tree.root, f"{reason}; compare {tree.root}/ana.json, use another folder, or no key")
+    return Seal(config.id, ring.keys)
 
 
-class _Found:
-    """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
+class _Look(NamedTuple):
+    """What a look for a state found: it, nothing, or a damaged file in its place."""
 
-    def __init__(self, store: DirectoryStore, key: str, where: str, opened: files.Opened) -> None:
-        self.where = where
-        self._store = store
-        self._key = key
-        self._opened: files.Opened | None = opened
-        self._modified = opened.modified
-        try:
-            self.header, self._data = self._read_header(opened)
-        except BaseException:
-            opened.close()
-            raise
-        if self._data is not None:
-            self._opened = None
-
-    @property
-    def may_be_lost(self) -> bool:
-        """Whether a power cut may still take it: its writer may not have waited for the disk."""
-        return self._store.may_be_lost(self._modified)
-
-    def segments(self) -> list[bytes | memoryview]:
-        """Read, verify and decompress; a digest that fails is read once more from the file."""
-        if self._data is not None:
-            data, self._data = self._data, None
-            try:
-                return record.decode_small(self.header, data, self.where)
-            except CorruptedStateError as error:
-                _log.debug("reading again: %s", error)
-        return self._store.watch(self._key, lambda: self._with_file(record.decode))
-
-    def verify(self) -> None:
-        """Read all of the content and check its digests; what fails is read once more from the file."""
-        self._store.watch(self._key, lambda: self._with_file(record.verify))
-
-    def release(self) -> None:
-        """Close the file."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-    def _with_file(self, work: Callable[[record.Header, chunks.Read, str], Result]) -> Result:
-        opened, self._opened = self._opened, None
-        again = opened is None
-        with opened or self._store._find(self._key, self.where, patient=True) as opened:  # noqa: SLF001 - its own part
-            data = None
-            if again:
-                self.header, data = self._read_header(opened)
-            return work(self.header, opened.read if data is None else record.reader(data), self.where)
-
-    def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
-        """Return the verified header, and the whole file if it is small."""
-        size, start = opened.size_bytes, opened.start
-        if size == len(start):
-            return record.parse_header(start, size, self._key, self.where), start
-        end = record.header_size(start, size, self._key, self.where)
-        if end > len(start):
-            start = bytearray(end)
-            opened.read(0, [memoryview(start)])
-        return record.parse_header(start, size, self._key, self.where), None
+    there: bool
+    damaged: files.Status | None = None

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ana import chunks, record
+from ana.counters import Counters
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 
 __all__ = ["FoundInMemory", "MemoryStore"]
@@ -14,8 +15,9 @@ __all__ = ["FoundInMemory", "MemoryStore"]
 class FoundInMemory:
     """A record that is in memory, whole."""
 
-    def __init__(self, data: bytes, key: str, where: str) -> None:
+    def __init__(self, data: bytes, key: str, where: str, counters: Counters) -> None:
         self.where = where
+        self._counters = counters
         self.header = record.parse_header(data, len(data), key, where)
         self._data = data
 
@@ -23,7 +25,14 @@ class FoundInMemory:
 
     def segments(self) -> list[bytes | memoryview]:
         """Verify and decompress the content."""
-        return record.decode(self.header, record.reader(self._data), self.where)
+        began = time.perf_counter()
+        try:
+            segments = record.decode(self.header, record.reader(self._data), self.where)
+        except CorruptedStateError as error:
+            self._counters.note_damaged(self.header.key, self.where, error.reason)
+            raise
+        self._counters.note_loaded(self.header.key, self.header.raw_bytes, len(self._data), began)
+        return segments
 
     def verify(self) -> None:
         """Check the content's digests."""
@@ -40,6 +49,7 @@ class MemoryStore:
         self.mapping = mapping
         self.home = home
         self.level = level
+        self.counters = Counters(home)
 
     @property
     def private(self) -> bool:
@@ -62,7 +72,7 @@ class MemoryStore:
         if not isinstance(data, bytes | bytearray | memoryview):
             reason = f"the mapping holds a {type(data).__name__}, not bytes"
             raise CorruptedStateError(key, f"{self.home}[{key}]", reason)
-        return FoundInMemory(bytes(data), key, f"{self.home}[{key}]")
+        return FoundInMemory(bytes(data), key, f"{self.home}[{key}]", self.counters)
 
     def is_whole(self, key: str) -> bool:
         """Verify the whole record."""
@@ -74,11 +84,14 @@ class MemoryStore:
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
         """Store a state unless the mapping has one (a whole one, where `heal`)."""
+        began = time.perf_counter()
         if self.is_whole(key) if heal else self.has(key):
+            self.counters.note_found(key, state.raw_bytes, began)
             return False
-        parts = record.encode(key, state, children, created_ns=time.time_ns(), level=self.level)
+        data = b"".join(record.encode(key, state, children, created_ns=time.time_ns(), level=self.level))
         with self._reported(key):
-            self.mapping[key] = b"".join(parts)
+            self.mapping[key] = data
+        self.counters.note_stored(key, state.raw_bytes, len(data), began)
         return True
 
     @contextmanager

@@ -48,7 +48,12 @@ def keep(store: DirectoryStore, name: str, keys: Sequence[str]) -> list[Problem]
     data = json.dumps(fields).encode() + b"\n"
     folder, _, last = f"{store.home}/{path}".rpartition("/")
     publishing.publish(
-        folder, last, lambda write: write(0, [data]), durable=True, make_folders=lambda: publishing.make_folders(folder)
+        folder,
+        last,
+        lambda write: write(0, [data]),
+        durable=True,
+        make_folders=lambda: _make_folders(store, folder),
+        mode=store.tree.file_mode,
     )
     # Only now: a collection that has not seen the root may have moved some of it away meanwhile.
     return revive(store, uuids)
@@ -85,6 +90,11 @@ def revive(store: DirectoryStore, keys: list[str]) -> list[Problem]:
     return problems
 
 
+def _make_folders(store: DirectoryStore, folder: str) -> None:
+    for path in (folder.rpartition("/")[0], folder):
+        publishing.make_folder(path, durable=True, mode=store.tree.mode)
+
+
 def _path(name: str, uuids: list[str]) -> str:
     # By what is in it: who keeps the same again finds it there.
     digest = address.short_digest("\n".join(uuids))
@@ -103,14 +113,14 @@ def _files(store: DirectoryStore) -> list[tuple[str, Root]]:
     found = []
     for entry in sorted(entries):
         if not entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
-            root = _read(f"{folder}/{entry.name}")
+            root = _read(store, f"{folder}/{entry.name}")
             if root is not None:
                 found.append((f"{folder}/{entry.name}", root))
     return found
 
 
-def _read(path: str) -> Root | None:
-    data = files.read_whole(path, LIMIT_BYTES)
+def _read(store: DirectoryStore, path: str) -> Root | None:
+    data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
     if data is None:
         # Forgotten since it was listed.
         return None

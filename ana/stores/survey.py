@@ -98,7 +98,7 @@ class Survey:
         path = f"{self.root}/{name}"
         plain = plain_name(name)
         key = address.key_of_name(plain.rpartition("/")[2]) or ""
-        found = self.store.watch(key, lambda: _read_header(path, key))
+        found = self.store.watch(key, lambda: _read_header(self.store, path, key))
         if found is not None and self.name_of(found[0].key) != plain:
             raise CorruptedStateError(key or plain, path, f"it is the record of {found[0].key!r}, under another name")
         return None if found is None else (found[0], File(name, found[1], found[2]))
@@ -139,8 +139,8 @@ def trash_name(name: str) -> str:
     return f"{folder}{slash}{files.TRASH}{last}"
 
 
-def _read_header(path: str, key: str) -> tuple[record.Header, int, float] | None:
-    opened = files.open_file(path, START_BYTES)
+def _read_header(store: DirectoryStore, path: str, key: str) -> tuple[record.Header, int, float] | None:
+    opened = files.open_file(path, START_BYTES, store.tree.trust.check_file)
     if opened is None:
         return None
     with opened:
@@ -151,7 +151,7 @@ def _read_header(path: str, key: str) -> tuple[record.Header, int, float] | None
         if end > len(start):
             start = bytearray(end)
             opened.read(0, [memoryview(start)])
-        return record.parse_header(start, size, key, path), size, opened.modified
+        return record.parse_header(start, size, key, path, store.seal), size, opened.modified
 
 
 def _kind(entry: files.Entry, folder: Folder) -> str | None:

@@ -6,12 +6,15 @@
 import errno
 import json
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 from ana import address, files, mounts, publishing, threads
 from ana.errors import StoreError, UnsupportedFormatError, UntrustedStoreError
+from ana.trust import EVERYDAY, Trust
 
 __all__ = ["Config", "Folder", "Stray", "Tree"]
 
@@ -27,11 +30,13 @@ _LISTING_THREADS = 32
 
 
 class Config(NamedTuple):
-    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id."""
+    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id, its kind."""
 
     format: int
     levels: int
     id: str
+    keyed: bool = False
+    """Nothing counts in this tree that its key has not signed."""
 
 
 class Stray(NamedTuple):
@@ -53,20 +58,67 @@ class Folder(NamedTuple):
 class Tree:
     """A folder that is a store. Safe between threads, processes and hosts; it holds nothing open."""
 
-    def __init__(self, root: str, *, durable: bool = True, create: bool = True) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        durable: bool = True,
+        create: bool = True,
+        keyed: bool = False,
+        store_id: str = "",
+        trust: Trust = EVERYDAY,
+    ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
-        Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
-        (a newer tree) before anything is written.
+        One that is made is `keyed`, and has the id `store_id` or one of its own. Raises StoreError, UntrustedStoreError
+        (a folder that is no tree, or that others can write to), UnsupportedFormatError (a newer tree) before anything
+        is written.
         """
         self.root = root
         self.durable = durable
+        self._keyed = keyed
+        self._store_id = store_id
+        self.trust = trust
+        self.mode = trust.new_mode
+        """That of the root, from which those of folders and files in it follow."""
+        self._believed: set[str] = set()
         self.config = self._open(create=create)
+
+    @cached_property
+    def identity(self) -> tuple[int, int] | None:
+        """The folder's device and inode, which are the same by whatever path it is reached; None: not to be had."""
+        try:
+            found = files.look(f"{self.root}/.")
+        except StoreError:
+            return None
+        return None if found is None else found.identity
 
     def place(self, key: str) -> tuple[str, str]:
         """Return the innermost folder of a key, and the name of its file there."""
         shard, name = address.place(key, self.config.levels)
         return f"{self.root}/{shard}" if shard else self.root, name
+
+    @property
+    def file_mode(self) -> int:
+        """The mode of files, which is the root's without the right to execute."""
+        return self.mode & 0o666
+
+    def check_folders(self, key: str) -> None:
+        """Refuse a key's folders if others may have planted files there: links, another's, open to all. Once for each.
+
+        Raises UntrustedStoreError, StoreError.
+        """
+        shard = address.place(key, self.config.levels)[0]
+        if shard in self._believed:
+            return
+        for folder in self.folders(key)[1:]:
+            if folder not in self._believed:
+                found = files.look(folder)
+                if found is None:
+                    return
+                self.trust.check_folder(folder, found.stat)
+                self._believed.add(folder)
+        self._believed.add(shard)
 
     def folders(self, key: str) -> list[str]:
         """Return the root and the key's shard folders, outermost first."""
@@ -84,12 +136,12 @@ class Tree:
             self.config = self._open(create=True)
         try:
             # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
-            publishing.make_folder(folders[-1], durable=self.durable)
+            publishing.make_folder(folders[-1], durable=self.durable, mode=self.mode)
         except StoreError as error:
             if error.errno != errno.ENOENT:
                 raise
             for folder in folders[1:]:
-                publishing.make_folder(folder, durable=self.durable)
+                publishing.make_folder(folder, durable=self.durable, mode=self.mode)
 
     def walk(self, digits: str = "") -> Iterator[Folder]:
         """List the tree's folders, each once, the root first; several at a time on network filesystems.
@@ -157,20 +209,31 @@ class Tree:
                 yield from self._walk(below, levels - 1, digits[2:], at_once)
 
     def _open(self, *, create: bool) -> Config:
+        self._check_root()
         config = self._read_config()
         if config is None:
             # Another host may have made it since this one looked.
             files.look_anew([self.root.rpartition("/")[0] or "/", self.root])
+            self._check_root()
             config = self._read_config()
         if config is not None:
             return config
         if not create:
             raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
-        publishing.make_folders(self.root)
+        publishing.make_folders(self.root, self.mode)
+        self._check_root()
         self._refuse_foreign()
-        made = json.dumps({"format": FORMAT, "levels": LEVELS, "id": address.random_uuid()}).encode() + b"\n"
+        fields = {"format": FORMAT, "levels": LEVELS, "id": self._store_id or address.random_uuid()}
+        made = json.dumps({**fields, "keyed": True} if self._keyed else fields).encode() + b"\n"
         # Durable in any case: without it, the states of others would be lost with it.
-        publishing.publish(self.root, CONFIG, lambda write: write(0, [made]), durable=True, make_folders=lambda: None)
+        publishing.publish(
+            self.root,
+            CONFIG,
+            lambda write: write(0, [made]),
+            durable=True,
+            make_folders=lambda: None,
+            mode=self.file_mode,
+        )
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
         # Another process may have been first: its word counts.
         config = self._read_config()
@@ -179,14 +242,29 @@ class Tree:
             raise StoreError(msg, 2, "it vanished while the store was being made")
         return config
 
+    def _check_root(self) -> None:
+        """Refuse a root in which others may have planted files; take its mode over."""
+        found = files.look(self.root)
+        if found is not None:
+            # Perhaps a link, which may be one's own.
+            self.trust.check_root(self.root, found.stat)
+            found = files.look(self.root, follow=True)
+        if found is None:
+            return
+        self.trust.check_root(self.root, found.stat)
+        # Never more than may be believed; the bit that hands the group down goes with the group's right to write.
+        mode = stat.S_IMODE(found.stat.st_mode) | 0o700
+        self.mode = mode & (0o2777 if mode & stat.S_IWGRP else 0o755)
+
     def _read_config(self) -> Config | None:
         path = f"{self.root}/{CONFIG}"
-        data = files.read_whole(path, CONFIG_LIMIT_BYTES)
+        data = files.read_whole(path, CONFIG_LIMIT_BYTES, self.trust.check_file)
         if data is None:
             return None
         try:
             fields = json.loads(data)
-            config = Config(int(fields["format"]), int(fields.get("levels", 0)), str(fields.get("id", "")))
+            levels, keyed = int(fields.get("levels", 0)), fields.get("keyed", False) is True
+            config = Config(int(fields["format"]), levels, str(fields.get("id", "")), keyed)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise UnsupportedFormatError(path, "an unreadable kind", FORMAT) from None
         if config.format != FORMAT:

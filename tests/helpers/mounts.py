@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,25 @@ def read_only(folder: Path, place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def ext4_read_only(place: Path, size_bytes: int, prepare: Callable[[Path], object]) -> Iterator[tuple[Path, Path]]:
+    """Mount an ext4 read-only, as compute nodes may, which `prepare` has filled; yield it and the device's image."""
+    with ext4(place, size_bytes):
+        prepare(place)
+        # A mount of its own, not a second one of a filesystem that was writable a moment ago.
+        _command("umount", place)
+        try:
+            device = _command(
+                "losetup", "--noheadings", "--output", "NAME", "--associated", place.with_suffix(".image")
+            )
+            _command("mount", "-t", "ext4", "-o", "ro", device, place)
+            yield place, place.with_suffix(".image")
+        finally:
+            # What `ext4` unmounts is there in any case.
+            if not os.path.ismount(place):
+                _command("mount", "-t", "ext4", device, place)
+
+
+@contextlib.contextmanager
 def loop_device(image: Path, size_bytes: int) -> Iterator[str]:
     """Make a block device of a new file."""
     need("mount", "losetup")
@@ -93,5 +112,5 @@ def exfat(place: Path, size_bytes: int = 16 << 20) -> Iterator[Path]:
     need("exfatprogs", "mkfs.exfat")
     with loop_device(place.with_suffix(".image"), size_bytes) as device:
         _command("mkfs.exfat", device)
-        with mounted(place, "mount.exfat-fuse", device):
+        with mounted(place, "mount.exfat-fuse", "-o", "umask=022", device):
             yield place

@@ -7,6 +7,7 @@ from pathlib import Path
 from ana.stores import Store
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
+from ana.tiers import TieredStore
 from helpers import raw_tree
 
 
@@ -108,9 +109,22 @@ class TreePlace:
         return {path: (self.tree / path).read_bytes() for path in raw_tree.files(self.tree)}
 
 
+class TieredPlace(TreePlace):
+    """A folder with a node-local tier in front of it."""
+
+    def __init__(self, tree: Path, cache: Path) -> None:
+        super().__init__(tree)
+        self.cache = cache
+
+    def open(self) -> Store:
+        """Return a store that knows nothing of earlier ones."""
+        return TieredStore(DirectoryStore(str(self.tree)), str(self.cache), verify=False)
+
+
 PLACES = {
     "dict": lambda folder: MappingPlace({}),
     "file mapping": lambda folder: MappingPlace(FileMapping(folder / "mapping")),
     "directory": lambda folder: TreePlace(folder / "tree"),
+    "directory with a node cache": lambda folder: TieredPlace(folder / "tree", folder / "cache"),
 }
 """A new store is one line here: then all of the contract is checked for it."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, assert_type
 
 import ana
+from ana.statistics import Stats
 
 
 class Model(ana.Storable):
@@ -96,7 +97,7 @@ def layers(pickle_dir: str) -> None:
     assert_type(ana.get_dl(), ana.DataLayer)
     backing: dict[str, bytes] = {}
     each: list[ana.DataLayer] = [
-        ana.DataLayer(pickle_dir=pickle_dir),
+        ana.DataLayer(pickle_dir=pickle_dir, node_cache="auto", node_cache_bytes=1 << 30),
         ana.DirDataLayer(pickle_dir=pickle_dir),
         ana.DictDataLayer(the_dict=backing),
         ana.SimpleDataLayer(),
@@ -113,6 +114,9 @@ def layers(pickle_dir: str) -> None:
     assert_type(each[0].load_many(uuids, ana.Ref), list[ana.Ref[Any]])
     assert_type(each[0].load_many(uuids), list[Any])
     ana.prefetch([*refs, *uuids])
+    stats = each[0].stats()
+    assert_type(stats, Stats)
+    assert_type((stats.stored, stats.wait_seconds, stats.spared_bytes), tuple[int, float, int])
     each[0].store_state("any string", {"state": 1})
     assert each[0].load_state("any string") == {"state": 1}
     assert_type(ana.dl, ana.DataLayer)
@@ -164,4 +168,5 @@ def misuses(model: Model, ref: ana.Ref[int]) -> None:
     ana.DictDataLayer([])  # type: ignore[arg-type]  # a list is no mapping
     ana.DataLayer(keep_bytes="1 GB")  # type: ignore[arg-type]  # a number of bytes
     ana.get_dl().home = "elsewhere"  # type: ignore[misc]  # a layer stays where it is
+    ana.get_dl().stats().stored = 1  # type: ignore[misc]  # what was counted is not changed
     ana.set_dl(3)  # type: ignore[arg-type]  # neither layer nor path

@@ -1,0 +1,87 @@
+"""A second fence around unpickling: which globals a state may name. Not a sandbox; see SECURITY.md.
+
+What is allowed may be called, with any arguments: a package that has a function which runs code is a hole.
+"""
+
+import io
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+__all__ = ["Fence", "Refused", "allows"]
+
+_ALWAYS = {
+    "ana.reference": {"load", "new", "fill"},
+    "ana.storable": {"Ref"},
+    "builtins": {
+        *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int"),
+        *("list", "object", "range", "set", "slice", "str", "tuple", "NoneType", "Ellipsis", "NotImplemented"),
+    },
+    "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
+    "copyreg": {"__newobj__", "__newobj_ex__", "_reconstructor"},
+    "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
+    "decimal": {"Decimal"},
+    "fractions": {"Fraction"},
+    "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
+    "uuid": {"UUID", "SafeUUID"},
+}
+"""What holds data and does nothing else."""
+
+
+class Refused(pickle.UnpicklingError):
+    """A pickle names what is not allowed."""
+
+
+class Fence:
+    """The modules, with all below them, whose globals a state may name. Immutable; safe between threads."""
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        self.modules = tuple(modules)
+        self._below = tuple(f"{name}." for name in self.modules)
+        fence = self
+
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> Any:
+                if not fence.allows(module, name):
+                    return _refuse(module, name)
+                return fence.checked(module, name, super().find_class)
+
+        self._unpickler = Unpickler
+
+    def allows(self, module: str, name: str) -> bool:
+        """Say whether a global of this name may be looked for at all."""
+        return self._allows_module(module) or name in _ALWAYS.get(module, ())
+
+    def load(self, segments: Sequence[bytes | memoryview]) -> Any:
+        """Unpickle a state from its segments. Raises Refused, and what unpickling raises."""
+        return self._unpickler(io.BytesIO(segments[0]), buffers=segments[1:]).load()
+
+    def checked(self, module: str, name: str, find: Any) -> Any:
+        """Find a global, and refuse what an allowed module only borrowed from another: its imports are not its own."""
+        found = find(module, name)
+        *path, _ = name.split(".")
+        if path and not all(isinstance(find(module, ".".join(path[: n + 1])), type) for n in range(len(path))):
+            return _refuse(module, name)
+        home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
+        if isinstance(found, ModuleType) or (isinstance(home, str) and not self._is_at_home(home, module, found)):
+            return _refuse(module, name)
+        return found
+
+    def _is_at_home(self, home: str, module: str, found: Any) -> bool:
+        if self._allows_module(home) or (module in _ALWAYS and not self._allows_module(module)):
+            return True
+        return getattr(found, "__qualname__", "") in _ALWAYS.get(home, ())
+
+    def _allows_module(self, module: str) -> bool:
+        return module in self.modules or module.startswith(self._below)
+
+
+def allows(fence: Fence | None) -> Callable[[str, str], bool] | None:
+    """Return the question that `naming.find_class` asks."""
+    return None if fence is None else fence.allows
+
+
+def _refuse(module: str, name: str) -> Any:
+    msg = f"it names {module}.{name}, which allowed= does not include: add {module.partition('.')[0]!r} if you trust it"
+    raise Refused(msg)

@@ -1,0 +1,65 @@
+"""dask.distributed: workers whose layer is there before their first task; tokens of dicts and lists of our own.
+
+client.register_plugin(AnaPlugin())                     # from the program that has called set_dl
+dask worker ADDRESS --preload ana.integrations.dask     # or from the command line, with ANA_PICKLE_DIR
+dask scheduler --preload ana.integrations.dask          # passes objects on without loading them
+"""
+
+from collections import OrderedDict
+from typing import Any
+
+from dask.tokenize import normalize_token as _dask_tokens
+from distributed import Scheduler, Worker, WorkerPlugin
+
+from ana import current
+from ana.storable import Storable
+
+__all__ = ["AnaPlugin", "dask_setup"]
+
+normalize_token: Any = _dask_tokens  # which is not typed
+
+
+class AnaPlugin(WorkerPlugin):
+    """Makes a folder the current layer of each worker process, of those that start later, too."""
+
+    name = "ana"
+
+    def __init__(self, pickle_dir: str | None = None, **options: Any) -> None:
+        """Take the folder (default: that of the current layer) and other options of `set_dl`.
+
+        Raises ValueError where the current layer is in memory, which workers do not see.
+        """
+        home = current.get_dl().home if pickle_dir is None else pickle_dir
+        if home.startswith("memory:"):
+            msg = "workers do not see a layer in memory: AnaPlugin(pickle_dir=...) or set_dl(pickle_dir=...)"
+            raise ValueError(msg)
+        self.options = {"pickle_dir": home, **options}
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - dask passes it by its name
+        """Open the folder. Raises what that raises, and the registration fails."""
+        current.set_dl(**self.options)
+
+
+def dask_setup(server: Worker | Scheduler) -> None:
+    """Open the layer that `ANA_PICKLE_DIR` names: what is wrong with it shows when the worker starts.
+
+    A scheduler unpickles the tasks that it is given: there, objects are left unloaded.
+    """
+    current.get_dl()
+    if isinstance(server, Scheduler):
+        current.defer_loads()
+
+
+def _by_uuid(base: type) -> None:
+    """Have what derives from a built-in type tokenized by its UUID, if it has one: dask goes by the type."""
+    plain = normalize_token.dispatch(base)
+
+    def normalize(obj: Any) -> Any:
+        method = getattr(obj, "__dask_tokenize__", None) if isinstance(obj, Storable) else None
+        return plain(obj) if method is None else method()
+
+    normalize_token.register(base, normalize)
+
+
+for _base in (dict, OrderedDict, list, set):
+    _by_uuid(_base)

@@ -1,0 +1,33 @@
+"""joblib and its loky workers: python examples/joblib_loky.py."""
+
+import joblib
+
+import ana
+
+
+class Model(ana.Storable):
+    """A large object that never changes."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def predict(self, x):
+        return x * sum(self.weights)
+
+
+def run():
+    ana.set_dl(pickle_dir="pickles")
+    model = Model(list(range(100_000)))
+    model.make_uuid()
+
+    results = joblib.Parallel(n_jobs=2)(joblib.delayed(model.predict)(x) for x in range(100))
+    print("sum of results:", sum(results))
+
+    # Results that are kept: the model's part of their key is its UUID, wherever the store is.
+    predict = joblib.Memory("cache", verbose=0).cache(Model.predict)
+    predict(model, 7)
+    print("in the cache:", predict.check_call_in_cache(model, 7))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,60 @@
+"""The examples that users copy, run for real."""
+
+import re
+import sys
+
+import pytest
+from helpers import processes
+from helpers.engines import LAB, on_ranks, require, run
+
+EXAMPLES = processes.ROOT / "examples"
+SUM = sum(range(100_000)) * sum(range(100))
+"""What the examples compute of their model, in 100 tasks."""
+SUM_OF_ARRAY = sum(range(100_000)) * sum(range(8))
+
+EXAMPLE = {
+    "multiprocessing_pool.py fork": {},
+    "multiprocessing_pool.py spawn": {},
+    "multiprocessing_pool.py forkserver": {},
+    "futures_pool.py": {},
+    "joblib_loky.py": {"needs": ["joblib"], "more": "in the cache: True"},
+    "dask_workers.py": {"needs": ["distributed"], "more": f"of a half: {sum(range(100_000)) / 2}", "slow": True},
+    "dask_slurm.py": {"needs": ["dask_jobqueue"], "slurm": True},
+    "slurm_array.py": {"slurm": True, "total": SUM_OF_ARRAY, "more": "of the same model: True"},
+    "submitit_slurm.py": {"needs": ["submitit"], "slurm": True, "total": SUM_OF_ARRAY},
+    "mpi_ranks.py": {"needs": ["mpi4py"], "ranks": 4},
+    "mpi_futures.py": {"needs": ["mpi4py"], "ranks": 3, "module": ["-m", "mpi4py.futures"]},
+    "parsl_htex.py": {"needs": ["parsl"], "slow": True},
+    "ray_tasks.py": {"needs": ["ray"], "slow": True},
+    "executorlib_pool.py": {"needs": ["executorlib"], "slow": True},
+}
+
+
+def example_parameters():
+    """Return each example; those that need more than a second or two are not for every day."""
+    not_for_every_day = {"slow", "slurm", "ranks"}
+    return [
+        pytest.param(command, how, id=command, marks=[pytest.mark.slow] if not_for_every_day & how.keys() else [])
+        for command, how in EXAMPLE.items()
+    ]
+
+
+@pytest.mark.parametrize(("command", "how"), example_parameters())
+def test_example(command, how, short_folder):
+    """An example, run as its first line says, prints what it should, and leaves its model in the store."""
+    script, *arguments = command.split()
+    require(*how.get("needs", []), slurm="slurm" in how, mpi="ranks" in how)
+    starter = on_ranks(how["ranks"]) if "ranks" in how else [sys.executable]
+    starter = [LAB, *starter] if "slurm" in how else starter
+    printed = run(*starter, *how.get("module", []), EXAMPLES / script, *arguments, folder=short_folder)
+    assert f"sum of results: {how.get('total', SUM)}" in printed
+    assert how.get("more", "") in printed
+    assert list((short_folder / "pickles").rglob("*.pkl.zst"))
+
+
+def test_each_example_is_run():
+    """No example is without its test, and the page on engines names them all."""
+    scripts_here = {path.name for path in EXAMPLES.glob("*.py")}
+    assert {command.split()[0] for command in EXAMPLE} == scripts_here
+    page = (processes.ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"examples/(\w+\.py)", page)) == scripts_here
