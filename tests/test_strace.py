@@ -298,6 +298,7 @@ def test_calls_of_a_load_from_the_trash(tmp_path, key):
         "preadv",
         "close",
         *bring_back,
+        *WHOSE_FOLDERS,
     ]
     assert path.exists()
 
