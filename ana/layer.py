@@ -201,16 +201,18 @@ class DataLayer:
         """
         address.check_key(name)
         uuids = self.store_many(objects)
-        if isinstance(self.store, DirectoryStore):
+        # Behind a node cache, too: what a node has is no copy that lasts.
+        tree = getattr(self.store, "store", self.store)
+        if isinstance(tree, DirectoryStore):
             try:
-                problems = roots.keep(self.store, name, uuids)
+                problems = roots.keep(tree, name, uuids)
             except (StateNotFoundError, CorruptedStateError) as error:
                 problems = [error]
             if problems:
                 # It was believed to be there, and is not: purged, say.
                 for obj in objects:
                     saving.store(self, obj, heal=True)
-                for problem in roots.keep(self.store, name, uuids):
+                for problem in roots.keep(tree, name, uuids):
                     raise problem
         return uuids
 

@@ -610,6 +610,7 @@ def test_nothing_is_lost_whatever_happens_at_any_step(action):
         one_run(at, action)
 
 
+@pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("action", ["reads what is deleted", "reads what is kept", "is killed"])
 def test_nothing_is_lost_where_there_are_no_hard_links(action, monkeypatch):
     """The same on a filesystem without hard links, where renaming has to do."""
@@ -668,6 +669,7 @@ class Failing(Stepping):
         raise OSError(self.code, os.strerror(self.code))
 
 
+@pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, None], ids=["EIO", "EACCES", "ESTALE", "lost"])
 def test_nothing_is_lost_whichever_call_fails(code):
     """Each system call fails, or says that it failed: an error or a report, never a loss; the next run goes on."""

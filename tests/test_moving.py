@@ -315,6 +315,19 @@ def test_keep_from_python(tmp_path):
         assert layer.keep("in memory", A(1)) == [A(1).make_uuid()]
 
 
+def test_keep_behind_a_node_cache(tmp_path):
+    """With a node cache the root is in the store, too, and what the node alone still has is stored again."""
+    with ana.using_dl(pickle_dir=tmp_path / "store", node_cache=tmp_path / "node") as layer:
+        top = A(bytes(2 << 20))
+        (uuid,) = layer.keep("mine", top)
+        assert [root.uuids for root in maintenance.roots(tmp_path / "store")] == [[uuid]]
+    with ana.using_dl(pickle_dir=tmp_path / "store", node_cache=tmp_path / "node") as layer:
+        again = A.ana_load(uuid)
+        raw_tree.path_of(tmp_path / "store", uuid).unlink()
+        layer.keep("again", again)
+        assert raw_tree.path_of(tmp_path / "store", uuid).exists()
+
+
 def test_many_keep_at_once(tmp_path):
     """Processes that keep under one name at the same time lose nothing."""
     store = care.store(tmp_path / "store")

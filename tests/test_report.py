@@ -5,13 +5,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
-from helpers import care, mounts, raw_tree
+from helpers import care, mounts, processes, raw_tree
 from helpers.care import numbered, put, ran
 
-from ana import maintenance, record
+from ana import maintenance, record, statistics
 
 INSTALL = "no chromium: apt-get install chromium"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -130,3 +131,29 @@ def test_a_browser_draws_it(store, tmp_path):
 def _share(pixels, colour):
     """Return which share of a picture has a colour."""
     return (abs(pixels - colour).max(axis=2) < 0.03).mean()
+
+
+def test_jobs_show_where_states_came_from(tmp_path, capfd):
+    """With --jobs the page says what real processes asked for, where it was, and what need not be moved."""
+    program = (
+        "import sys, pickle, ana; from classes import A\n"
+        "layer = ana.set_dl(pickle_dir=sys.argv[1]); obj = A(bytes(3_000_000)); obj.make_uuid()\n"
+        "data = [pickle.dumps(obj) for _ in range(5)]; uuid = obj.uuid\n"
+        "for each in data: pickle.loads(each)\n"
+        "with ana.using_dl(pickle_dir=sys.argv[1]): A.ana_load(uuid); A(bytes(3_000_000)).make_uuid()"
+    )
+    for _ in range(2):
+        environment = processes.environment(ANA_STATS=str(tmp_path / "numbers"))
+        processes.run(sys.executable, "-c", program, tmp_path / "store", env=environment)
+    page = tmp_path / "report.html"
+    assert ran(capfd, "-d", tmp_path / "store", "report", "-o", page, "--jobs", tmp_path / "numbers").code == 0
+    words = Page(page.read_text()).words
+    done = statistics.summarize(tmp_path / "numbers").stores[str(tmp_path / "store")]
+    assert done.from_memory == 10
+    assert "Where states came from" in words
+    assert "30 MB, 10 times" in words
+    assert any(word.startswith("what 2 processes on 1 hosts") for word in words)
+    empty = care.store(tmp_path / "another")
+    assert any(
+        "no numbers of this store" in word for word in Page(maintenance.report(empty, jobs=tmp_path / "numbers")).words
+    )

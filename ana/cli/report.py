@@ -12,7 +12,7 @@ __all__ = ["report"]
 EXAMPLES = """\b
 Examples:
   ana report -o report.html
-  ana report -o report.html --purge-after 30d
+  ana report -o report.html --purge-after 30d --jobs numbers
   0 6 * * 1  ana -q -d /shared/pickles report -o /home/me/public/store.html
 
 \b
@@ -23,17 +23,26 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written.
 @click.command("report", epilog=EXAMPLES)
 @click.option("-o", "--output", "path", metavar="FILE", required=True, type=click.Path(dir_okay=False))
 @click.option("--purge-after", "purge_after_seconds", type=AGE, metavar="TIME", help="When the site removes old files.")
+@click.option(
+    "--jobs",
+    metavar="DIR",
+    envvar="ANA_STATS",
+    type=click.Path(exists=True, file_okay=False),
+    help="What the processes of jobs wrote there, with ANA_STATS=DIR.  [default: $ANA_STATS]",
+)
 @store_options
 @click.pass_obj
-def report(output: Output, /, path: str, purge_after_seconds: float | None) -> int:
+def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs: str | None) -> int:
     """Write a page about the store: growth, sizes, classes, ages, what it saves.
+
+    With --jobs also where the jobs' states came from, and what was not moved.
 
     One HTML file that asks nobody for anything: no script, no font, no image
     from elsewhere. Counts exactly, and leaves the sums for `ana stats` and for
     the next page's history. An older page is replaced when the new one is whole.
     """
     with progress(output, "ana report") as tell:
-        page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, tell=tell)
+        page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell)
     place = os.path.abspath(path)
     maintenance.write_file(place, page.encode())
     if output.as_json:

@@ -66,7 +66,10 @@ def open_store(pickle_dir: Path, *, create: bool = False) -> DirectoryStore:
 
 def write_file(path: Path, data: bytes) -> None:
     """Put a small file in a place; who reads it sees the old or the new one, whole. Raises StoreError."""
-    publishing.replace(absolute(path), data)
+    place = absolute(path)
+    if files.look(os.path.dirname(place)) is None:
+        raise StoreError(place, 2, "its folder is not there")
+    publishing.replace(place, data)
 
 
 def absolute(path: Path) -> str:

@@ -10,6 +10,8 @@ from ana.maintenance.charts import Bar
 from ana.maintenance.keeping import roots
 from ana.maintenance.opening import Path, Tell, open_store
 from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
+from ana.statistics import Summary as JobSummary
+from ana.statistics import summarize
 from ana.stores.directory import DirectoryStore
 
 __all__ = ["report"]
@@ -57,12 +59,20 @@ footer{margin-top:22px;color:var(--soft);font-size:13px}
 """
 
 
-def report(pickle_dir: Path, *, purge_after_seconds: float | None = None, tell: Tell = lambda _: None) -> str:
+def report(
+    pickle_dir: Path,
+    *,
+    purge_after_seconds: float | None = None,
+    jobs: Path | None = None,
+    tell: Tell = lambda _: None,
+) -> str:
     """Return a page about a store as HTML: what is in it, how it grew, what it saves, what is too old.
 
     Counts exactly, as `stats(exact=True)`, which also adds to the history that the page shows. `purge_after_seconds`:
-    from which age on the filesystem removes files; what is older is marked. The page asks nobody for anything: it holds
-    its charts and style. Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    from which age on the filesystem removes files; what is older is marked. `jobs`: a folder of what the processes of
+    jobs wrote (`ANA_STATS`), which adds where their states came from, and what they need not move. The page asks nobody
+    for anything: it holds its charts and style. Raises StoreError, UntrustedStoreError, UnsupportedFormatError where
+    there is no store.
     """
     store = open_store(pickle_dir)
     counted = stats(pickle_dir, exact=True, tell=tell)
@@ -81,6 +91,7 @@ def report(pickle_dir: Path, *, purge_after_seconds: float | None = None, tell: 
             _classes(summary),
             _sizes(summary),
             _ages(summary, purge_after_seconds),
+            "" if jobs is None else _jobs(store.home, summarize(jobs)),
             "</section>",
             f"<footer>Made by ana from the states' headers; nothing was unpickled. {_identity(store)}</footer>",
         ]
@@ -187,6 +198,33 @@ def _ages(summary: Summary, purge_after_seconds: float | None) -> str:
         old = sum(group.stored_bytes for group in summary.by_age if _AGE_DAYS[group.name] >= limit)
         note += f"; files are purged after {limit:g} days, {_bytes(old)} are in groups beyond that"
     return _card("Ages", note, charts.bars(items, _bytes, "Bytes by age"))
+
+
+def _jobs(home: str, summary: JobSummary) -> str:
+    done = summary.stores.get(home)
+    if done is None:
+        return _card("Jobs", f"no numbers of this store in {summary.folder}", "")
+    answers = [
+        ("an object alive in the process", done.from_memory, done.from_memory_raw_bytes),
+        ("the node's cache", done.from_tier, done.from_tier_raw_bytes),
+        ("the store", done.from_store, done.from_store_raw_bytes),
+    ]
+    hits = [(name, float(size), 0.0, f"{_bytes(size)}, {_count(count)} times") for name, count, size in answers]
+    moved = [
+        ("moved to the store", done.stored_file_bytes),
+        ("moved from the store", done.from_store_file_bytes),
+        ("not moved: was there already", done.found_raw_bytes),
+        ("not moved: in memory", done.from_memory_raw_bytes),
+        ("not moved: on the node", done.from_tier_raw_bytes),
+    ]
+    note = (
+        f"what {_count(summary.processes)} processes on {_count(len(summary.hosts))} hosts asked for, and where it was"
+    )
+    return _card("Where states came from", note, charts.rows(hits, "Loads by place")) + _card(
+        "Bytes not moved",
+        f"{_bytes(done.spared_bytes)} spared, {_bytes(done.moved_bytes)} moved",
+        charts.rows([(name, float(size), 0.0, _bytes(size)) for name, size in moved], "Bytes moved and spared"),
+    )
 
 
 def _card(title: str, note: str, chart: str) -> str:

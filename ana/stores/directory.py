@@ -318,6 +318,19 @@ class DirectoryStore:
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._on_network
 
 
+def _bring_back(path: str) -> bool | None:
+    """Bring a state back from the trash; False if there is none, None where that is not allowed."""
+    try:
+        there = trash.bring_back(path)
+    except StoreError as error:
+        # Somebody else's, or read-only: it is read where it lies, or written anew.
+        _log.info("left in the trash: %s", error)
+        return None
+    if there:
+        _log.info("brought back from the trash: %s", path)
+    return there
+
+
 def _seal(tree: Tree, given: keys.KeyRing | None) -> Seal | None:
     """Return what a tree's records are signed with, if it has a key. Never less than what was asked for or is known."""
     config = tree.config
@@ -339,16 +352,3 @@ class _Look(NamedTuple):
 
     there: bool
     damaged: files.Status | None = None
-
-
-def _bring_back(path: str) -> bool | None:
-    """Bring a state back from the trash; False if there is none, None where that is not allowed."""
-    try:
-        there = trash.bring_back(path)
-    except StoreError as error:
-        # Somebody else's, or read-only: it is read where it lies, or written anew.
-        _log.info("left in the trash: %s", error)
-        return None
-    if there:
-        _log.info("brought back from the trash: %s", path)
-    return there
