@@ -14,7 +14,16 @@ from ana.chunks import Chunk
 from ana.errors import CorruptedStateError, UnsupportedFormatError
 from ana.seals import Seal
 
-__all__ = ["MIN_RECORD_BYTES", "Draft", "Header", "header_size", "key_of", "parse_header", "sealed_anew"]
+__all__ = [
+    "MIN_RECORD_BYTES",
+    "Draft",
+    "Header",
+    "header_size",
+    "key_of",
+    "parse_header",
+    "sealed_anew",
+    "signed_parts",
+]
 
 VERSION = 1
 SIGNED = 1
@@ -117,6 +126,12 @@ def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
     flags = (0 if seal is None else SIGNED).to_bytes(2, "little")
     bare = head[:FLAGS_AT] + flags + head[FLAGS_AT + 2 : -DIGEST_BYTES]
     return bare + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bare))
+
+
+def signed_parts(head: Bytes) -> tuple[memoryview, memoryview]:
+    """Return what of a whole header is signed, and the signature."""
+    view = memoryview(head)
+    return view[:-DIGEST_BYTES], view[-DIGEST_BYTES:]
 
 
 def key_of(prefix: Bytes) -> str:

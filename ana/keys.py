@@ -14,7 +14,18 @@ from ana import files
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.seals import KEY_BYTES
 
-__all__ = ["ENVIRONMENT", "KeyRing", "default_path", "find", "from_option", "load", "make", "rotate", "save"]
+__all__ = [
+    "ENVIRONMENT",
+    "KeyRing",
+    "default_path",
+    "find",
+    "forget_old",
+    "from_option",
+    "load",
+    "make",
+    "rotate",
+    "save",
+]
 
 ENVIRONMENT = "ANA_KEY_FILE"
 _LIMIT_BYTES = 64 << 10
@@ -99,6 +110,14 @@ def rotate(path: str) -> KeyRing:
     """Put a new key before those of a file, which are still believed. Raises StoreError, UntrustedStoreError."""
     ring = load(path)
     ring = KeyRing((os.urandom(KEY_BYTES), *ring.keys), ring.store_id, ring.folders, path)
+    save(ring)
+    return ring
+
+
+def forget_old(path: str) -> KeyRing:
+    """Leave only the current key in a file. Raises StoreError, UntrustedStoreError."""
+    ring = load(path)
+    ring = KeyRing(ring.keys[:1], ring.store_id, ring.folders, path)
     save(ring)
     return ring
 

@@ -39,6 +39,7 @@ def publish(
     durable: bool,
     make_folders: Callable[[], None],
     mode: int = 0o666,
+    replace: bool = False,
 ) -> bool:
     """Make a file appear under `name`, whole or not at all; False if there is one already.
 
@@ -46,7 +47,7 @@ def publish(
     Written under a temporary name, (durable: fsynced,) checked, then linked: link is
     first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
     folder turns out not to be there. `mode` is the file's; what the umask takes away is given back to a group that may
-    write. Raises StoreError; no temporary file is left then.
+    write. `replace`: whatever has the name already makes room. Raises StoreError; no temporary file is left then.
     """
     path = f"{folder}/{name}"
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
@@ -56,7 +57,7 @@ def publish(
         try:
             descriptor = _create(temporary, make_folders, mode)
             identity = _write(descriptor, temporary, fill, durable=durable, mode=mode)
-            fresh = _link(temporary, path, identity)
+            fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
             try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
@@ -221,6 +222,11 @@ def _write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes]
         if left:
             pending = files.advance([memoryview(part) for part in pending], done)
     return total
+
+
+def _replace(temporary: str, path: str) -> bool:
+    os.rename(temporary, path)
+    return True
 
 
 def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:

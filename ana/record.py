@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError
-from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header, sealed_anew
+from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header, sealed_anew, signed_parts
 from ana.seals import Seal
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "key_of",
     "parse_header",
     "sealed_anew",
+    "signed_parts",
     "verify",
     "write",
 ]

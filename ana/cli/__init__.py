@@ -16,6 +16,7 @@ from ana.cli.completion import completion
 from ana.cli.demo import demo_command
 from ana.cli.health import info, stats, sweep, verify
 from ana.cli.keeping import forget, gc, keep, roots
+from ana.cli.keying import init, key
 from ana.cli.looking import cat, ls, show
 from ana.cli.moving import export, import_command
 from ana.cli.output import DONE, INTERRUPTED, exit_code, store_options
@@ -65,6 +66,8 @@ def ana() -> None:
 
 for _command in (
     demo_command,
+    init,
+    key,
     info,
     stats,
     ls,

@@ -24,7 +24,6 @@ from ana.errors import (
     LockTimeoutError,
     StateNotFoundError,
     StoreError,
-    UntrustedStoreError,
 )
 
 __all__ = [
@@ -85,8 +84,6 @@ class Output:
         path, _ = self.place
         try:
             maintenance.open_store(path)
-        except UntrustedStoreError as error:
-            raise NoStoreError(str(error)) from error
         except StoreError as error:
             if isinstance(error.__cause__, OSError) or error.errno != 2:  # noqa: PLR2004 - ENOENT
                 raise

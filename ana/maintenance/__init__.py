@@ -9,6 +9,7 @@ from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.exporting import Exported, export_states
 from ana.maintenance.importing import Imported, import_file, import_old
 from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
+from ana.maintenance.keying import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
 from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store, write_file
 from ana.maintenance.reporting import report
@@ -29,10 +30,12 @@ __all__ = [
     "Group",
     "Imported",
     "Information",
+    "Initialised",
     "Kept",
     "Moment",
     "Problem",
     "RootInfo",
+    "Rotated",
     "Scope",
     "Shown",
     "StateInfo",
@@ -51,11 +54,14 @@ __all__ = [
     "import_file",
     "import_old",
     "info",
+    "init",
     "keep",
     "ls",
+    "new_key",
     "open_store",
     "report",
     "roots",
+    "rotate_key",
     "show",
     "stats",
     "sweep",

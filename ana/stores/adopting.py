@@ -1,6 +1,6 @@
 """Records that come from elsewhere, as they are: verified, copied into a store, verified there. For maintenance."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ana import files, publishing, record, trash
@@ -9,7 +9,7 @@ from ana.errors import CorruptedStateError, StateNotFoundError
 from ana.seals import Seal
 from ana.stores.directory import DirectoryStore
 
-__all__ = ["adopt", "copy", "opened", "read_header", "resealed", "set_aside"]
+__all__ = ["adopt", "copy", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
 
 BLOCK_BYTES = 4 << 20
 START_BYTES = 4096
@@ -29,15 +29,38 @@ def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: s
     if seal is not store.seal:
         read = resealed(header, read, store.seal)
 
-    def fill(write: record.Write) -> None:
-        for offset in range(0, size_bytes, BLOCK_BYTES):
-            block = bytearray(min(BLOCK_BYTES, size_bytes - offset))
-            read(offset, [memoryview(block)])
-            write(offset, [memoryview(block)])
-
-    written = store.publish(key, fill)
+    written = store.publish(key, _copier(read, size_bytes))
     store.get(key, patient=False).verify()
     return written
+
+
+def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
+    """Have a state's file (by its name in the tree) carry the signature of the store's current key; False if it does.
+
+    Replaced by a copy: who has it open goes on with the old one. Raises StoreError.
+    """
+    seal = store.seal
+    if seal is None:
+        return False
+    path = f"{store.home}/{name}"
+    file = files.open_file(path, START_BYTES, store.tree.trust.check_file)
+    if file is None:
+        return False
+    with file:
+        read = record.reader(file.start) if len(file.start) == file.size_bytes else file.read
+        head = _start(read, header.header_bytes)
+        if seal.number(header.key, *record.signed_parts(head)) == 0:
+            return False
+        publishing.publish(
+            path.rpartition("/")[0],
+            path.rpartition("/")[2],
+            _copier(resealed(header, read, seal), file.size_bytes),
+            durable=store.durable,
+            make_folders=lambda: None,
+            mode=store.tree.file_mode,
+            replace=True,
+        )
+    return True
 
 
 def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
@@ -67,6 +90,16 @@ def set_aside(store: DirectoryStore, key: str) -> str | None:
     aside = publishing.set_aside(path, found.identity)
     trash.forget(path, found.identity)
     return aside
+
+
+def _copier(read: Read, size_bytes: int) -> Callable[[record.Write], None]:
+    def fill(write: record.Write) -> None:
+        for offset in range(0, size_bytes, BLOCK_BYTES):
+            block = bytearray(min(BLOCK_BYTES, size_bytes - offset))
+            read(offset, [memoryview(block)])
+            write(offset, [memoryview(block)])
+
+    return fill
 
 
 def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:

@@ -74,6 +74,13 @@ class Survey:
                 if kind == "states" or (trash and kind == "trash"):
                     yield plain_name(f"{folder.name}{entry.name}")
 
+    def names_to_sign(self) -> Iterator[str]:
+        """Yield the names of all files that hold a state, as they are, those in the trash, too. Raises StoreError."""
+        for folder in self.store.tree.walk():
+            for entry in folder.entries:
+                if _kind(entry, folder) in ("states", "trash"):
+                    yield f"{folder.name}{entry.name}"
+
     def name_of(self, key: str) -> str:
         """Return the name of a key's file, relative to the tree."""
         folder, name = address.place(key, self.store.config.levels)

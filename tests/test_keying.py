@@ -1,0 +1,205 @@
+"""Stores with a key, looked after: made, verified, collected, copied, and given another key."""
+
+import json
+import pickle
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from helpers import raw_tree
+from helpers.care import ran
+
+import ana
+from ana import keys, maintenance
+from ana.maintenance import keying
+
+
+class A(ana.Storable):
+    """Something to store."""
+
+    def __init__(self, x, child=None):
+        self.x = x
+        self.child = child
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A home of its own, so that nobody's keys are found."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("ANA_KEY_FILE", raising=False)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with a key and three states: a parent, its child, and a large one."""
+    maintenance.init(tmp_path / "store", keyed=True)
+    return tmp_path / "store"
+
+
+def fill(store):
+    """Store some states; return their UUIDs."""
+    ana.set_dl(pickle_dir=store)
+    parent = A("parent", A("child"))
+    parent.child.make_uuid()
+    return [parent.make_uuid(), parent.child.uuid, A(bytes(range(256)) * 40_000).make_uuid()]
+
+
+def load(store, uuid):
+    """Load it in a layer that has nothing in memory."""
+    ana.set_dl(pickle_dir=store)
+    return A.ana_load(uuid).x
+
+
+def key_file(store):
+    """Say where the store's key is."""
+    return Path(keys.default_path(json.loads((store / "ana.json").read_text())["id"]))
+
+
+def test_ana_init_makes_a_store_with_a_key(tmp_path, capfd):
+    """Both are where the command says, with their modes; its own user needs no option to use it."""
+    done = ran(capfd, "--json", "-d", tmp_path / "store", "init", "--keyed")
+    made = json.loads(done.out)
+    assert (done.code, made["mode"], made["key_file"]) == (0, "0700", str(key_file(tmp_path / "store")))
+    assert key_file(tmp_path / "store").stat().st_mode & 0o777 == 0o600
+    uuids = fill(tmp_path / "store")
+    assert load(tmp_path / "store", uuids[0]) == "parent"
+    # Signed: without the key, nobody opens it.
+    key_file(tmp_path / "store").unlink()
+    with pytest.raises(ana.UntrustedStoreError, match="this store has a key"):
+        load(tmp_path / "store", uuids[0])
+
+
+def test_ana_init_makes_shared_and_plain_stores(tmp_path, capfd):
+    """And says so; what is there already is an error, and stays as it is."""
+    done = ran(capfd, "-d", tmp_path / "shared", "init", "--shared")
+    assert (done.code, (tmp_path / "shared").stat().st_mode & 0o7777) == (0, 0o2770)
+    assert "mode 2770" in done.out
+    done = ran(capfd, "-d", tmp_path / "plain", "init")
+    assert (done.code, (tmp_path / "plain").stat().st_mode & 0o7777) == (0, 0o700)
+    before = (tmp_path / "plain" / "ana.json").read_bytes()
+    done = ran(capfd, "-d", tmp_path / "plain", "init", "--keyed")
+    assert (done.code, "there is a store already" in done.err) == (1, True)
+    assert (tmp_path / "plain" / "ana.json").read_bytes() == before
+    assert ran(capfd, "-d", tmp_path / "new", "init", "--key-file", tmp_path / "k").code == 2
+    (tmp_path / "k").write_text("")
+    assert ran(capfd, "-d", tmp_path / "new", "init", "--keyed", "--key-file", tmp_path / "k").code == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_ana_key_new_makes_a_key_for_key(tmp_path, capfd):
+    """A file with mode 0600 that `key=` takes; one that is there is not overwritten."""
+    assert ran(capfd, "key", "new", tmp_path / "key").code == 0
+    ana.set_dl(pickle_dir=tmp_path / "store", key=tmp_path / "key")
+    assert ana.Ref([1]).make_uuid()
+    before = (tmp_path / "key").read_bytes()
+    assert ran(capfd, "key", "new", tmp_path / "key").code == 1
+    assert (tmp_path / "key").read_bytes() == before
+
+
+def test_all_maintenance_knows_the_key(store, tmp_path, capfd):
+    """Whole is what is signed: nothing is taken for damaged, and what is not signed is."""
+    uuids = fill(store)
+    assert ran(capfd, "-d", store, "verify").code == 0
+    assert ran(capfd, "-d", store, "stats", "--exact").code == 0
+    assert pickle.loads(maintenance.cat(store, uuids[1])[0]) == {"x": "child", "child": None}
+    maintenance.keep(store, "mine", [uuids[0]])
+    done = maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0)
+    assert len(done.trashed) == 1
+    # A read that misses brings back what is signed.
+    assert load(store, uuids[2]) == bytes(range(256)) * 40_000
+    plain = ana.DirDataLayer(tmp_path / "plain")
+    ana.set_dl(plain)
+    assert A("child").make_uuid() == uuids[1]
+    shutil.copy(raw_tree.path_of(tmp_path / "plain", uuids[1]), raw_tree.path_of(store, uuids[1]))
+    done = ran(capfd, "-d", store, "verify")
+    assert (done.code, "not signed" in done.out) == (4, True)
+
+
+def test_states_travel_between_stores_with_other_keys(store, tmp_path):
+    """Exported without a signature, imported under the other store's; copied for a repair, too."""
+    uuids = fill(store)
+    maintenance.export_states(store, [uuids[0], uuids[2]], tmp_path / "file.tar")
+    for other, keyed in (("plain", False), ("keyed", True)):
+        maintenance.init(tmp_path / other, keyed=keyed)
+        assert maintenance.import_file(tmp_path / other, tmp_path / "file.tar").problems == []
+        assert maintenance.verify(tmp_path / other).problems == []
+        assert load(tmp_path / other, uuids[2]) == bytes(range(256)) * 40_000
+    raw_tree.path_of(store, uuids[1]).write_bytes(b"damaged")
+    assert maintenance.verify(store, repair_from=tmp_path / "keyed").repaired == [uuids[1]]
+    assert load(store, uuids[1]) == "child"
+
+
+def test_a_node_cache_has_what_was_signed(store, tmp_path):
+    """It is verified when it is fetched; the cache is this user's alone."""
+    uuids = fill(store)
+    for _ in range(2):
+        layer = ana.set_dl(pickle_dir=store, node_cache=tmp_path / "node")
+        assert A.ana_load(uuids[2]).x == bytes(range(256)) * 40_000
+        numbers = layer.stats()
+    assert numbers.from_tier == 1
+
+
+# Another key
+
+
+def test_a_rotation_signs_all_and_forgets_the_old_key(store, tmp_path, capfd):
+    """States, also in the trash, load with the new key; a record out of a backup from before is refused."""
+    uuids = fill(store)
+    backup = tmp_path / "backup"
+    shutil.copytree(store, backup)
+    old = keys.load(str(key_file(store))).keys
+    maintenance.keep(store, "mine", [uuids[0]])
+    assert len(maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0).trashed) == 1
+    done = ran(capfd, "--json", "-d", store, "key", "rotate")
+    rotated = json.loads(done.out)
+    assert (done.code, rotated["states"], rotated["signed"], rotated["finished"]) == (0, 3, 3, True)
+    new = keys.load(str(key_file(store))).keys
+    assert len(new) == 1
+    assert new != old
+    assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
+    assert maintenance.verify(store).problems == []
+    shutil.copy(raw_tree.path_of(backup, uuids[1]), raw_tree.path_of(store, uuids[1]))
+    with pytest.raises(ana.CorruptedStateError, match="not by this store's key"):
+        load(store, uuids[1])
+
+
+def test_a_rotation_that_is_interrupted_goes_on(store, monkeypatch):
+    """In between all states load; the second run makes no third key, and ends with one."""
+    uuids = fill(store)
+    sign, calls = keying.adopting.sign_anew, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return sign(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keying.adopting, "sign_anew", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            maintenance.rotate_key(store)
+    half = keys.load(str(key_file(store))).keys
+    assert len(half) == 2
+    assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
+    done = maintenance.rotate_key(store)
+    assert (done.resumed, done.finished, done.signed) == (True, True, 2)
+    assert keys.load(str(key_file(store))).keys == half[:1]
+    assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
+
+
+def test_damaged_states_do_not_hold_a_rotation_up(store):
+    """They are of no use with any key; what cannot be read just now keeps the old key."""
+    uuids = fill(store)
+    raw_tree.path_of(store, uuids[1]).write_bytes(b"damaged" * 100)
+    done = maintenance.rotate_key(store)
+    assert (done.finished, [wrong.kind for wrong in done.problems]) == (True, ["damaged"])
+    assert load(store, uuids[2]) == bytes(range(256)) * 40_000
+
+
+def test_there_is_nothing_to_rotate_without_a_key(tmp_path):
+    """An error, and no key is made."""
+    maintenance.init(tmp_path / "plain")
+    with pytest.raises(ana.UntrustedStoreError, match="no key"):
+        maintenance.rotate_key(tmp_path / "plain")
+    assert not (tmp_path / "config").exists()
