@@ -125,7 +125,7 @@ def _tiles(pickle_dir: Path, counted: Stats, summary: Summary) -> str:
         (f"{summary.states:,}", f"states under {kept:,} root{'s' * (kept != 1)}", False),
         (_bytes(summary.stored_bytes), f"on disk, {_bytes(summary.raw_bytes)} of content", False),
         (
-            f"{ratio:.1f} times" if ratio < WHOLE else f"{ratio:,.0f} times" if ratio < 100 else f"{ratio:,.0f} times",
+            f"{ratio:.1f} times" if ratio < WHOLE else f"{ratio:,.0f} times",
             "smaller by compression",
             False,
         ),
