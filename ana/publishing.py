@@ -124,16 +124,16 @@ def make_folders(path: str, mode: int = 0o777) -> None:
     make_folder(path, durable=False, mode=mode)
 
 
-def replace(path: str, data: bytes) -> None:
+def replace(path: str, data: bytes, *, make_folder_too: bool = False) -> None:
     """Put a small file in a place, whatever is there: readers see the old or the new one, whole. Not durable.
 
-    Its folder is made where it is missing. Raises StoreError; no temporary file is left then.
+    Raises StoreError; no temporary file is left then.
     """
     folder = os.path.dirname(path)
     temporary = files.temporary_name(folder)
     with files.reported(path):
         try:
-            descriptor = _create(temporary, lambda: make_folders(folder))
+            descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None)
             _write(descriptor, temporary, lambda write: write(0, [data]), durable=False)
             os.rename(temporary, path)
         finally:

@@ -91,7 +91,7 @@ class _Reporter:
                 "stores": stores,
             }
         )
-        publishing.replace(f"{self.folder}/{self.name}", data.encode() + b"\n")
+        publishing.replace(f"{self.folder}/{self.name}", data.encode() + b"\n", make_folder_too=True)
 
     def tell_multiprocessing(self) -> None:
         """Have its processes write before they leave by os._exit; and those that it will fork, which forget that."""
