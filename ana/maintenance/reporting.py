@@ -17,6 +17,8 @@ from ana.stores.directory import DirectoryStore
 __all__ = ["report"]
 
 CLASSES = 10
+WHOLE = 100
+"""From which ratio on decimals say nothing."""
 _DAY_SECONDS = 86400.0
 _AGE_DAYS = {"under 1 d": 0, "1 to 7 d": 1, "7 to 30 d": 7, "30 to 90 d": 30, "90 to 365 d": 90, "over 365 d": 365}
 """From how many days on each group of ages begins."""
@@ -53,7 +55,7 @@ svg .value,svg .end{fill:var(--ink);font-weight:600}svg .end{text-anchor:end;fon
 .name{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .words{color:var(--soft)}
 .track{position:relative;height:14px}
-.track div{position:absolute;left:0;top:0;height:14px;border-radius:4px;min-width:2px}
+.track div{position:absolute;left:0;top:0;height:14px;border-radius:4px}
 .behind{background:var(--pale)}.front{background:var(--main)}
 footer{margin-top:22px;color:var(--soft);font-size:13px}
 """
@@ -122,7 +124,11 @@ def _tiles(pickle_dir: Path, counted: Stats, summary: Summary) -> str:
     tiles = [
         (f"{summary.states:,}", f"states under {kept:,} root{'s' * (kept != 1)}", False),
         (_bytes(summary.stored_bytes), f"on disk, {_bytes(summary.raw_bytes)} of content", False),
-        (f"{ratio:.1f} times", "smaller by compression", False),
+        (
+            f"{ratio:.1f} times" if ratio < WHOLE else f"{ratio:,.0f} times",
+            "smaller by compression",
+            False,
+        ),
         (_bytes(summary.shared_raw_bytes), f"not stored again, {summary.references:,} references", False),
         (f"{counted.inodes:,}", _inodes_left(open_store(pickle_dir).home), False),
         (
@@ -150,7 +156,7 @@ def _inodes_left(root: str) -> str:
 
 
 def _growth(moments: list[Moment]) -> str:
-    note = "each `ana stats --exact` and each report adds a point" if len(moments) < 2 else _since(moments)  # noqa: PLR2004 - a line
+    note = "each exact count and each report adds a point" if len(moments) < 2 else _since(moments)  # noqa: PLR2004 - a line
     bytes_line = charts.line([(m.taken, m.stored_bytes) for m in moments], _bytes, _day, "Bytes on disk over time")
     inode_line = charts.line([(m.taken, m.inodes) for m in moments], _count, _day, "Inodes over time")
     return _card("Bytes on disk", note, bytes_line) + _card(
@@ -205,7 +211,7 @@ def _jobs(home: str, summary: JobSummary) -> str:
     if done is None:
         return _card("Jobs", f"no numbers of this store in {summary.folder}", "")
     answers = [
-        ("an object alive in the process", done.from_memory, done.from_memory_raw_bytes),
+        ("alive in memory", done.from_memory, done.from_memory_raw_bytes),
         ("the node's cache", done.from_tier, done.from_tier_raw_bytes),
         ("the store", done.from_store, done.from_store_raw_bytes),
     ]
@@ -213,18 +219,20 @@ def _jobs(home: str, summary: JobSummary) -> str:
     moved = [
         ("moved to the store", done.stored_file_bytes),
         ("moved from the store", done.from_store_file_bytes),
-        ("not moved: was there already", done.found_raw_bytes),
+        ("not moved: was there", done.found_raw_bytes),
         ("not moved: in memory", done.from_memory_raw_bytes),
         ("not moved: on the node", done.from_tier_raw_bytes),
     ]
-    note = (
-        f"what {_count(summary.processes)} processes on {_count(len(summary.hosts))} hosts asked for, and where it was"
-    )
+    note = f"what {_some(summary.processes, 'process', 'es')} on {_some(len(summary.hosts), 'host', 's')} asked for"
     return _card("Where states came from", note, charts.rows(hits, "Loads by place")) + _card(
         "Bytes not moved",
         f"{_bytes(done.spared_bytes)} spared, {_bytes(done.moved_bytes)} moved",
         charts.rows([(name, float(size), 0.0, _bytes(size)) for name, size in moved], "Bytes moved and spared"),
     )
+
+
+def _some(count: int, thing: str, plural: str) -> str:
+    return f"{_count(count)} {thing}{plural * (count != 1)}"
 
 
 def _card(title: str, note: str, chart: str) -> str:
