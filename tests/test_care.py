@@ -512,7 +512,9 @@ def test_a_collection_that_is_interrupted_can_be_run_again(capfd):
             interrupted += process.returncode in {130, 143}
         assert interrupted
         done = ran(capfd, "-d", store, "--json", "gc", "--unreachable").document
-        assert (done["kept"], done["waiting"], done["failed"]) == (10, 2990, {})
+        # Stopped between two steps, it leaves a state that looks young: that, and what it refers to, stays for longer.
+        assert 10 <= done["kept"] <= 10 + 10 * interrupted
+        assert (done["kept"] + done["waiting"], done["failed"]) == (3000, {})
         assert ran(capfd, "-d", store, "verify").code == 0
 
 
