@@ -28,6 +28,7 @@ __all__ = [
     "read_whole",
     "remove",
     "reported",
+    "status_of",
 ]
 
 TEMPORARY = ".tmp-"
@@ -119,6 +120,17 @@ def look(path: str, *, follow: bool = False) -> Status | None:
         except FileNotFoundError:
             return None
     return Status(found.st_size, found.st_mtime, (found.st_dev, found.st_ino), found)
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Return all that the system says of a file after one look-up; None if there is none. Raises StoreError."""
+    try:
+        return os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        with reported(path):
+            raise
 
 
 class Opened:

@@ -14,19 +14,21 @@ __all__ = ["EVERYDAY", "Trust"]
 
 _NOBODY = 65534
 _OTHERS, _GROUP = stat.S_IWOTH, stat.S_IWGRP
+_KIND, _FILE, _FOLDER = stat.S_IFMT(0xFFFF), stat.S_IFREG, stat.S_IFDIR
 _PRIVATE_MODE, _SHARED_MODE = 0o700, 0o2770
 
 
 class Trust:
     """Which users and modes a store's files may have. Immutable; safe between threads, also after fork or setuid."""
 
-    __slots__ = ("_refused_bits", "shared", "uids")
+    __slots__ = ("_bits", "_refused_bits", "shared", "uids")
 
     def __init__(self, uids: Iterable[int] = (), *, shared: bool = False) -> None:
         """Trust this process's user, root and `uids`; with `shared`, also the groups that may write."""
         self.uids = frozenset(uids)
         self.shared = shared
         self._refused_bits = _OTHERS if shared else _OTHERS | _GROUP
+        self._bits = _KIND | self._refused_bits
 
     @property
     def new_mode(self) -> int:
@@ -35,12 +37,17 @@ class Trust:
 
     def check_file(self, path: str, found: os.stat_result) -> None:
         """Refuse what is no regular file, or one that somebody may have written. Raises UntrustedStoreError."""
+        # One's own, mostly: this is asked of each file that is loaded.
+        if found.st_mode & self._bits == _FILE and found.st_uid == os.geteuid():
+            return
         if not stat.S_ISREG(found.st_mode):
             raise UntrustedStoreError(path, "it is not a regular file")
         self._check(path, found, anybody=self.shared)
 
     def check_folder(self, path: str, found: os.stat_result) -> None:
         """Refuse what is no folder, or one in which somebody may have planted files. Raises UntrustedStoreError."""
+        if found.st_mode & self._bits == _FOLDER and found.st_uid == os.geteuid():
+            return
         if not stat.S_ISDIR(found.st_mode):
             kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no folder"
             raise UntrustedStoreError(path, f"it is {kind}, where a store has a folder")

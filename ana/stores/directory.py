@@ -207,7 +207,6 @@ class DirectoryStore:
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
         found = files.look(path)
         if found is None:
-            self.tree.check_folders(key)
             return _Look(there=False)
         self._check(path, found.stat)
         if found.size_bytes < record.MIN_RECORD_BYTES:

@@ -109,16 +109,20 @@ class Tree:
         Raises UntrustedStoreError, StoreError.
         """
         shard = address.place(key, self.config.levels)[0]
-        if shard in self._believed:
+        believed = self._believed
+        if shard in believed:
             return
-        for folder in self.folders(key)[1:]:
-            if folder not in self._believed:
-                found = files.look(folder)
+        at = 0
+        while at >= 0:
+            at = shard.find("/", at + 1)
+            part = shard if at < 0 else shard[:at]
+            if part not in believed:
+                folder = f"{self.root}/{part}"
+                found = files.status_of(folder)
                 if found is None:
                     return
-                self.trust.check_folder(folder, found.stat)
-                self._believed.add(folder)
-        self._believed.add(shard)
+                self.trust.check_folder(folder, found)
+                believed.add(part)
 
     def folders(self, key: str) -> list[str]:
         """Return the root and the key's shard folders, outermost first."""
