@@ -236,7 +236,7 @@ def key(tmp_path, monkeypatch):
 
 
 WHOSE_FOLDERS = ["stat", "stat"]
-"""Whether others can have planted files in the two folders of a key: looked at once for each folder and process, by who reads."""
+"""Whether others can have planted files in the two folders of a key: readers look, once for each folder and process."""
 
 
 def test_calls_of_a_store(tmp_path, key):
