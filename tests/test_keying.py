@@ -102,6 +102,8 @@ def test_all_maintenance_knows_the_key(store, tmp_path, capfd):
     uuids = fill(store)
     assert ran(capfd, "-d", store, "verify").code == 0
     assert ran(capfd, "-d", store, "stats", "--exact").code == 0
+    assert "mode 0700, signed with a key" in ran(capfd, "-d", store, "info").out
+    assert maintenance.info(store).keyed
     assert pickle.loads(maintenance.cat(store, uuids[1])[0]) == {"x": "child", "child": None}
     maintenance.keep(store, "mine", [uuids[0]])
     done = maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0)

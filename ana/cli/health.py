@@ -40,7 +40,7 @@ Examples:
 
 \b
 JSON: source (what said where the store is), path, host, format, levels,
-store_id, filesystem, mount_point, mount_source, mount_options, network,
+store_id, mode, keyed, filesystem, mount_point, mount_source, mount_options, network,
 writable, hard_links, fsync_seconds, lock, other, lock_other ("" if locks
 work), clock_difference_seconds, total_bytes, free_bytes, total_inodes,
 free_inodes, quota, findings (kind: unsafe, slow or note; what; cure).
@@ -126,6 +126,7 @@ def _info_table(found: maintenance.Information, source: str) -> Any:
         ("store", f"{found.path} (said by {source})"),
         ("host", found.host),
         ("format", f"{found.format}, {found.levels} folder levels, id {found.store_id}"),
+        ("trust", f"mode {found.mode}, {'signed with a key' if found.keyed else 'no key'}"),
         (
             "filesystem",
             f"{found.filesystem or 'unknown'} from {found.mount_source or '?'} at {found.mount_point or '?'}",

@@ -33,6 +33,10 @@ class Information:
     format: int
     levels: int
     store_id: str
+    mode: str
+    """Of the store's folder, in octal: 0700, or 2770 for a group's."""
+    keyed: bool
+    """Whether its states are signed."""
     filesystem: str
     mount_point: str
     mount_source: str
@@ -76,6 +80,8 @@ def info(pickle_dir: Path, *, other: Path | None = None) -> Information:
         format=store.config.format,
         levels=store.config.levels,
         store_id=store.config.id,
+        mode=f"{store.tree.mode:04o}",
+        keyed=store.config.keyed,
         filesystem=mount.kind,
         mount_point=mount.point,
         mount_source=mount.source,
