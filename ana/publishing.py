@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ana import files, mounts
+from ana.errors import StoreError
 
 __all__ = [
     "append",
@@ -120,9 +121,14 @@ def make_folder(path: str, *, durable: bool, mode: int = 0o777) -> None:
 
 def make_folders(path: str, mode: int = 0o777) -> None:
     """Make a folder with a mode, as `make_folder`, and what is missing above it. Raises StoreError."""
-    with files.reported(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    make_folder(path, durable=False, mode=mode)
+    try:
+        make_folder(path, durable=False, mode=mode)
+    except StoreError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        with files.reported(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folder(path, durable=False, mode=mode)
 
 
 def replace(path: str, data: bytes, *, make_folder_too: bool = False) -> None:
