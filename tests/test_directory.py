@@ -127,15 +127,15 @@ def test_a_shard_folder_that_was_removed_is_made_again(tree):
 
 def test_a_tree_that_another_makes_at_the_same_moment_is_shared(tree, monkeypatch):
     """Who finds `ana.json` only after the folder was made takes the other's tree, and refuses nothing."""
-    makedirs = os.makedirs
+    mkdir = os.mkdir
     others = []
 
     def make_late(*arguments, **options):
-        monkeypatch.setattr(os, "makedirs", makedirs)
+        monkeypatch.setattr(os, "mkdir", mkdir)
         others.append(DirectoryStore(str(tree)).config)
-        makedirs(*arguments, **options)
+        mkdir(*arguments, **options)
 
-    monkeypatch.setattr(os, "makedirs", make_late)
+    monkeypatch.setattr(os, "mkdir", make_late)
     assert [DirectoryStore(str(tree)).config] == others
 
 
@@ -487,3 +487,23 @@ def test_an_empty_file_is_no_state(tree):
         layer.store_state(KEY, "state")
         assert layer.load_state(KEY) == "state"
     assert len(raw_tree.strangers(tree)) == 1
+
+
+def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
+    """Scratch filesystems remove the oldest file first: readers and maintenance find the states all the same."""
+    ana.set_dl(pickle_dir=tmp_path / "tree")
+    part = Part("state")
+    uuid, reference = part.make_uuid(), pickle.dumps(part)
+    del part
+    (tmp_path / "tree" / "ana.json").unlink()
+    ana.set_dl()
+    ana.current._met.clear()
+    assert pickle.loads(reference).value == "state"
+    assert raw_tree.states(tmp_path / "tree")
+    (tmp_path / "tree" / "ana.json").unlink()
+    assert ana.maintenance.verify(tmp_path / "tree").problems == []
+    assert uuid
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ana.StoreError, match="no ANA store"):
+        ana.maintenance.verify(tmp_path / "empty")
+    assert not list((tmp_path / "empty").iterdir())

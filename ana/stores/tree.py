@@ -222,7 +222,7 @@ class Tree:
             config = self._read_config()
         if config is not None:
             return config
-        if not create:
+        if not create and not self._is_purged():
             raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
         publishing.make_folders(self.root, self.mode)
         self._check_root()
@@ -278,16 +278,17 @@ class Tree:
             raise UnsupportedFormatError(path, found, FORMAT)
         return config
 
+    def _is_purged(self) -> bool:
+        """Say whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""
+        try:
+            entries = files.list_folder(self.root)
+        except StoreError:
+            return False
+        return any(map(is_shard, entries)) and not _foreign(entries)
+
     def _refuse_foreign(self) -> None:
         """Refuse a folder that holds something else, lest two programs write into each other's files."""
-        foreign = sorted(
-            entry.name
-            for entry in files.list_folder(self.root)
-            # A tree whose ana.json was purged still has nothing but shard folders.
-            if entry.name != CONFIG
-            and not entry.name.startswith(_IGNORED)
-            and not (entry.kind == "folder" and _SHARD.fullmatch(entry.name))
-        )
+        foreign = _foreign(files.list_folder(self.root))
         if not foreign or self._read_config() is not None:
             # What is there may be the tree that another process has made since we looked for its ana.json.
             return
@@ -300,6 +301,15 @@ class Tree:
 def is_shard(entry: files.Entry) -> bool:
     """Say whether a name in a tree is that of one of its folders for states."""
     return entry.kind == "folder" and _SHARD.fullmatch(entry.name) is not None
+
+
+def _foreign(entries: list[files.Entry]) -> list[str]:
+    """Return the names that a root does not have; one whose ana.json was purged has nothing but shard folders."""
+    return sorted(
+        entry.name
+        for entry in entries
+        if entry.name != CONFIG and not entry.name.startswith(_IGNORED) and not is_shard(entry)
+    )
 
 
 def _belongs(entry: files.Entry, folder: Folder) -> bool:
