@@ -41,8 +41,8 @@ Examples:
 \b
 JSON: source (what said where the store is), path, host, format, levels,
 store_id, mode, keyed, filesystem, mount_point, mount_source, mount_options,
-network, writable, hard_links, fsync_seconds, lock, other, lock_other ("" if locks
-work), clock_difference_seconds, total_bytes, free_bytes, total_inodes,
+network, writable, hard_links, fsync_seconds, lock, other, lock_other ("" if
+locks work), clock_difference_seconds, total_bytes, free_bytes, total_inodes,
 free_inodes, quota, findings (kind: unsafe, slow or note; what; cure).
 null: it could not be tried. Exit codes: 0, 10.
 """
