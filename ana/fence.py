@@ -24,6 +24,8 @@ _ALWAYS = {
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
+    # So they are called by Python 3.13.
+    "pathlib._local": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
     "uuid": {"UUID", "SafeUUID"},
 }
 """What holds data and does nothing else."""

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ana import files, mounts, turns
 
@@ -343,10 +343,16 @@ def _writer(descriptor: int) -> Put:
     return put
 
 
+_UNTRACKED = bool(sys.version_info >= (3, 13))
+"""Whether a mapping can do without a descriptor of its own."""
+
+
 def _map(descriptor: int, size_bytes: int) -> memoryview:
     """Map a file read-only; all who do share its memory. Raises OSError, ValueError."""
-    if sys.version_info >= (3, 13):
-        return memoryview(mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, trackfd=False))
+    kind: dict[str, Any] = {"flags": mmap.MAP_SHARED, "prot": mmap.PROT_READ}
+    if _UNTRACKED:
+        # Not as a keyword of its own: type checkers for older versions know none of that name.
+        return memoryview(mmap.mmap(descriptor, size_bytes, **kind, **{"trackfd": False}))
     # Each mapping keeps a descriptor open: not so many that the program has none left for itself.
     # Counted one by one: a signal handler can keep the set from forgetting one.
     count, most = sum(1 for _ in _mapped), os.sysconf("SC_OPEN_MAX")
@@ -354,6 +360,6 @@ def _map(descriptor: int, size_bytes: int) -> memoryview:
     if 0 <= most <= 4 * count:
         msg = f"{count} files are mapped already, with a descriptor each (ulimit -n)"
         raise OSError(msg)
-    found = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    found = mmap.mmap(descriptor, size_bytes, **kind)
     _mapped.add(found)
     return memoryview(found)

@@ -68,7 +68,7 @@ def test_a_planted_call_is_refused_and_not_made(folder, sentinel):
     with pytest.raises(pickle.UnpicklingError):
         layer.load_state("planted")
     plant(layer, pickle.dumps(state, 5), f"{__name__}:A", "another")
-    with pytest.raises(ana.StateLoadError, match=r"pathlib\.Path\.touch"):
+    with pytest.raises(ana.StateLoadError, match=r"pathlib(\._local)?\.Path\.touch"):
         A.ana_load("another")
     assert not sentinel.exists()
     # And without the fence it is made: the trap is a real one.
