@@ -352,7 +352,8 @@ def _map(descriptor: int, size_bytes: int) -> memoryview:
     kind: dict[str, Any] = {"flags": mmap.MAP_SHARED, "prot": mmap.PROT_READ}
     if _UNTRACKED:
         # Not as a keyword of its own: type checkers for older versions know none of that name.
-        return memoryview(mmap.mmap(descriptor, size_bytes, **kind, **{"trackfd": False}))
+        untracked: dict[str, Any] = {**kind, "trackfd": False}
+        return memoryview(mmap.mmap(descriptor, size_bytes, **untracked))
     # Each mapping keeps a descriptor open: not so many that the program has none left for itself.
     # Counted one by one: a signal handler can keep the set from forgetting one.
     count, most = sum(1 for _ in _mapped), os.sysconf("SC_OPEN_MAX")
