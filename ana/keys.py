@@ -75,7 +75,8 @@ def find(store_id: str, root: str) -> KeyRing | None:
         ring = load(os.path.abspath(os.path.expanduser(said)))
         if ring.store_id in ("", store_id) or root in ring.folders:
             return ring
-    if os.path.exists(default_path(store_id)):
+    # The id is what somebody wrote into the store: it names a file in the folder of keys, and none elsewhere.
+    if store_id and "/" not in store_id and not store_id.startswith(".") and os.path.exists(default_path(store_id)):
         return load(default_path(store_id))
     return next((ring for ring in _all() if root in ring.folders), None)
 

@@ -315,3 +315,14 @@ def test_a_stranger_reads_a_signed_record(folder):
     (size,) = struct.unpack_from("<I", data, 4)
     data[8 + size - 32 : 8 + size] = blake3.blake3(data[: 8 + size - 32]).digest()
     assert raw_record.read(bytes(data))[0].key == uuid
+
+
+@pytest.mark.parametrize("store_id", ["", "..", "../../elsewhere", "."])
+def test_a_stores_id_leads_to_no_other_file(folder, tmp_path, store_id):
+    """What stands in ana.json is not believed to be a path; a store without an id has no key."""
+    keys.make(str(tmp_path / "config" / "ana" / "keys" / "the-id"), "the-id")
+    keys.make(str(tmp_path / "config" / "elsewhere"), "another")
+    uuid, _ = stored(folder, 1, None)
+    config = json.loads((folder / "ana.json").read_text())
+    (folder / "ana.json").write_text(json.dumps({**config, "id": store_id}))
+    assert load(folder, uuid, None) == 1
