@@ -173,10 +173,13 @@ class Model(RuleBasedStateMachine):
         status = self._in_child(value, name, faults.Fault(call, 1, "crash", faults.crash_after, for_good=True))
         assert status in {0, faults.CRASHED}
         self.leftovers |= {path for path in raw_tree.files(self.tree) if ".tmp-" in path}
-        # It may have set a damaged file aside, and got no further.
-        aside = {key for key in self.damaged if not any(path.exists() for path in self._paths_of(key))}
+        # It may have set a damaged file aside, brought back from the trash or not, and got no further.
+        damaged = set(self.damaged) | self._damaged_in_trash()
+        aside = {key for key in damaged if not any(path.exists() for path in self._paths_of(key))}
         self.deleted |= aside
-        self.damaged = {key: data for key, data in self.damaged.items() if key not in aside}
+        for key in aside:
+            self.damaged.pop(key, None)
+            self.trashed.pop(key, None)
         self._observe(may_be_new=True)
 
     # What happens to the tree
@@ -213,8 +216,6 @@ class Model(RuleBasedStateMachine):
             for path in raw_tree.files(self.tree):
                 (self.tree / path).unlink()
         self.leftovers.clear()
-        self.deleted |= set(self.trashed)
-        self.trashed.clear()
         self.roots.clear()
 
     @rule(days=st.sampled_from((0, 3)), index=which)
@@ -574,3 +575,23 @@ def test_any_order():
 def test_any_order_for_long():
     """The same, in other orders each time, and longer ones."""
     run_state_machine_as_test(Model, settings=hypothesis.settings(max_examples=150, stateful_step_count=50, **ONE_BUG))
+
+
+def test_a_writer_dies_that_had_set_aside_what_the_trash_gave_back():
+    """Both names of a damaged state are gone then, and nothing takes its place: it is missing, and can be stored."""
+    model = Model()
+    model.begin()
+    try:
+        model.store_named(client=0, name="beta", value=0)
+        model.truncate(index=0, position=0.0)
+        model.grow_old(all_of_them=False, days=3, index=0)
+        model.collect(maintenance.Scope(unreachable=True))
+        assert model.trashed == {"beta": b""}
+        model.another_process_is_killed(call="pwritev", name="beta", value=0)
+        assert model.deleted == {"beta"}
+        model.load(index=0)
+        model.store_named(client=0, name="beta", value=0)
+        model.load(index=0)
+        assert set(model.whole) == {"beta"}
+    finally:
+        model.teardown()
