@@ -3,11 +3,12 @@
 Every buffer owns its memory, so that a small array that is kept does not keep the state it came in.
 """
 
+import io
 import mmap
 import sys
 from typing import Any
 
-__all__ = ["ALIGNMENT_BYTES", "allocate"]
+__all__ = ["ALIGNMENT_BYTES", "Whole", "allocate"]
 
 ALIGNMENT_BYTES = 64
 """A cache line, and the widest vector register: what numerical libraries hope for."""
@@ -42,3 +43,20 @@ def allocate(size: int) -> memoryview:
 def _aligned(view: memoryview, address: int, size: int) -> memoryview:
     skip = -address % ALIGNMENT_BYTES
     return view[skip : skip + size]
+
+
+class Whole:
+    """A `bytes` object that is being read: its memory is written through `view` until it is taken. Not copied.
+
+    (CPython's BytesIO gives out the very object that it began with; a Python that copies is as right.)
+    """
+
+    def __init__(self, size: int) -> None:
+        """Take memory for `size` bytes. Raises MemoryError."""
+        self._file = io.BytesIO(bytes(size))
+        self.view = self._file.getbuffer()
+
+    def take(self) -> bytes:
+        """Return the object. No other view of it may be left."""
+        self.view.release()
+        return self._file.getvalue()

@@ -50,6 +50,9 @@ _SAMPLE_BYTES = 8 << 10
 _WORTHWHILE = 0.875
 """Compression that saves less than an eighth costs more time than it saves: float64 noise compresses to 94 %."""
 
+_FEW_VIEWS = 8
+"""More are put together before they are written: a system call takes 1,024 at the most."""
+
 Read = Callable[[int, Sequence[memoryview]], None]
 """Fills the given writable views with the record's bytes from an offset on."""
 
@@ -128,14 +131,18 @@ def encode(views: Sequence[memoryview], size: int, leaf: bytes, level: int) -> t
     if size < _INCOMPRESSIBLE_BYTES:
         lead = _lead(size)
         return Chunk(len(lead) + size, size, RAW, leaf), [lead, *views]
-    data = views[0] if len(views) == 1 else memoryview(b"".join(views))
-    if level and _compressible(data, level):
+    if len(views) > _FEW_VIEWS:
+        views = [memoryview(b"".join(views))]
+    space = Space(views)
+    if level and _compressible(space, level):
+        data = views[0] if len(views) == 1 else b"".join(views)
         frame = _codecs.compressor(level).compress(data)
         if len(frame) < size * _WORTHWHILE:
             return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
     parts: list[memoryview | bytes] = []
     for start, header in _raw_blocks(size):
-        parts += [header, data[start : start + BLOCK_BYTES]]
+        parts.append(header)
+        parts += space.views(start, min(BLOCK_BYTES, size - start))
     return Chunk(sum(map(len, parts)), size, RAW, leaf), parts
 
 
@@ -227,13 +234,14 @@ def reset_codecs() -> None:
     _codecs = _Codecs()
 
 
-def _compressible(data: memoryview, level: int) -> bool:
+def _compressible(space: Space, level: int) -> bool:
     """Guess from three samples whether a large piece is worth compressing; those of some kB are just tried."""
-    if len(data) < _SAMPLED_BYTES:
+    length = space.starts[-1]
+    if length < _SAMPLED_BYTES:
         return True
-    size = min(_SAMPLE_BYTES, len(data) // 64)
-    starts = (0, (len(data) - size) // 2, len(data) - size)
-    sample = b"".join(data[start : start + size] for start in starts)
+    size = min(_SAMPLE_BYTES, length // 64)
+    starts = (0, (length - size) // 2, length - size)
+    sample = b"".join(view for start in starts for view in space.views(start, size))
     return len(_codecs.compressor(level).compress(sample)) < len(sample) * _WORTHWHILE
 
 

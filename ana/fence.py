@@ -5,7 +5,7 @@ What is allowed may be called, with any arguments: a package that has a function
 
 import io
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -55,9 +55,9 @@ class Fence:
         """Say whether a global of this name may be looked for at all."""
         return self._allows_module(module) or name in _ALWAYS.get(module, ())
 
-    def load(self, segments: Sequence[bytes | memoryview]) -> Any:
-        """Unpickle a state from its segments. Raises Refused, and what unpickling raises."""
-        return self._unpickler(io.BytesIO(segments[0]), buffers=segments[1:]).load()
+    def load(self, stream: bytes | memoryview, buffers: Iterable[bytes | memoryview] = ()) -> Any:
+        """Unpickle a state from its stream and its buffers. Raises Refused, and what unpickling raises."""
+        return self._unpickler(io.BytesIO(stream), buffers=buffers).load()
 
     def checked(self, module: str, name: str, find: Any) -> Any:
         """Find a global, and refuse what an allowed module only borrowed from another: its imports are not its own."""

@@ -20,14 +20,17 @@ __all__ = [
     "Header",
     "header_size",
     "key_of",
+    "marked",
     "parse_header",
     "sealed_anew",
     "signed_parts",
 ]
 
 VERSION = 1
-SIGNED = 1
-"""The flag that says: what stands behind the header is a signature."""
+SIGNED, WHOLES = 1, 2
+"""The flags that say: what stands behind the header is a signature; some segments are `bytes` objects."""
+_WHOLE = 1 << 63
+"""The bit of a segment's size that says so of this one."""
 MAGIC = b"ANA\x00PKL\n"
 SKIPPABLE = 0x184D2A50
 PREFIX = struct.Struct("<II")
@@ -47,12 +50,16 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Header(NamedTuple):
-    """All that a record says of itself without being decompressed. Sizes in bytes, time in ns since 1970."""
+    """All that a record says of itself without being decompressed. Sizes in bytes, time in ns since 1970.
+
+    `segments` are their sizes, `wholes` the numbers of those that are `bytes` objects.
+    """
 
     key: str
     class_name: str
     children: tuple[str, ...]
     segments: tuple[int, ...]
+    wholes: tuple[int, ...]
     chunks: tuple[Chunk, ...]
     raw_bytes: int
     stored_bytes: int
@@ -65,20 +72,28 @@ class Draft:
     """What a record's header says, but for its chunks; its size is known before theirs."""
 
     def __init__(
-        self, key: str, class_name: str, digest: bytes, lengths: Sequence[int], n_chunks: int, children: Sequence[str]
+        self,
+        key: str,
+        class_name: str,
+        digest: bytes,
+        segments: Sequence[int],
+        wholes: Sequence[int],
+        n_chunks: int,
+        children: Sequence[str],
     ) -> None:
         self.digest = digest
-        self.lengths = lengths
-        self.raw_bytes = sum(self.lengths)
+        self.raw_bytes = sum(segments)
+        self.flags = WHOLES if wholes else 0
+        self.segments = marked(segments, wholes)
         self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(class_name)
         self.children = [address.key_bytes(child) for child in children]
         named = sum(len(name) + 2 for name in self.children) + len(self.key) + len(self.class_name)
-        numbered = 8 * len(self.lengths) + CHUNK.size * n_chunks
+        numbered = 8 * len(segments) + CHUNK.size * n_chunks
         self.header_bytes = MIN_RECORD_BYTES + named + numbered
         if self.header_bytes > MAX_HEADER_BYTES:
-            counts = f"{len(self.lengths)} buffers with {len(children)} references"
+            counts = f"{len(segments)} buffers with {len(children)} references"
             msg = f"a state of {counts} has too large a header: use fewer"
             raise ValueError(msg)
 
@@ -90,9 +105,9 @@ class Draft:
                 FIXED.pack(
                     MAGIC,
                     VERSION,
-                    0 if seal is None else SIGNED,
+                    self.flags if seal is None else self.flags | SIGNED,
                     len(self.children),
-                    len(self.lengths),
+                    len(self.segments),
                     len(table),
                     len(self.key),
                     len(self.class_name),
@@ -105,12 +120,19 @@ class Draft:
                 self.key,
                 self.class_name,
                 *(len(name).to_bytes(2, "little") + name for name in self.children),
-                struct.pack(f"<{len(self.lengths)}Q", *self.lengths),
+                struct.pack(f"<{len(self.segments)}Q", *self.segments),
                 *(CHUNK.pack(*chunk) for chunk in table),
             ]
         )
         digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
         return head + digest
+
+
+def marked(segments: Sequence[int], wholes: Sequence[int]) -> Sequence[int]:
+    """Return the segments' sizes as they are written and hashed: with a bit set for each `bytes` object."""
+    if not wholes:
+        return segments
+    return [size | _WHOLE if number in wholes else size for number, size in enumerate(segments)]
 
 
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
@@ -123,8 +145,8 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
 
 def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
     """Return a record's verified header with another signature, or with a plain digest."""
-    flags = (0 if seal is None else SIGNED).to_bytes(2, "little")
-    bare = head[:FLAGS_AT] + flags + head[FLAGS_AT + 2 : -DIGEST_BYTES]
+    flags = int.from_bytes(head[FLAGS_AT : FLAGS_AT + 2], "little") & ~SIGNED | (0 if seal is None else SIGNED)
+    bare = head[:FLAGS_AT] + flags.to_bytes(2, "little") + head[FLAGS_AT + 2 : -DIGEST_BYTES]
     return bare + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bare))
 
 
@@ -153,14 +175,14 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
     if fixed[0] != MAGIC:
         raise CorruptedStateError(key, where, "it is no record of ana")
     view = memoryview(data)[:end]
-    if fixed[1] != VERSION or fixed[2] & ~SIGNED:
+    if fixed[1] != VERSION or fixed[2] & ~(SIGNED | WHOLES):
         # Whole or not: a newer program may have other checksums.
         raise UnsupportedFormatError(where, f"{fixed[1]} (flags {fixed[2]:#x})", VERSION)
-    if seal is None and not fixed[2]:
+    if seal is None and not fixed[2] & SIGNED:
         if blake3.blake3(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
             raise CorruptedStateError(key, where, "its header does not match its checksum")
     else:
-        _check_signature(view, fixed[2], key, where, seal)
+        _check_signature(view, fixed[2] & SIGNED, key, where, seal)
     header = _parse_fields(view, fixed, key, where)
     _check_sums(header, size_bytes, key, where)
     if header.key != key:
@@ -209,7 +231,7 @@ def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str
         for _ in range(n_children):
             child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
             children.append(child)
-        segments = struct.unpack_from(f"<{n_segments}Q", view, at)
+        segments, wholes = _sizes(struct.unpack_from(f"<{n_segments}Q", view, at), fixed[2])
         at += 8 * n_segments
         table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at : at + CHUNK.size * n_chunks]))
         at += CHUNK.size * n_chunks
@@ -218,8 +240,26 @@ def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str
     if at != len(view) - DIGEST_BYTES or len(table) != n_chunks:
         raise CorruptedStateError(key, where, "its header's parts do not add up")
     return Header(
-        found, class_name, tuple(children), segments, table, raw_bytes, stored_bytes, created_ns, digest, len(view)
+        found,
+        class_name,
+        tuple(children),
+        segments,
+        wholes,
+        table,
+        raw_bytes,
+        stored_bytes,
+        created_ns,
+        digest,
+        len(view),
     )
+
+
+def _sizes(written: tuple[int, ...], flags: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the segments' sizes, and the numbers of those that are `bytes` objects."""
+    if not flags & WHOLES:
+        return written, ()
+    wholes = tuple(number for number, size in enumerate(written) if size & _WHOLE)
+    return tuple(size & ~_WHOLE for size in written), wholes
 
 
 def _text(view: memoryview, at: int, size: int) -> tuple[str, int]:

@@ -226,8 +226,7 @@ class DataLayer:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
         found = self.store.get(address.check_key(uuid))
         loading.check_size(self, found)
-        segments = found.segments()
-        return pickling.load(segments) if self.fence is None else self.fence.load(segments)
+        return pickling.load(found.segments(), self.fence)
 
 
 class DirDataLayer(DataLayer):

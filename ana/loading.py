@@ -273,7 +273,7 @@ def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
         raise _load_error(claim, f"there is no memory for its {size} bytes") from error
     outer, session.layer = session.layer, claim.layer
     try:
-        return pickling.load(segments) if claim.layer.fence is None else claim.layer.fence.load(segments)
+        return pickling.load(segments, claim.layer.fence)
     except ANAError:
         raise
     except fence.Refused as error:

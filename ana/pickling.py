@@ -1,4 +1,4 @@
-"""States to pickle streams and back: protocol 5, out-of-band buffers, children, by-value classes.
+"""States to pickles and back: children, classes that go by value, buffers with memory of their own.
 
 While a state is pickled, a `Collector` stands for the record that is being made: references that are
 met are written bare (without the store's home) and noted as its children.
@@ -9,17 +9,17 @@ import logging
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, Protocol
 
+from ana.fence import Fence
+from ana.streams import PROTOCOL, Pickled, Sink
+
 __all__ = ["Collector", "collector", "dump", "load"]
 
-PROTOCOL = 5
 _MAIN = (b"__main__",)
 _log = logging.getLogger("ana.pickling")
-IN_BAND_BYTES = 4096
-"""Buffers below this size stay in the stream: a segment of their own costs more than a copy."""
 
 
 class Collector(Protocol):
@@ -41,8 +41,8 @@ def collector() -> Collector | None:
     return _active.collector
 
 
-def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> list[memoryview]:
-    """Pickle a state; return its segments: the pickle stream, then each out-of-band buffer as flat bytes.
+def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> Pickled:
+    """Pickle a state: the pickle stream, then each buffer and each large `bytes` object as flat bytes.
 
     References that are met (also by `get_state` itself) are told to `into` and written bare. Classes and
     functions of `__main__`, or of modules that were registered by value, go by value through
@@ -51,57 +51,54 @@ def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = Fals
     """
     before, _active.collector = _active.collector, into
     try:
-        return _dump(get_state(), () if stays else _by_value_modules())
+        return _dump(get_state(), () if stays else _by_value_modules()).pickled()
     finally:
         _active.collector = before
 
 
-def _dump(state: object, by_value: tuple[bytes, ...]) -> list[memoryview]:
+def _dump(state: object, by_value: tuple[bytes, ...]) -> Sink:
     try:
-        segments = _dump_with(pickle.Pickler, state)
+        sink = _dump_with(pickle.Pickler, state)
     except Exception:
         # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
         if not _meets(state, _by_value_modules()):
             raise
         return _dump_with(_cloudpickler(state), state)
     # A quick look first: the exact one pickles again.
-    stream: Any = segments[0].obj
     for name in by_value:
-        if name in stream:
-            return _dump_by_value(state, segments) if _meets(state, by_value) else segments
-    return segments
+        if sink.mentions(name):
+            return _dump_by_value(state, sink) if _meets(state, by_value) else sink
+    return sink
 
 
-def load(segments: Sequence[bytes | memoryview]) -> Any:
-    """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says."""
-    buffers = map(_alone, segments[1:])
-    return pickle.loads(segments[0], buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
+def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -> Any:
+    """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says.
+
+    Raises what unpickling raises, and `fence.Refused` where it names what is not allowed.
+    """
+    stream, *others = segments
+    buffers = _alone(others)
+    if allowed is not None:
+        return allowed.load(stream, buffers)
+    return pickle.loads(stream, buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
 
 
-def _alone(segment: bytes | memoryview) -> memoryview:
-    """Return a view whose `obj` has just these bytes, not all that they were cut out of: some classes take that."""
-    return memoryview(pickle.PickleBuffer(segment))
+def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield `bytes` objects as they are; of views, ones whose `obj` has just these bytes: some classes take that.
+
+    Not all the bytes that they were cut out of.
+    """
+    for segment in segments:
+        yield segment if isinstance(segment, bytes) else memoryview(pickle.PickleBuffer(segment))
 
 
-def _dump_with(pickler_class: Callable[..., Any], state: object) -> list[memoryview]:
-    buffers: list[memoryview] = []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        view = buffer.raw()
-        if view.nbytes < IN_BAND_BYTES:
-            return True
-        buffers.append(view)
-        return False
-
-    if pickler_class is pickle.Pickler:
-        # The same without a file: large states are not copied while the file grows.
-        return [memoryview(pickle.dumps(state, PROTOCOL, buffer_callback=keep)), *buffers]
-    file = io.BytesIO()
-    pickler_class(file, protocol=PROTOCOL, buffer_callback=keep).dump(state)
-    return [memoryview(file.getvalue()), *buffers]
+def _dump_with(pickler_class: Callable[..., Any], state: object) -> Sink:
+    sink = Sink()
+    sink.dump(pickler_class, state)
+    return sink
 
 
-def _dump_by_value(state: object, by_reference: list[memoryview]) -> list[memoryview]:
+def _dump_by_value(state: object, by_reference: Sink) -> Sink:
     pickler = _cloudpickler(state)
     try:
         return _dump_with(pickler, state)

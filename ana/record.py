@@ -13,7 +13,17 @@ from typing import NamedTuple
 from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
 from ana.errors import CorruptedStateError
-from ana.header import MIN_RECORD_BYTES, Draft, Header, header_size, key_of, parse_header, sealed_anew, signed_parts
+from ana.header import (
+    MIN_RECORD_BYTES,
+    Draft,
+    Header,
+    header_size,
+    key_of,
+    marked,
+    parse_header,
+    sealed_anew,
+    signed_parts,
+)
 from ana.seals import Seal
 
 __all__ = [
@@ -46,10 +56,15 @@ PARALLEL_BYTES = 4 << 20
 
 
 class Content(NamedTuple):
-    """A state's segments (the pickle stream, then each buffer), cut into pieces and hashed."""
+    """A state's segments (the pickle stream, then each buffer), end to end in views, cut into pieces and hashed.
+
+    `wholes` are the numbers of the segments that are `bytes` objects.
+    """
 
     class_name: str
-    segments: Sequence[memoryview]
+    views: Sequence[memoryview]
+    sizes: Sequence[int]
+    wholes: Sequence[int]
     pieces: Sequence[tuple[int, int]]
     leaves: Sequence[bytes]
     digest: bytes
@@ -82,24 +97,30 @@ def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return pieces
 
 
-def content(class_name: str, segments: Sequence[memoryview]) -> Content:
-    """Hash a state: its pieces, and from their digests and the class's name its content digest."""
-    lengths = [len(segment) for segment in segments]
-    pieces = plan(lengths)
+def content(
+    class_name: str, views: Sequence[memoryview], sizes: Sequence[int] | None = None, wholes: Sequence[int] = ()
+) -> Content:
+    """Hash a state: its pieces, and from their digests, its segments' sizes and the class's name its content digest.
+
+    Without `sizes`, each view is a segment.
+    """
+    if sizes is None:
+        sizes = [len(view) for view in views]
+    pieces = plan(sizes)
     if len(pieces) == 1:
-        leaves = [chunks.digest(segments)]
-        digest = address.content_digest(class_name, lengths, leaves)
-        return Content(class_name, segments, pieces, leaves, digest, pieces[0][1])
-    space = Space(segments)
+        leaves = [chunks.digest(views)]
+        digest = address.content_digest(class_name, marked(sizes, wholes), leaves)
+        return Content(class_name, views, sizes, wholes, pieces, leaves, digest, pieces[0][1])
+    space = Space(views)
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
         leaves[number] = chunks.digest(space.views(*pieces[number]))
 
-    raw_bytes = sum(lengths)
+    raw_bytes = sum(sizes)
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
-    digest = address.content_digest(class_name, lengths, leaves)
-    return Content(class_name, segments, pieces, leaves, digest, raw_bytes)
+    digest = address.content_digest(class_name, marked(sizes, wholes), leaves)
+    return Content(class_name, views, sizes, wholes, pieces, leaves, digest, raw_bytes)
 
 
 def write(
@@ -120,10 +141,10 @@ def write(
     """
     draft = _draft(key, state, children)
     if len(state.pieces) == 1:
-        chunk, parts = chunks.encode(state.segments, draft.raw_bytes, state.leaves[0], level)
+        chunk, parts = chunks.encode(state.views, draft.raw_bytes, state.leaves[0], level)
         sink(0, [draft.header([chunk], created_ns, seal), *parts])
         return draft.header_bytes + chunk.stored
-    space = Space(state.segments)
+    space = Space(state.views)
     line = _Line(draft.header_bytes)
 
     def work(number: int) -> None:
@@ -155,23 +176,30 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
     """Return the segments of a record: each chunk is read, verified, and then decompressed into its place.
 
     `read` gets offsets into the record, on several threads where the record is large. Each segment has memory of its
-    own, writable and aligned to 64 bytes (the pickle stream may be bytes). Raises CorruptedStateError,
-    MemoryError; what `read` raises passes through.
+    own, writable and aligned to 64 bytes, but for `bytes` objects (the pickle stream may be one). Raises
+    CorruptedStateError, MemoryError; what `read` raises passes through.
     """
     if len(header.segments) == len(header.chunks) == 1 and header.chunks[0].method == chunks.ZSTD:
         # Without copying its content once more.
         found: list[bytes | memoryview] = []
         _each(header, where, lambda chunk, offset, _: found.append(chunks.read_compressed(chunk, read, offset)))
         return found
-    stream, *others = header.segments
-    segments = [_memory_for_stream(stream), *map(buffers.allocate, others)]
+    wholes = {number: buffers.Whole(header.segments[number]) for number in header.wholes}
+    segments = [
+        wholes[number].view if number in wholes else _memory_for(number, size)
+        for number, size in enumerate(header.segments)
+    ]
+    _fill(header, read, where, segments)
+    return [wholes[number].take() if number in wholes else view for number, view in enumerate(segments)]
+
+
+def _fill(header: Header, read: Read, where: str, segments: Sequence[memoryview]) -> None:
     space = Space(segments)
     _each(
         header,
         where,
         lambda chunk, offset, start: chunks.read(chunk, read, offset, space.views(start, chunk.raw)),
     )
-    return list(segments)
 
 
 def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: PutBytes) -> None:
@@ -240,8 +268,9 @@ def _each(header: Header, where: str, work: Callable[[Chunk, int, int], object])
     threads.run(one, range(len(table)), _worthwhile_threads(header.raw_bytes))
 
 
-def _memory_for_stream(size: int) -> memoryview:
-    return buffers.allocate(size) if size >= PARALLEL_BYTES else memoryview(bytearray(size))
+def _memory_for(number: int, size: int) -> memoryview:
+    """Return memory for a segment. Nothing is left of the stream: it need not be aligned."""
+    return buffers.allocate(size) if number or size >= PARALLEL_BYTES else memoryview(bytearray(size))
 
 
 def _worthwhile_threads(raw_bytes: int) -> int:
@@ -249,8 +278,7 @@ def _worthwhile_threads(raw_bytes: int) -> int:
 
 
 def _draft(key: str, state: Content, children: Sequence[str]) -> Draft:
-    lengths = [len(segment) for segment in state.segments]
-    return Draft(key, state.class_name, state.digest, lengths, len(state.pieces), children)
+    return Draft(key, state.class_name, state.digest, state.sizes, state.wholes, len(state.pieces), children)
 
 
 class _Line:

@@ -94,8 +94,8 @@ class _Task:
     def __init__(self, target: Target, obj: Any) -> None:
         self.obj = obj
         self.children = _Children()
-        segments = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
-        self.content = record.content(class_name(loaded_class(obj)), segments)
+        pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
+        self.content = record.content(class_name(loaded_class(obj)), *pickled)
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
     @property
@@ -183,8 +183,8 @@ def storing_into() -> Any:
 def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]]:
     """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
     children = _Children()
-    segments = pickling.dump(lambda: state, children)
-    return record.content(name, segments), tuple(children.objects)
+    pickled = pickling.dump(lambda: state, children)
+    return record.content(name, *pickled), tuple(children.objects)
 
 
 def make_address(target: Target, obj: Any) -> identity.Mark:

@@ -128,24 +128,32 @@ class TieredStore:
             self.counters.note_loaded(key, header.raw_bytes, header.header_bytes + header.stored_bytes, began)
         else:
             self.counters.note_from_tier(key, header.raw_bytes, began)
-        return cached.segments
+        return cached.segments()
 
 
 class _Mapped:
-    """An entry that this process has mapped. Its segments are read-only views, and keep the mapping alive."""
+    """An entry that this process has mapped. Its segments are read-only views, and keep the mapping alive.
+
+    But for `bytes` objects: their memory is their own.
+    """
 
     def __init__(self, entry: entries.Entry, memory: memoryview, where: str, *, is_new: bool = False) -> None:
         self.header = entry.header
         self.where = where
         self.is_new = is_new
-        self.segments: list[bytes | memoryview] = [
+        self._views = [
             memory[offset : offset + size] for offset, size in zip(entry.offsets, entry.header.segments, strict=True)
         ]
 
     def is_right(self) -> bool:
         """Hash all of the content, and say whether its digest is that of the record."""
-        views = [memoryview(segment) for segment in self.segments]
-        return record.content(self.header.class_name, views).digest == self.header.content
+        found = record.content(self.header.class_name, self._views, wholes=self.header.wholes)
+        return found.digest == self.header.content
+
+    def segments(self) -> list[bytes | memoryview]:
+        """Return the stream and the buffers."""
+        wholes = self.header.wholes
+        return [bytes(view) if number in wholes else view for number, view in enumerate(self._views)]
 
 
 class _Tier:
@@ -233,7 +241,7 @@ class _Cached:
         if cached is None:
             return self._tiered.get(self._key).segments()
         self._tiered.counters.note_from_tier(self._key, self.header.raw_bytes, time.perf_counter())
-        return cached.segments
+        return cached.segments()
 
     def verify(self) -> None:
         """Read all of it in the tree, which is what lasts."""

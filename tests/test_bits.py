@@ -332,8 +332,8 @@ def test_the_object_itself_heals_its_state(make_place):
 def test_a_record_that_may_be_of_a_newer_format_is_not_replaced(tmp_path):
     """Where version or flags are unknown nobody can say that it is damage: it stays, and the error says so."""
     place = TreePlace("state", tmp_path)
-    signed = 18 * 8  # a flag that is known
-    for bit in {*range(16 * 8, 20 * 8)} - {signed}:
+    known = {18 * 8, 18 * 8 + 1}  # flags: signed, and with `bytes` objects
+    for bit in {*range(16 * 8, 20 * 8)} - known:
         damaged = _flipped(place.good, bit)
         place.write(damaged)
         with place.layer(), pytest.raises(ana.UnsupportedFormatError) as caught:

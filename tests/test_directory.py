@@ -12,7 +12,7 @@ import pytest
 from helpers import raw_record, raw_tree
 
 import ana
-from ana import record
+from ana import maintenance, record
 from ana.stores.directory import DirectoryStore
 
 KEY = "5f3ac0e1-1234-8123-9123-123456789abc"
@@ -501,9 +501,9 @@ def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
     assert pickle.loads(reference).value == "state"
     assert raw_tree.states(tmp_path / "tree")
     (tmp_path / "tree" / "ana.json").unlink()
-    assert ana.maintenance.verify(tmp_path / "tree").problems == []
+    assert maintenance.verify(tmp_path / "tree").problems == []
     assert uuid
     (tmp_path / "empty").mkdir()
     with pytest.raises(ana.StoreError, match="no ANA store"):
-        ana.maintenance.verify(tmp_path / "empty")
+        maintenance.verify(tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())

@@ -110,10 +110,10 @@ def test_what_is_refused(module, name, tmp_path, monkeypatch):
             b"\x80\x05" + b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name)) + b"\x93."
         )
         with pytest.raises(fence.Refused, match=module.partition(".")[0]):
-            fence.Fence(["fenced_package", "numpy"]).load([stream])
+            fence.Fence(["fenced_package", "numpy"]).load(stream)
         good = stream.replace(b"\x8c" + bytes([len(name)]) + name.encode(), b"\x8c\x05Thing")
         if module == "fenced_package.helpers":
-            assert fence.Fence(["fenced_package"]).load([good]).__name__ == "Thing"
+            assert fence.Fence(["fenced_package"]).load(good).__name__ == "Thing"
     finally:
         for loaded in [loaded for loaded in sys.modules if loaded.startswith("fenced_package")]:
             del sys.modules[loaded]

@@ -74,7 +74,7 @@ def test_what_is_signed_loads(folder, x):
     data = path.read_bytes()
     (size,) = struct.unpack_from("<I", data, 4)
     end = 8 + size
-    assert struct.unpack_from("<H", data, 18) == (1,)
+    assert struct.unpack_from("<H", data, 18)[0] & 1
     label, store = b"ana record seal v1", json.loads((folder / "ana.json").read_text())["id"].encode()
     feed = struct.pack("<QQQ", len(label), len(store), len(uuid)) + label + store + uuid.encode() + data[: end - 32]
     assert data[end - 32 : end] == blake3.blake3(feed, key=KEY).digest()

@@ -89,6 +89,21 @@ def test_what_goes_in_comes_out(segments):
     assert not any(memoryview(segment).readonly for segment in found[1:])
 
 
+@settings(max_examples=30)
+@given(_states(), st.data())
+def test_bytes_objects_come_out_as_such(segments, data):
+    """Segments that are marked come back as `bytes`, whatever is beside them; without ana's help, too."""
+    wholes = tuple(data.draw(st.sets(st.integers(1, len(segments) - 1)))) if len(segments) > 1 else ()
+    content = record.content("m:C", _views(segments), wholes=wholes)
+    header, found = _decode(b"".join(record.encode(KEY, content)))
+    assert header.wholes == tuple(sorted(wholes))
+    assert [bytes(segment) for segment in found] == segments
+    assert [number for number, segment in enumerate(found) if number and isinstance(segment, bytes)] == sorted(wholes)
+    part, read = raw_record.read(b"".join(record.encode(KEY, content)))
+    assert (part.wholes, read) == (header.wholes, segments)
+    assert (content.digest == record.content("m:C", _views(segments)).digest) == (not wholes)
+
+
 @settings(max_examples=60)
 @given(_states())
 def test_other_programs_read_the_same(segments):
@@ -203,12 +218,12 @@ make = _sample("make")
 
 
 def _examples():
-    """Return the two records by hand, each with its file in the sample tree."""
+    """Return the records by hand, each with its file in the sample tree."""
     small, small_segments = make.small()
     buffers, segments = make.buffers(small.key)
     return [
         (part, content, SAMPLE / part.key[:2] / part.key[2:4] / f"{part.key}.pkl.zst")
-        for part, content in ((small, small_segments), (buffers, segments))
+        for part, content in ((small, small_segments), (buffers, segments), make.text())
     ]
 
 
@@ -224,7 +239,7 @@ def test_the_sample_tree_is_what_its_script_makes():
 
 
 def test_the_sample_tree_is_read_without_ana():
-    """struct, blake3 and zstandard are all it takes: a process that never imports ana gets both states."""
+    """struct, blake3 and zstandard are all it takes: a process that never imports ana gets all states."""
     program = (
         "import json, pathlib, pickle, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
@@ -239,25 +254,28 @@ def test_the_sample_tree_is_read_without_ana():
     )
     examples = _examples()
     found = processes.ask_python(program, HELPERS, *(path for _, _, path in examples), cwd="/")
-    (small, _, _), (buffers, segments, _) = examples
+    (small, _, _), (buffers, segments, _), _ = examples
     assert found[small.key] == ["ana.storable:Ref", [], [small.segments[0]], make.SMALL_STATE]
     assert found[buffers.key] == ["ana.storable:Ref", [small.key], list(map(len, segments)), None]
 
 
 def test_the_sample_tree_is_read_by_ana():
-    """States of format 1 load for ever: values, buffers and the reference between the two."""
-    (small, _, _), (buffers, _, _) = _examples()
+    """States of format 1 load for ever: values, buffers, references, `bytes` objects."""
+    (small, _, _), (buffers, _, _), (text, _, _) = _examples()
     with ana.using_dl(pickle_dir=SAMPLE):
         value = ana.Ref.ana_load(buffers.key).value
         assert value["part"].uuid == small.key
         assert value["part"].value == make.SMALL_STATE
         assert (bytes(value["noise"]), bytes(value["more"])) == (make.NOISE, make.MORE_NOISE)
+        assert ana.Ref.ana_load(text.key).value == make.TEXT
+        assert type(ana.Ref.ana_load(text.key).value) is bytes
 
 
-def test_ana_writes_what_was_written_by_hand():
+@pytest.mark.parametrize("number", [1, 2], ids=["buffers", "bytes"])
+def test_ana_writes_what_was_written_by_hand(number):
     """From the same state ana makes the very bytes of the sample with raw blocks, and finds its address."""
-    part, segments, path = _examples()[1]
-    content = record.content(part.class_name, _views(segments))
+    part, segments, path = _examples()[number]
+    content = record.content(part.class_name, _views(segments), wholes=part.wholes)
     assert content.digest == part.content
     parts = record.encode(part.key, content, part.children, created_ns=part.created_ns)
     assert b"".join(parts) == path.read_bytes()

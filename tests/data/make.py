@@ -1,7 +1,8 @@
 """Makes the sample tree beside this file, without ana: `python tests/data/make.py FOLDER`.
 
-Two states of `ana.Ref`: a small one, whose only chunk is compressed, and one with two out-of-band buffers that do
-not compress, which refers to the first. tests/test_record.py checks that the files are what this makes.
+Three states of `ana.Ref`: a small one, whose only chunk is compressed; one with two out-of-band buffers that do not
+compress, which refers to the first; and one with a large `bytes` object. tests/test_record.py checks that the files
+are what this makes.
 """
 
 import json
@@ -22,6 +23,8 @@ CONFIG = {"format": 1, "levels": 2, "id": "0b8f4a53-5c1e-4d6b-9a57-3f1d2c7e8a90"
 SMALL_STATE = {"name": "cube", "vertices": [[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]}
 NOISE = blake3.blake3(b"noise").digest(length=150_000)
 """Does not compress, and is longer than one zstd block."""
+TEXT = b"all work and no play " * 15_000
+"""Large enough to be a segment of its own."""
 MORE_NOISE = blake3.blake3(b"more noise").digest(length=5_000)
 
 
@@ -45,6 +48,16 @@ def buffers(child: str) -> tuple[raw_record.Record, list[bytes]]:
     return record, segments
 
 
+def text() -> tuple[raw_record.Record, list[bytes]]:
+    """Return the record of the state that is a large `bytes` object, and its two segments, each a piece."""
+    segments = [b"\x80\x05\x97\x94.", TEXT]
+    content = raw_record.content_digest(CLASS, segments, segments, wholes=(1,))
+    lengths = tuple(len(segment) for segment in segments)
+    chunks = (raw_record.raw_chunk(segments[0]), raw_record.zstd_chunk(TEXT))
+    key = raw_record.address(content)
+    return raw_record.Record(key, CLASS, (), lengths, chunks, CREATED_NS, content, wholes=(1,)), segments
+
+
 def _stream(child: str) -> bytes:
     """Write a pickle opcode by opcode: {"part": load(Ref, (child)), "noise": buffer, "more": buffer}."""
 
@@ -63,11 +76,12 @@ def files() -> dict[str, bytes]:
     """Return the tree's files by their paths in it."""
     first, _ = small()
     second, _ = buffers(first.key)
+    third, _ = text()
     return {
         "ana.json": json.dumps(CONFIG).encode() + b"\n",
         **{
             f"{record.key[:2]}/{record.key[2:4]}/{record.key}.pkl.zst": raw_record.write(record)
-            for record in (first, second)
+            for record in (first, second, third)
         },
     }
 

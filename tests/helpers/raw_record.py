@@ -18,6 +18,8 @@ FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
 ZSTD, RAW = 0, 1
+WHOLES = 2
+WHOLE = 1 << 63
 BLOCK_BYTES = 128 << 10
 LABEL = b"ana content address v1"
 
@@ -47,6 +49,9 @@ class Record:
     content: bytes = bytes(32)
     version: int = 1
     flags: int = 0
+    """Without the one of `wholes`."""
+    wholes: tuple[int, ...] = ()
+    """The numbers of the segments that are `bytes` objects."""
     claims: dict[str, int] = field(default_factory=dict)
 
     def under(self, key: str) -> "Record":
@@ -64,10 +69,17 @@ def text(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def content_digest(class_name: str, segments: Sequence[bytes], pieces: Sequence[bytes]) -> bytes:
+def packed(sizes: Sequence[int], wholes: Sequence[int]) -> bytes:
+    """Return the sizes of segments as they stand in headers and digests; `wholes` are `bytes` objects."""
+    return b"".join(struct.pack("<Q", size | WHOLE * (number in wholes)) for number, size in enumerate(sizes))
+
+
+def content_digest(
+    class_name: str, segments: Sequence[bytes], pieces: Sequence[bytes], wholes: Sequence[int] = ()
+) -> bytes:
     """Return the content digest of a state whose segments are cut into `pieces`."""
-    lengths = b"".join(struct.pack("<Q", len(segment)) for segment in segments)
-    parts = (LABEL, text(class_name), lengths, b"".join(map(digest, pieces)))
+    sizes = packed([len(segment) for segment in segments], wholes)
+    parts = (LABEL, text(class_name), sizes, b"".join(map(digest, pieces)))
     return digest(b"".join(struct.pack("<Q", len(part)) + part for part in parts))
 
 
@@ -116,13 +128,14 @@ def write(record: Record) -> bytes:
         "stored_bytes": sum(stored),
         **{name: claim for name, claim in record.claims.items() if name != "frame"},
     }
+    flags = record.flags | WHOLES * bool(record.wholes)
     payload = b"".join(
         (
-            FIXED.pack(MAGIC, record.version, record.flags, *fields.values(), record.created_ns, record.content),
+            FIXED.pack(MAGIC, record.version, flags, *fields.values(), record.created_ns, record.content),
             text(record.key),
             text(record.class_name),
             *(struct.pack("<H", len(name)) + name for name in names),
-            struct.pack(f"<{len(record.segments)}Q", *record.segments),
+            packed(record.segments, record.wholes),
             *(
                 CHUNK.pack(size, chunk.raw, chunk.method, chunk.digest)
                 for size, chunk in zip(stored, record.chunks, strict=True)
@@ -147,7 +160,10 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
     for _ in range(counts["n_children"]):
         child, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
         children.append(child)
-    segments = struct.unpack_from(f"<{counts['n_segments']}Q", data, at)
+    sizes = struct.unpack_from(f"<{counts['n_segments']}Q", data, at)
+    segments = tuple(size & ~WHOLE for size in sizes)
+    wholes = tuple(number for number, size in enumerate(sizes) if size & WHOLE)
+    assert bool(wholes) == counts["flags"] // WHOLES
     at += 8 * len(segments)
     table = [CHUNK.unpack_from(data, at + number * CHUNK.size) for number in range(counts["n_chunks"])]
     assert at + len(table) * CHUNK.size == end - DIGEST_BYTES
@@ -155,7 +171,13 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
     assert counts["stored_bytes"] == len(data) - end
     assert counts["raw_bytes"] == len(content) == sum(segments)
     parts = replace(
-        record, key=key, class_name=class_name, children=tuple(children), segments=segments, chunks=tuple(chunks)
+        record,
+        key=key,
+        class_name=class_name,
+        children=tuple(children),
+        segments=segments,
+        wholes=wholes,
+        chunks=tuple(chunks),
     )
     return parts, _cut(content, segments)
 
@@ -164,9 +186,9 @@ def _fixed(data: bytes) -> tuple[Record, dict[str, int]]:
     magic, version, flags, *counts, reserved, raw_bytes, stored_bytes, created_ns, content = FIXED.unpack_from(
         data, PREFIX.size
     )
-    assert (magic, version, flags, reserved) == (MAGIC, 1, 0, 0)
-    names = ("n_children", "n_segments", "n_chunks", "key_size", "class_size", "raw_bytes", "stored_bytes")
-    figures = dict(zip(names, (*counts, raw_bytes, stored_bytes), strict=True))
+    assert (magic, version, flags & ~WHOLES, reserved) == (MAGIC, 1, 0, 0)
+    names = ("flags", "n_children", "n_segments", "n_chunks", "key_size", "class_size", "raw_bytes", "stored_bytes")
+    figures = dict(zip(names, (flags, *counts, raw_bytes, stored_bytes), strict=True))
     return Record("", created_ns=created_ns, content=content), figures
 
 
