@@ -15,7 +15,9 @@ PROTOCOL = 5
 IN_BAND_BYTES = 4096
 """Buffers below this size stay in the stream: a segment of their own costs more than a copy."""
 LARGE_BYTES = 256 << 10
-"""From this size on, what a pickler writes at once is an object's content, or a frame with a huge integer in it."""
+"""A `bytes` object from this size on is a segment of its own: so it has chunks of its own (`record.plan`)."""
+_FRAME_BYTES = 64 << 10
+"""From this size on, what a pickler writes at once is a frame, or the content of one object."""
 JOINED_BYTES = 4 << 20
 """Frames are put together into pieces of about this size."""
 _PROTO, _FRAME, _NEXT_BUFFER = b"\x80\x05", b"\x95", b"\x97"
@@ -39,7 +41,7 @@ class Sink:
         self._frames: list[bytes] = []
         self._frames_bytes = 0
         self._pieces: list[bytes] = []
-        """Opcodes and small objects: what may name a class."""
+        """Frames: opcodes and small objects, what may name a class."""
         self._stream: list[memoryview] = []
         self._others: list[memoryview] = []
         self._wholes: list[int] = []
@@ -52,12 +54,12 @@ class Sink:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take what comes next in the stream; the pickler calls this."""
         size = len(data)
-        if size < LARGE_BYTES or _is_frame(data):
+        if size < _FRAME_BYTES or _is_frame(data):
             self._frames.append(bytes(data))
             self._frames_bytes += size
             if self._frames_bytes >= JOINED_BYTES:
                 self._join(1)
-        elif isinstance(data, bytes) and self._is_introduced(size):
+        elif size >= LARGE_BYTES and isinstance(data, bytes) and self._is_introduced(size):
             self._others.append(memoryview(data))
             self._wholes.append(len(self._others))
         else:
