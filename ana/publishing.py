@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 
 from ana import files, mounts
 from ana.errors import StoreError
@@ -27,6 +28,10 @@ __all__ = [
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
 """Puts parts, one after the other, at an offset of the file that is being made."""
 
+_EARLY_BYTES = 256 << 10
+"""Parts from this size on are sent to the disk or the server while the next ones are being made."""
+_SYNC_FILE_RANGE_WRITE = 2
+"""Of <fcntl.h>: begin to write what is dirty, and do not wait for it."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _noted: set[str] = set()
 _log = logging.getLogger("ana.publishing")
@@ -41,6 +46,7 @@ def publish(
     make_folders: Callable[[], None],
     mode: int = 0o666,
     replace: bool = False,
+    early: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Make a file appear under `name`, whole or not at all; False if there is one already.
 
@@ -48,7 +54,9 @@ def publish(
     Written under a temporary name, (durable: fsynced,) checked, then linked: link is
     first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
     folder turns out not to be there. `mode` is the file's; what the umask takes away is given back to a group that may
-    write. `replace`: whatever has the name already makes room. Raises StoreError; no temporary file is left then.
+    write. `replace`: whatever has the name already makes room. `early` is asked for each large part whether to send it
+    off at once, as the file is waited for in the end: by fsync or, on a network filesystem, by close. Raises
+    StoreError; no temporary file is left then.
     """
     path = f"{folder}/{name}"
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
@@ -57,7 +65,7 @@ def publish(
         # The file may be there before its descriptor is: a signal handler may raise in between.
         try:
             descriptor = _create(temporary, make_folders, mode)
-            identity = _write(descriptor, temporary, fill, durable=durable, mode=mode)
+            identity = _write(descriptor, temporary, fill, durable=durable, mode=mode, early=early)
             fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
@@ -190,13 +198,26 @@ def _create(temporary: str, make_folders: Callable[[], None], mode: int = 0o666)
 
 
 def _write(
-    descriptor: int, temporary: str, fill: Callable[[Write], object], *, durable: bool, mode: int = 0
+    descriptor: int,
+    temporary: str,
+    fill: Callable[[Write], object],
+    *,
+    durable: bool,
+    mode: int = 0,
+    early: Callable[[], bool] = lambda: False,
 ) -> tuple[int, int]:
     """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
     sizes: list[int] = []
+
+    def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        size = _write_all(descriptor, offset, parts)
+        # Atomic: threads may write at once.
+        sizes.append(size)
+        if size >= _EARLY_BYTES and early():
+            _start_writing_back(descriptor, offset, size)
+
     try:
-        # Appending is atomic: threads may write at once.
-        fill(lambda offset, parts: sizes.append(_write_all(descriptor, offset, parts)))
+        fill(put)
         if durable:
             # Full disks and quotas show up only here, or at close, on NFS and with delayed allocation.
             os.fsync(descriptor)
@@ -210,6 +231,27 @@ def _write(
         raise
     os.close(descriptor)
     return found.st_dev, found.st_ino
+
+
+def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
+    """Have the kernel begin to write a part of a file back. Whatever goes wrong shows when the file is waited for."""
+    start = _sync_file_range()
+    if start is not None:
+        start(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Return the C library's function of that name (Linux), which lets go of the interpreter's lock."""
+    try:
+        import ctypes  # noqa: PLC0415 - takes milliseconds, and only large states need it
+
+        function = ctypes.CDLL(None).sync_file_range
+    except (ImportError, OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    found: Callable[[int, int, int, int], int] = function
+    return found
 
 
 def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:

@@ -254,6 +254,22 @@ def test_calls_of_a_store_that_is_not_durable(tmp_path, key):
     assert calls == ["stat", "open", "pwritev", "stat", "close", "link", "unlink"]
 
 
+@pytest.mark.parametrize("refusal", [(), ("-e", "inject=sync_file_range:error=ENOSPC")], ids=["granted", "refused"])
+def test_a_large_state_is_on_its_way_to_the_disk_before_it_is_complete(tmp_path, refusal):
+    """Each large part is sent off as it is written; where the kernel refuses that, the fsync at the end does it all."""
+    program = f"layer = ana.set_dl({str(tmp_path / 'tree')!r}, durable=%s)\nobj = A(os.urandom(9 << 20))\n"
+    program += "begin()\nprint(obj.make_uuid())\nend()"
+    options = ("-e", "trace=fsync,pwritev2,sync_file_range,access", *refusal)
+    said, lines = traced(tmp_path, options, program % True, "-", tmp_path / "warm")
+    calls = calls_of(lines)[1]
+    assert calls.count("sync_file_range") == 3
+    assert "fsync" in calls[max(number for number, name in enumerate(calls) if name == "sync_file_range") :]
+    assert bool(refusal) == any("(INJECTED)" in line for line in lines)
+    assert len(ana.DirDataLayer(tmp_path / "tree").store.get(said.strip()).segments()[1]) == 9 << 20
+    _, lines = traced(tmp_path, options, program % False, "-", tmp_path / "warm")
+    assert "sync_file_range" not in calls_of(lines)[1]
+
+
 def test_calls_of_a_store_of_what_is_there(tmp_path, key):
     """One look-up."""
     assert budgeted(tmp_path, "obj = A(stored[0])\nbegin()\nobj.make_uuid()\nend()") == ["stat"]

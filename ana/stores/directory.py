@@ -306,6 +306,7 @@ class DirectoryStore:
             durable=self.durable,
             make_folders=lambda: self.tree.make_folders(key),
             mode=self.tree.file_mode,
+            early=lambda: self.durable or self._on_network,
         )
 
     def _settle(self, path: str, found: files.Status) -> bool:
