@@ -17,6 +17,7 @@ PARTS = {
     "plain": "against pickle.dump into a file: time, disk, memory; with the targets",
     "peers": "against joblib, diskcache, ProxyStore, dbm, LMDB, the original ANA; and who notices a flipped byte",
     "tasks": "one large object for many tasks of a process pool: tasks/s, and bytes through the pipe",
+    "exchange": "objects that pass between tasks, from 1 kB to 10 MB: by value, by files, by ANA",
     "tier": "the node-local tier: the second process of a node against pickle.load, and many processes at once",
     "nfs": "against pickle on NFS behind 1 Gbit/s, and with 0 and 1 ms of latency (boots tests/nfs/lab)",
     "growth": "trees of many states, and many writers",
@@ -107,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, for `report`")
     parser.add_argument("--durable", action="store_true", help="measure also what waiting for the disk costs")
     parser.add_argument("--states", type=_positive, help="growth: size of the largest tree (default: by size)")
-    parser.add_argument("--tasks", type=_positive, help="tasks: how many (default: by size)")
-    parser.add_argument("--workers", type=_positive, default=2, help="tasks: worker processes (default: 2)")
+    parser.add_argument("--tasks", type=_positive, help="tasks, exchange: how many (default: by size)")
+    parser.add_argument("--workers", type=_positive, default=2, help="tasks, exchange: worker processes (default: 2)")
     return parser
 
 

@@ -44,6 +44,12 @@ looks at what it reads. ANA is for large objects that many processes need: see t
 ## One object for many tasks
 
 What ANA is for: the object is stored once, each process loads it once, and a task costs a reference.""",
+    "exchange": """\
+## Objects that pass between tasks
+
+Small objects travel best by value: each one that ANA stores is a file. ANA is for what many tasks take, and for what
+is too large to travel; that a task's result, which one other task takes once, is hashed, verified and (by default) on
+the disk before it counts costs what it costs. A task suite's filter by size is the place to say from where on.""",
     "tier": """\
 ## Many processes on one node
 

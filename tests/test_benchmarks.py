@@ -114,6 +114,16 @@ def test_tasks_are_done_in_each_way(tmp_path):
     assert pipe["ANA"] < 1000
 
 
+def test_objects_are_exchanged_in_each_way(tmp_path):
+    """Objects of their own and one for all, of each size; by reference next to nothing travels."""
+    rows = run_part("exchange", tmp_path)["exchange"]
+    assert [row["objects"] for row in rows] == ["each task its own"] * 2 + ["one for all"] * 2
+    for row in rows:
+        assert all(row[way] > 0 for way in ("by value", "pickle file", "ProxyStore file", "ANA", "ANA, durable=False"))
+        assert row["bytes, ANA"] < 3000
+    assert rows[1]["bytes, by value"] > 600_000
+
+
 def test_growth_measures_each_decade_and_many_writers(tmp_path):
     """One row for each power of ten, one for each number of writers."""
     tables = run_part("growth", tmp_path)
@@ -152,7 +162,7 @@ def test_nfs_is_measured_in_the_lab(tmp_path):
 def test_the_list_and_the_help_name_all_parts():
     """`list` and `--help` say what there is."""
     listed, helped = benchmarks("list"), benchmarks("--help")
-    for part in ("plain", "peers", "tasks", "tier", "nfs", "growth", "many"):
+    for part in ("plain", "peers", "tasks", "exchange", "tier", "nfs", "growth", "many"):
         assert re.search(rf"^{part} ", listed, re.MULTILINE)
         assert re.search(rf"^  {part} ", helped, re.MULTILINE)
 

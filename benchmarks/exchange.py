@@ -1,0 +1,222 @@
+"""Objects that pass between the tasks of a process pool, as in task suites: each task takes one, and may return one."""
+
+import importlib
+import importlib.util
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
+from itertools import count
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+import ana
+from ana.demo.workers import PipeMeter, pool
+from benchmarks import measure
+from benchmarks.options import Options
+from benchmarks.results import Result, Row, Table, machine
+from benchmarks.workloads import size_text
+
+__all__ = ["exchange", "run", "share"]
+
+SIZES = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
+TINY_SIZES = (1000, 300_000)
+TOTAL_BYTES = 100_000_000
+MOST_TASKS = 1000
+UNDER_WAY = 2
+"""So many tasks for each worker are submitted at a time."""
+
+
+class Way(Protocol):
+    """How an object gets from one process to another."""
+
+    def send(self, obj: Any) -> Any:
+        """Return what travels for it."""
+
+    def take(self, sent: Any) -> Any:
+        """Return the object."""
+
+
+class _ByValue:
+    def send(self, obj: Any) -> Any:
+        return obj
+
+    def take(self, sent: Any) -> Any:
+        return sent
+
+
+class _PickleFile:
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.numbers = count()
+        os.makedirs(folder, exist_ok=True)
+
+    def send(self, obj: Any) -> Any:
+        path = f"{self.folder}/{os.getpid()}-{next(self.numbers)}"
+        with open(path, "wb") as file:
+            pickle.dump(obj, file, protocol=5)
+        return path
+
+    def take(self, sent: Any) -> Any:
+        with open(sent, "rb") as file:
+            return pickle.load(file)
+
+
+class _ProxyStore:
+    def __init__(self, folder: str) -> None:
+        connector = importlib.import_module("proxystore.connectors.file").FileConnector(folder)
+        proxystore = importlib.import_module("proxystore.store")
+        self.store = proxystore.get_store("exchange") or proxystore.Store("exchange", connector, register=True)
+
+    def send(self, obj: Any) -> Any:
+        return self.store.proxy(obj)
+
+    def take(self, sent: Any) -> Any:
+        return np.asarray(sent)
+
+
+class _ANA:
+    def __init__(self, folder: str, *, durable: bool = True) -> None:
+        ana.set_dl(pickle_dir=folder, durable=durable)
+
+    def send(self, obj: Any) -> Any:
+        return ana.Ref(obj)
+
+    def take(self, sent: Any) -> Any:
+        return sent.value
+
+
+BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST = (
+    "by value",
+    "pickle file",
+    "ProxyStore file",
+    "ANA",
+    "ANA, durable=False",
+)
+NAMES = (BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST)
+
+
+@cache
+def _way(name: str, folder: str) -> Way:
+    """Return a way, as this process has it."""
+    if name == BY_VALUE:
+        return _ByValue()
+    if name == PICKLE_FILE:
+        return _PickleFile(folder)
+    if name == PROXYSTORE:
+        return _ProxyStore(folder)
+    return _ANA(folder, durable=name == ANA)
+
+
+class Place(NamedTuple):
+    """Which way is taken, and where its files are."""
+
+    name: str
+    folder: str
+
+    @property
+    def way(self) -> Way:
+        """The way itself."""
+        return _way(*self)
+
+
+def _objects(size_bytes: int) -> Iterator[Any]:
+    """Make arrays that do not compress, each another one, in next to no time."""
+    noise = np.frombuffer(os.urandom(size_bytes), "u1").copy()
+    for number in count(1):
+        noise[:8] = np.frombuffer((number << 24 | os.getpid()).to_bytes(8, "little"), "u1")
+        yield noise.copy()
+
+
+_made: dict[int, Iterator[Any]] = {}
+
+
+def exchange(place: Place, sent: Any) -> Any:
+    """Take an object, and return another one of its size: what a task does."""
+    found = place.way.take(sent)
+    size = len(found)
+    return place.way.send(next(_made.setdefault(size, _objects(size))))
+
+
+def share(place: Place, sent: Any) -> int:
+    """Take an object that all tasks take, and return a number."""
+    return int(place.way.take(sent)[-1])
+
+
+def run(options: Options) -> Result:
+    """Pass objects of each size in each way, one after the other, in pools of their own."""
+    sizes = options.pick(TINY_SIZES, SIZES, SIZES)
+    here = [name for name in NAMES if name != PROXYSTORE or importlib.util.find_spec("proxystore") is not None]
+    rows = [_row(options, what, size, here) for what in (exchange, share) for size in sizes]
+    title = f"Objects between the tasks of a pool of {options.workers} processes, tasks/s"
+    note = (
+        "Each task takes an array of its own and returns another one of that size; or all take the same one and return "
+        f"a number. {UNDER_WAY} tasks for each worker are under way at a time. Arrays do not compress. Only ANA checks "
+        "what it reads, and only ANA, by default, waits for the disk; ANA and ProxyStore keep what a process has "
+        "loaded. Bytes are the pickles in both directions, for each task."
+    )
+    return Result("exchange", options.size, [Table("exchange", title, rows, note)], machine(options.folder))
+
+
+def _row(options: Options, what: Any, size: int, names: list[str]) -> Row:
+    tasks = options.tasks or options.pick(6, 200, min(MOST_TASKS, max(20, TOTAL_BYTES // size)))
+    found: dict[str, list[float]] = {name: [] for name in names}
+    travelled: dict[str, float] = {}
+    for number in range(options.round_count(5)):
+        # Who goes first pays for what the round before has left to be written.
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            with measure.emptied(options.folder / "exchange") as folder:
+                seconds, sent_bytes = _measure(Place(name, str(folder / "store")), what, size, tasks, options.workers)
+            found[name].append(tasks / seconds)
+            travelled[name] = sent_bytes / tasks
+    row: Row = {"objects": "each task its own" if what is exchange else "one for all", "size": size_text(size)}
+    row |= {"tasks": tasks, **{name: measure.median(speeds) for name, speeds in found.items()}}
+    return row | {f"bytes, {name}": travelled[name] for name in (BY_VALUE, ANA)}
+
+
+def _measure(place: Place, what: Any, size: int, tasks: int, workers: int) -> tuple[float, int]:
+    """Return how many seconds all tasks take, and how many bytes travel."""
+    meter = PipeMeter()
+    objects = _objects(size)
+    try:
+        with pool(workers) as executor:
+            # Modules, stores and connections are there before the time begins.
+            for future in [executor.submit(what, place, place.way.send(next(objects))) for _ in range(4 * workers)]:
+                future.result()
+            with meter.counting():
+                begin = time.perf_counter()
+                _pass_on(executor, place, what, objects, tasks, UNDER_WAY * workers)
+                seconds = time.perf_counter() - begin
+    finally:
+        _close(place)
+    return seconds, meter.sent_bytes + meter.received_bytes
+
+
+def _pass_on(
+    executor: ProcessPoolExecutor, place: Place, what: Any, objects: Iterator[Any], tasks: int, under_way: int
+) -> None:
+    shared = place.way.send(next(objects)) if what is share else None
+    running: set[Future[Any]] = set()
+    for _ in range(tasks):
+        if len(running) == under_way:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+        sent = place.way.send(next(objects)) if shared is None else shared
+        running.add(executor.submit(what, place, sent))
+    for future in running:
+        result = future.result()
+        if what is exchange:
+            place.way.take(result)
+
+
+def _close(place: Place) -> None:
+    """Let go of what this process has of a way, so that the next round begins anew."""
+    way = place.way
+    if isinstance(way, _ProxyStore):
+        way.store.close()
+    _way.cache_clear()
+    ana.set_dl()
