@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 import zstandard
@@ -75,6 +76,10 @@ IN_HEADER = {
     **{f"2^{power} raw bytes": _record(raw_bytes=claim) for power, claim in LIES.items()},
     **{f"2^{power} stored bytes": _record(stored_bytes=claim) for power, claim in LIES.items()},
     **{f"a segment of 2^{power}": _record(segments=(claim,)) for power, claim in LIES.items()},
+    **{
+        f"a bytes object of 2^{power}": replace(_record(segments=(len(STREAM), claim)), wholes=(1,))
+        for power, claim in LIES.items()
+    },
     "segments whose sum overflows": _record(segments=(2**63, 2**63, 5), raw_bytes=5),
     "a million empty segments that are not there": _record(n_segments=10**6),
 }
