@@ -63,11 +63,13 @@ class _Refusals:
 
 
 class OpenedEntry:
-    """A file of ours, opened; its size in bytes."""
+    """A file of ours, opened. Owns the descriptor; `size_bytes` is its size."""
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+    _descriptor = -1
+
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.size_bytes = 0
 
     def read(self, size: int) -> bytes:
         """Return its first bytes; fewer, where it is shorter or cannot be read."""
@@ -122,16 +124,16 @@ class NodeFolder:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
+        # One owner from here on: a signal handler may raise anywhere, and what is closed twice may be another's file.
+        opened = OpenedEntry(descriptor)
         try:
             found = os.fstat(descriptor)
             if stat.S_ISREG(found.st_mode) and _is_private(found) and self._is_ours():
-                opened, descriptor = OpenedEntry(descriptor, found.st_size), -1
+                opened.size_bytes = found.st_size
                 return opened
         except OSError as error:
             self._note(error)
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+        opened.close()
         return None
 
     def prepare(self, size_bytes: int) -> bool:

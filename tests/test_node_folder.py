@@ -1,9 +1,11 @@
 """The node cache's folder: room, owners, damaged entries; whatever happens to it, tasks get their data."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
+import sys
 import threading
 import time
 
@@ -383,3 +385,58 @@ def test_content_is_trusted_unless_it_is_to_be_verified(node, reads, monkeypatch
     assert not _is_used(node, uuid, reads)
     assert "does not match its digest" in caplog.text
     assert _is_used(node, uuid, reads)
+
+
+class Alarm(BaseException):
+    """What a signal handler raises."""
+
+
+def _raise_at(code, moment):
+    """Return a trace function that raises Alarm at that opcode (counted from 0) of functions in `code`."""
+    left = [moment]
+
+    def trace(frame, event, _):
+        if frame.f_code not in code:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            if not left[0]:
+                left[0] -= 1
+                raise Alarm
+            left[0] -= 1
+        return trace
+
+    return trace
+
+
+def _descriptors():
+    """Return what is open; the listing itself is closed by the time that it is asked for."""
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}")}
+
+
+def test_whenever_a_signal_handler_raises_an_entry_is_closed_once(node):
+    """At each opcode of opening: the handler's exception comes out, and no descriptor is closed a second time."""
+    uuid = node.store(noise(1))
+    node.load(uuid)
+    (entry,) = node.entries()
+    folder = nodefolder.NodeFolder(str(node.cache), entry.parent.name, None)
+    code = {nodefolder.NodeFolder.open.__code__, nodefolder.OpenedEntry.__init__.__code__}
+    before = sys.gettrace()
+    leaks = 0
+    for moment in itertools.count():
+        descriptors = _descriptors()
+        sys.settrace(_raise_at(code, moment))
+        try:
+            opened = folder.open(entry.name)
+            break
+        except Alarm:
+            pass
+        finally:
+            sys.settrace(before)
+        for descriptor in _descriptors() - descriptors:
+            os.close(descriptor)
+            leaks += 1
+    opened.close()
+    assert moment > 50
+    # Between open() and its owner: nobody can close what nobody has.
+    assert leaks < 20
