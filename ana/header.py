@@ -84,7 +84,7 @@ class Draft:
         self.digest = digest
         self.raw_bytes = sum(segments)
         self.flags = WHOLES if wholes else 0
-        self.segments = marked(segments, wholes)
+        self.segments = marked(segments, wholes) if wholes else segments
         self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(class_name)
@@ -130,8 +130,6 @@ class Draft:
 
 def marked(segments: Sequence[int], wholes: Sequence[int]) -> Sequence[int]:
     """Return the segments' sizes as they are written and hashed: with a bit set for each `bytes` object."""
-    if not wholes:
-        return segments
     return [size | _WHOLE if number in wholes else size for number, size in enumerate(segments)]
 
 

@@ -1,7 +1,7 @@
 """States to pickles and back: children, classes that go by value, buffers with memory of their own.
 
 While a state is pickled, a `Collector` stands for the record that is being made: references that are
-met are written bare (without the store's home) and noted as its children.
+met are pickled bare (without the store's home) and noted as its children.
 """
 
 import io
@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from ana.fence import Fence
-from ana.streams import PROTOCOL, Pickled, Sink
+from ana.streams import PROTOCOL, Pickled, write
 
 __all__ = ["Collector", "collector", "dump", "load"]
 
@@ -44,31 +44,32 @@ def collector() -> Collector | None:
 def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> Pickled:
     """Pickle a state: the pickle stream, then each buffer and each large `bytes` object as flat bytes.
 
-    References that are met (also by `get_state` itself) are told to `into` and written bare. Classes and
+    References that are met (also by `get_state` itself) are told to `into` and pickled bare. Classes and
     functions of `__main__`, or of modules that were registered by value, go by value through
     cloudpickle, unless the state `stays` in this process. Raises what pickling raises; PicklingError where
     cloudpickle would be needed and is not installed. Nothing is stored then.
     """
     before, _active.collector = _active.collector, into
     try:
-        return _dump(get_state(), () if stays else _by_value_modules()).pickled()
+        return _dump(get_state(), () if stays else _by_value_modules())
     finally:
         _active.collector = before
 
 
-def _dump(state: object, by_value: tuple[bytes, ...]) -> Sink:
+def _dump(state: object, by_value: tuple[bytes, ...]) -> Pickled:
     try:
-        sink = _dump_with(pickle.Pickler, state)
+        pickled = write(pickle.Pickler, state)
     except Exception:
         # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
         if not _meets(state, _by_value_modules()):
             raise
-        return _dump_with(_cloudpickler(state), state)
+        return write(_cloudpickler(state), state)
     # A quick look first: the exact one pickles again.
     for name in by_value:
-        if sink.mentions(name):
-            return _dump_by_value(state, sink) if _meets(state, by_value) else sink
-    return sink
+        for frames in pickled.frames:
+            if name in frames:
+                return _dump_by_value(state, pickled) if _meets(state, by_value) else pickled
+    return pickled
 
 
 def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -> Any:
@@ -92,16 +93,10 @@ def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryvie
         yield segment if isinstance(segment, bytes) else memoryview(pickle.PickleBuffer(segment))
 
 
-def _dump_with(pickler_class: Callable[..., Any], state: object) -> Sink:
-    sink = Sink()
-    sink.dump(pickler_class, state)
-    return sink
-
-
-def _dump_by_value(state: object, by_reference: Sink) -> Sink:
+def _dump_by_value(state: object, by_reference: Pickled) -> Pickled:
     pickler = _cloudpickler(state)
     try:
-        return _dump_with(pickler, state)
+        return write(pickler, state)
     except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
         # By reference, as ever: it loads wherever the same script runs.
         _log.warning("a class of __main__ does not pickle by value (%s): it goes by reference", error)

@@ -109,7 +109,7 @@ def content(
     pieces = plan(sizes)
     if len(pieces) == 1:
         leaves = [chunks.digest(views)]
-        digest = address.content_digest(class_name, marked(sizes, wholes), leaves)
+        digest = address.content_digest(class_name, marked(sizes, wholes) if wholes else sizes, leaves)
         return Content(class_name, views, sizes, wholes, pieces, leaves, digest, pieces[0][1])
     space = Space(views)
     leaves = [b""] * len(pieces)
@@ -119,7 +119,7 @@ def content(
 
     raw_bytes = sum(sizes)
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
-    digest = address.content_digest(class_name, marked(sizes, wholes), leaves)
+    digest = address.content_digest(class_name, marked(sizes, wholes) if wholes else sizes, leaves)
     return Content(class_name, views, sizes, wholes, pieces, leaves, digest, raw_bytes)
 
 

@@ -95,7 +95,7 @@ class _Task:
         self.obj = obj
         self.children = _Children()
         pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
-        self.content = record.content(class_name(loaded_class(obj)), *pickled)
+        self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
     @property
@@ -184,7 +184,7 @@ def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]
     """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
     children = _Children()
     pickled = pickling.dump(lambda: state, children)
-    return record.content(name, *pickled), tuple(children.objects)
+    return record.content(name, pickled.views, pickled.sizes, pickled.wholes), tuple(children.objects)
 
 
 def make_address(target: Target, obj: Any) -> identity.Mark:

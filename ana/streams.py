@@ -6,10 +6,10 @@ it is written from where it is, and read straight into the object that it become
 """
 
 import pickle
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-__all__ = ["PROTOCOL", "Pickled", "Sink"]
+__all__ = ["PROTOCOL", "Pickled", "write"]
 
 PROTOCOL = 5
 IN_BAND_BYTES = 4096
@@ -23,85 +23,111 @@ JOINED_BYTES = 4 << 20
 _PROTO, _FRAME, _NEXT_BUFFER = b"\x80\x05", b"\x95", b"\x97"
 
 
-class Pickled(NamedTuple):
+class Pickled:
     """A pickled state: the bytes of its segments, end to end in views of any size, and each segment's size in bytes.
 
     The first segment is the pickle stream. `wholes` are the numbers of the segments that become `bytes` objects.
+    `frames` are the parts of the stream that are not the content of a large object.
     """
 
-    views: list[memoryview]
-    sizes: list[int]
-    wholes: tuple[int, ...] = ()
+    __slots__ = ("frames", "sizes", "views", "wholes")
+
+    def __init__(
+        self, views: list[memoryview], sizes: list[int], wholes: Sequence[int], frames: Sequence[bytes]
+    ) -> None:
+        self.views = views
+        self.sizes = sizes
+        self.wholes = wholes
+        self.frames = frames
 
 
-class Sink:
-    """The file of one dump."""
+def write(pickler_class: Callable[..., Any], state: object) -> Pickled:
+    """Pickle a state with a class like `pickle.Pickler`. Raises what pickling raises."""
+    writes: list[Any] = []
+    # Each with how many writes there were before.
+    buffers: list[tuple[int, memoryview]] = []
 
-    def __init__(self) -> None:
-        self._frames: list[bytes] = []
-        self._frames_bytes = 0
-        self._pieces: list[bytes] = []
-        """Frames: opcodes and small objects, what may name a class."""
-        self._stream: list[memoryview] = []
-        self._others: list[memoryview] = []
-        self._wholes: list[int] = []
-
-    def dump(self, pickler_class: Callable[..., Any], state: object) -> None:
-        """Pickle a state with a class like `pickle.Pickler`. Raises what pickling raises."""
-        pickler_class(self, protocol=PROTOCOL, buffer_callback=self._keep).dump(state)
-        self._join(0)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take what comes next in the stream; the pickler calls this."""
-        size = len(data)
-        if size < _FRAME_BYTES or _is_frame(data):
-            self._frames.append(bytes(data))
-            self._frames_bytes += size
-            if self._frames_bytes >= JOINED_BYTES:
-                self._join(1)
-        elif size >= LARGE_BYTES and isinstance(data, bytes) and self._is_introduced(size):
-            self._others.append(memoryview(data))
-            self._wholes.append(len(self._others))
-        else:
-            self._join(0)
-            self._stream.append(memoryview(data))
-
-    def mentions(self, name: bytes) -> bool:
-        """Say whether this stands in the stream, the content of large objects aside."""
-        return any(name in piece for piece in self._pieces)
-
-    def pickled(self) -> Pickled:
-        """Return what was written."""
-        sizes = [sum(map(len, self._stream)), *map(len, self._others)]
-        return Pickled([*self._stream, *self._others], sizes, tuple(self._wholes))
-
-    def _keep(self, buffer: pickle.PickleBuffer) -> bool:
-        """Take a buffer out of the stream, unless it is small; the pickler calls this."""
+    def keep(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < IN_BAND_BYTES:
             return True
-        self._others.append(view)
+        buffers.append((len(writes), view))
         return False
+
+    pickler_class(_File(writes.append), PROTOCOL, buffer_callback=keep).dump(state)
+    if len(writes) == 1 and not buffers:
+        stream = writes[0]
+        return Pickled([memoryview(stream)], [len(stream)], (), writes)
+    return _Sorting(writes, buffers).pickled()
+
+
+class _File:
+    """What a pickler writes to: a list takes it."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[Any], object]) -> None:
+        self.write = write
+
+
+class _Sorting:
+    """Sorts what was written: into frames, the content of large objects in the stream, and what goes beside it."""
+
+    def __init__(self, writes: list[Any], buffers: list[tuple[int, memoryview]]) -> None:
+        self.frames: list[bytes] = []
+        self.stream: list[memoryview] = []
+        self.others: list[memoryview] = []
+        self.wholes: list[int] = []
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        buffers.reverse()
+        for number in range(len(writes)):
+            while buffers and buffers[-1][0] <= number:
+                self.others.append(buffers.pop()[1])
+            self._sort(writes[number])
+            # What was joined is not needed twice.
+            writes[number] = None
+        self.others += [view for _, view in reversed(buffers)]
+        self._join(0)
+
+    def pickled(self) -> Pickled:
+        """Return the result."""
+        sizes = [sum(map(len, self.stream)), *map(len, self.others)]
+        return Pickled([*self.stream, *self.others], sizes, tuple(self.wholes), self.frames)
+
+    def _sort(self, data: bytes | bytearray | memoryview) -> None:
+        size = len(data)
+        if size < _FRAME_BYTES or _is_frame(data):
+            self._pending.append(bytes(data))
+            self._pending_bytes += size
+            if self._pending_bytes >= JOINED_BYTES:
+                self._join(1)
+        elif size >= LARGE_BYTES and isinstance(data, bytes) and self._is_introduced(size):
+            self.others.append(memoryview(data))
+            self.wholes.append(len(self.others))
+        else:
+            self._join(0)
+            self.stream.append(memoryview(data))
 
     def _is_introduced(self, size: int) -> bool:
         """Say whether the opcode before is that of a `bytes` object of this size; then it is NEXT_BUFFER now."""
-        last = self._frames[-1] if self._frames else b""
+        last = self._pending[-1] if self._pending else b""
         for opcode in (b"B" + size.to_bytes(8, "little")[:4], b"\x8e" + size.to_bytes(8, "little")):
             if last.endswith(opcode) and int.from_bytes(opcode[1:], "little") == size:
-                self._frames[-1] = last[: -len(opcode)] + _NEXT_BUFFER
-                self._frames_bytes += 1 - len(opcode)
+                self._pending[-1] = last[: -len(opcode)] + _NEXT_BUFFER
+                self._pending_bytes += 1 - len(opcode)
                 return True
         return False
 
     def _join(self, left: int) -> None:
         """Make one piece of the frames so far, but for the last `left` ones: what comes next may change those."""
-        frames = self._frames[: len(self._frames) - left]
+        frames = self._pending[: len(self._pending) - left]
         if frames:
             piece = frames[0] if len(frames) == 1 else b"".join(frames)
-            self._pieces.append(piece)
-            self._stream.append(memoryview(piece))
-            del self._frames[: len(frames)]
-            self._frames_bytes -= len(piece)
+            self.frames.append(piece)
+            self.stream.append(memoryview(piece))
+            del self._pending[: len(frames)]
+            self._pending_bytes -= len(piece)
 
 
 def _is_frame(data: bytes | bytearray | memoryview) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import ana
 from ana import maintenance, streams
-from ana.streams import LARGE_BYTES, Sink
+from ana.streams import LARGE_BYTES
 
 LARGE = LARGE_BYTES
 SMALL = LARGE_BYTES - 1
@@ -30,9 +30,7 @@ class Thing:
 
 
 def _pickled(state, pickler_class=pickle.Pickler):
-    sink = Sink()
-    sink.dump(pickler_class, state)
-    return sink.pickled()
+    return streams.write(pickler_class, state)
 
 
 def _segments(pickled):
@@ -144,34 +142,37 @@ def test_a_frame_is_not_taken_for_an_object():
     huge = 1 << 8 * (17 << 20)
     written = []
 
-    class Spy(Sink):
+    class Spy(pickle.Pickler):
+        def __init__(self, file, *arguments, **options):
+            super().__init__(self, *arguments, **options)
+            self.file = file
+
         def write(self, data):
             written.append(bytes(data))
-            super().write(data)
+            self.file.write(data)
 
     def opcode():
         return b"B" + len(written[-1]).to_bytes(4, "little")
 
     # So long that the frame ends right behind the next integer.
     filler = "x" * 65_522
-    Spy().dump(pickle.Pickler, [filler, 1 << 33, huge])
+    streams.write(Spy, [filler, 1 << 33, huge])
     number = int.from_bytes(opcode(), "little")
     written.clear()
-    sink = Spy()
-    sink.dump(pickle.Pickler, [filler, number, huge])
+    pickled = streams.write(Spy, [filler, number, huge])
     assert written[-2].endswith(opcode())
-    assert sink.pickled().wholes == ()
-    assert _loaded(sink.pickled()) == [filler, number, huge]
+    assert pickled.wholes == ()
+    assert _loaded(pickled) == [filler, number, huge]
 
 
 def test_classes_are_looked_for_beside_large_objects():
     """Opcodes are searched for a name; what an object holds is not."""
-    sink = Sink()
-    sink.dump(pickle.Pickler, [b"__main__" * LARGE, "harmless"])
-    assert not sink.mentions(b"__main__")
-    sink = Sink()
-    sink.dump(pickle.Pickler, [[str(number) for number in range(900_000)], b"x" * LARGE, "__main__", 1 << 8 * LARGE])
-    assert sink.mentions(b"__main__")
+
+    def mentions(state):
+        return any(b"__main__" in frames for frames in streams.write(pickle.Pickler, state).frames)
+
+    assert not mentions([b"__main__" * LARGE, "harmless"])
+    assert mentions([[str(number) for number in range(900_000)], b"x" * LARGE, "__main__", 1 << 8 * LARGE])
 
 
 @pytest.mark.parametrize("options", [{}, {"key": b"k" * 32}, {"allowed": ("numpy",)}, {"level": 0}], ids=str)
