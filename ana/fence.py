@@ -55,7 +55,7 @@ class Fence:
         """Say whether a global of this name may be looked for at all."""
         return self._allows_module(module) or name in _ALWAYS.get(module, ())
 
-    def load(self, stream: bytes | memoryview, buffers: Iterable[bytes | memoryview] = ()) -> Any:
+    def load(self, stream: bytes | memoryview, buffers: Iterable[bytes | memoryview] | None = None) -> Any:
         """Unpickle a state from its stream and its buffers. Raises Refused, and what unpickling raises."""
         return self._unpickler(io.BytesIO(stream), buffers=buffers).load()
 

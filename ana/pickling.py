@@ -77,8 +77,8 @@ def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -
 
     Raises what unpickling raises, and `fence.Refused` where it names what is not allowed.
     """
-    stream, *others = segments
-    buffers = _alone(others)
+    stream = segments[0]
+    buffers = _alone(segments[1:]) if len(segments) > 1 else None
     if allowed is not None:
         return allowed.load(stream, buffers)
     return pickle.loads(stream, buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified

@@ -99,7 +99,7 @@ def size_text(size_bytes: float) -> str:
     """Write a size in words: powers of 1024 from 1 MB on, as file sizes are quoted."""
     if size_bytes >= 1 << 20:
         return f"{size_bytes / (1 << 20):.3g} MB"
-    return f"{size_bytes / 1000:.3g} kB" if size_bytes >= 1000 else f"{size_bytes:.0f} B"
+    return f"{size_bytes / 1000:.4g} kB" if size_bytes >= 1000 else f"{size_bytes:.0f} B"
 
 
 def _workload(kind: str, size_bytes: int, count: int, make: Callable[[int, int], Any]) -> Workload:
