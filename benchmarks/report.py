@@ -69,7 +69,7 @@ Folders of a tree are made as they are needed, so the first tens of thousands of
 
 A layer's `store_many` and `load_many`, next to one at a time. They overlap what the states wait for: on a local disk
 that is only the disk itself. On NFS it is the network, which takes another command than the table's:
-`tests/nfs/lab --netem "delay 500us" python -m benchmarks.many --folder /run/nfs/v4a --reader /run/nfs/v4b`.""",
+`tests/nfs/lab --netem "delay 1ms" python -m benchmarks.many --folder /run/nfs/v4a --reader /run/nfs/v4b`.""",
 }
 """How each part begins: what is to be said of it whatever the figures are."""
 
