@@ -329,9 +329,9 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, size: str) -> Iterator[subprocess.Popen[str]]:
+def running(folder: Path, *, size: str, tasks: str = "200") -> Iterator[subprocess.Popen[str]]:
     """Start a long demonstration in a session of its own, whose temporary files all go below the folder."""
-    command = [sys.executable, "-m", "ana", "demo", "--size", size, "--tasks", "200", "--workers", "2"]
+    command = [sys.executable, "-m", "ana", "demo", "--size", size, "--tasks", tasks, "--workers", "2"]
     with subprocess.Popen(
         command,
         env=environment(TMPDIR=str(folder)),
@@ -355,19 +355,20 @@ def has_read(pid: int, size_bytes: int) -> bool:
 
 
 MOMENTS = {
-    "it builds": ("200", lambda folder, _pids: any(folder.glob("ana-demo-*"))),
-    "workers start": ("20", lambda _folder, pids: len(pids) >= 3),
-    "copies travel": ("20", lambda _folder, pids: any(has_read(pid, 100_000_000) for pid in pids)),
-    "references travel": ("2", lambda folder, _pids: any(folder.rglob("*.pkl.zst"))),
+    "it builds": ("200", "200", lambda folder, _pids: any(folder.glob("ana-demo-*"))),
+    "workers start": ("20", "200", lambda _folder, pids: len(pids) >= 3),
+    "copies travel": ("20", "200", lambda _folder, pids: any(has_read(pid, 100_000_000) for pid in pids)),
+    # So large that what is left to do takes most of a second.
+    "references travel": ("60", "10", lambda folder, _pids: any(folder.rglob("*.pkl.zst"))),
 }
-"""Moments of a run: the object's size in MB, and what is seen from outside then."""
+"""Moments of a run: the object's size in MB, the number of tasks, and what is seen from outside then."""
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_leaves_nothing(moment, tmp_path):
     """Ctrl-C, sent to all processes as a terminal does, leaves no folder and no process, and one line."""
-    size, reached = MOMENTS[moment]
-    with running(tmp_path, size=size) as process:
+    size, tasks, reached = MOMENTS[moment]
+    with running(tmp_path, size=size, tasks=tasks) as process:
         wait_until(lambda: reached(tmp_path, processes_of(process.pid)))
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
