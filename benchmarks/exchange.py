@@ -23,7 +23,7 @@ from benchmarks.workloads import size_text
 __all__ = ["exchange", "run", "share"]
 
 SIZES = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
-TINY_SIZES = (1000, 300_000)
+TINY_SIZES = (300_000,)
 TOTAL_BYTES = 100_000_000
 MOST_TASKS = 1000
 UNDER_WAY = 2

@@ -115,13 +115,13 @@ def test_tasks_are_done_in_each_way(tmp_path):
 
 
 def test_objects_are_exchanged_in_each_way(tmp_path):
-    """Objects of their own and one for all, of each size; by reference next to nothing travels."""
+    """Objects of their own, and one for all; by reference next to nothing travels."""
     rows = run_part("exchange", tmp_path)["exchange"]
-    assert [row["objects"] for row in rows] == ["each task its own"] * 2 + ["one for all"] * 2
+    assert [row["objects"] for row in rows] == ["each task its own", "one for all"]
     for row in rows:
         assert all(row[way] > 0 for way in ("by value", "pickle file", "ProxyStore file", "ANA", "ANA, durable=False"))
         assert row["bytes, ANA"] < 3000
-    assert rows[1]["bytes, by value"] > 600_000
+    assert rows[0]["bytes, by value"] > 600_000
 
 
 def test_growth_measures_each_decade_and_many_writers(tmp_path):
