@@ -130,7 +130,8 @@ class Draft:
 
 def marked(segments: Sequence[int], wholes: Sequence[int]) -> Sequence[int]:
     """Return the segments' sizes as they are written and hashed: with a bit set for each `bytes` object."""
-    return [size | _WHOLE if number in wholes else size for number, size in enumerate(segments)]
+    those = set(wholes)
+    return [size | _WHOLE if number in those else size for number, size in enumerate(segments)]
 
 
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:

@@ -152,7 +152,7 @@ class _Mapped:
 
     def segments(self) -> list[bytes | memoryview]:
         """Return the stream and the buffers."""
-        wholes = self.header.wholes
+        wholes = set(self.header.wholes)
         return [bytes(view) if number in wholes else view for number, view in enumerate(self._views)]
 
 
