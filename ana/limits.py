@@ -1,5 +1,6 @@
 """What this process may use: the CPUs and the memory that its cgroups and the machine grant."""
 
+import io
 import math
 import os
 from functools import cache
@@ -78,7 +79,8 @@ def _limit_bytes(folder: str) -> int | None:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        # The builtin is gone before the last destructors run.
+        with io.open(path, encoding="utf-8") as file:  # noqa: UP020 - see above
             return file.read().splitlines()
     except (OSError, UnicodeDecodeError):
         return []

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ana import files, publishing
+from ana import files, publishing, threads
 from ana.counters import Counters
 from ana.errors import LockTimeoutError, StoreError
 
@@ -46,7 +46,10 @@ class _Attempt:
 
     def acquire(self) -> bool:
         """Say whether the lock was to be had in time."""
-        self._thread.start()
+        if not threads.start(self._thread):
+            # Without a thread to leave behind; a lock server that is away is met by whatever comes next, too.
+            self._acquire()
+            return self._lock is not None
         # The lock's own timeout ends the wait; a little more is for a server that does not answer at all.
         self._answered.wait(self.timeout_seconds + 1.0)
         with self._guard:
@@ -66,7 +69,7 @@ class _Attempt:
     def _acquire(self) -> None:
         try:
             lock = self._lock_file()
-        except (OSError, NotImplementedError) as error:
+        except Exception as error:  # noqa: BLE001 - an import may raise anything at the interpreter's end
             # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
             self.timed_out = isinstance(error, TimeoutError)
             self.error = error

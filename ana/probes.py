@@ -141,6 +141,8 @@ def excludes(folder: str, other: str) -> str:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
     try:
         return _ask(probe, f"{other}/{name}")
+    except OSError as error:
+        return f"no second process can be started to try it: {error.strerror}"
     finally:
         with suppress(OSError):
             os.unlink(probe)

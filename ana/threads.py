@@ -6,6 +6,7 @@ child, hold up the interpreter's end or keep a CPU that a batch system has taken
 
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import TypeVar
 from ana import limits
 from ana.errors import ANAError
 
-__all__ = ["available", "run"]
+__all__ = ["available", "can_start", "run", "start"]
 
 ENVIRONMENT = "ANA_THREADS"
 
@@ -37,6 +38,27 @@ def available() -> int:
     return min(count, int(said))
 
 
+def start(thread: threading.Thread) -> bool:
+    """Start a thread; return False where none can be had (ulimit -u, a cgroup's pids.max, the interpreter's end)."""
+    # In an interpreter that ends, a new thread may never run, and `Thread.start` waits until it does.
+    if sys.is_finalizing():
+        return False
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError):
+        return False
+    return True
+
+
+def can_start() -> bool:
+    """Return whether a thread can be had now, for libraries that start their own and fail without."""
+    thread = threading.Thread(target=int, name="ana-probe", daemon=True)
+    if not start(thread):
+        return False
+    thread.join()
+    return True
+
+
 def run(
     work: Callable[[Item], object],
     items: Sequence[Item],
@@ -48,7 +70,7 @@ def run(
 
     Items are taken in order. After an exception no further item is begun; that of the earliest item is raised.
     `give_up` is called then: it wakes threads whose work waits for that of another.
-    Where no thread can be had (ulimit -u, the interpreter's end), the caller's own does it all.
+    Where no further thread can be had, those that there are do it all, or the caller's own.
     """
     if threads <= 1 or len(items) <= 1:
         for item in items:
@@ -78,9 +100,7 @@ class _Crew:
         try:
             for thread in others:
                 started.append(thread)
-                try:
-                    thread.start()
-                except RuntimeError:
+                if not start(thread):
                     started.pop()
                     break
             self.take_part()

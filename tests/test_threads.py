@@ -6,8 +6,10 @@ import sys
 import threading
 
 import pytest
+from helpers.processes import ask_python, run_program
 
-from ana import threads
+from ana import maintenance, threads
+from ana.cli.output import Output, progress
 from ana.errors import ANAError
 
 
@@ -149,3 +151,85 @@ def test_whenever_a_signal_handler_raises_no_work_goes_on_after_the_call():
     # In a process of its own: at some moments `threading` itself is left with a thread that never begins.
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["True", "0"]
+
+
+NO_MORE_THREADS = """
+import json, os, sys
+import ana, ana.cli
+from ana.__main__ import main
+from classes import A
+from helpers import limits
+
+def stored_and_loaded(folder, size):
+    content = os.urandom(size)
+    ana.set_dl(pickle_dir=folder)
+    uuid = A(content).make_uuid()
+    ana.set_dl(pickle_dir=folder)
+    return A.ana_load(uuid).x == content
+
+folder = sys.argv[1]
+# So that nobody has to import what root alone may read.
+stored_and_loaded(folder + "-warm", 3 << 20)
+os.umask(0)
+COMMANDS = [["gc", "--older-than", "1d"], ["verify"], ["stats"], ["info"]]
+for words in COMMANDS:
+    main(["-q", "-d", folder + "-warm", *words])
+limits.no_more_threads()
+sizes = {size: stored_and_loaded(folder, size) for size in (1000, 600_000, 3 << 20, 12 << 20)}
+layer = ana.set_dl(pickle_dir=folder)
+many = len(layer.load_many(layer.store_many([A(number) for number in range(50)])))
+print(json.dumps([list(sizes.values()), many, [main(["-q", "-d", folder, *words]) for words in COMMANDS]]))
+"""
+
+
+def test_where_no_thread_can_be_had_all_of_it_works(short_folder):
+    """Under RLIMIT_NPROC, small and large states are stored and loaded, and the commands do their work."""
+    short_folder.chmod(0o777)
+    found = ask_python(NO_MORE_THREADS, short_folder / "s", cwd=short_folder)
+    assert found == [[True] * 4, 50, [0, 0, 0, 0]]
+
+
+def test_a_terminal_without_threads_gets_lines(monkeypatch, capfd):
+    """Progress bars move in a thread: where there is none, they are left out."""
+    monkeypatch.setattr(threads, "start", lambda _: False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress(Output(), "verify") as tell:
+        tell(maintenance.Doing("reading", 1, 2))
+    assert capfd.readouterr().err == ""
+
+
+AT_THE_END = """
+import atexit, os, sys, threading, time
+import ana
+from classes import A
+
+ana.set_dl(pickle_dir=sys.argv[1])
+
+def save():
+    for size in (1000, 3 << 20, 12 << 20):
+        uuid = A(os.urandom(size)).make_uuid()
+        os.write(1, b"%d " % (len(A.ana_load(uuid).x) == size))
+
+class Last:
+    def __del__(self, save=save):
+        save()
+
+def after_main():
+    threading.main_thread().join()
+    save()
+
+if sys.argv[2] == "atexit":
+    atexit.register(save)
+elif sys.argv[2] == "thread":
+    threading.Thread(target=after_main).start()
+else:
+    A(os.urandom(3 << 20)).make_uuid()
+    # Goes as the first of this module's names, when the interpreter takes itself apart.
+    _last = Last()
+"""
+
+
+@pytest.mark.parametrize("when", ["atexit", "thread", "destructor"])
+def test_at_the_interpreters_end_states_are_stored_and_loaded(tmp_path, when):
+    """By an exit handler, a thread that outlives the main one, or a destructor while modules go: nothing hangs."""
+    assert run_program(AT_THE_END, tmp_path / "s", when).split() == ["1"] * 3

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ana import maintenance
+from ana import maintenance, threads
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -282,7 +282,8 @@ def progress(output: Output, command: str) -> Iterator[maintenance.Tell]:
     console = Console(stderr=True)
     if output.quiet:
         yield lambda _: None
-    elif console.is_terminal:
+    elif console.is_terminal and threads.can_start():
+        # The bar moves in a thread of rich's own.
         with _bar(console) as tell:
             yield tell
     else:
