@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from ana import files
+from ana import files, paths
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.seals import KEY_BYTES
 
@@ -59,7 +59,7 @@ def from_option(key: object) -> KeyRing:
             raise ValueError(msg)
         return KeyRing((bytes(key),))
     if isinstance(key, str | os.PathLike):
-        return load(os.path.abspath(os.path.expanduser(os.fsdecode(key))))
+        return load(paths.absolute(key))
     msg = f"key is {KEY_BYTES} bytes or the path of a key file, not {type(key).__name__}"
     raise TypeError(msg)
 
@@ -72,9 +72,14 @@ def find(store_id: str, root: str) -> KeyRing | None:
     """
     said = os.environ.get(ENVIRONMENT)
     if said:
-        ring = load(os.path.abspath(os.path.expanduser(said)))
+        ring = load(paths.absolute(said))
         if ring.store_id in ("", store_id) or root in ring.folders:
             return ring
+    try:
+        _folder()
+    except StoreError:
+        # Nobody's home: there are no keys in it.
+        return None
     # The id is what somebody wrote into the store: it names a file in the folder of keys, and none elsewhere.
     if store_id and "/" not in store_id and not store_id.startswith(".") and os.path.exists(default_path(store_id)):
         return load(default_path(store_id))
@@ -82,7 +87,10 @@ def find(store_id: str, root: str) -> KeyRing | None:
 
 
 def default_path(store_id: str) -> str:
-    """Return where a store's key file is unless one says otherwise: `~/.config/ana/keys/STORE_ID`."""
+    """Return where a store's key file is unless one says otherwise: `~/.config/ana/keys/STORE_ID`.
+
+    Raises StoreError where there is no home folder.
+    """
     return f"{_folder()}/{store_id}"
 
 
@@ -166,8 +174,9 @@ def _write(path: str, ring: KeyRing, flags: int) -> None:
 
 
 def _folder() -> str:
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return f"{os.path.abspath(config)}/ana/keys"
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    # One that is no path from / on does not count (XDG Base Directory Specification).
+    return f"{config if config.startswith('/') else f'{paths.home()}/.config'}/ana/keys"
 
 
 def _all() -> Iterable[KeyRing]:

@@ -237,7 +237,7 @@ class DirDataLayer(DataLayer):
 
         Raises StoreError, UntrustedStoreError (not empty, and no store), UnsupportedFormatError.
         """
-        super().__init__(os.path.join(os.getcwd(), "pickles") if pickle_dir is None else pickle_dir, **options)
+        super().__init__("pickles" if pickle_dir is None else pickle_dir, **options)
 
 
 class DictDataLayer(DataLayer):

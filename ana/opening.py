@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 
-from ana import chunks, keys
+from ana import chunks, keys, paths
 from ana.errors import ANAError
 from ana.stores import Store
 from ana.stores.directory import DirectoryStore
@@ -74,7 +74,7 @@ def node_cache(
 
     if limit_bytes is None:
         limit_bytes = tiers.limit(os.environ.get(NODE_CACHE_BYTES, ""), f"the environment's {NODE_CACHE_BYTES}")
-    where = said if said == "auto" else os.path.abspath(os.path.expanduser(said))
+    where = said if said == "auto" else paths.absolute(said)
     verify = os.environ.get(NODE_CACHE_VERIFY, "") not in ("", "0")
     return lambda store: tiers.TieredStore(store, where, limit_bytes, verify=verify)
 
@@ -84,7 +84,7 @@ def _absolute(pickle_dir: str | os.PathLike[str]) -> str:
     if not path:
         msg = "pickle_dir is empty: give a folder's path"
         raise ValueError(msg)
-    return os.path.abspath(os.path.expanduser(path))
+    return paths.absolute(path)
 
 
 def _wait_seconds() -> float:

@@ -12,10 +12,12 @@ import os
 import sys
 import threading
 import time
+from functools import cache
 from typing import Any
 
-from ana import counters, publishing
+from ana import counters, paths, publishing
 from ana._version import __version__
+from ana.errors import StoreError
 
 __all__ = ["FORMAT", "begin", "is_report"]
 
@@ -123,12 +125,24 @@ def _begin(folder: str) -> None:
     with _begin_lock:
         if _reporter is not None:
             return
-        # Absolute: the program may go elsewhere.
-        _reporter = _Reporter(os.path.abspath(os.path.expanduser(folder)))
+        place = _place(folder)
+        if not place:
+            return
+        _reporter = _Reporter(place)
         atexit.register(_reporter.end)
         counters.on_event(_reporter.note_event)
         _reporter.tell_multiprocessing()
         os.register_at_fork(before=_reporter.tell_multiprocessing, after_in_child=_reporter.renew)
+
+
+@cache
+def _place(folder: str) -> str:
+    """Return a folder's absolute path, as the program may go elsewhere; "" if there is none, which is logged once."""
+    try:
+        return paths.absolute(folder)
+    except StoreError as error:
+        _log.warning("no statistics of this process in %s: %s", folder, error)
+        return ""
 
 
 def is_report(name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from ana import files, reporting
+from ana import files, paths, reporting
 from ana.counters import Counters
 from ana.errors import ANAError
 
@@ -127,7 +127,7 @@ def summarize(folder: str | os.PathLike[str]) -> Summary:
 
     Raises StoreError where the folder cannot be read. Safe while processes go on writing.
     """
-    path = os.path.abspath(os.fsdecode(folder))
+    path = paths.absolute(folder)
     found = []
     unreadable = 0
     for entry in files.list_folder(path):

@@ -34,6 +34,7 @@ CALLERS = {
     "locks",
     "mounts",
     "nodefolder",
+    "paths",
     "probes",
     "publishing",
     "threads",
@@ -69,22 +70,20 @@ ALLOWED = {
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # ANA_PICKLE_DIR, which says where the first layer is.
     "current": {"os.environ"},
-    # $PWD/pickles; a layer has an id of its own.
-    "layer": {"os.getcwd", "os.path", "os.urandom"},
-    # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like; paths are made absolute.
-    "opening": {"os.environ", "os.path"},
+    # A layer has an id of its own.
+    "layer": {"os.urandom"},
+    # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like.
+    "opening": {"os.environ"},
     # Who this process is.
     "trust": {"os.geteuid", "os.stat_result"},
-    # A store's path is made absolute.
+    # The folder that a file goes into.
     "maintenance/opening": {"os.path"},
     # What was found out is true of the host that it was found out on.
     "maintenance/doctor": {"os.uname"},
     # ANA_STATS; which process of which job on which host it is.
-    "reporting": {"os.environ", "os.getpid", "os.path", "os.uname", "os.urandom"},
+    "reporting": {"os.environ", "os.getpid", "os.uname", "os.urandom"},
     # ANA_PATH_MAP.
     "sites": {"os.environ", "os.path", "os.pathsep"},
-    # The folder's path is made absolute.
-    "statistics": {"os.path"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 

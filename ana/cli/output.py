@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ana import maintenance, threads
+from ana import maintenance, paths, threads
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -81,7 +81,7 @@ class Output:
     @property
     def store(self) -> str:
         """Where the store is: `-d`, `ANA_PICKLE_DIR`, `./pickles`. Raises NoStoreError if there is none."""
-        path, _ = self.place
+        path = paths.absolute(self.place[0])
         try:
             maintenance.open_store(path)
         except StoreError as error:
@@ -97,7 +97,7 @@ class Output:
         if self.pickle_dir:
             return self.pickle_dir, "-d/--pickle-dir"
         named = os.environ.get(PICKLE_DIR)
-        return (named, PICKLE_DIR) if named else (os.path.join(os.getcwd(), "pickles"), "the default, ./pickles")
+        return (named, PICKLE_DIR) if named else (paths.absolute("pickles"), "the default, ./pickles")
 
 
 def _noting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

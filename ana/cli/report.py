@@ -4,7 +4,7 @@ import os
 
 import click
 
-from ana import maintenance
+from ana import maintenance, paths
 from ana.cli.output import AGE, DONE, Output, emit, progress, said, store_options
 
 __all__ = ["report"]
@@ -43,7 +43,7 @@ def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs
     """
     with progress(output, "ana report") as tell:
         page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell)
-    place = os.path.abspath(path)
+    place = paths.absolute(path)
     maintenance.write_file(place, page.encode())
     if output.as_json:
         emit({"path": place, "size_bytes": os.path.getsize(place)})

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ana import files, locks, opening, publishing
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
+from ana.paths import absolute
 from ana.stores.directory import DirectoryStore
 
 __all__ = [
@@ -70,11 +71,6 @@ def write_file(path: Path, data: bytes) -> None:
     if files.look(os.path.dirname(place)) is None:
         raise StoreError(place, 2, "its folder is not there")
     publishing.replace(place, data)
-
-
-def absolute(path: Path) -> str:
-    """Return a path from the root on, with the user's home in place of `~`."""
-    return os.path.abspath(os.path.expanduser(os.fsdecode(path)))
 
 
 @contextmanager

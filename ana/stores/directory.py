@@ -337,7 +337,7 @@ def _seal(tree: Tree, given: keys.KeyRing | None) -> Seal | None:
     ring = given or keys.find(config.id, tree.root)
     if ring is None:
         if config.keyed:
-            cure = f"name its key file with {keys.ENVIRONMENT} or key=, or put it at {keys.default_path(config.id)}"
+            cure = f"name its key file with {keys.ENVIRONMENT} or key=, or put it at ~/.config/ana/keys/{config.id}"
             raise UntrustedStoreError(tree.root, f"this store has a key, which this process does not: {cure}")
         return None
     if not config.keyed or ring.store_id not in ("", config.id):
