@@ -35,6 +35,11 @@ class Mark(weakref.ref[Any]):
     raw_bytes: int
     """How large the stored state is before compression, where that is known, else 0."""
 
+    @property
+    def short_uuid(self) -> str:
+        """The UUID's first eight characters, escaped where a log could not print them."""
+        return repr(self.uuid[:8])[1:-1]
+
 
 _marks: dict[int, Mark] = {}
 

@@ -10,11 +10,13 @@ from copy import deepcopy
 from types import FrameType, FunctionType, MemberDescriptorType
 from typing import Any, Generic, Self, TypeVar
 
-from ana import address, current, hashing, identity, literal, pickling, reference, saving, unloaded
+from ana import address, current, describing, hashing, identity, literal, pickling, reference, saving, unloaded
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
 Value = TypeVar("Value")
+
+_MISSING = object()
 
 _CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     dict: (lambda obj: dict(dict.items(obj)), dict.update),
@@ -25,7 +27,8 @@ _CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = 
 """How the content of a built-in base is taken and given back, past the class's own methods."""
 
 
-_slots_of: "weakref.WeakKeyDictionary[type, dict[str, MemberDescriptorType]]" = weakref.WeakKeyDictionary()
+_slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDictionary()
+"""The slots of a class, and where in the MRO each is. Not the members: those hold the class, which would never go."""
 
 
 class _UUID:
@@ -249,9 +252,11 @@ class Ref(Storable, Generic[Value]):
 
     def __repr__(self) -> str:
         mark = identity.mark_of(self)
-        if mark is None or mark.claim is None:
-            return f"ana.Ref({self._value!r:.200})"
-        return f"<ana.Ref {mark.uuid}, not loaded>"
+        name = "ana.Ref" if mark is None else f"ana.Ref {mark.short_uuid}"
+        value = getattr(self, "_value", _MISSING)
+        if value is _MISSING:
+            return f"<{name}, not loaded>"
+        return f"<{name}: {describing.describe(value)}>"
 
     @property
     def value(self) -> Value:
@@ -302,39 +307,40 @@ def _attributes(obj: Any) -> dict[str, Any]:
         state = dict(object.__getattribute__(obj, "__dict__"))
     except AttributeError:
         state = {}
-    for name, member in _slots(type(obj)).items():
+    mro = type(obj).__mro__
+    for name, place in _slots(type(obj)).items():
         # A slot that was never set is left out.
         with suppress(AttributeError):
-            state[name] = member.__get__(obj)
+            state[name] = mro[place].__dict__[name].__get__(obj)
     return state
 
 
 def _set_attributes(obj: Any, state: dict[str, Any]) -> None:
     """Put attributes where `_attributes` took them from, past properties of the same names."""
-    slots = _slots(type(obj))
+    slots, mro = _slots(type(obj)), type(obj).__mro__
     rest = {}
     for name, value in state.items():
-        member = slots.get(name)
-        if member is None:
+        place = slots.get(name)
+        if place is None:
             rest[name] = value
         else:
-            member.__set__(obj, value)
+            mro[place].__dict__[name].__set__(obj, value)
     if rest:
         object.__getattribute__(obj, "__dict__").update(rest)
 
 
-def _slots(cls: type) -> dict[str, MemberDescriptorType]:
+def _slots(cls: type) -> dict[str, int]:
     """Return the slots of a class and its Python bases; a private "__x" goes by the name "_Class__x"."""
     known = _slots_of.get(cls)
     if known is not None:
         return known
-    found: dict[str, MemberDescriptorType] = {}
-    for base in cls.__mro__:
+    found: dict[str, int] = {}
+    for place, base in enumerate(cls.__mro__):
         if unloaded.is_made_in_c(base):
             continue
         for name, member in vars(base).items():
             if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
-                found.setdefault(name, member)
+                found.setdefault(name, place)
     _slots_of[cls] = found
     return found
 

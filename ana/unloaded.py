@@ -8,6 +8,7 @@ import collections
 import operator
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -43,7 +44,8 @@ _EMPTY: dict[type, Callable[[Any], object]] = {
 }
 
 _builtin_bases: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
-_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+_classes: "weakref.WeakKeyDictionary[type, weakref.ref[type]]" = weakref.WeakKeyDictionary()
+"""The unloaded class of each class, held by its objects alone: it holds the class that it derives from."""
 
 
 def is_made_in_c(cls: type) -> bool:
@@ -114,7 +116,8 @@ def _unloaded_class(cls: type) -> type:
     `_Unloaded` comes second in its MRO, by a metaclass's `mro`, while `cls` stays its only base: so the
     layout is that of `cls`, and neither `__init_subclass__` nor metaclass of `cls` hears of it.
     """
-    made = _classes.get(cls)
+    known = _classes.get(cls)
+    made = None if known is None else known()
     if made is None:
         meta = type(cls)
         # Without `set`: C code reads what it takes for a set past all methods. What it does not, it iterates.
@@ -127,8 +130,16 @@ def _unloaded_class(cls: type) -> type:
             # By identity, which needs no state: so that dicts and sets that hold it can be unpickled.
             namespace["__hash__"] = object.__hash__
         made = type.__new__(quiet_meta, cls.__name__, (cls,), namespace)
-        made = _classes.setdefault(cls, made)
+        # Two threads may make one each; any will do.
+        _classes[cls] = weakref.ref(made)
     return made
+
+
+def not_loaded(obj: Any) -> str:
+    """Return the repr of an object without its state."""
+    cls, found = loaded_class(obj), identity.mark_of(obj)
+    uuid = "" if found is None else f" {found.short_uuid}…"
+    return f"<{cls.__module__}.{cls.__qualname__}{uuid} not loaded>"
 
 
 def use(obj: Any) -> None:
@@ -194,6 +205,12 @@ class _Unloaded:
         use(self)
         return dir(self)
 
+    def __repr__(self) -> str:
+        """Never raise: logs and tracebacks ask for it, where an error would hide the first one."""
+        with suppress(Exception):
+            use(self)
+        return not_loaded(self) if is_unloaded(self) else repr(self)
+
 
 def _method(cls: type, name: str) -> Callable[..., Any] | None:
     """Return a function that loads, then calls the method of that name; None if the class has none.
@@ -251,7 +268,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "__call__": lambda self, *arguments, **options: self(*arguments, **options),
     "__bool__": bool,
     "__hash__": hash,
-    "__repr__": repr,
     "__str__": str,
     "__bytes__": bytes,
     "__format__": format,

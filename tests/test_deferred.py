@@ -77,7 +77,6 @@ USES = {
     "await": lambda obj: asyncio.run(awaiting(obj)),
     "async for": lambda obj: asyncio.run(async_for(obj)),
     "async with": lambda obj: asyncio.run(async_with(obj)),
-    "repr": repr,
     "str": str,
     "format": lambda obj: f"{obj}",
     "format with a code": lambda obj: f"{obj:>10}",
@@ -183,6 +182,7 @@ def test_what_needs_no_state_works(folder, kind):
     assert copy.copy(obj) is copy.deepcopy([obj])[0] is obj
     assert pickle.dumps(obj) == missing.reference
     assert pickle.loads(missing.reference) is obj
+    assert repr(obj) == f"<classes.{cls.__qualname__} {missing.uuid[:8]}… not loaded>"
 
 
 @pytest.mark.parametrize("kind", KINDS)

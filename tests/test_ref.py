@@ -71,7 +71,7 @@ def test_nothing_is_read_before_the_value_is_asked_for(folder):
     ref = pickle.loads(data)
     assert copy.copy(ref) is copy.deepcopy(ref) is pickle.loads(data) is ref
     assert pickle.dumps(ref) == data
-    assert ref.uuid in repr(ref)
+    assert repr(ref) == f"<ana.Ref {ref.uuid[:8]}, not loaded>"
     assert ref == ref  # noqa: PLR0124 - comparing is what is tested
     assert len({ref, ref}) == 1
     with pytest.raises(ana.StateNotFoundError):
@@ -228,6 +228,57 @@ class Reluctant:
     def __reduce__(self):
         type(self).pickled += 1
         return Reluctant, ()
+
+
+class NoRepr(list):
+    """Anything but its own repr, which would be as large as the content."""
+
+    def __repr__(self):
+        raise AssertionError
+
+
+class Refuses:
+    """Answers no question at all."""
+
+    def __repr__(self):
+        raise ValueError("no repr")
+
+    def __getattr__(self, name):
+        raise ValueError("no attributes")
+
+    def __len__(self):
+        raise ValueError("no length")
+
+
+def test_repr_says_what_kind_of_value_it_is(folder):
+    """Type, shape and dtype or length, size, the UUID's first eight characters; never the value's own repr."""
+    numpy = pytest.importorskip("numpy", reason="pip install numpy")
+    ref = ana.Ref(numpy.zeros((1000, 3)))
+    assert repr(ref) == "<ana.Ref: ndarray, shape (1000, 3), float64, 24,000 bytes>"
+    uuid = ref.make_uuid()
+    assert repr(ref) == f"<ana.Ref {uuid[:8]}: ndarray, shape (1000, 3), float64, 24,000 bytes>"
+    assert repr(ana.Ref(NoRepr([1, 2]))) == "<ana.Ref: NoRepr, length 2>"
+    assert repr(ana.Ref(3)) == "<ana.Ref: int>"
+    wide = repr(ana.Ref(numpy.zeros(1, [(f"field {n}", "f8") for n in range(1000)])))
+    assert len(wide) < 200
+
+
+def test_repr_never_raises(folder):
+    """Whatever the value says or the UUID looks like; of an empty Ref, a missing or circular value, too."""
+    assert repr(ana.Ref(Refuses())) == "<ana.Ref: Refuses>"
+    assert repr(ana.Ref.__new__(ana.Ref)) == "<ana.Ref, not loaded>"
+    ref = ana.Ref(None)
+    ref.make_uuid("a\n\ud800 and more")
+    assert repr(ref) == "<ana.Ref a\\n\\ud800 and : NoneType>"
+    ref = ana.Ref(None)
+    ref._value = ref
+    assert repr(ref) == "<ana.Ref: Ref>"
+    obj = classes.A([1])
+    obj.make_uuid()
+    reference = pickle.dumps(obj)
+    classes.file_of(folder, obj.uuid).unlink()
+    ana.set_dl(pickle_dir=folder)
+    assert repr(ana.Ref(pickle.loads(reference))) == "<ana.Ref: A, not loaded>"
 
 
 @pytest.mark.parametrize("late", ["lazy", "healed"])

@@ -1,12 +1,16 @@
 """Storable's default state, whatever the class looks like; and that unpickling calls nothing of it."""
 
+import copy
+import gc
 import pickle
+import weakref
 from typing import NamedTuple
 
 import classes
 import pytest
 
 import ana
+from ana import unloaded
 
 
 class NamedPair(NamedTuple):
@@ -325,3 +329,58 @@ class EarlyUUID(ana.Storable):
     def __init__(self, x):
         self.seen = self.make_uuid()
         self.late = x
+
+
+def _plain():
+    class Model(ana.Storable):
+        pass
+
+    return Model
+
+
+def _slotted():
+    class Model(ana.Storable):
+        __slots__ = ("x",)
+
+    return Model
+
+
+def _content():
+    class Model(dict, ana.Storable):
+        pass
+
+    return Model
+
+
+@pytest.mark.parametrize("how", ["state taken", "state missing", "copied", "stored"])
+@pytest.mark.parametrize("make", [_plain, _slotted, _content])
+def test_a_class_that_nobody_has_any_more_goes_away(tmp_path, make, how):
+    """Nothing here holds the classes that a long-lived process sees: notebook cells, clients, jobs."""
+    layer = ana.set_dl(pickle_dir=tmp_path / "s", keep_bytes=0)
+    seen = []
+    for number in range(3):
+        cls = make()
+        obj = cls()
+        obj.x = number
+        if how == "state missing":
+            unloaded.unload(obj, f"missing {number}", lambda: None)
+            assert "not loaded" in repr(obj)
+        elif how == "stored":
+            obj.make_uuid()
+        elif how == "copied":
+            copy.copy(obj)
+        else:
+            obj._ana_setstate(obj._ana_getstate())
+        seen.append(weakref.ref(cls))
+        del cls, obj
+    layer.live.forget_kept()
+    gc.collect()
+    assert [ref() for ref in seen] == [None] * 3
+
+
+def test_the_unloaded_class_of_a_class_is_one(tmp_path):
+    """As long as anybody has an object of it."""
+    one, two = classes.A(1), classes.A(2)
+    for obj in (one, two):
+        unloaded.unload(obj, f"missing {obj.x}", lambda: None)
+    assert type(one) is type(two)
