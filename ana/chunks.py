@@ -11,7 +11,8 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import blake3
-import zstandard
+
+from ana import codec
 
 __all__ = [
     "Chunk",
@@ -93,25 +94,6 @@ class Space:
         return views
 
 
-class _Codecs(threading.local):
-    """(De)compressors of one thread: sharing one between threads crashes zstandard."""
-
-    def __init__(self) -> None:
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK_BYTES)
-
-    def compressor(self, level: int) -> zstandard.ZstdCompressor:
-        found = self.compressors.get(level)
-        if found is None:
-            found = self.compressors[level] = zstandard.ZstdCompressor(
-                level=level, write_content_size=True, write_checksum=False
-            )
-        return found
-
-
-_codecs = _Codecs()
-
-
 def digest(views: Sequence[memoryview]) -> bytes:
     """Return the 32 bytes of blake3 over the views, one after the other."""
     if len(views) == 1:
@@ -136,7 +118,7 @@ def encode(views: Sequence[memoryview], size: int, leaf: bytes, level: int) -> t
     space = Space(views)
     if level and _compressible(space, level):
         data = views[0] if len(views) == 1 else b"".join(views)
-        frame = _codecs.compressor(level).compress(data)
+        frame = codec.compress(data, level)
         if len(frame) < size * _WORTHWHILE:
             return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
     parts: list[memoryview | bytes] = []
@@ -205,19 +187,9 @@ def read_compressed(chunk: Chunk, source: Read, offset: int) -> bytes:
     """Return the content of a compressed chunk, verified before it is decompressed. Raises Damaged."""
     frame = _read_frame(chunk, source, offset)
     try:
-        # Before anything is allocated for it.
-        claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed != chunk.raw:
-            msg = f"claims {claimed} bytes instead of {chunk.raw}"
-            raise Damaged(msg)
-        data: bytes = _codecs.decompressor.decompress(frame, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        msg = f"cannot be decompressed ({error})"
-        raise Damaged(msg) from None
-    if len(data) != chunk.raw:
-        msg = f"has {len(data)} bytes instead of {chunk.raw}"
-        raise Damaged(msg)
-    return data
+        return codec.decompress(frame, chunk.raw)
+    except codec.FrameError as error:
+        raise Damaged(str(error)) from None
 
 
 def verify(chunk: Chunk, source: Read, offset: int) -> None:
@@ -228,12 +200,6 @@ def verify(chunk: Chunk, source: Read, offset: int) -> None:
         _read_frame(chunk, source, offset)
 
 
-def reset_codecs() -> None:
-    """Forget this process's (de)compressors: for a forked child, which shares none with its parent."""
-    global _codecs  # noqa: PLW0603 - one per process, replaced after fork
-    _codecs = _Codecs()
-
-
 def _compressible(space: Space, level: int) -> bool:
     """Guess from three samples whether a large piece is worth compressing; those of some kB are just tried."""
     length = space.starts[-1]
@@ -242,7 +208,7 @@ def _compressible(space: Space, level: int) -> bool:
     size = min(_SAMPLE_BYTES, length // 64)
     starts = (0, (length - size) // 2, length - size)
     sample = b"".join(view for start in starts for view in space.views(start, size))
-    return len(_codecs.compressor(level).compress(sample)) < len(sample) * _WORTHWHILE
+    return len(codec.compress(sample, level)) < len(sample) * _WORTHWHILE
 
 
 def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:

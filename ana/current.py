@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ana import address, chunks, identity, loading, many, sites, unloaded
+from ana import address, codec, identity, loading, many, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
@@ -341,7 +341,7 @@ def _make(layer: object, options: dict[str, Any]) -> DataLayer:
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - one per process, replaced after fork
     _lock = threading.RLock()
-    chunks.reset_codecs()
+    codec.reset()
     for layer in list(by_home.values()):
         layer.live.renew_lock()
     loading.reset_after_fork()

@@ -15,9 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 import ana
+from ana import codec
 from benchmarks import measure
 from benchmarks.measure import median
 from benchmarks.options import Options
@@ -280,16 +279,16 @@ class _Compression:
         frames: list[bytes] = []
         with ThreadPoolExecutor(self.threads) as pool:
             compressing = measure.seconds(lambda: frames.extend(pool.map(_compress, self.pieces)))
-            decompressing = measure.seconds(lambda: list(pool.map(_decompress, frames)))
+            decompressing = measure.seconds(lambda: list(pool.map(_decompress, frames, map(len, self.pieces))))
         return {"zstd store": compressing, "zstd load": decompressing}
 
 
 def _compress(piece: memoryview) -> bytes:
-    return zstandard.ZstdCompressor(level=1).compress(piece)
+    return codec.compress(piece, 1)
 
 
-def _decompress(frame: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(frame)
+def _decompress(frame: bytes, size: int) -> bytes:
+    return codec.decompress(frame, size)
 
 
 def _others(options: Options) -> Table:

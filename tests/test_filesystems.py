@@ -27,7 +27,7 @@ SOMEBODY, GROUP = 12345, 54321
 
 AS_SOMEBODY = """
 import os, sys
-import filelock, uuid, zstandard
+import filelock, uuid
 import ana, ana.maintenance
 
 class Part(ana.Storable):

@@ -6,7 +6,6 @@ import struct
 from dataclasses import replace
 
 import pytest
-import zstandard
 from helpers import processes, raw_record, raw_tree
 from helpers.raw_record import Chunk, Record
 
@@ -19,8 +18,8 @@ SPARE_BYTES = 160 * MIB
 LIES = {"36": 1 << 36, "45": 1 << 45, "63": 1 << 63}
 STREAM = b"\x80\x05K\x2a."
 FRAME = raw_record.zstd_chunk(STREAM).frame
-ZEROS = zstandard.ZstdCompressor(level=1).compress(bytes(64 * MIB))
-ZEROS_WITHOUT_SIZE = zstandard.ZstdCompressor(level=1, write_content_size=False).compress(bytes(64 * MIB))
+ZEROS = raw_record.compress(bytes(64 * MIB))
+ZEROS_WITHOUT_SIZE = raw_record.compress(bytes(64 * MIB), sized=False)
 
 LOADER = """
 import json, resource, sys

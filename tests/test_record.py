@@ -107,7 +107,7 @@ def test_bytes_objects_come_out_as_such(segments, data):
 @settings(max_examples=60)
 @given(_states())
 def test_other_programs_read_the_same(segments):
-    """A reader made of struct, blake3 and zstandard finds every digest right, and the same segments."""
+    """A reader made of struct, blake3 and zstd finds every digest right, and the same segments."""
     data = _encode(segments, class_name="mesh:Mesh", children=("a", "b"), created_ns=7)
     found, content = raw_record.read(data)
     assert content == segments
@@ -239,7 +239,7 @@ def test_the_sample_tree_is_what_its_script_makes():
 
 
 def test_the_sample_tree_is_read_without_ana():
-    """struct, blake3 and zstandard are all it takes: a process that never imports ana gets all states."""
+    """struct, blake3 and zstd are all it takes: a process that never imports ana gets all states."""
     program = (
         "import json, pathlib, pickle, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"

@@ -8,6 +8,7 @@ import pickletools
 
 import classes
 import pytest
+from helpers import raw_record
 
 import ana
 from ana import reference
@@ -51,10 +52,8 @@ def test_a_reference_inside_a_state_is_bare(folder):
 
 def captured_references(folder, uuid):
     """Return the calls of `reference.load` that a stored state makes, read without loading them."""
-    import zstandard
-
     raw = classes.file_of(folder, uuid).read_bytes()
-    stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True).read()
+    stream = raw_record.decompress(raw)
     calls = []
 
     class Reader(pickle.Unpickler):

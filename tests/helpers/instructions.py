@@ -8,6 +8,7 @@ Between Debian's Python 3.11 and one that was compiled without optimisations, th
 `python tests/helpers/instructions.py` prints the ratios, and with `--record` they become the new baseline.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -16,9 +17,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import blake3
-import zstandard
 
 ROOT = Path(__file__).parents[2]
 BASELINE = ROOT / "tests" / "data" / "instructions.json"
@@ -282,7 +280,8 @@ def _made(folder: Path) -> Path:
 
 def _run(*command: object) -> None:
     """Run a command to its end, with nothing in its environment that could differ."""
-    needed = (ROOT, *(Path(module.__file__ or "").parents[1] for module in (blake3, zstandard)))
+    libraries = filter(None, map(importlib.util.find_spec, ("blake3", "zstandard")))
+    needed = (ROOT, *(Path(library.origin or "").parents[1] for library in libraries))
     paths = os.pathsep.join(str(path) for path in dict.fromkeys(needed))
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONHASHSEED": "0", "PYTHONPATH": paths}
     words = [str(word) for word in command]

@@ -1,0 +1,121 @@
+"""zstd frames, one per call: by the `zstandard` package or, where it is not installed, by Python's `compression.zstd`.
+
+The two write and read the same format, so a store does not show which one was used. `docs/format.md` describes it.
+"""
+
+import threading
+from typing import Any
+
+try:
+    import zstandard
+except ImportError:  # no wheel for this Python
+    zstandard = None  # type: ignore[assignment]  # decides below
+    try:
+        from compression import zstd as standard
+    except ImportError as error:
+        msg = "ana needs zstd, and this Python was built without it: pip install zstandard"
+        raise ImportError(msg) from error
+
+__all__ = ["Bytes", "FrameError", "compress", "decompress", "reset"]
+
+Bytes = bytes | bytearray | memoryview
+
+_WINDOW_LOG = 24
+"""16 MiB, the most that a chunk may hold: no frame of ours needs a larger window."""
+
+
+class FrameError(Exception):
+    """The bytes are not one zstd frame of the expected size; the message says how that shows."""
+
+
+class _Zstandard(threading.local):
+    """The `zstandard` package. It crashes when threads share a (de)compressor, so each thread has its own."""
+
+    def __init__(self, module: Any) -> None:
+        self.error = module.ZstdError
+        self._module = module
+        self._compressors: dict[int, Any] = {}
+        self._decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
+
+    def compress(self, data: Bytes, level: int) -> bytes:
+        compressor = self._compressors.get(level)
+        if compressor is None:
+            compressor = self._module.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+            self._compressors[level] = compressor
+        frame: bytes = compressor.compress(data)
+        return frame
+
+    def content_size(self, frame: Bytes) -> int:
+        size: int = self._module.get_frame_parameters(frame).content_size
+        return size
+
+    def decompress(self, frame: Bytes, _: int) -> bytes:
+        content: bytes = self._decompressor.decompress(frame, allow_extra_data=False)
+        return content
+
+
+class _Standard(threading.local):
+    """Python's own `compression.zstd`, from 3.14 on."""
+
+    def __init__(self, module: Any) -> None:
+        self.error = module.ZstdError
+        self._module = module
+        self._compressors: dict[int, Any] = {}
+        self._options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
+
+    def compress(self, data: Bytes, level: int) -> bytes:
+        compressor = self._compressors.get(level)
+        if compressor is None:
+            compressor = self._compressors[level] = self._module.ZstdCompressor(level=level)
+        # Only a frame of a stated size says it in its header.
+        compressor.set_pledged_input_size(len(data))
+        frame: bytes = compressor.compress(data, compressor.FLUSH_FRAME)
+        return frame
+
+    def content_size(self, frame: Bytes) -> int | None:
+        size: int | None = self._module.get_frame_info(frame).decompressed_size
+        return size
+
+    def decompress(self, frame: Bytes, size: int) -> bytes:
+        # One decompressor reads one frame.
+        decompressor = self._module.ZstdDecompressor(options=self._options)
+        content: bytes = decompressor.decompress(frame, size)
+        if not decompressor.eof or decompressor.unused_data:
+            msg = "the frame does not end where its bytes end"
+            raise self.error(msg)
+        return content
+
+
+def compress(data: Bytes, level: int) -> bytes:
+    """Return `data` as one frame that states its size and has no checksum; `level` is zstd's."""
+    return _codec.compress(data, level)
+
+
+def decompress(frame: Bytes, size: int) -> bytes:
+    """Return the content of a frame, which must be `size` bytes. Raises FrameError before it allocates more."""
+    try:
+        claimed = _codec.content_size(frame)
+        if claimed != size:
+            msg = f"claims {claimed} bytes instead of {size}"
+            raise FrameError(msg)
+        content = _codec.decompress(frame, size)
+    except _codec.error as error:
+        msg = f"cannot be decompressed ({error})"
+        raise FrameError(msg) from None
+    if len(content) != size:
+        msg = f"has {len(content)} bytes instead of {size}"
+        raise FrameError(msg)
+    return content
+
+
+def reset() -> None:
+    """Forget this process's (de)compressors: for a forked child, which shares none with its parent."""
+    global _codec  # noqa: PLW0603 - one per process, replaced after fork
+    _codec = _new_codec()
+
+
+def _new_codec() -> _Zstandard | _Standard:
+    return _Standard(standard) if zstandard is None else _Zstandard(zstandard)
+
+
+_codec = _new_codec()
