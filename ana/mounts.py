@@ -1,47 +1,59 @@
 """Which kind of filesystem a path lies on; asked of the kernel once per filesystem."""
 
 import os
+import re
 from typing import NamedTuple
 
-__all__ = ["Mount", "filesystem", "is_local", "is_network", "mount_of", "type_of"]
+__all__ = ["Mount", "filesystem", "is_local", "is_network", "mount_of", "type_of", "waits_at_close"]
 
-_NETWORK = frozenset(
-    [
-        "nfs",
-        "nfs4",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "ceph",
-        "9p",
-        "afs",
-        "panfs",
-        "pvfs2",
-        "orangefs",
-        "wekafs",
-        "glusterfs",
-    ]
-)
 _LOCAL = frozenset(
     [
+        "bcachefs",
+        "btrfs",
+        "erofs",
+        "exfat",
         "ext2",
         "ext3",
         "ext4",
-        "xfs",
-        "btrfs",
-        "zfs",
         "f2fs",
+        "iso9660",
         "jfs",
-        "reiserfs",
-        "bcachefs",
-        "tmpfs",
-        "ramfs",
+        "ntfs3",
         "overlay",
+        "ramfs",
+        "reiserfs",
+        "rootfs",
+        "squashfs",
+        "tmpfs",
+        "vfat",
+        "xfs",
+        "zfs",
     ]
 )
+"""This host's own disks, images and memory. What is not named may be a server's, or a daemon's that can end (FUSE)."""
+_NETWORK = frozenset(
+    [
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "orangefs",
+        "panfs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "wekafs",
+    ]
+)
+"""Known to be a server's."""
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+_UPPER = re.compile(r",upperdir=([^,]*)")
 
 
 class Mount(NamedTuple):
@@ -57,14 +69,25 @@ _types: dict[int, str] = {}
 
 
 def is_network(path: str) -> bool:
-    """Say whether `path` lies on a network filesystem, where another host's file may show up late."""
-    kind = filesystem(path)
-    return kind in _NETWORK or kind.startswith(("fuse.", "nfs"))
+    """Return whether another host's file may show up late at `path`: wherever that is not known to be this host's."""
+    return filesystem(path) not in _LOCAL
+
+
+def waits_at_close(path: str) -> bool:
+    """Return whether `path` lies on a server's filesystem, known as one, where a file is written when it is closed."""
+    return filesystem(path) in _NETWORK
 
 
 def is_local(path: str) -> bool:
-    """Say whether `path` lies on a filesystem that is known to be this host's own disk or memory."""
-    return filesystem(path) in _LOCAL
+    """Return whether `path` lies on what is known to be this host's own disk or memory, so that mappings stay.
+
+    Asked of the kernel each time. An overlay is what its upper folder lies on, if that can be seen from here.
+    """
+    mount = mount_of(path)
+    if mount is not None and mount.kind == "overlay":
+        found = _UPPER.search(mount.options)
+        mount = (mount_of(_plain(found[1])) if found else None) or mount
+    return mount is not None and mount.kind in _LOCAL
 
 
 def filesystem(path: str) -> str:
@@ -106,7 +129,8 @@ def _find(device: int, path: str) -> Mount | None:
     for line in _lines():
         fields = line.split(" ")
         at = fields.index("-")
-        mount = Mount(_plain(fields[4]), fields[at + 1], _plain(fields[at + 2]), f"{fields[5]},{fields[at + 3]}")
+        point, kind, source = (_plain(field) for field in (fields[4], fields[at + 1], fields[at + 2]))
+        mount = Mount(point, kind, source, f"{fields[5]},{fields[at + 3]}")
         below = f"{real}/".startswith(f"{mount.point.rstrip('/')}/")
         same = fields[2] == wanted
         if not below and not same:
@@ -117,13 +141,15 @@ def _find(device: int, path: str) -> Mount | None:
     return None if best is None else best[1]
 
 
-def _plain(text: str) -> str:
-    return text.replace("\\040", " ")
+def _plain(field: str) -> str:
+    """Decode what the kernel writes as octal: blank, tab, newline, backslash, and #."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), field)
 
 
 def _lines() -> list[str]:
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            return mounts.read().splitlines()
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            # Not splitlines(): a name may hold a carriage return.
+            return [line for line in os.fsdecode(mounts.read()).split("\n") if " - " in line]
     except OSError:
         return []

@@ -271,14 +271,17 @@ class _Entry(NamedTuple):
 def choose(place: str) -> str | None:
     """Return the folder that a user's `place` means: "auto" is the first of the usual ones that is local.
 
-    None where there is none, or the place is on a network filesystem: mapping files there can kill a process
-    (SIGBUS), and their locks may not hold.
+    None where there is none, or the place is not known to be local: a server, or a daemon (FUSE), can take mapped files
+    away, which kills the process (SIGBUS), and its locks may not hold.
     """
     if place != AUTO:
-        if mounts.is_network(_existing(place)):
-            _log.warning("no node cache in %s: it is on a network filesystem, and must be this node's own", place)
-            return None
-        return place
+        existing = _existing(f"{place}/ana-{os.geteuid()}")
+        if mounts.is_local(existing):
+            return place
+        kind = mounts.filesystem(existing) or "unknown"
+        reason = "which is a network filesystem, FUSE, or not known to be this node's own disk or memory"
+        _log.warning("no node cache in %s: it is on %s, %s", place, kind, reason)
+        return None
     for name in _PLACES:
         found = os.environ.get(name, "")
         if found.startswith("/") and mounts.is_local(found) and os.access(found, os.W_OK | os.X_OK):

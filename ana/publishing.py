@@ -16,6 +16,7 @@ from ana.errors import StoreError
 
 __all__ = [
     "append",
+    "has_no_links",
     "make_folder",
     "make_folders",
     "publish",
@@ -32,7 +33,25 @@ _EARLY_BYTES = 256 << 10
 """Parts from this size on are sent to the disk or the server while the next ones are being made."""
 _SYNC_FILE_RANGE_WRITE = 2
 """Of <fcntl.h>: begin to write what is dirty, and do not wait for it."""
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+"""Of <fcntl.h> and <stdio.h>: relative paths are as ever; a name that is taken is an error."""
+_FAULTS = frozenset(
+    {
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTCONN,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What is wrong with a disk, a server or a path. Any other error of link may mean that there are no links."""
 _noted: set[str] = set()
 _log = logging.getLogger("ana.publishing")
 
@@ -183,7 +202,9 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
         if (found.st_dev, found.st_ino) == identity:
             return aside
         if _link(aside, path, identity):
-            os.unlink(aside)
+            with suppress(FileNotFoundError):
+                # Where a rename had to do, it has no other name.
+                os.unlink(aside)
     return None
 
 
@@ -235,22 +256,22 @@ def _write(
 
 def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
     """Have the kernel begin to write a part of a file back. Whatever goes wrong shows when the file is waited for."""
-    start = _sync_file_range()
+    start = _c_function("sync_file_range", "int", "int64", "int64", "uint")
     if start is not None:
         start(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
 
 
 @cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return the C library's function of that name (Linux), which lets go of the interpreter's lock."""
+def _c_function(name: str, *kinds: str) -> Callable[..., int] | None:
+    """Return a function of the C library (Linux), called without the interpreter's lock; None where there is none."""
     try:
-        import ctypes  # noqa: PLC0415 - takes milliseconds, and only large states need it
+        import ctypes  # noqa: PLC0415 - takes milliseconds, and few states need it
 
-        function = ctypes.CDLL(None).sync_file_range
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (ImportError, OSError, AttributeError):
         return None
-    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    found: Callable[[int, int, int, int], int] = function
+    function.argtypes = [getattr(ctypes, f"c_{kind}") for kind in kinds]
+    found: Callable[..., int] = function
     return found
 
 
@@ -284,10 +305,18 @@ def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:
     except FileExistsError:
         return _is_ours(path, identity)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if not has_no_links(error):
             raise
         return _rename(temporary, path, error)
     return True
+
+
+def has_no_links(error: OSError) -> bool:
+    """Return whether an error of link may mean that there are no hard links, so that rename has to do.
+
+    EPERM and EOPNOTSUPP, as a rule; EXDEV from mergerfs and project quotas, EACCES from Android, EINVAL from some FUSE.
+    """
+    return error.errno not in _FAULTS
 
 
 def _is_ours(path: str, identity: tuple[int, int]) -> bool:
@@ -300,17 +329,34 @@ def _is_ours(path: str, identity: tuple[int, int]) -> bool:
 
 
 def _rename(temporary: str, path: str, error: OSError) -> bool:
-    """Publish where hard links do not exist: the last writer of the same content wins instead of the first."""
+    """Publish where hard links do not exist. The first writer wins where the filesystem has a rename for that."""
     if files.look(path) is not None:
         return False
     if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
         raise error
-    os.rename(temporary, path)
+    try:
+        _rename_to_new(temporary, path)
+    except FileExistsError:
+        return False
     kind = mounts.filesystem(os.path.dirname(path))
     if kind not in _noted:
         _noted.add(kind)
         _log.warning("no hard links on %s (%s): publishing by rename, %s", path, kind or "unknown", error.strerror)
     return True
+
+
+def _rename_to_new(old: str, new: str) -> None:
+    """Rename to a name that is free; where the filesystem cannot ask for that (rename(2), RENAME_NOREPLACE), to any."""
+    call = _c_function("renameat2", "int", "char_p", "int", "char_p", "uint")
+    if call is not None:
+        import ctypes  # noqa: PLC0415 - see _c_function
+
+        if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+            return
+        if ctypes.get_errno() == errno.EEXIST:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+    # Not to be had; or it failed, which this says.
+    os.rename(old, new)
 
 
 def _link_is_refused_for_other_reasons(error: OSError, folder: str) -> bool:

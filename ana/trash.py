@@ -11,11 +11,9 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
-from ana import files
+from ana import files, publishing
 
 __all__ = ["bring_back", "delete", "discard", "forget", "recover", "remove_empty_folder", "trash_path"]
-
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 MOVED, DELETED, GONE, BUSY, YOUNG, BACK = "moved", "deleted", "gone", "busy", "young", "back"
 
@@ -78,7 +76,7 @@ def bring_back(path: str) -> bool:
         except FileExistsError:
             return True
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if not publishing.has_no_links(error):
                 raise
             return _bring_back_by_rename(trash, path)
         # Its name in the trash stays for a later collection to remove: it may be another file's by the time we do.
@@ -170,7 +168,7 @@ def _put_back_into_trash(path: str, doomed: str) -> None:
         # Another copy of the same state is there already, and is as young.
         pass
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if not publishing.has_no_links(error):
             raise
         os.rename(doomed, trash)
         return

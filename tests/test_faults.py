@@ -28,7 +28,8 @@ MORE_ERRORS = [
     for code in (errno.EDQUOT, errno.EROFS, errno.EINTR, errno.EMFILE, errno.ENAMETOOLONG)
 ]
 """Nothing in ana asks for these: they take the way of ENOSPC, so they need not be tried every day."""
-LINK_ERRORS = (errno.EPERM, errno.EOPNOTSUPP)
+LINK_ERRORS = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EACCES, errno.EINVAL, errno.EMLINK)
+LINK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENAMETOOLONG)
 REPEATED = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "unlink": errno.ENOENT, "rename": errno.ENOENT}
 """What an NFS server says to a call that it has done already, when its reply was lost."""
 CHANGES = ("link", "makedirs", "mkdir", "open", "rename", "unlink", "write", "pwritev")
@@ -496,6 +497,19 @@ def test_links_are_not_to_be_had(bench):
     """Where there are no hard links, the states are stored all the same."""
     effects = {faults.name_of(code): faults.fails(code) for code in LINK_ERRORS}
     bench.check_all(bench.faults(["link"], effects), must_work=True)
+
+
+@pytest.mark.parametrize("code", LINK_FAULTS, ids=faults.name_of)
+def test_a_link_that_a_disk_or_a_server_refuses(folder, code):
+    """A full disk or a server's fault is no reason to publish otherwise: it is the caller's to know."""
+    layer = ana.DirDataLayer(folder / "tree")
+    with (
+        faults.under(faults.Fault("link", 1, faults.name_of(code), faults.fails(code), for_good=True)),
+        pytest.raises(ana.StoreError) as caught,
+    ):
+        layer.store_state("new", "state")
+    assert caught.value.errno == code
+    assert raw_tree.states(folder / "tree") == raw_tree.strangers(folder / "tree") == []
 
 
 @scenarios(*WRITERS, Swept)

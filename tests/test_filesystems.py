@@ -16,7 +16,7 @@ from helpers import limits, mounts, processes, raw_record, raw_tree
 from test_directory import Part
 
 import ana
-from ana import record
+from ana import publishing, record
 from ana.stores.directory import DirectoryStore
 
 KIB = 1 << 10
@@ -573,6 +573,33 @@ def test_what_came_in_between_stays_where_links_are_not(without_links, monkeypat
     assert not store.put("key", ours, (), heal=False)
     assert [bytes(segment) for segment in store.get("key").segments()] == [b"theirs"]
     assert raw_tree.strangers(without_links / "tree") == []
+
+
+def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
+    """Also one that comes between the last look and the rename, where the filesystem has a rename for that."""
+    store, other = (DirectoryStore(str(tmp_path / "tree")) for _ in range(2))
+    ours, theirs = (record.content("", [memoryview(text)]) for text in (b"ours", b"theirs"))
+
+    def no_link(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    look = publishing.files.look
+
+    def look_early(path, **options):
+        found = look(path, **options)
+        monkeypatch.setattr(publishing.files, "look", look)
+        other.put("key", theirs, (), heal=False)
+        return found
+
+    def no_link_yet(*_):
+        monkeypatch.setattr(os, "link", no_link)
+        monkeypatch.setattr(publishing.files, "look", look_early)
+        no_link()
+
+    monkeypatch.setattr(os, "link", no_link_yet)
+    assert not store.put("key", ours, (), heal=False)
+    assert [bytes(segment) for segment in store.get("key").segments()] == [b"theirs"]
+    assert raw_tree.strangers(tmp_path / "tree") == []
 
 
 def test_it_is_said_once_that_there_are_no_links(without_links):

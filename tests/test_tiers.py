@@ -13,7 +13,7 @@ from helpers import processes, raw_record, raw_tree
 from helpers.node import Node, is_mapped, noise
 
 import ana
-from ana import files, nodefolder, tiers
+from ana import files, mounts, nodefolder, tiers
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -287,7 +287,8 @@ def test_auto_takes_the_first_place_that_is_local(node, tmp_path, monkeypatch):
 def test_a_place_on_a_network_filesystem_is_refused(node, monkeypatch, caplog):
     """Mapped files there can kill a process: there is no cache, and a warning says why."""
     uuid = node.store(noise(1))
-    monkeypatch.setattr(nodefolder.mounts, "filesystem", lambda _: "nfs4")
+    server = mounts.Mount("/", "nfs4", "server:/export", "rw")
+    monkeypatch.setattr(mounts, "mount_of", lambda _: server)
     assert node.load(uuid).flags.writeable
     assert "network filesystem" in caplog.text
     monkeypatch.setenv("TMPDIR", str(node.cache.parent))

@@ -164,7 +164,7 @@ def _of_mount(found: Information) -> list[Finding]:
 def _of_trials(found: Information) -> list[Finding]:
     findings = []
     if found.hard_links is False:
-        text = "no hard links: of two writers of one explicit UUID the last may win"
+        text = "no hard links: of two writers of one explicit UUID, at the same moment, the last may win"
         findings.append(Finding("unsafe", text, "do not use explicit UUIDs, or another filesystem"))
     if found.fsync_seconds is not None and found.fsync_seconds > SLOW_FSYNC_SECONDS:
         text = f"a durable write takes {found.fsync_seconds * 1000:.0f} ms"

@@ -76,6 +76,10 @@ class DirectoryStore:
     def _on_network(self) -> bool:
         return mounts.is_network(self.tree.root)
 
+    @cached_property
+    def _waits_at_close(self) -> bool:
+        return mounts.waits_at_close(self.tree.root)
+
     @property
     def config(self) -> Config:
         """What the tree's `ana.json` says."""
@@ -306,7 +310,7 @@ class DirectoryStore:
             durable=self.durable,
             make_folders=lambda: self.tree.make_folders(key),
             mode=self.tree.file_mode,
-            early=lambda: self.durable or self._on_network,
+            early=lambda: self.durable or self._waits_at_close,
         )
 
     def _settle(self, path: str, found: files.Status) -> bool:
@@ -315,7 +319,7 @@ class DirectoryStore:
 
     def may_be_lost(self, written: float) -> bool:
         """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
-        return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._on_network
+        return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._waits_at_close
 
 
 def _bring_back(path: str) -> bool | None:

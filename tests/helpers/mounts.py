@@ -114,3 +114,22 @@ def exfat(place: Path, size_bytes: int = 16 << 20) -> Iterator[Path]:
         _command("mkfs.exfat", device)
         with mounted(place, "mount.exfat-fuse", "-o", "umask=022", device):
             yield place
+
+
+@contextlib.contextmanager
+def bindfs(folder: Path, place: Path) -> Iterator[Path]:
+    """Show a folder by a daemon (FUSE) that does not name itself: the kernel calls it plain "fuse"."""
+    need("bindfs", "bindfs", "umount")
+    with mounted(place, "bindfs", folder):
+        yield place
+
+
+@contextlib.contextmanager
+def overlay(folder: Path, place: Path) -> Iterator[Path]:
+    """Lay an empty writable folder over another; both are made in `folder`."""
+    need("mount", "mount", "umount")
+    for name in ("lower", "upper", "work"):
+        (folder / name).mkdir(exist_ok=True)
+    options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+    with mounted(place, "mount", "-t", "overlay", "-o", options, "overlay"):
+        yield place
