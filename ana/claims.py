@@ -12,7 +12,18 @@ from ana.fence import Fence
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Claim", "Session", "Source", "borrow", "local", "release", "wait_for_borrowed", "would_close_a_ring"]
+__all__ = [
+    "Claim",
+    "Session",
+    "Source",
+    "borrow",
+    "enter",
+    "find",
+    "local",
+    "release",
+    "wait_for_borrowed",
+    "would_close_a_ring",
+]
 
 
 class Source(Protocol):
@@ -28,7 +39,7 @@ class Source(Protocol):
 class Claim:
     """One state that one thread is loading, until its whole session is over."""
 
-    __slots__ = ("ahead_to", "children", "cls", "found", "key", "layer", "over", "session", "shared", "shell")
+    __slots__ = ("ahead_to", "children", "cls", "found", "key", "layer", "over", "place", "session", "shared", "shell")
 
     def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "Session") -> None:
         self.layer = layer
@@ -41,6 +52,7 @@ class Claim:
         self.ahead_to = 0
         self.shared = False
         self.over = False
+        self.place: tuple[object, ...] = ()
 
 
 class Session:
@@ -68,8 +80,24 @@ class _Local(threading.local):
 # Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
 lock = threading.RLock()
 changed = threading.Condition(lock)
-by_key: dict[tuple[str, str], Claim] = {}
+by_key: dict[tuple[object, ...], Claim] = {}
+"""By layer and UUID; and by class, where another one of the same name is being loaded at that time."""
 local = _Local()
+
+
+def find(layer: Source, key: str, cls: type) -> tuple[tuple[object, ...], Claim | None]:
+    """Return where a claim on a state belongs that is to become an object of `cls`, and the one that is there."""
+    claim = by_key.get((layer.uuid, key))
+    aside = (layer.uuid, key, cls)
+    if aside in by_key or (claim is not None and claim.shell is not None and not isinstance(claim.shell, cls)):
+        return aside, by_key.get(aside)
+    return (layer.uuid, key), claim
+
+
+def enter(claim: Claim, place: tuple[object, ...]) -> None:
+    """Make a claim known to other threads, under the lock."""
+    claim.place = place
+    by_key[place] = claim
 
 
 def would_close_a_ring(claim: Claim, session: Session) -> bool:
@@ -128,8 +156,8 @@ def release(claim: Claim) -> None:
         return
     claim.over = True
     claim.session.claims -= 1
-    if by_key.get((claim.layer.uuid, claim.key)) is claim:
-        del by_key[claim.layer.uuid, claim.key]
+    if by_key.get(claim.place) is claim:
+        del by_key[claim.place]
 
 
 def renew_lock() -> None:

@@ -160,8 +160,8 @@ class _Search:
     def resolve(self, cls: type) -> Any:
         """Return the live object, or load it, or make one that raises when it is used."""
         for layer in self.layers:
-            live = layer.live.get(self.uuid)
-            if live is not None and _is_a(live, cls):
+            live = layer.live.find(self.uuid, cls)
+            if live is not None:
                 layer.store.counters.note_live(identity.mark_of(live))
                 return live
         if _deferring or getattr(cls, "_ana_lazy", False):
@@ -184,8 +184,7 @@ class _Search:
         """Return the object if it is still alive though its layer in memory, and with it the state, is gone."""
         home = self.home or ""
         table = live_by_home.get(home) if home.startswith("memory:") else None
-        live = table.get(self.uuid) if table is not None else None
-        return live if live is not None and _is_a(live, cls) else None
+        return table.find(self.uuid, cls) if table is not None else None
 
     def load(self, cls: type, shell: Any) -> Any:
         """Load the state, from the first place that has it (into `shell`, if given). Raises the gravest problem."""
@@ -269,7 +268,7 @@ class _Search:
             identity.mark(shell, self.uuid, given=True).claim = claim
         else:
             unloaded.unload(shell, self.uuid, claim)
-        known = shell if last is None else last.live.add(self.uuid, shell)
+        known = shell if last is None else last.live.add(self.uuid, shell, cls)
         return known if isinstance(known, cls) else shell
 
 
@@ -296,10 +295,6 @@ class _Claim:
             mark = identity.mark_of(shell)
             if mark is not None:
                 mark.claim = None
-
-
-def _is_a(live: object, cls: type) -> bool:
-    return isinstance(live, cls) or unloaded.loaded_class(live) is cls
 
 
 def _adopt(layer: DataLayer) -> None:

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from ana.naming import class_name
+
 __all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
 
 
@@ -89,6 +91,7 @@ class LiveObjects:
     def __init__(self, keep_bytes: int) -> None:
         self.table: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self.keep_bytes = keep_bytes
+        self._displaced: weakref.WeakValueDictionary[tuple[str, int], Any] = weakref.WeakValueDictionary()
         self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._kept_bytes = 0
         # Re-entrant: a destructor may run, and unpickle, while it is held.
@@ -104,10 +107,28 @@ class LiveObjects:
                     self._kept.move_to_end(uuid)
         return found
 
-    def add(self, uuid: str, obj: object) -> Any:
-        """Return the object that holds `uuid` from now on: the one that already does, else `obj`."""
+    def find(self, uuid: str, cls: type) -> Any | None:
+        """Return the object of class `cls`, or of a subclass, that is alive under `uuid`, or None.
+
+        Objects of a class that was defined again stay alive under their UUID beside those of the new class.
+        """
+        found = self.get(uuid)
+        if (found is not None and isinstance(found, cls)) or not self._displaced:
+            return found if isinstance(found, cls) else None
+        with self._lock:
+            displaced = [obj for (key, _), obj in self._displaced.items() if key == uuid]
+        return next((obj for obj in displaced if isinstance(obj, cls)), None)
+
+    def add(self, uuid: str, obj: object, cls: type) -> Any:
+        """Return the object that holds `uuid` from now on: the one that already does, else `obj`, which is of `cls`.
+
+        An object of an older class of that name gives way.
+        """
         with self._lock:
             holder = self.table.setdefault(uuid, obj)
+            if holder is not obj and not isinstance(holder, cls) and class_name(type(holder)) == class_name(cls):
+                self._displaced[uuid, id(holder)] = holder
+                self.table[uuid] = holder = obj
         found = mark_of(holder)
         if found is not None:
             found.home = self
@@ -116,6 +137,9 @@ class LiveObjects:
     def put(self, uuid: str, obj: object) -> None:
         """Have `obj` hold `uuid`, whatever did before."""
         with self._lock:
+            before = self.table.get(uuid)
+            if before is not None and before is not obj:
+                self._displaced[uuid, id(before)] = before
             self.table[uuid] = obj
         found = mark_of(obj)
         if found is not None:

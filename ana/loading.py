@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ana import address, claims, fence, fetching, identity, limits, pickling, stores, unloaded
 from ana.errors import ANAError, StateLoadError
-from ana.naming import class_name, find_class
+from ana.naming import class_name, find_class, newest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,20 +99,21 @@ def reset_after_fork() -> None:
 
 def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, shell: Any, *, patient: bool) -> Any:
     """Return the live object, or claim the state and build it, or wait for whoever does."""
+    cls = _class_to_find(layer, cls, key)
     with claims.lock:
         while True:
-            live = layer.live.get(key)
+            live = layer.live.find(key, cls)
             if live is not None and not unloaded.is_waiting(live):
                 layer.store.counters.note_live(identity.mark_of(live))
-                return _checked(live, cls, key, layer)
-            claim = claims.by_key.get((layer.uuid, key))
+                return live
+            place, claim = claims.find(layer, key, cls)
             if claim is None:
                 if shell is not None and not unloaded.is_waiting(shell):
                     return shell
                 # Counted first: a signal handler may raise in between.
                 session.claims += 1
                 claim = claims.Claim(layer, cls, key, shell if live is None else live, session)
-                claims.by_key[layer.uuid, key] = claim
+                claims.enter(claim, place)
                 break
             if claim.session is session or claims.would_close_a_ring(claim, session):
                 return claims.borrow(claim, session)
@@ -124,12 +125,24 @@ def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, 
     return _build(session, claim, patient=patient)
 
 
-def _checked(obj: Any, cls: type, key: str, layer: claims.Source) -> Any:
-    """Return `obj` if it is what was asked for: of the class, or of one of the same name (a cell run again)."""
-    if isinstance(obj, cls) or class_name(type(obj)) == class_name(cls):
-        return obj
-    reason = f"it is a {class_name(type(obj))}, not a {class_name(cls)}"
-    raise StateLoadError(key, class_name(type(obj)), layer.store.home, reason)
+def _class_to_find(layer: claims.Source, cls: type, key: str) -> type:
+    """Return `cls`, or the latest definition of the live object's class, where that is a subclass of `cls`.
+
+    Of a class that was defined again (a notebook's cell, `importlib.reload`) the latest counts. Raises StateLoadError
+    where the live object is of another class altogether.
+    """
+    live = layer.live.find(key, cls)
+    other = layer.live.get(key) if live is None else live
+    if other is None:
+        return cls
+    kind = unloaded.loaded_class(other)
+    latest = cls if kind is cls else newest(kind)
+    if latest is not kind and issubclass(latest, cls):
+        return latest
+    if live is not None or class_name(kind) == class_name(cls):
+        return cls
+    reason = f"it is a {class_name(kind)}, not a {class_name(cls)}"
+    raise StateLoadError(key, class_name(kind), layer.store.home, reason)
 
 
 def _end(session: claims.Session) -> None:
@@ -236,7 +249,7 @@ def _claim_child(session: claims.Session, parent: claims.Claim, key: str) -> cla
                 claim.found = found
                 claim.children = enumerate(found.header.children)
                 session.claims += 1
-                claims.by_key[parent.layer.uuid, key] = claim
+                claims.enter(claim, (parent.layer.uuid, key))
                 return claim
     found.release()
     return None

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["class_name", "find_class"]
+__all__ = ["class_name", "find_class", "known_as", "newest"]
 
 _MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
 """What workers of multiprocessing and of mpi4py.futures call the main module, which is the same script."""
@@ -15,6 +15,20 @@ def class_name(cls: type) -> str:
     """Return "module:qualified.name", under which a class goes into addresses and headers."""
     module = cls.__module__
     return f"{'__main__' if module in _MAIN else module}:{cls.__qualname__}"
+
+
+def known_as(cls: type) -> Any:
+    """Return what is found under the name of a class in this process: perhaps a later definition; None if nothing."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def newest(cls: type) -> type:
+    """Return the latest definition of a class: the one that is found under its name; `cls` where there is none."""
+    found = known_as(cls)
+    return found if isinstance(found, type) and class_name(found) == class_name(cls) else cls
 
 
 def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | None = None) -> type | None:

@@ -30,12 +30,13 @@ def new(cls: type, uuid: str | None = None) -> Any:
     if uuid is None:
         return unloaded.make_shell(cls)
     live = current.get_dl().live
-    found = live.get(uuid)
+    found = live.find(uuid, cls)
     if found is not None:
         return found
     shell = unloaded.make_shell(cls)
     identity.mark(shell, uuid, given=True).claim = _empty
-    return live.add(uuid, shell)
+    known = live.add(uuid, shell, cls)
+    return known if isinstance(known, cls) else shell
 
 
 def fill(obj: Any, state: tuple[Any]) -> None:

@@ -210,7 +210,7 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
 def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:
     """Give an object a UUID that does not follow from its content; it is stored when it is first pickled."""
     mark = identity.mark(obj, uuid, given=True)
-    target.live.add(mark.uuid, obj)
+    target.live.add(mark.uuid, obj, type(obj))
     return mark
 
 
@@ -336,6 +336,6 @@ def _compare(target: Target, uuid: str, content: record.Content) -> None:
 
 
 def _note(target: Target, obj: Any, mark: identity.Mark) -> None:
-    target.live.add(mark.uuid, obj)
+    target.live.add(mark.uuid, obj, type(obj))
     mark.layer = target.uuid
     mark.looked = time.monotonic()

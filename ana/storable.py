@@ -10,7 +10,7 @@ from copy import deepcopy
 from types import FrameType, FunctionType, MemberDescriptorType
 from typing import Any, Generic, Self, TypeVar
 
-from ana import address, current, describing, hashing, identity, literal, pickling, reference, saving, unloaded
+from ana import address, current, describing, hashing, identity, literal, naming, pickling, reference, saving, unloaded
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
@@ -194,7 +194,8 @@ class Storable:
         if mark.claim is not None:
             return reference.load, (cls, mark.uuid, current.home_of(mark, target))
         if not saving.is_known(target, mark):
-            if not _is_importable(cls):
+            if naming.known_as(cls) is not cls:
+                # Pickled after the class: nothing is stored if that does not pickle.
                 return reference.load, (cls, _Stored(self, mark.uuid), target.home)
             saving.store(target, self)
         return reference.load, (cls, mark.uuid, target.home)
@@ -267,6 +268,16 @@ class Ref(Storable, Generic[Value]):
             unloaded.use(self)
             return self._value
 
+    def make_uuid(self, uuid: str | None = None) -> str:
+        """Return the Ref's UUID, giving it one if it has none; see `Storable.make_uuid`."""
+        key = super().make_uuid(uuid)
+        live = (saving.storing_into() or current.get_dl()).live
+        holder = live.get(key)
+        if type(holder) is Ref and type(getattr(holder, "_value", None)) is not type(getattr(self, "_value", None)):
+            # Equal content, but the value's class was defined again since.
+            live.put(key, self)
+        return key
+
     def _ana_getstate(self) -> Value:
         return self.value
 
@@ -290,14 +301,6 @@ class _Stored:
     def __reduce__(self) -> tuple[Any, ...]:
         saving.store(current.get_dl(), self.obj)
         return str, (self.uuid,)
-
-
-def _is_importable(cls: type) -> bool:
-    """Say whether a class is found under its name, so that every pickler can name it."""
-    found: Any = sys.modules.get(cls.__module__)
-    for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is cls
 
 
 def _attributes(obj: Any) -> dict[str, Any]:

@@ -205,19 +205,3 @@ def test_a_storable_of_a_module_that_is_registered_by_value(tmp_path, unimportab
         "import pickle, sys; child, parent = pickle.load(open(sys.argv[1], 'rb'));print(child.x, parent.x[0] is child)"
     )
     assert classes.run(worker, str(tmp_path / "handed"), cwd=tmp_path) == "child True"
-
-
-def test_a_class_that_was_defined_again(tmp_path):
-    """A notebook's cell run twice makes a new class of the same name: references give the live object."""
-    code = (
-        "import pickle, sys, ana\n"
-        "ana.set_dl(pickle_dir=sys.argv[1])\n"
-        "cell = 'class Own(ana.Storable):\\n    def __init__(self, x): self.x = x'\n"
-        "exec(cell)\n"
-        "own = Own(1); own.make_uuid(); data = pickle.dumps(own)\n"
-        "exec(cell)\n"
-        "print(pickle.loads(data) is own, Own.ana_load(own.uuid) is own)\n"
-        "del own\n"
-        "print(type(Own.ana_load(pickle.loads(data).uuid)) is Own)\n"
-    )
-    assert classes.run(code, str(tmp_path / "s"), cwd=tmp_path) == "True True\nTrue"
