@@ -6,7 +6,6 @@ many threads and processes.
 """
 
 import errno
-import io
 import os
 import stat
 import time
@@ -19,7 +18,6 @@ from ana.errors import StoreError, UntrustedStoreError
 __all__ = [
     "Entry",
     "Opened",
-    "Reading",
     "Status",
     "list_folder",
     "look",
@@ -165,59 +163,6 @@ class Opened:
 
     def __del__(self) -> None:
         self.close()
-
-
-class Reading(io.RawIOBase):
-    """A regular file as a stream that can be sought in; parts of it are read beside that. Raises StoreError."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        opened = open_file(path, 1)
-        if opened is None:
-            raise StoreError(path, errno.ENOENT, "there is no such file")
-        self._opened = opened
-        self._path = path
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say that it can be sought in."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._opened.size_bytes}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Read on from the place."""
-        left = max(0, self._opened.size_bytes - self._at)
-        data = self.part(self._at, left if size is None or size < 0 else min(size, left))
-        self._at += len(data)
-        return data
-
-    def part(self, offset: int, size: int) -> bytes:
-        """Return a part of the file, or what there is of it."""
-        data = bytearray(min(size, max(0, self._opened.size_bytes - offset)))
-        self._opened.read(offset, [memoryview(data)])
-        return bytes(data)
-
-    def within(self, offset: int) -> Callable[[int, Sequence[memoryview]], None]:
-        """Return what reads the file that begins at an offset of this one."""
-        return lambda at, targets: self._opened.read(offset + at, targets)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._opened.close()
-        super().close()
 
 
 def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Opened | None:

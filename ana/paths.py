@@ -5,7 +5,7 @@ import os
 
 from ana.errors import StoreError
 
-__all__ = ["absolute", "home"]
+__all__ = ["absolute", "home", "resolved"]
 
 
 def absolute(path: str | os.PathLike[str] | bytes) -> str:
@@ -22,6 +22,11 @@ def absolute(path: str | os.PathLike[str] | bytes) -> str:
     except OSError as error:
         hint = "the working folder of this process is gone: change to one that is there, or give a path from / on"
         raise StoreError(said, error.errno or errno.ENOENT, hint) from error
+
+
+def resolved(path: str) -> str:
+    """Return where an absolute path leads, through all symbolic links: for files that a user names."""
+    return os.path.realpath(path)
 
 
 def home(user: str = "") -> str:

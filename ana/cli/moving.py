@@ -73,7 +73,7 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
         said(f"{found.present:,} were there already, {len(found.ignored):,} files are no states")
         if found.problems:
             said(problems_table(found.problems))
-    warn_of(found.problems, output)
+    warn_of(found.problems, output, source)
     return DAMAGE if found.problems else DONE
 
 

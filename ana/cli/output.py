@@ -236,11 +236,13 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def warn_of(problems: Sequence[maintenance.Problem], output: Output) -> None:
+def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str = "") -> None:
     """Say on standard error how many states something is wrong with; programs read that from the document."""
     if problems and not output.as_json:
         kinds = sorted({wrong.kind for wrong in problems})
-        warn(f"{len(problems):,} states: {', '.join(kinds)} (first: {printable(problems[0].uuid or problems[0].name)})")
+        of = f"{source}: " if source else ""
+        first = problems[0].uuid or problems[0].name
+        warn(f"{of}{len(problems):,} states: {', '.join(kinds)} (first: {printable(first[:200])})")
 
 
 def size(size_bytes: float) -> str:

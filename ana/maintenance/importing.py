@@ -2,22 +2,41 @@
 
 import json
 import pickletools
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
-from ana import address, files, record
-from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, UnsupportedFormatError, UntrustedStoreError
+from ana import address, files, limits, paths, record, threads
+from ana.chunks import Read
+from ana.errors import (
+    ANAError,
+    CorruptedStateError,
+    StateNotFoundError,
+    StoreError,
+    UnsupportedFormatError,
+    UntrustedStoreError,
+)
+from ana.maintenance import archive
 from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, open_store, problem
 from ana.stores import adopting
-from ana.stores.closure import children_first
+from ana.stores.closure import by_level, children_first
 from ana.stores.directory import DirectoryStore
 from ana.stores.tree import FORMAT
 
 __all__ = ["Imported", "import_file", "import_old"]
 
 SUFFIX = ".p"
-LARGEST_BYTES = 1 << 40
+MOST_MANIFEST_BYTES = 32 << 20
+"""Of `ana.json` in an exported file: it names what was asked for, 860,000 UUIDs at the most."""
+MOST_STATES = 10**12
+THREADS = 16
+"""They wait for the disk, or for servers: see `ana.fetching`."""
+WINDOW_STATES = 512
+WINDOW_BYTES = 64 << 20
+"""So many states, or bytes of them, are taken at a time: what refers to what is known of those, and of what is done."""
+SMALL_BYTES = 1 << 20
+"""Larger states are taken one by one, each on as many threads as there are CPUs."""
 D = "ana.d D"
 """How the original ANA's pickles name what loads a reference."""
 
@@ -41,6 +60,93 @@ class Imported:
     """States that were not imported, and why."""
 
 
+class _State(NamedTuple):
+    """A state that is to be stored: its key, its file, how large that is, what it refers to, where it begins."""
+
+    key: str
+    name: str
+    size_bytes: int
+    children: Sequence[str]
+    offset: int = 0
+
+
+class _Importing:
+    """Stores states, each after all that it refers to and many at once, and notes what became of them."""
+
+    def __init__(
+        self, store: DirectoryStore, put: Callable[[_State], bool], done: Imported, tell: Tell, total: int
+    ) -> None:
+        """Take what stores a state: it returns False for one that was there, and raises ANAError."""
+        self._store = store
+        self._put = put
+        self._done = done
+        self._tell = tell
+        self._total = total
+        self._here: set[str] = set()
+        self._waiting: dict[str, _State] = {}
+        self._taken = 0
+
+    def take(self, states: Sequence[_State]) -> None:
+        """Store those whose children are there."""
+        window = {state.key: state for state in states}
+        for keys in by_level(window, lambda key: window[key].children):
+            ready = []
+            for state in (window[key] for key in keys):
+                if self._missing(state, ()) is None:
+                    ready.append(state)
+                else:
+                    self._waiting[state.key] = state
+            self._put_all(ready)
+
+    def finish(self) -> None:
+        """Store also those that refer to each other or to what came after them; of the others, a child is missing."""
+        left = self._waiting
+        while missing := {key: child for key, state in left.items() if (child := self._missing(state, left))}:
+            for key, child in missing.items():
+                reason = f"it refers to {child}, which is neither among what was imported nor in the store"
+                self._done.problems.append(Problem(key, left[key].name, "missing", reason))
+            left = {key: state for key, state in left.items() if key not in missing}
+        order = children_first(left, lambda key: [child for child in left[key].children if child in left])
+        for keys in by_level(order, lambda key: left[key].children):
+            self._put_all([left[key] for key in keys])
+
+    def _missing(self, state: _State, coming: Iterable[str]) -> str | None:
+        for child in state.children:
+            if child not in self._here and child != state.key and child not in coming and not self._store.has(child):
+                return child
+        return None
+
+    def _put_all(self, states: Sequence[_State]) -> None:
+        results: dict[int, bool | Problem] = {}
+
+        def one(number: int) -> None:
+            state = states[number]
+            try:
+                results[number] = self._put(state)
+            except ANAError as error:
+                results[number] = problem(error, state.key, state.name)
+
+        large = [number for number, state in enumerate(states) if state.size_bytes > SMALL_BYTES]
+        threads.run(one, [number for number in range(len(states)) if number not in set(large)], THREADS)
+        for number in large:
+            one(number)
+        for number, state in enumerate(states):
+            self._note(state, results[number])
+        self._taken += len(states)
+        self._tell(Doing("importing", self._taken, self._total, self._done.size_bytes))
+
+    def _note(self, state: _State, result: bool | Problem) -> None:  # noqa: FBT001 - what became of it
+        if isinstance(result, Problem):
+            self._done.problems.append(result)
+            return
+        self._here.add(state.key)
+        if result:
+            self._done.imported.append(state.key)
+            self._done.size_bytes += state.size_bytes
+        else:
+            self._done.present += 1
+
+
 def import_old(
     pickle_dir: Path, old_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Imported:
@@ -48,25 +154,25 @@ def import_old(
 
     `pickle_dir` becomes a store where it is none yet. Nothing is unpickled: each file is read to the end of its pickle,
     opcode by opcode, and what it refers to is found on the way. Classes are known to references only, so that
-    `ana ls` shows none. What is stored already is compared. Can be interrupted, and run again.
+    `ana ls` shows none. What is stored already is compared. A symlink, or what is no file, is a problem, and is not
+    opened. Can be interrupted, and run again.
 
     Raises StoreError, UntrustedStoreError for a folder without any such file, UnsupportedFormatError,
     LockTimeoutError.
     """
     folder = absolute(old_dir)
-    names = {entry.name for entry in files.list_folder(folder) if entry.kind == "file"}
-    keys = {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and not name.startswith(".")}
-    if not keys:
+    done = Imported()
+    old = _OldFolder(folder, done)
+    if not old.keys:
         raise UntrustedStoreError(folder, f"it holds no state of the original ANA (UUID{SUFFIX})")
     store = open_store(pickle_dir, create=True)
-    done = Imported(found=len(keys), ignored=sorted(names - {f"{key}{SUFFIX}" for key in keys}))
     with locked(store, lock_seconds):
-        old = _OldFolder(folder, keys, done)
+        importing = _Importing(store, lambda state: _put_old(store, old, state), done, tell, done.found)
         # Children first: a state that is in a store has there what it refers to.
-        for number, key in enumerate(children_first(sorted(keys), old.children_of), 1):
-            if key not in old.broken:
-                _store_old(store, old, key, done)
-            tell(Doing("importing", number, len(keys), done.size_bytes))
+        order = children_first(sorted(old.keys), lambda key: old.look_into(key).children)
+        for window in _windows(old.states[key] for key in order if key not in old.broken):
+            importing.take(window)
+        importing.finish()
     return done
 
 
@@ -76,60 +182,100 @@ def import_file(
     """Store the states of a file that `export_states` wrote, as they are, each verified; nothing is unpickled.
 
     `pickle_dir` becomes a store where it is none yet. A state whose children are neither in the file nor in the store
-    is not taken. Can be interrupted, and run again.
+    is not taken; of a file that is cut short or damaged, what is whole is. Can be interrupted, and run again.
 
     Raises StoreError, UntrustedStoreError, UnsupportedFormatError for what is no such file, LockTimeoutError.
     """
     place = absolute(path)
     done = Imported()
-    with files.Reading(place) as reading:
-        members = _members(reading, place)
-        done.exported, states = _manifest(reading, next(members, None), place)
-        store = open_store(pickle_dir, create=True)
-        with locked(store, lock_seconds):
-            try:
-                for number, member in enumerate(members, 1):
-                    _adopt(store, reading, member, done)
-                    tell(Doing("importing", number, None, done.size_bytes))
-            except tarfile.TarError as error:
-                done.problems.append(Problem("", place, "damaged", f"the file is cut short or damaged ({error})"))
-    if done.found != states:
-        text = f"the file is cut short or damaged: it holds {done.found} of {states} states"
+    # The user names the file: a link to it is as good.
+    opened = files.open_file(paths.resolved(place))
+    if opened is None:
+        raise StoreError(place, 2, "there is no such file")
+    with opened:
+        members = archive.members(opened)
+        try:
+            done.exported, states = _manifest(opened, next(members, None), place)
+        except ValueError as error:
+            raise UntrustedStoreError(place, f"it is no file that ana export wrote, or damaged: {error}") from None
+        windows = _windows(_states(opened, members, done, place))
+        # Nothing is made for a file that nothing can be taken from.
+        first = next(windows, None)
+        if first is not None:
+            store = open_store(pickle_dir, create=True)
+            with locked(store, lock_seconds):
+                importing = _Importing(store, lambda state: _put_record(store, opened, state), done, tell, states)
+                for window in chain([first], windows):
+                    importing.take(window)
+                importing.finish()
+    if done.found != states and not any(wrong.name == place for wrong in done.problems):
+        text = f"the file is damaged: it holds {done.found} of {states} states"
         done.problems.append(Problem("", place, "damaged", text))
     return done
+
+
+def _windows(states: Iterable[_State]) -> Iterator[list[_State]]:
+    """Yield states in lists that are bounded in number and in bytes."""
+    window: list[_State] = []
+    size = 0
+    for state in states:
+        window.append(state)
+        size += state.size_bytes
+        if len(window) >= WINDOW_STATES or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
 
 
 class _OldFolder:
     """A folder of the original ANA."""
 
-    def __init__(self, folder: str, keys: set[str], done: Imported) -> None:
+    def __init__(self, folder: str, done: Imported) -> None:
         self.folder = folder
-        self.keys = keys
         self.broken: set[str] = set()
-        self.children: dict[str, tuple[str, ...]] = {}
+        self.states: dict[str, _State] = {}
+        self.keys: set[str] = set()
         self._done = done
+        for entry in files.list_folder(folder):
+            key = entry.name.removesuffix(SUFFIX)
+            if key == entry.name or key.startswith("."):
+                if entry.kind == "file":
+                    done.ignored.append(entry.name)
+            elif entry.kind == "file":
+                self.keys.add(key)
+            elif entry.kind != "folder":
+                done.problems.append(Problem(key, entry.name, "failed", "it is no regular file: it was not opened"))
+        done.ignored.sort()
+        done.found = len(self.keys)
 
     def read(self, key: str) -> bytes:
         """Return a state's pickle. Raises StateNotFoundError, StoreError."""
-        data = files.read_whole(f"{self.folder}/{key}{SUFFIX}", LARGEST_BYTES)
+        # It is copied once.
+        data = files.read_whole(f"{self.folder}/{key}{SUFFIX}", limits.memory_bytes() // 3)
         if data is None:
             raise StateNotFoundError(key, self.folder)
         return data
 
-    def children_of(self, key: str) -> tuple[str, ...]:
-        """Return which states of the folder a state refers to; note what is wrong with it."""
+    def look_into(self, key: str) -> _State:
+        """Return what a state refers to in the folder; note what is wrong with it."""
+        name = f"{key}{SUFFIX}"
+        children: tuple[str, ...] = ()
+        size = 0
         try:
-            names, strings = _look_into(key, self.read(key), f"{self.folder}/{key}{SUFFIX}")
+            data = self.read(key)
+            size = len(data)
+            names, strings = _look_into(key, data, f"{self.folder}/{name}")
             address.check_key(key)
-        except (ANAError, ValueError) as error:
+            # A string that is a UUID of the folder may be one by chance: then too much is kept, never too little.
+            children = tuple(sorted((strings & self.keys) - {key})) if D in names else ()
+        except (ANAError, ValueError, MemoryError) as error:
             self.broken.add(key)
-            wrong = problem(error, key, f"{key}{SUFFIX}") if isinstance(error, ANAError) else None
-            self._done.problems.append(wrong or Problem(key, f"{key}{SUFFIX}", "failed", str(error)))
-            return ()
-        # A string that is a UUID of the folder may be one by chance: then too much is kept, never too little.
-        found = tuple(sorted((strings & self.keys) - {key})) if D in names else ()
-        self.children[key] = found
-        return found
+            wrong = problem(error, key, name) if isinstance(error, ANAError) else None
+            reason = str(error) or "it does not fit into memory"
+            self._done.problems.append(wrong or Problem(key, name, "failed", reason))
+        self.states[key] = _State(key, name, size, children)
+        return self.states[key]
 
 
 def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
@@ -156,75 +302,65 @@ def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
     return names, strings
 
 
-def _store_old(store: DirectoryStore, old: _OldFolder, key: str, done: Imported) -> None:
+def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
+    data = old.read(state.key)
+    content = record.content("", [memoryview(data)])
+    if store.put(state.key, content, tuple(state.children), heal=False):
+        return True
+    found = store.get(state.key)
+    found.release()
+    if found.header.content != content.digest:
+        msg = "the store has another state under this UUID: the first one stays"
+        raise ANAError(msg)
+    return False
+
+
+def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -> tuple[list[str], int]:
+    """Return what was asked for, and how many states there are. Raises ValueError, UnsupportedFormatError."""
+    if member is None or member.name != "ana.json":
+        msg = "it does not begin with ana.json"
+        raise ValueError(msg)
+    if member.size_bytes > MOST_MANIFEST_BYTES:
+        msg = f"its ana.json has {member.size_bytes} bytes"
+        raise ValueError(msg)
     try:
-        missing = [child for child in old.children[key] if child in old.broken]
-        if missing:
-            done.problems.append(
-                Problem(key, f"{key}{SUFFIX}", "missing", f"it refers to {missing[0]}, which is damaged")
-            )
-            old.broken.add(key)
-            return
-        data = old.read(key)
-        content = record.content("", [memoryview(data)])
-        if store.put(key, content, old.children[key], heal=False):
-            done.imported.append(key)
-            done.size_bytes += len(data)
-            return
-        found = store.get(key)
-        found.release()
-        if found.header.content == content.digest:
-            done.present += 1
-        else:
-            reason = "the store has another state under this UUID: the first one stays"
-            done.problems.append(Problem(key, f"{key}{SUFFIX}", "failed", reason))
-    except ANAError as error:
-        done.problems.append(problem(error, key, f"{key}{SUFFIX}"))
-
-
-def _members(reading: "files.Reading", place: str) -> Iterator[tarfile.TarInfo]:
-    """Yield what is in an exported file, as it is read."""
-    try:
-        with tarfile.open(fileobj=reading, mode="r:", format=tarfile.GNU_FORMAT) as archive:
-            yield from archive
-    except tarfile.ReadError as error:
-        if reading.tell() > tarfile.BLOCKSIZE:
-            raise
-        raise UntrustedStoreError(place, f"it is no file that ana export wrote ({error})") from None
-
-
-def _manifest(reading: "files.Reading", member: tarfile.TarInfo | None, place: str) -> tuple[list[str], int]:
-    try:
-        if member is None or member.name != "ana.json":
-            raise ValueError("ana.json")  # noqa: EM101, TRY301 - caught below
-        fields = json.loads(reading.part(member.offset_data, member.size))
-        exported = [str(uuid) for uuid in fields["exported"]]
-        version, states = fields["format"], int(fields["states"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UntrustedStoreError(place, f"it is no file that ana export wrote ({error})") from None
+        fields = json.loads(archive.part(opened, member.offset, member.size_bytes))
+        version, exported, states = fields["format"], fields["exported"], fields["states"]
+    except (KeyError, TypeError, RecursionError) as error:
+        msg = f"its ana.json makes no sense ({type(error).__name__}: {error})"
+        raise ValueError(msg) from None
+    numbers = isinstance(version, int) and isinstance(states, int) and 0 <= states <= MOST_STATES
+    if not numbers or not isinstance(exported, list) or not all(isinstance(uuid, str) for uuid in exported):
+        msg = "its ana.json makes no sense"
+        raise ValueError(msg)
     if version != FORMAT:
         raise UnsupportedFormatError(place, version, FORMAT)
     return exported, states
 
 
-def _adopt(store: DirectoryStore, reading: "files.Reading", member: tarfile.TarInfo, done: Imported) -> None:
-    if not member.isreg() or not address.is_file_name(member.name.rpartition("/")[2]):
-        done.ignored.append(member.name)
-        return
-    done.found += 1
-    start = reading.part(member.offset_data, min(member.size, 1024))
-    key = record.key_of(start)
-    read = reading.within(member.offset_data)
+def _states(opened: files.Opened, members: Iterator[archive.Member], done: Imported, place: str) -> Iterator[_State]:
+    """Yield the states of an exported file whose headers are right, up to where it is damaged."""
     try:
-        header = adopting.read_header(key, member.size, read, member.name)
-        missing = [child for child in header.children if child != key and not store.has(child)]
-        if missing:
-            text = f"it refers to {missing[0]}, which is neither in the file nor in the store"
-            done.problems.append(Problem(key, member.name, "missing", text))
-        elif adopting.adopt(store, key, member.size, read, member.name):
-            done.imported.append(key)
-            done.size_bytes += member.size
-        else:
-            done.present += 1
-    except ANAError as error:
-        done.problems.append(problem(error, key, member.name))
+        for member in members:
+            if not member.is_file or not address.is_file_name(member.name.rpartition("/")[2]):
+                done.ignored.append(member.name)
+                continue
+            done.found += 1
+            key = record.key_of(archive.part(opened, member.offset, min(member.size_bytes, 1024)))
+            named = address.key_of_name(member.name.rpartition("/")[2]) or ""
+            try:
+                header = adopting.read_header(key, member.size_bytes, _reader(opened, member.offset), member.name)
+            except ANAError as error:
+                done.problems.append(problem(error, named, member.name))
+            else:
+                yield _State(key, member.name, member.size_bytes, header.children, member.offset)
+    except ValueError as error:
+        done.problems.append(Problem("", place, "damaged", f"the file is damaged: {error}"))
+
+
+def _put_record(store: DirectoryStore, opened: files.Opened, state: _State) -> bool:
+    return adopting.adopt(store, state.key, state.size_bytes, _reader(opened, state.offset), state.name)
+
+
+def _reader(opened: files.Opened, start: int) -> Read:
+    return lambda offset, targets: opened.read(start + offset, targets)

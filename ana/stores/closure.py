@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["children_first"]
+__all__ = ["by_level", "children_first"]
 
 
 def children_first(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[str]:
@@ -25,3 +25,18 @@ def children_first(keys: Iterable[str], children_of: Callable[[str], Iterable[st
             else:
                 seen.add(child)
                 stack.append((child, iter(children_of(child))))
+
+
+def by_level(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> list[list[str]]:
+    """Return the keys, which come after their children, in lists: those of one do not refer to each other.
+
+    In a cycle some do.
+    """
+    lists: list[list[str]] = []
+    level_of: dict[str, int] = {}
+    for key in keys:
+        level = 1 + max((level_of.get(child, -1) for child in children_of(key)), default=-1)
+        level_of[key] = level
+        lists += [[] for _ in range(len(lists), level + 1)]
+        lists[level].append(key)
+    return lists

@@ -1,0 +1,117 @@
+"""An exported file as it is read: a tar file, taken strictly, member by member, so that reading it surely ends.
+
+Python's tarfile is not for files that others wrote: it takes headers of any size into memory, fails with any kind of
+exception, and follows negative sizes backwards for ever (CVE-2025-8194).
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ana import files
+
+__all__ = ["Member", "members", "part"]
+
+BLOCK_BYTES = 512
+MOST_EXTRA_BYTES = 64 << 10
+"""Of a header that says more of the next member: names in a store have 208 bytes at the most."""
+
+_OCTAL = re.compile(rb" *([0-7]{0,12})[ \0]*")
+_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]*)=")
+_PLAIN = (b"0", b"\0", b"7")
+_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
+_EXTRA = (b"L", b"K", b"x", b"g")
+"""Names as GNU tar writes long ones, and the extended headers of POSIX."""
+
+
+class Member(NamedTuple):
+    """What a tar file holds: its name, where its content begins, how large that is, whether it is a regular file."""
+
+    name: str
+    offset: int
+    size_bytes: int
+    is_file: bool
+
+
+def members(opened: files.Opened) -> Iterator[Member]:
+    """Yield what a tar file holds, as it is found. What is yielded lies within the file.
+
+    Raises ValueError, with the reason in words, where it is cut short or damaged.
+    """
+    at = 0
+    said: dict[bytes, bytes] = {}
+    while (block := part(opened, at, BLOCK_BYTES)) != bytes(BLOCK_BYTES):
+        name, size, kind = _header(block, at)
+        at += BLOCK_BYTES
+        if kind in _EXTRA:
+            said |= _extra(part(opened, at, min(size, MOST_EXTRA_BYTES)), size, kind)
+        else:
+            name = said.get(b"path", name)
+            size = _number(said[b"size"], rb"([0-9]{1,19})") if b"size" in said else size
+            size = 0 if kind in _WITHOUT_DATA else size
+            shown = name.decode("utf-8", "surrogateescape")
+            if at + size > opened.size_bytes:
+                msg = f"it is cut short: {shown!r} is said to have {size} bytes, and {opened.size_bytes - at} are there"
+                raise ValueError(msg)
+            yield Member(shown, at, size, kind in _PLAIN)
+            said = {}
+        at += size + -size % BLOCK_BYTES
+
+
+def part(opened: files.Opened, offset: int, size_bytes: int) -> bytes:
+    """Return a part of a file, or what there is of it. Raises StoreError."""
+    data = bytearray(max(0, min(size_bytes, opened.size_bytes - offset)))
+    opened.read(offset, [memoryview(data)])
+    return bytes(data)
+
+
+def _header(block: bytes, at: int) -> tuple[bytes, int, bytes]:
+    if len(block) < BLOCK_BYTES:
+        msg = f"it is cut short at byte {at}"
+        raise ValueError(msg)
+    # The sum is taken with blanks in its own place.
+    if _number(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        msg = f"there is no tar header at byte {at}"
+        raise ValueError(msg)
+    kind = block[156:157]
+    if kind == b"S":
+        msg = f"at byte {at} is a sparse file, which ana export does not write"
+        raise ValueError(msg)
+    name = block[:100].partition(b"\0")[0]
+    if block[257:263] == b"ustar\0" and block[345] and kind not in _EXTRA:
+        name = block[345:500].partition(b"\0")[0] + b"/" + name
+    # What does not fit into octal digits is in binary, after 0x80.
+    size = int.from_bytes(block[125:136], "big") if block[124] == 0x80 else _number(block[124:136])  # noqa: PLR2004 - see above
+    return name, size, kind
+
+
+def _number(field: bytes, pattern: bytes | re.Pattern[bytes] = _OCTAL) -> int:
+    found = re.fullmatch(pattern, field)
+    if found is None:
+        msg = f"{field!r} is no size"
+        raise ValueError(msg)
+    return int(found[1] or b"0", 8 if pattern is _OCTAL else 10)
+
+
+def _extra(data: bytes, size: int, kind: bytes) -> dict[bytes, bytes]:
+    """Return what a header says of the member after it."""
+    if len(data) < size:
+        msg = f"a header is said to have {size} bytes"
+        raise ValueError(msg)
+    if kind == b"L":
+        return {b"path": data.partition(b"\0")[0]}
+    said = {}
+    at = 0
+    # Of those that hold for all members, and names of links, nothing is of use here.
+    while kind == b"x" and at < size:
+        found = _RECORD.match(data, at)
+        end = at + int(found[1]) if found else 0
+        if found is None or end <= found.end() or data[end - 1 : end] != b"\n":
+            msg = "an extended header makes no sense"
+            raise ValueError(msg)
+        if found[2].startswith(b"GNU.sparse."):
+            msg = "it holds a sparse file, which ana export does not write"
+            raise ValueError(msg)
+        said[found[2]] = data[found.end() : end - 1]
+        at = end
+    return said
