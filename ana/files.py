@@ -280,23 +280,6 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def server_now(folder: str) -> float:
-    """Return the time in s since 1970 by the clock of the filesystem's server, which may differ from this host's."""
-    probe = temporary_name(folder)
-    with reported(probe):
-        try:
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            try:
-                os.write(descriptor, b"\n")
-                os.fsync(descriptor)
-                return os.fstat(descriptor).st_mtime
-            finally:
-                os.close(descriptor)
-        finally:
-            with suppress(OSError):
-                os.unlink(probe)
-
-
 def list_folder(path: str) -> list[Entry]:
     """List a folder. Raises StoreError."""
     with reported(path), os.scandir(path) as entries:

@@ -8,16 +8,16 @@ timeout, and its holder's death or fork blocks nobody for longer than that.
 import json
 import logging
 import os
-import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ana import files, publishing, threads
+from ana.access import FREE, Access, open_regular
 from ana.counters import Counters
-from ana.errors import LockTimeoutError, StoreError
+from ana.errors import LockTimeoutError, StoreError, UntrustedStoreError
 
 __all__ = ["exclusive", "saving_work"]
 
@@ -30,10 +30,11 @@ _log = logging.getLogger("ana.locks")
 class _Attempt:
     """One try to get a lock, in a thread of its own; a lock that comes too late is given back at once."""
 
-    def __init__(self, path: str, timeout_seconds: float, mode: int) -> None:
+    def __init__(self, path: str, timeout_seconds: float, access: Access, prepare: Callable[[], object] | None) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
-        self.mode = mode
+        self.access = access
+        self.prepare = prepare
         self.problem = ""
         self.timed_out = False
         self.waited = False
@@ -84,7 +85,11 @@ class _Attempt:
             self._answered.set()
 
     def _lock_file(self) -> Any:
-        lock = _file_lock(self.path, self.mode, self.timeout_seconds)
+        if self.prepare is not None:
+            self.prepare()
+        else:
+            publishing.make_folders(os.path.dirname(self.path), self.access)
+        lock = _file_lock(self.path, self.access, self.timeout_seconds)
         try:
             lock.acquire(timeout=0)
         except TimeoutError:
@@ -94,13 +99,19 @@ class _Attempt:
 
 
 @contextmanager
-def saving_work(path: str, timeout_seconds: float, counters: Counters, mode: int = 0o777) -> Iterator[bool]:
+def saving_work(
+    path: str,
+    timeout_seconds: float,
+    counters: Counters,
+    access: Access = FREE,
+    prepare: Callable[[], object] | None = None,
+) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
 
-    `mode` is that of folders that are made for it, and, less the right to execute, of the file. Waiting, and waiting in
-    vain, is counted. Never raises for a lock's sake.
+    `access` is the file's; `prepare` makes its folder. Waiting, and waiting in vain, is counted. Never raises for a
+    lock's sake.
     """
-    attempt = _Attempt(path, timeout_seconds, mode)
+    attempt = _Attempt(path, timeout_seconds, access, prepare)
     began = time.perf_counter()
     held = attempt.acquire()
     seconds = time.perf_counter() - began
@@ -126,33 +137,41 @@ def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
 
 
 @contextmanager
-def exclusive(path: str, timeout_seconds: float, mode: int = 0o777) -> Iterator[bool]:
+def exclusive(
+    path: str, timeout_seconds: float, access: Access = FREE, prepare: Callable[[], object] | None = None
+) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block, its holder's name beside it; yield whether there is such a lock.
 
     Raises LockTimeoutError, which says who has it, where another holds it for longer than `timeout_seconds`. Where
     locks do not work, or no file can be written, goes on without one.
     """
-    attempt = _Attempt(path, timeout_seconds, mode)
+    attempt = _Attempt(path, timeout_seconds, access, prepare)
     held = attempt.acquire()
     if not held:
         if isinstance(attempt.error, TimeoutError):
             raise LockTimeoutError(path, timeout_seconds, _holder(path))
         _log.warning("going on without the lock %s: %s", path, attempt.problem)
     try:
-        _sign(path)
+        signed = held and _sign(path, access)
         yield held
     finally:
-        with suppress(OSError):
-            os.unlink(f"{path}.holder")
+        if signed:
+            with suppress(OSError):
+                os.unlink(f"{path}.holder")
         if held:
             attempt.release()
 
 
-def _sign(path: str) -> None:
-    """Write down who holds a lock, for those that wait: for people only."""
+def _sign(path: str, access: Access) -> bool:
+    """Write down who holds a lock, for those that wait: for people only. False where that cannot be."""
     host, pid, since = os.uname().nodename, os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with suppress(OSError), open(f"{path}.holder", "w", encoding="utf-8") as file:
-        json.dump({"host": host, "pid": pid, "since": since}, file)
+    try:
+        publishing.replace(
+            f"{path}.holder", json.dumps({"host": host, "pid": pid, "since": since}).encode(), access=access
+        )
+    except (StoreError, UntrustedStoreError):
+        return False
+    return True
 
 
 def _holder(path: str) -> str:
@@ -160,33 +179,16 @@ def _holder(path: str) -> str:
     try:
         fields = json.loads(files.read_whole(f"{path}.holder", 4096) or b"")
         return f"host {fields['host']}, pid {fields['pid']}, since {fields['since']}"
-    except (ValueError, KeyError, TypeError, StoreError):
+    except (ValueError, KeyError, TypeError, StoreError, UntrustedStoreError):
         return "another process"
 
 
-def _file_lock(path: str, mode: int, timeout_seconds: float) -> Any:
+def _file_lock(path: str, access: Access, timeout_seconds: float) -> Any:
     from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
     # Made by us, so that it gets the store's mode: a group's members share it.
-    try:
-        _touch(path, mode & 0o666)
-    except FileNotFoundError:
-        folder = os.path.dirname(path)
-        for made in (os.path.dirname(folder), folder):
-            publishing.make_folder(made, durable=False, mode=mode)
-        _touch(path, mode & 0o666)
+    os.close(open_regular(path, access, os.O_RDWR))
     # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
     # Each asks at its own pace, and not often: of 64 writers on NFS each asking takes the server five answers.
     poll = files.jitter(timeout_seconds / _ASKED_TIMES)
     return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=poll)
-
-
-def _touch(path: str, mode: int) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        if mode & stat.S_IWGRP and mode & ~os.fstat(descriptor).st_mode:
-            # Somebody else's, whose umask took it away, stays as it is: then there is no lock for us.
-            with suppress(OSError):
-                os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)

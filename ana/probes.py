@@ -9,8 +9,10 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ana import files, publishing
+from ana.access import open_regular
+from ana.errors import StoreError
 
-__all__ = ["Clock", "Space", "clock", "excludes", "fsync_seconds", "hard_links", "quota", "space"]
+__all__ = ["Clock", "Space", "clock", "excludes", "fsync_seconds", "hard_links", "quota", "server_now", "space"]
 
 _PATIENCE_SECONDS = 10.0
 _TRIES = 5
@@ -57,7 +59,7 @@ def hard_links(folder: str) -> bool:
     probe = files.temporary_name(folder)
     with files.reported(probe):
         try:
-            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            os.close(open_regular(probe))
             try:
                 os.link(probe, f"{probe}-2")
             except OSError as error:
@@ -77,7 +79,7 @@ def fsync_seconds(folder: str) -> float:
     took = []
     with files.reported(probe):
         try:
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = open_regular(probe)
             try:
                 for _ in range(_TRIES):
                     os.write(descriptor, b"x" * 4096)
@@ -95,10 +97,44 @@ def fsync_seconds(folder: str) -> float:
 def clock(folder: str) -> Clock:
     """Compare the clock of the filesystem's server with this host's. Raises StoreError."""
     before = time.time()
-    there = files.server_now(folder)
+    there = server_now(folder)
     after = time.time()
     # A kernel's file times move in steps of up to 10 ms.
     return Clock(there - (before + after) / 2, (after - before) / 2 + 0.01)
+
+
+def server_now(folder: str, existing: str = "") -> float:
+    """Return the time in s since 1970 by the clock of the filesystem's server, which may differ from this host's.
+
+    `existing`: a file there that may be made young instead of a new one: that works on a full disk, too. Raises
+    StoreError.
+    """
+    if existing:
+        with suppress(StoreError, OSError):
+            return _touched(existing)
+    probe = files.temporary_name(folder)
+    with files.reported(probe):
+        try:
+            descriptor = open_regular(probe)
+            try:
+                os.write(descriptor, b"\n")
+                os.fsync(descriptor)
+                return os.fstat(descriptor).st_mtime
+            finally:
+                os.close(descriptor)
+        finally:
+            with suppress(OSError):
+                os.unlink(probe)
+
+
+def _touched(path: str) -> float:
+    """Set a file's time to the server's now, which needs no room, and return it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.utime(descriptor)
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
 
 
 def space(folder: str) -> Space:
@@ -137,7 +173,7 @@ def excludes(folder: str, other: str) -> str:
     probe = files.temporary_name(folder)
     name = os.path.basename(probe)
     with files.reported(probe):
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        os.close(open_regular(probe))
     try:
         return _ask(probe, f"{other}/{name}")
     except OSError as error:

@@ -6,12 +6,12 @@ Correct on NFS, where locks lie, replies get lost and errors come at close: see 
 import errno
 import logging
 import os
-import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
 from ana import files, mounts
+from ana.access import FREE, Access, open_regular, refuse_special, settle, settle_folder
 from ana.errors import StoreError
 
 __all__ = [
@@ -63,7 +63,7 @@ def publish(
     *,
     durable: bool,
     make_folders: Callable[[], None],
-    mode: int = 0o666,
+    access: Access = FREE,
     replace: bool = False,
     early: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -72,10 +72,9 @@ def publish(
     `fill` is called with a function that puts parts at an offset of it, and may call that on several threads.
     Written under a temporary name, (durable: fsynced,) checked, then linked: link is
     first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
-    folder turns out not to be there. `mode` is the file's; what the umask takes away is given back to a group that may
-    write. `replace`: whatever has the name already makes room. `early` is asked for each large part whether to send it
-    off at once, as the file is waited for in the end: by fsync or, on a network filesystem, by close. Raises
-    StoreError; no temporary file is left then.
+    folder turns out not to be there. `access`: the file's mode and group. `replace`: whatever has the name already
+    makes room. `early` is asked for each large part whether to send it off at once, as the file is waited for in the
+    end: by fsync or, on a network filesystem, by close. Raises StoreError; no temporary file is left then.
     """
     path = f"{folder}/{name}"
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
@@ -83,8 +82,8 @@ def publish(
     with files.reported(path):
         # The file may be there before its descriptor is: a signal handler may raise in between.
         try:
-            descriptor = _create(temporary, make_folders, mode)
-            identity = _write(descriptor, temporary, fill, durable=durable, mode=mode, early=early)
+            descriptor = _create(temporary, make_folders, access)
+            identity = _write(descriptor, temporary, fill, durable=durable, access=access, early=early)
             fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
@@ -133,52 +132,53 @@ def _sync_folder(folder: str, device: int) -> None:
         os.close(descriptor)
 
 
-def make_folder(path: str, *, durable: bool, mode: int = 0o777) -> None:
-    """Make one folder (its parent must be there) with a mode, less the umask unless it is a group's; or let it be."""
+def make_folder(path: str, *, durable: bool, access: Access = FREE) -> None:
+    """Make one folder (its parent must be there), or let it be."""
     with files.reported(path):
         try:
-            os.mkdir(path, mode)
+            os.mkdir(path, access.mode)
         except FileExistsError:
             return
-        if mode & stat.S_IWGRP:
-            os.chmod(path, mode)
+        settle_folder(path, access)
         if durable:
             sync_folder(os.path.dirname(path))
 
 
-def make_folders(path: str, mode: int = 0o777) -> None:
-    """Make a folder with a mode, as `make_folder`, and what is missing above it. Raises StoreError."""
+def make_folders(path: str, access: Access = FREE) -> None:
+    """Make a folder as `make_folder`, and what is missing above it. Raises StoreError."""
     try:
-        make_folder(path, durable=False, mode=mode)
+        make_folder(path, durable=False, access=access)
     except StoreError as error:
         if error.errno != errno.ENOENT:
             raise
         with files.reported(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-        make_folder(path, durable=False, mode=mode)
+        make_folder(path, durable=False, access=access)
 
 
-def replace(path: str, data: bytes, *, make_folder_too: bool = False) -> None:
-    """Put a small file in a place, whatever is there: readers see the old or the new one, whole. Not durable.
+def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: bool = False) -> None:
+    """Put a small file in a place, or in that of an older one: readers see one of them, whole. Not durable.
 
-    Raises StoreError; no temporary file is left then.
+    Raises StoreError, UntrustedStoreError where something else than a file has the name; no temporary file is left
+    then.
     """
     folder = os.path.dirname(path)
     temporary = files.temporary_name(folder)
     with files.reported(path):
         try:
-            descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None)
-            _write(descriptor, temporary, lambda write: write(0, [data]), durable=False)
+            refuse_special(path, files.status_of(path))
+            descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None, access)
+            _write(descriptor, temporary, lambda write: write(0, [data]), durable=False, access=access)
             os.rename(temporary, path)
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
 
 
-def append(path: str, line: bytes) -> None:
-    """Add a line to a file, which is made where it is missing. Raises StoreError."""
+def append(path: str, line: bytes, access: Access = FREE) -> None:
+    """Add a line to a file, which is made where it is missing. Raises StoreError, UntrustedStoreError."""
     with files.reported(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = open_regular(path, access, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(descriptor, line)
         finally:
@@ -208,7 +208,8 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
     return None
 
 
-def _create(temporary: str, make_folders: Callable[[], None], mode: int = 0o666) -> int:
+def _create(temporary: str, make_folders: Callable[[], None], access: Access) -> int:
+    mode = access.file_mode
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(temporary, flags, mode)
@@ -224,7 +225,7 @@ def _write(
     fill: Callable[[Write], object],
     *,
     durable: bool,
-    mode: int = 0,
+    access: Access,
     early: Callable[[], bool] = lambda: False,
 ) -> tuple[int, int]:
     """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
@@ -244,8 +245,7 @@ def _write(
             os.fsync(descriptor)
         found = os.fstat(descriptor)
         _check_size(temporary, found.st_size, sum(sizes))
-        if mode & stat.S_IWGRP and mode & ~found.st_mode:
-            os.fchmod(descriptor, mode)
+        settle(descriptor, found, access, access.file_mode)
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)

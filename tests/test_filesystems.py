@@ -8,11 +8,12 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import blake3
 import pytest
-from helpers import limits, mounts, processes, raw_record, raw_tree
+from helpers import care, limits, mounts, processes, raw_record, raw_tree
 from test_directory import Part
 
 import ana
@@ -120,6 +121,28 @@ def test_a_full_filesystem_is_a_typed_error_and_leaves_nothing(small):
         assert raw_tree.strangers(tree) == []
         assert raw_tree.states(tree) == [str(raw_tree.path_of(tree, "before").relative_to(tree))]
         assert layer.load_state("before") == "state"
+
+
+def test_a_full_filesystem_can_be_made_less_full(small, capfd):
+    """`gc`, `sweep` and `forget` need no byte and no inode: collected states go, leftovers go, space is free again."""
+    tree = small / "tree"
+    with ana.using_dl(pickle_dir=tree) as layer:
+        for number in range(3):
+            layer.store_state(f"state {number}", NOISE[: 100 * KIB])
+        layer.keep("kept", ana.Ref(1))
+        (tree / ".tmp-killed-1-abcd").write_bytes(NOISE[: 50 * KIB])
+    for path in (*tree.rglob("*.zst"), tree / ".tmp-killed-1-abcd"):
+        care.make_older(path, 9)
+    _fill(small)
+    assert care.ran(capfd, "-q", "-d", tree, "sweep").code == 0
+    assert care.ran(capfd, "-q", "-d", tree, "forget", "kept").code == 0
+    _fill(small)
+    collect = ("--json", "-d", tree, "gc", "--older-than", "1d", "--grace", "0s")
+    assert len(care.ran(capfd, *collect).document["trashed"]) == 4
+    time.sleep(0.02)
+    _fill(small)
+    assert len(care.ran(capfd, *collect).document["deleted"]) == 4
+    (small / "room").write_bytes(NOISE[: 200 * KIB])
 
 
 def test_an_object_that_did_not_fit_is_not_taken_for_stored(small):

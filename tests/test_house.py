@@ -27,6 +27,7 @@ MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path i
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
 CALLERS = {
+    "access",
     "buffers",
     "files",
     "keys",

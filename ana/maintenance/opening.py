@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ana import files, locks, opening, publishing
+from ana import files, locks, opening, probes, publishing
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.paths import absolute
 from ana.stores.directory import DirectoryStore
+from ana.stores.tree import CONFIG
 
 __all__ = [
     "LOCK_SECONDS",
@@ -76,7 +77,12 @@ def write_file(path: Path, data: bytes) -> None:
 @contextmanager
 def locked(store: DirectoryStore, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the store's maintenance lock. Raises LockTimeoutError, which names the holder."""
-    with locks.exclusive(f"{store.home}/.ana/locks/maintenance.lock", seconds, store.tree.mode):
+    with locks.exclusive(
+        f"{store.home}/.ana/locks/maintenance.lock",
+        seconds,
+        store.tree.access,
+        lambda: store.tree.own_folder(".ana/locks"),
+    ):
         yield
 
 
@@ -86,7 +92,8 @@ def now(store: DirectoryStore, *, writable: bool = True) -> float:
     By this host's where nothing can be written, and nothing needs to be. Raises StoreError.
     """
     try:
-        return files.server_now(store.home)
+        # Looking changes nothing that is there.
+        return probes.server_now(store.home, f"{store.home}/{CONFIG}" if writable else "")
     except StoreError:
         if writable:
             raise

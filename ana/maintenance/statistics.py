@@ -9,6 +9,7 @@ from ana import files, publishing
 from ana.errors import ANAError, StoreError
 from ana.maintenance.opening import Doing, Path, Problem, Tell, now, open_store, problem
 from ana.record import Header
+from ana.stores.directory import DirectoryStore
 from ana.stores.survey import Contents, File, Survey
 
 __all__ = ["Group", "Moment", "Stats", "Summary", "history", "stats"]
@@ -112,7 +113,7 @@ def stats(pickle_dir: Path, *, exact: bool = False, tell: Tell = lambda _: None)
     counted = None
     if exact:
         counted = _count(survey, contents, right_now, problems, tell)
-        _leave(survey.root, counted, _inodes(contents))
+        _leave(store, counted, _inodes(contents))
     summary = counted if exact else _last(survey.root)
     return Stats(
         states=len(contents.states),
@@ -217,14 +218,15 @@ def _inodes(contents: Contents) -> int:
     return sum(map(len, contents))
 
 
-def _leave(root: str, summary: Summary, inodes: int) -> None:
+def _leave(store: DirectoryStore, summary: Summary, inodes: int) -> None:
     """Keep the sums for those who do not want to count; who may not write here counts for himself."""
     moment = Moment(summary.taken, summary.states, inodes, summary.raw_bytes, summary.stored_bytes)
     try:
-        publishing.make_folder(f"{root}/.ana", durable=False)
-        publishing.replace(f"{root}/{SUMMARY}", json.dumps(asdict(summary)).encode())
+        store.tree.own_folder(".ana")
+        access = store.tree.access
+        publishing.replace(f"{store.home}/{SUMMARY}", json.dumps(asdict(summary)).encode(), access=access)
         # A line begins anew, also behind one that was cut short by a full disk.
-        publishing.append(f"{root}/{HISTORY}", b"\n" + json.dumps(asdict(moment)).encode() + b"\n")
+        publishing.append(f"{store.home}/{HISTORY}", b"\n" + json.dumps(asdict(moment)).encode() + b"\n", access)
     except ANAError:
         return
 

@@ -57,7 +57,7 @@ def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
             _copier(resealed(header, read, seal), file.size_bytes),
             durable=store.durable,
             make_folders=lambda: None,
-            mode=store.tree.file_mode,
+            access=store.tree.access,
             replace=True,
         )
     return True

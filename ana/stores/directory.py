@@ -147,7 +147,11 @@ class DirectoryStore:
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
         with locks.saving_work(
-            lock, LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND, self.counters, self.tree.mode
+            lock,
+            LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND,
+            self.counters,
+            self.tree.access,
+            lambda: self.tree.own_folder(".ana/locks"),
         ):
             found = self._look(key, path, check=thorough)
             if found.there:
@@ -309,7 +313,7 @@ class DirectoryStore:
             fill,
             durable=self.durable,
             make_folders=lambda: self.tree.make_folders(key),
-            mode=self.tree.file_mode,
+            access=self.tree.access,
             early=lambda: self.durable or self._waits_at_close,
         )
 

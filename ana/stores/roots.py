@@ -46,14 +46,14 @@ def keep(store: DirectoryStore, name: str, keys: Sequence[str]) -> list[Problem]
     path = _path(name, uuids)
     fields = {"name": name, "uuids": uuids, "since": files.now_ns() / 1e9, "by": files.process_name()}
     data = json.dumps(fields).encode() + b"\n"
-    folder, _, last = f"{store.home}/{path}".rpartition("/")
+    folder, last = store.tree.own_folder(FOLDER), path.rpartition("/")[2]
     publishing.publish(
         folder,
         last,
         lambda write: write(0, [data]),
         durable=True,
-        make_folders=lambda: _make_folders(store, folder),
-        mode=store.tree.file_mode,
+        make_folders=lambda: None,
+        access=store.tree.access,
     )
     # Only now: a collection that has not seen the root may have moved some of it away meanwhile.
     return revive(store, uuids)
@@ -90,11 +90,6 @@ def revive(store: DirectoryStore, keys: list[str]) -> list[Problem]:
     return problems
 
 
-def _make_folders(store: DirectoryStore, folder: str) -> None:
-    for path in (folder.rpartition("/")[0], folder):
-        publishing.make_folder(path, durable=True, mode=store.tree.mode)
-
-
 def _path(name: str, uuids: list[str]) -> str:
     # By what is in it: who keeps the same again finds it there.
     digest = address.short_digest("\n".join(uuids))
@@ -105,7 +100,8 @@ def _files(store: DirectoryStore) -> list[tuple[str, Root]]:
     folder = f"{store.home}/{FOLDER}"
     files.look_anew([folder])
     try:
-        entries = files.list_folder(folder)
+        # Who can write there can take roots away: then nobody knows what is to be kept.
+        entries = files.list_folder(folder) if store.tree.check_own(FOLDER) else []
     except StoreError as error:
         if files.is_missing(error):
             return []

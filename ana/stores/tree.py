@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ana import address, files, mounts, publishing, threads
+from ana.access import Access, adjust
 from ana.errors import StoreError, UnsupportedFormatError, UntrustedStoreError
 from ana.trust import EVERYDAY, Trust
 
@@ -79,8 +80,8 @@ class Tree:
         self._keyed = keyed
         self._store_id = store_id
         self.trust = trust
-        self.mode = trust.new_mode
-        """That of the root, from which those of folders and files in it follow."""
+        self.access = Access(trust.new_mode, shared=trust.shared)
+        """What the root has, and all that is made in it gets."""
         self._believed: set[str] = set()
         self.config = self._open(create=create)
 
@@ -99,9 +100,37 @@ class Tree:
         return f"{self.root}/{shard}" if shard else self.root, name
 
     @property
-    def file_mode(self) -> int:
-        """The mode of files, which is the root's without the right to execute."""
-        return self.mode & 0o666
+    def mode(self) -> int:
+        """That of the root, from which those of folders and files in it follow."""
+        return self.access.mode
+
+    def own_folder(self, name: str) -> str:
+        """Return one of the tree's own folders, as ".ana/roots", and make it where it is missing, as the root is.
+
+        Raises UntrustedStoreError where others may have planted files there, StoreError.
+        """
+        path = self.root
+        for part in name.split("/"):
+            path = f"{path}/{part}"
+            found = files.status_of(path)
+            if found is None:
+                publishing.make_folder(path, durable=True, access=self.access)
+                found = files.status_of(path)
+            if found is not None:
+                # Older versions made it with whichever mode the first who came had.
+                self.trust.check_folder(path, adjust(path, found, self.access))
+        return path
+
+    def check_own(self, name: str) -> bool:
+        """Refuse one of the tree's own folders where others may have planted or removed files; False: not there."""
+        path = self.root
+        for part in name.split("/"):
+            path = f"{path}/{part}"
+            found = files.status_of(path)
+            if found is None:
+                return False
+            self.trust.check_folder(path, found)
+        return True
 
     def check_folders(self, key: str) -> None:
         """Refuse a key's folders if others may have planted files there: links, another's, open to all. Once for each.
@@ -140,12 +169,12 @@ class Tree:
             self.config = self._open(create=True)
         try:
             # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
-            publishing.make_folder(folders[-1], durable=self.durable, mode=self.mode)
+            publishing.make_folder(folders[-1], durable=self.durable, access=self.access)
         except StoreError as error:
             if error.errno != errno.ENOENT:
                 raise
             for folder in folders[1:]:
-                publishing.make_folder(folder, durable=self.durable, mode=self.mode)
+                publishing.make_folder(folder, durable=self.durable, access=self.access)
 
     def walk(self, digits: str = "") -> Iterator[Folder]:
         """List the tree's folders, each once, the root first; several at a time on network filesystems.
@@ -224,7 +253,7 @@ class Tree:
             return config
         if not create and not self._is_purged():
             raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
-        publishing.make_folders(self.root, self.mode)
+        publishing.make_folders(self.root, self.access)
         self._check_root()
         self._refuse_foreign()
         fields = {"format": FORMAT, "levels": LEVELS, "id": self._store_id or address.random_uuid()}
@@ -236,7 +265,7 @@ class Tree:
             lambda write: write(0, [made]),
             durable=True,
             make_folders=lambda: None,
-            mode=self.file_mode,
+            access=self.access,
         )
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
         # Another process may have been first: its word counts.
@@ -256,9 +285,10 @@ class Tree:
         if found is None:
             return
         self.trust.check_root(self.root, found.stat)
-        # Never more than may be believed; the bit that hands the group down goes with the group's right to write.
+        # Never more than may be believed.
         mode = stat.S_IMODE(found.stat.st_mode) | 0o700
-        self.mode = mode & (0o2777 if mode & stat.S_IWGRP else 0o755)
+        mode &= 0o2775 if mode & stat.S_IWGRP else 0o2755
+        self.access = Access.of(mode, found.stat)
 
     def _read_config(self) -> Config | None:
         path = f"{self.root}/{CONFIG}"

@@ -1,0 +1,110 @@
+"""Who may read and write what is made in a store: the mode, the group and the owner that the store's folder has."""
+
+import os
+import stat
+from contextlib import suppress
+from typing import NamedTuple
+
+from ana import files
+from ana.errors import UntrustedStoreError
+
+__all__ = ["FREE", "Access", "adjust", "open_regular", "refuse_special", "settle", "settle_folder"]
+
+
+class Access(NamedTuple):
+    """What folders that are made get, and files, those less the right to execute."""
+
+    mode: int = 0o777
+    group: int = -1
+    """-1: the one that the system gives."""
+    owner: int = -1
+    shared: bool = False
+    """The group may write: what the umask takes away is given back to it."""
+
+    @classmethod
+    def of(cls, mode: int, found: os.stat_result) -> "Access":
+        """Return what is made in a store whose folder is this one gets, with a mode that may be believed."""
+        # Where the folder does not hand its group down by itself, each file and folder is given it.
+        by_hand = mode & stat.S_IRWXG and not mode & stat.S_ISGID
+        # What root makes in a user's store is that user's, who could not read it else.
+        by_root = os.geteuid() == 0 and found.st_uid != 0
+        return cls(
+            mode,
+            found.st_gid if by_hand or by_root else -1,
+            found.st_uid if by_root else -1,
+            bool(mode & stat.S_IWGRP),
+        )
+
+    @property
+    def file_mode(self) -> int:
+        """The mode of files."""
+        return self.mode & 0o666
+
+
+FREE = Access()
+"""As the umask has it: for what lies in no store."""
+
+
+def settle(descriptor: int, found: os.stat_result, access: Access, mode: int) -> None:
+    """Give what was just made the owner, group and mode that it should have. What is somebody else's stays as it is."""
+    if access.group not in (-1, found.st_gid) or access.owner not in (-1, found.st_uid):
+        # Only to a group that one is in.
+        with suppress(PermissionError):
+            os.chown(descriptor, access.owner, access.group)
+    if access.shared and mode & ~found.st_mode:
+        # Where modes are the mount's they cannot be changed: who reads looks at what they are.
+        with suppress(PermissionError):
+            os.chmod(descriptor, mode)
+
+
+def settle_folder(path: str, access: Access) -> None:
+    """Settle a folder that was just made. Raises OSError."""
+    if access.shared or access.group != -1 or access.owner != -1:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            settle(descriptor, os.fstat(descriptor), access, access.mode)
+        finally:
+            os.close(descriptor)
+
+
+def adjust(path: str, found: os.stat_result, access: Access) -> os.stat_result:
+    """Take away what a folder of this user's grants beyond what it should, and settle it; return what it is then.
+
+    Raises StoreError.
+    """
+    mode = stat.S_IMODE(found.st_mode)
+    too_little = access.shared and access.mode & ~mode
+    another = access.group not in (-1, found.st_gid) or access.owner not in (-1, found.st_uid)
+    right = not (mode & ~access.mode or too_little or another)
+    if right or found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+        return found
+    with files.reported(path):
+        if mode & ~access.mode:
+            with suppress(PermissionError):
+                os.chmod(path, mode & access.mode)
+        settle_folder(path, access)
+        return os.stat(path, follow_symlinks=False)
+
+
+def open_regular(path: str, access: Access = FREE, flags: int = os.O_WRONLY) -> int:
+    """Open a file in a store for writing, made where it is missing; return its descriptor.
+
+    Never through a link, and never a pipe or a device: those wait, or write into something else. Raises OSError,
+    UntrustedStoreError.
+    """
+    refuse_special(path, files.status_of(path))
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, access.file_mode)
+    try:
+        found = os.fstat(descriptor)
+        refuse_special(path, found)
+        settle(descriptor, found, access, access.file_mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def refuse_special(path: str, found: os.stat_result | None) -> None:
+    """Refuse to write into, or to replace, what is there and no regular file. Raises UntrustedStoreError."""
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise UntrustedStoreError(path, "it is not a regular file, so nothing is written to it: look who put it there")
