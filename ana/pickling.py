@@ -28,6 +28,9 @@ class Collector(Protocol):
     def meet(self, child: Any) -> None:
         """Note that the state that is being pickled refers to `child`; called for every Storable."""
 
+    def is_final(self, error: Exception) -> bool:
+        """Return whether an error came from a state that was met: pickling this one in another way is no cure."""
+
 
 class _Active(threading.local):
     collector: Collector | None = None
@@ -51,17 +54,18 @@ def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = Fals
     """
     before, _active.collector = _active.collector, into
     try:
-        return _dump(get_state(), () if stays else _by_value_modules())
+        return _dump(get_state(), () if stays else _by_value_modules(), into)
     finally:
         _active.collector = before
 
 
-def _dump(state: object, by_value: tuple[bytes, ...]) -> Pickled:
+def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickled:
     try:
         pickled = write(pickle.Pickler, state)
-    except Exception:
+    except Exception as error:
         # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
-        if not _meets(state, _by_value_modules()):
+        # Never again what failed further down: of n states in one another, that would be 2^n times.
+        if into.is_final(error) or not _meets(state, _by_value_modules()):
             raise
         return write(_cloudpickler(state), state)
     # A quick look first: the exact one pickles again.

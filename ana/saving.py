@@ -29,6 +29,11 @@ __all__ = [
     "storing_into",
 ]
 
+MAX_NESTED = 20
+"""So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
+MOST_WAITING = 1000
+"""So often is that done before it is taken for endless: chains of 10,000 Refs are stored."""
+
 _log = logging.getLogger("ana.saving")
 
 
@@ -65,9 +70,20 @@ class _Cycle(BaseException):
         self.obj = obj
 
 
+class _TooDeep(BaseException):
+    """An object has to be addressed for so many others' sake that Python's stack might not do."""
+
+    def __init__(self, obj: object) -> None:
+        super().__init__()
+        self.obj = obj
+
+
 class _Local(threading.local):
     def __init__(self) -> None:
-        self.addressing: list[Any] = []
+        self.addressing: dict[int, Any] = {}
+        self.storing: dict[int, Any] = {}
+        self.depth = 0
+        self.failed: Exception | None = None
         self.batch: Batch | None = None
 
 
@@ -84,8 +100,11 @@ class _Children:
         found = identity.mark_of(child)
         if found is not None:
             self.objects[found.uuid] = child
-        elif any(child is other for other in _local.addressing):
+        elif id(child) in _local.addressing:
             raise _Cycle(child)
+
+    def is_final(self, error: Exception) -> bool:
+        return error is _local.failed
 
 
 class _Task:
@@ -193,18 +212,64 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
     An object that is part of a cycle of addressed objects gets a random UUID instead, and is stored when
     it is first pickled. Raises what pickling or the store raises; the object has no address then.
     """
-    _local.addressing.append(obj)
+    if id(obj) in _local.addressing:
+        raise _Cycle(obj)
+    if _local.depth >= MAX_NESTED:
+        raise _TooDeep(obj)
+    waiting = [obj]
+    _local.depth += 1
     try:
-        task = _Task(target, obj)
-        for child in task.pending:
-            _store_all(target, child)
-    except _Cycle as met:
-        if met.obj is not obj:
-            raise
-        return give_address(target, obj, address.random_uuid())
+        return _address_all(target, waiting)
+    except Exception as error:
+        _local.failed = error
+        raise
     finally:
-        _local.addressing.pop()
+        for one in waiting:
+            _local.addressing.pop(id(one), None)
+        _local.depth -= 1
+        if not _local.depth:
+            _local.failed = None
+
+
+def _address_all(target: Target, waiting: list[Any]) -> identity.Mark:
+    """Address the last object that waits, and so on, up to the first, whose mark is returned."""
+    while True:
+        obj = waiting[-1]
+        _local.addressing[id(obj)] = obj
+        try:
+            mark = _address(target, obj)
+        except _Cycle as met:
+            if not any(met.obj is one for one in waiting):
+                raise
+            give_address(target, met.obj, address.random_uuid())
+        except _TooDeep as met:
+            # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
+            if _local.depth > MAX_NESTED // 2:
+                raise
+            _check_depth(waiting, met.obj)
+            waiting.append(met.obj)
+        else:
+            del _local.addressing[id(obj)]
+            waiting.pop()
+            if not waiting:
+                return mark
+
+
+def _address(target: Target, obj: Any) -> identity.Mark:
+    mark = identity.mark_of(obj)
+    if mark is not None:
+        return mark
+    task = _Task(target, obj)
+    for child in task.pending:
+        _store_all(target, child)
     return _submit(Write(target, task, address.content_uuid(task.content.digest), given=False))
+
+
+def _check_depth(waiting: list[Any], obj: object) -> None:
+    """Raise RecursionError where there is no end: states, say, that make a new Ref each time they are asked for."""
+    if len(waiting) >= MOST_WAITING:
+        msg = f"{class_name(type(obj))}: nested in others that have no UUID yet, too deeply or without an end"
+        raise RecursionError(msg) from None
 
 
 def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:
@@ -246,17 +311,33 @@ def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
     if look.finds(top, whole=heal):
         return
     seen = {id(top)}
-    stack = [_Task(target, top)]
-    while stack:
-        task = stack[-1]
-        for child in task.pending:
-            if id(child) not in seen and not look.finds(child):
-                seen.add(id(child))
-                stack.append(_Task(target, child))
-                break
-        else:
-            _put(target, task, heal=heal and task.obj is top)
-            stack.pop()
+    stack: list[_Task] = []
+    try:
+        stack.append(_begin(target, top))
+        while stack:
+            task = stack[-1]
+            for child in task.pending:
+                if id(child) not in seen and not look.finds(child):
+                    seen.add(id(child))
+                    stack.append(_begin(target, child))
+                    break
+            else:
+                _put(target, task, heal=heal and task.obj is top)
+                del _local.storing[id(task.obj)]
+                stack.pop()
+    finally:
+        for task in stack:
+            _local.storing.pop(id(task.obj), None)
+
+
+def _begin(target: Target, obj: Any) -> _Task:
+    """Pickle an object that is to be stored; what is stored meanwhile for that may refer to it."""
+    _local.storing[id(obj)] = obj
+    try:
+        return _Task(target, obj)
+    except BaseException:
+        del _local.storing[id(obj)]
+        raise
 
 
 class _Look:
@@ -274,7 +355,7 @@ class _Look:
         One look-up may show that; none is needed where it was seen there lately, unless `wary`.
         """
         mark = identity.mark_of(obj)
-        if mark is None or mark.claim is not None or self._is_pending(obj, mark):
+        if mark is None or mark.claim is not None or self._is_pending(obj, mark) or id(obj) in _local.storing:
             return True
         if not self.wary and is_known(self.target, mark):
             return True
