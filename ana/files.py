@@ -40,7 +40,7 @@ STALE_TRIES = 3
 HEAD_BYTES = 16 << 10
 """So much of a large file is read when it is opened: the header of a state of 1.3 GB, and nothing twice."""
 
-_FORBIDDEN = "check owner and mode (ls -ld); a store that a group writes to is made with shared=True (mode 2770)"
+_FORBIDDEN = "check owner and mode (ls -ld); a group's store is made by `ana init --shared` or shared=True (mode 2770)"
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
     errno.EDQUOT: "your quota is used up (quota -s): free space or inodes there, or use another pickle_dir",

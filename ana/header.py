@@ -114,7 +114,8 @@ class Draft:
                     0,
                     self.raw_bytes,
                     sum(chunk.stored for chunk in table),
-                    created_ns,
+                    # A host's clock may be set to a time before 1970.
+                    max(0, created_ns),
                     self.digest,
                 ),
                 self.key,

@@ -53,7 +53,7 @@ class DataLayer:
         max_state_bytes: int | None = None,
         key: bytes | str | os.PathLike[str] | None = None,
         shared: bool | None = None,
-        trusted_uids: Iterable[int] | None = None,
+        trusted_uids: Iterable[int | str] | None = None,
         node_cache: str | os.PathLike[str] | None = None,
         node_cache_bytes: int | None = None,
     ) -> None:
@@ -72,8 +72,9 @@ class DataLayer:
         this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
         that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
         `shared` (folders only): a group may write to it, and is trusted with that; a new store is made so.
-        `trusted_uids` (folders only): users whose files are believed, besides this one's and root's. Where these two
-        are not given, `ANA_SHARED` and `ANA_TRUSTED_UIDS` count.
+        `trusted_uids` (folders only): users whose files are believed, besides this one's and root's; "unmapped":
+        those whom this user namespace has no number for (SECURITY.md). Where these two are not given, `ANA_SHARED` and
+        `ANA_TRUSTED_UIDS` count.
 
         `node_cache` (folders only; default: `ANA_NODE_CACHE`): a folder on this node's own disk in which large states
         are kept for all its processes, which map them: arrays are read-only and in memory once; "auto": the first of

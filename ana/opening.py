@@ -7,7 +7,7 @@ from ana import chunks, keys, paths
 from ana.errors import ANAError
 from ana.stores import Store
 from ana.stores.directory import DirectoryStore
-from ana.trust import Trust
+from ana.trust import UNMAPPED, Trust
 
 __all__ = ["folder", "node_cache", "trust"]
 
@@ -18,6 +18,7 @@ TRUSTED_UIDS = "ANA_TRUSTED_UIDS"
 NODE_CACHE = "ANA_NODE_CACHE"
 NODE_CACHE_BYTES = "ANA_NODE_CACHE_BYTES"
 NODE_CACHE_VERIFY = "ANA_NODE_CACHE_VERIFY"
+_UNMAPPED_WORD = "unmapped"
 _YES, _NO = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
@@ -45,7 +46,7 @@ def folder(
     )
 
 
-def trust(shared: bool | None = None, trusted_uids: Iterable[int] | None = None) -> Trust:  # noqa: FBT001 - by name
+def trust(shared: bool | None = None, trusted_uids: Iterable[int | str] | None = None) -> Trust:  # noqa: FBT001 - by name
     """Return whose files are believed, as said or, where nothing is, as the environment says.
 
     Raises TypeError, ValueError, and ANAError for nonsense in the environment.
@@ -99,6 +100,9 @@ def _wait_seconds() -> float:
 def _checked_uids(given: Iterable[object]) -> list[int]:
     uids = []
     for uid in given:
+        if uid == _UNMAPPED_WORD:
+            uids.append(UNMAPPED)
+            continue
         if isinstance(uid, bool) or not isinstance(uid, int):
             msg = f"trusted_uids holds users' numbers, as in [1000, 1001], not {given!r:.100}"
             raise TypeError(msg)
@@ -112,10 +116,10 @@ def _checked_uids(given: Iterable[object]) -> list[int]:
 def _uids_of_environment() -> list[int]:
     said = os.environ.get(TRUSTED_UIDS, "")
     words = [word for word in said.replace(",", " ").split() if word]
-    if not all(word.isascii() and word.isdigit() for word in words):
-        msg = f"the environment's {TRUSTED_UIDS} is users' numbers, as in 1000,1001, not {said!r}"
+    if not all((word.isascii() and word.isdigit()) or word == _UNMAPPED_WORD for word in words):
+        msg = f"the environment's {TRUSTED_UIDS} is users' numbers, as in 1000,1001, or {_UNMAPPED_WORD}, not {said!r}"
         raise ANAError(msg)
-    return [int(word) for word in words]
+    return [UNMAPPED if word == _UNMAPPED_WORD else int(word) for word in words]
 
 
 def _shared_by_environment() -> bool:

@@ -105,6 +105,10 @@ def sync_file(path: str) -> bool:
             return False
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # An image that nobody can write to (squashfs) has no such thing, and needs none.
+            if error.errno not in (errno.EINVAL, errno.EROFS):
+                raise
         finally:
             os.close(descriptor)
         sync_folder(os.path.dirname(path))

@@ -289,6 +289,22 @@ def test_what_a_read_only_tree_has_need_not_be_stored(read_only):
         assert part.make_uuid() == part.ana_store() == uuid
 
 
+@pytest.mark.parametrize("hours", [-48, 0, 24])
+def test_an_image_that_was_just_made(tmp_path, hours):
+    """What an image (squashfs) has is found there, whatever the times in it: it has no fsync, and needs none."""
+    with ana.using_dl(pickle_dir=tmp_path / "tree"):
+        uuid = Part("small").make_uuid()
+    then = time.time() + 3600 * hours
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (then, then))
+    with mounts.squashfs(tmp_path / "tree", tmp_path / "image") as place, ana.using_dl(pickle_dir=place):
+        part = Part("small")
+        assert part.make_uuid() == part.ana_store() == uuid
+        assert pickle.loads(pickle.dumps(part)) is part
+        with pytest.raises(ana.StoreError, match="loading works, storing does not"):
+            Part("new").make_uuid()
+
+
 @pytest.mark.parametrize("value", ["new", NOISE + b"new"], ids=["small", "large"])
 def test_storing_into_a_read_only_tree_is_refused(read_only, value):
     """StoreError (EROFS) says that loading works and storing does not; the object has no UUID then."""

@@ -75,8 +75,8 @@ ALLOWED = {
     "layer": {"os.urandom"},
     # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like.
     "opening": {"os.environ"},
-    # Who this process is.
-    "trust": {"os.geteuid", "os.stat_result"},
+    # Who this process is, and which users its namespace knows.
+    "trust": {"open", "os.geteuid", "os.stat_result"},
     # The folder that a file goes into.
     "maintenance/opening": {"os.path"},
     # What was found out is true of the host that it was found out on.

@@ -1,6 +1,7 @@
 """Whose files are believed: a planted pickle of another user is refused, whatever way it came into the tree."""
 
 import contextlib
+import ctypes
 import os
 import pickle
 import shlex
@@ -167,6 +168,97 @@ def test_owners_that_nobody_knows_get_a_hint(folder):
     folder.chmod(0o755)
     with user(OWNER), pytest.raises(ana.UntrustedStoreError, match=r"root_squash.*ID mapping.*nfsidmap"):
         load(folder, address("mine"))
+
+
+# In a user namespace
+
+
+NAMESPACE, DUMPABLE = 0x10000000, 4
+"""Of <linux/sched.h> and <linux/prctl.h>."""
+
+
+def in_namespace(uid, work, *, mapped):
+    """Do some work as a user in a user namespace of their own, with their number mapped or not; return what it said."""
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = "failed"
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            library = ctypes.CDLL(None, use_errno=True)
+            library.prctl(DUMPABLE, 1, 0, 0, 0)
+            said = f"no namespace: {os.strerror(ctypes.get_errno())}" if library.unshare(NAMESPACE) else ""
+            if not said:
+                if mapped:
+                    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+                said = repr(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(send, said.encode())
+            os._exit(0)
+    os.close(send)
+    with open(receive, encoding="utf-8") as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    if said.startswith("no namespace"):
+        pytest.skip(f"{said}: sysctl kernel.unprivileged_userns_clone=1")
+    return said
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("owner", [0, ATTACKER])
+@pytest.mark.parametrize("trusted", [None, [65534], [ATTACKER]])
+def test_nobody_is_nobodys_word_in_a_namespace(place, mapped, owner, trusted):
+    """A stranger's store, and root's, looks like anybody's there: refused, whatever number is trusted, with a cure."""
+    with user(owner):
+        (place / "store").mkdir(mode=0o755)
+        uuid = store(place / "store", "theirs")
+    said = in_namespace(COLLEAGUE, lambda: load(place / "store", uuid, trusted_uids=trusted), mapped=mapped)
+    assert said.startswith("UntrustedStoreError")
+    assert "ANA_TRUSTED_UIDS=unmapped" in said
+    assert "[65534]" not in said
+
+
+@pytest.mark.parametrize("where", ["first", "second", "file"])
+def test_what_nobody_planted_in_a_namespace(folder, place, where):
+    """Also a stranger's folder or file within one's own store."""
+    uuid = address("mine")
+    with user(ATTACKER):
+        (place / "other").mkdir(mode=0o755)
+        store(place / "other", "mine")
+    path = {"first": Path(uuid[:2]), "second": Path(uuid[:2], uuid[2:4]), "file": path_of("", uuid)}[where]
+    (folder / path).rename(place / "away")
+    (place / "other" / path).rename(folder / path)
+    assert in_namespace(OWNER, lambda: load(folder, uuid), mapped=True).startswith("UntrustedStoreError")
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_ones_own_store_in_a_namespace(folder, mapped):
+    """What nobody but its owner may read, and is read here, is one's own, whatever number that has."""
+    assert in_namespace(OWNER, lambda: load(folder, address("mine")), mapped=mapped) == "'mine'"
+
+
+def test_owners_who_are_not_mapped_can_be_trusted(place, monkeypatch):
+    """In so many words, by option or environment: a site's store is root's, and root is nobody in a container."""
+    (place / "store").mkdir(mode=0o755)
+    uuid = store(place / "store", "the site's")
+    found = in_namespace(COLLEAGUE, lambda: load(place / "store", uuid, trusted_uids=["unmapped"]), mapped=True)
+    assert found == repr("the site's")
+    monkeypatch.setenv("ANA_TRUSTED_UIDS", "5,unmapped")
+    assert in_namespace(COLLEAGUE, lambda: load(place / "store", uuid), mapped=True) == repr("the site's")
+    os.chown(place / "store", ATTACKER, ATTACKER)
+    with user(COLLEAGUE), pytest.raises(ana.UntrustedStoreError):
+        load(place / "store", uuid)
+
+
+def test_root_is_not_told_to_take_a_store_from_its_user(folder):
+    """The cures are to trust the user, as an option and in the environment: not to shut them out."""
+    with pytest.raises(ana.UntrustedStoreError, match=rf"ANA_TRUSTED_UIDS={OWNER}") as caught:
+        load(folder, address("mine"))
+    assert "chown" not in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["root", "first", "second", "file", "ana.json"])
@@ -343,7 +435,7 @@ def test_a_groups_store_has_to_be_called_shared(place):
     """A folder that a group can write to, because of somebody's umask, is an accident else."""
     with user(OWNER, GROUP):
         uuid = store(place / "store", "mine", shared=True)
-        with pytest.raises(ana.UntrustedStoreError, match=r"chmod g-w .*, or shared=True to trust the group"):
+        with pytest.raises(ana.UntrustedStoreError, match=r"chmod g-w .*, or shared=True to trust.*ANA_SHARED=1"):
             load(place / "store", uuid)
 
 
@@ -365,7 +457,7 @@ def test_the_environment_says_it_for_workers(place, monkeypatch):
             load(place / "store", uuid)
 
 
-@pytest.mark.parametrize("wrong", ["root", [-1], ["5"], [True]])
+@pytest.mark.parametrize("wrong", ["root", "unmapped", [-1], ["5"], [True]])
 def test_nonsense_is_no_list_of_users(place, wrong):
     """Nothing is made then."""
     with pytest.raises((TypeError, ValueError), match="trusted_uids"):

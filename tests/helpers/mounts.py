@@ -133,3 +133,13 @@ def overlay(folder: Path, place: Path) -> Iterator[Path]:
     options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
     with mounted(place, "mount", "-t", "overlay", "-o", options, "overlay"):
         yield place
+
+
+@contextlib.contextmanager
+def squashfs(folder: Path, place: Path) -> Iterator[Path]:
+    """Pack a folder into an image, as containers are, and mount it; files keep their times."""
+    need("squashfs-tools", "mksquashfs")
+    image = place.with_suffix(".squashfs")
+    _command("mksquashfs", folder, image, "-quiet", "-no-progress")
+    with mounted(place, "mount", "-t", "squashfs", "-o", "loop", image):
+        yield place
