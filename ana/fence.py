@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["Fence", "Refused", "allows"]
 
 _ALWAYS = {
-    "ana.reference": {"load", "new", "fill"},
+    "ana.reference": {"load", "new", "fill", "Reduced"},
     "ana.storable": {"Ref"},
     "builtins": {
         *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int"),

@@ -303,6 +303,7 @@ def _set_state(claim: claims.Claim, state: Any) -> None:
     unloaded.reload(shell)
     try:
         shell._ana_setstate(state)
+        claim.shell = unloaded.member(shell)
     except Exception as error:
         if was_unloaded:
             _unload(claim)

@@ -1,7 +1,8 @@
 """The functions that are named inside pickles: they never move, and never change their arguments.
 
-`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `hashed`
-stands for an object with a UUID in what is pickled for a hash alone (`joblib.hash`, `dask.tokenize`).
+`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `Reduced` is
+the state of an object whose class has hooks of pickle's. `hashed` stands for an object with a UUID in what is pickled
+for a hash alone (`joblib.hash`, `dask.tokenize`).
 """
 
 import weakref
@@ -9,7 +10,7 @@ from typing import Any
 
 from ana import current, identity, unloaded
 
-__all__ = ["fill", "hashed", "load", "new"]
+__all__ = ["Reduced", "fill", "hashed", "load", "new"]
 
 met: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
 """The objects that were hashed and are still alive."""
@@ -47,6 +48,21 @@ def fill(obj: Any, state: tuple[Any]) -> None:
             return
         mark.claim = None
     obj._ana_setstate(state[0])
+
+
+class Reduced:
+    """What the class of an object tells pickle to do to an empty one. No `arguments`: `__init__` is not called."""
+
+    __slots__ = ("arguments", "items", "pairs", "state")
+
+    def __init__(self, arguments: tuple[Any, ...] | None, state: Any, items: Any, pairs: Any) -> None:
+        self.arguments = arguments
+        self.state = state
+        self.items = items
+        self.pairs = pairs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reduced, (self.arguments, self.state, self.items, self.pairs)
 
 
 def hashed(uuid: str) -> Any:

@@ -1,34 +1,33 @@
 """Storable, StorableABC, Ref: identity and the pickle protocol, as seen by the classes of users."""
 
+import copyreg
 import sys
-import weakref
 from abc import ABCMeta
-from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
-from copy import deepcopy
-from types import FrameType, FunctionType, MemberDescriptorType
+from types import FrameType
 from typing import Any, Generic, Self, TypeVar
 
-from ana import address, current, describing, hashing, identity, literal, naming, pickling, reference, saving, unloaded
+from ana import (
+    address,
+    current,
+    describing,
+    hashing,
+    identity,
+    literal,
+    naming,
+    pickling,
+    reference,
+    saving,
+    states,
+    unloaded,
+)
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
 Value = TypeVar("Value")
 
 _MISSING = object()
-
-_CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
-    dict: (lambda obj: dict(dict.items(obj)), dict.update),
-    OrderedDict: (lambda obj: list(OrderedDict.items(obj)), OrderedDict.update),
-    list: (lambda obj: list(list.__iter__(obj)), list.extend),
-    set: (lambda obj: list(set.__iter__(obj)), set.update),
-}
-"""How the content of a built-in base is taken and given back, past the class's own methods."""
-
-
-_slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDictionary()
-"""The slots of a class, and where in the MRO each is. Not the members: those hold the class, which would never go."""
+_NEWOBJ: Any = copyreg.__newobj__  # type: ignore[attr-defined] # not in typeshed
 
 
 class _UUID:
@@ -60,7 +59,8 @@ class Storable:
 
     An object without a UUID pickles as ever. `make_uuid()` gives it one; from then on it should not
     change. A subclass may define `_ana_getstate` and `_ana_setstate`, which are like `__getstate__` and
-    `__setstate__`. Unpickling calls neither `__new__` nor `__init__`.
+    `__setstate__`; those count where it does not. Unpickling calls neither `__new__` nor `__init__`, unless the
+    class's `__reduce__` says so. Classes whose objects cannot be made before their state is there are refused.
 
     Methods may be called from many threads at once.
     """
@@ -97,12 +97,12 @@ class Storable:
         mark = identity.mark_of(self)
         if mark is not None:
             return mark.uuid
+        states.check(self)
         target = saving.storing_into() or current.get_dl()
         if uuid is not None:
             return saving.give_address(target, self, address.check_key(uuid)).uuid
         if target._store_type == "simple" or _is_under_construction(self):  # noqa: SLF001 - an old program's word
             return saving.give_address(target, self, address.random_uuid()).uuid
-        _check_default_state(self)
         return saving.make_address(target, self).uuid
 
     @property
@@ -156,18 +156,25 @@ class Storable:
 
         With a built-in base (dict, list ...), a pair of that and the content.
         """
-        state = _attributes(self)
-        content = _CONTENT.get(unloaded.builtin_base(type(self)))
+        if type(self)._ana_getstate is Storable._ana_getstate:
+            said = states.hooked(self)
+            if said is not None:
+                return said
+        state = states.attributes(self)
+        content = states.CONTENT.get(unloaded.builtin_base(type(self)))
         return state if content is None else (state, content[0](self))
 
     def _ana_setstate(self, s: Any) -> None:
-        """Take a state on: by default, set each attribute by its name."""
-        content = _CONTENT.get(unloaded.builtin_base(type(self)))
+        """Take a state on: by default as it was taken, by `__setstate__` or each attribute by its name."""
+        if type(s) is reference.Reduced:
+            states.restore(self, s)
+            return
+        content = states.CONTENT.get(unloaded.builtin_base(type(self)))
         if content is not None:
             s, items = s
             content[1](self, items)
         if type(self)._ana_getstate is Storable._ana_getstate:
-            _set_attributes(self, s)
+            states.set_attributes(self, s)
             return
         for name, value in s.items():
             # A state of the class's own making: by its properties, but past its __setattr__, which may refuse.
@@ -175,58 +182,47 @@ class Storable:
 
     def _ana_getliteral(self) -> Any:
         """Return what `to_literal` shows of the object: by default its state."""
-        return self._ana_getstate()
+        state = self._ana_getstate()
+        return states.attributes(self) if type(state) is reference.Reduced else state
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        collector = pickling.collector()
-        if collector is not None:
-            collector.meet(self)
-        mark = identity.mark_of(self)
-        cls = unloaded.loaded_class(self)
-        if mark is None:
-            _check_default_state(self)
-            return reference.new, (cls,), (self._ana_getstate(),), None, None, reference.fill
-        if collector is not None:
-            return reference.load, (cls, mark.uuid)
-        target = current.get_dl()
-        if target._store_type == "simple" and mark.claim is None:  # noqa: SLF001 - an old program's word
-            return reference.new, (cls, mark.uuid), (self._ana_getstate(),), None, None, reference.fill
-        if mark.claim is not None:
-            return reference.load, (cls, mark.uuid, current.home_of(mark, target))
-        if not saving.is_known(target, mark):
-            if naming.known_as(cls) is not cls:
-                # Pickled after the class: nothing is stored if that does not pickle.
-                return reference.load, (cls, _Stored(self, mark.uuid), target.home)
-            saving.store(target, self)
-        return reference.load, (cls, mark.uuid, target.home)
+    def __reduce__(self) -> Any:
+        """Return ANA's own reduction; that of a class, which pickle calls, may call it by `super().__reduce__()`."""
+        if states.is_asked_by_value(self):
+            return reference.new, (unloaded.loaded_class(self),), (None,), None, None, reference.fill
+        return _reduced(self, identity.mark_of(self), unloaded.loaded_class(self))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if hashing.is_asked() and (mark := identity.mark_of(self)) is not None:
+        mark = identity.mark_of(self)
+        if mark is not None and hashing.is_asked():
             reference.met[mark.uuid] = self
             return reference.hashed, (mark.uuid,)
-        reduce = type(self).__reduce__
-        if reduce is not Storable.__reduce__ and isinstance(reduce, FunctionType):
-            return reduce(self)
-        return Storable.__reduce__(self)
+        cls = type(self) if mark is None or mark.claim is None else unloaded.loaded_class(self)
+        plan = states.plan_of(cls)
+        if mark is None:
+            if plan.plain and pickling.collector() is None:
+                # As pickle would do it by itself, in half the time; inside of states it has always been `new`.
+                return _NEWOBJ, (cls,), self.__dict__ or None
+            if isinstance(self, Ref):
+                return self.__reduce__()
+        if plan.reduction and not plan.asked_first:
+            return _theirs(self, mark, plan, protocol)
+        if plan.asked_first_twice:
+            return self.__reduce__()
+        return _reduced(self, mark, cls)
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> Any:
         """Return the object itself if it has a UUID, else an ordinary shallow copy. Nothing is stored."""
         if identity.mark_of(self) is not None:
             return self
-        _check_default_state(self)
-        copied: Self = unloaded.make_shell(type(self))
-        copied._ana_setstate(self._ana_getstate())
-        return copied
+        other = getattr(super(), "__copy__", None)
+        return states.copied(self, None) if other is None else other()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Return the object itself if it has a UUID, else an ordinary deep copy. Nothing is stored."""
         if identity.mark_of(self) is not None:
             return self
-        _check_default_state(self)
-        copied: Self = unloaded.make_shell(type(self))
-        memo[id(self)] = copied
-        copied._ana_setstate(deepcopy(self._ana_getstate(), memo))
-        return copied
+        other = getattr(super(), "__deepcopy__", None)
+        return states.copied(self, memo) if other is None else other(memo)
 
 
 class StorableABC(Storable, metaclass=ABCMeta):
@@ -284,11 +280,48 @@ class Ref(Storable, Generic[Value]):
     def _ana_setstate(self, s: Value) -> None:
         self._value = s
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> Any:
         if identity.mark_of(self) is None and not hashing.is_asked():
             # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
             self.make_uuid()
         return super().__reduce__()
+
+
+def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
+    """Return ANA's reduction of an object: a reference if it has a UUID, else the object by value."""
+    collector = pickling.collector()
+    if collector is not None:
+        collector.meet(obj)
+    if mark is None:
+        said = states.newly(obj)
+        return said or (reference.new, (cls,), (obj._ana_getstate(),), None, None, reference.fill)
+    if collector is not None:
+        return reference.load, (cls, mark.uuid)
+    target = current.get_dl()
+    if target._store_type == "simple" and mark.claim is None:  # noqa: SLF001 - an old program's word
+        return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
+    if mark.claim is not None:
+        return reference.load, (cls, mark.uuid, current.home_of(mark, target))
+    if not saving.is_known(target, mark):
+        if naming.known_as(cls) is not cls:
+            # Pickled after the class: nothing is stored if that does not pickle.
+            return reference.load, (cls, _Stored(obj, mark.uuid), target.home)
+        saving.store(target, obj)
+    return reference.load, (cls, mark.uuid, target.home)
+
+
+def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: Any) -> Any:
+    """Return the reduction of an object whose class has one of its own: that, unless the object goes by reference."""
+    if plan.is_enum:
+        # A member is found by its name or value, and is the member then.
+        return states.theirs(obj, protocol)[0]
+    if mark is not None and mark.claim is not None:
+        return _reduced(obj, mark, unloaded.loaded_class(obj))
+    collector = pickling.collector()
+    if collector is not None:
+        collector.meet(obj)
+    said, calls_ours = states.theirs(obj, protocol)
+    return said if mark is None or calls_ours else _reduced(obj, mark, type(obj))
 
 
 class _Stored:
@@ -301,64 +334,6 @@ class _Stored:
     def __reduce__(self) -> tuple[Any, ...]:
         saving.store(current.get_dl(), self.obj)
         return str, (self.uuid,)
-
-
-def _attributes(obj: Any) -> dict[str, Any]:
-    """Return what is in an object's `__dict__` and in the slots of all its classes."""
-    try:
-        # Not by getattr: a class that delegates would show us another object's.
-        state = dict(object.__getattribute__(obj, "__dict__"))
-    except AttributeError:
-        state = {}
-    mro = type(obj).__mro__
-    for name, place in _slots(type(obj)).items():
-        # A slot that was never set is left out.
-        with suppress(AttributeError):
-            state[name] = mro[place].__dict__[name].__get__(obj)
-    return state
-
-
-def _set_attributes(obj: Any, state: dict[str, Any]) -> None:
-    """Put attributes where `_attributes` took them from, past properties of the same names."""
-    slots, mro = _slots(type(obj)), type(obj).__mro__
-    rest = {}
-    for name, value in state.items():
-        place = slots.get(name)
-        if place is None:
-            rest[name] = value
-        else:
-            mro[place].__dict__[name].__set__(obj, value)
-    if rest:
-        object.__getattribute__(obj, "__dict__").update(rest)
-
-
-def _slots(cls: type) -> dict[str, int]:
-    """Return the slots of a class and its Python bases; a private "__x" goes by the name "_Class__x"."""
-    known = _slots_of.get(cls)
-    if known is not None:
-        return known
-    found: dict[str, int] = {}
-    for place, base in enumerate(cls.__mro__):
-        if unloaded.is_made_in_c(base):
-            continue
-        for name, member in vars(base).items():
-            if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
-                found.setdefault(name, place)
-    _slots_of[cls] = found
-    return found
-
-
-def _check_default_state(obj: Any) -> None:
-    """Refuse a class whose built-in base has content that the default state would lose. Raises TypeError."""
-    cls = type(obj)
-    base = unloaded.builtin_base(cls)
-    if base is object or base in _CONTENT or cls._ana_getstate is not Storable._ana_getstate:
-        return
-    msg = (
-        f"{cls.__qualname__} derives from {base.__name__}, whose content the default state does not hold: "
-        "define _ana_getstate and _ana_setstate, or use ana.Ref(value)"
-    )
-    raise TypeError(msg)
 
 
 def _is_under_construction(obj: object) -> bool:

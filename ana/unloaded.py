@@ -5,6 +5,7 @@ object comes into being anyway, its class replaced by a subclass in which every 
 """
 
 import collections
+import enum
 import operator
 import weakref
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 from ana import identity
 from ana.errors import ANAError
 
-__all__ = ["is_unloaded", "loaded_class", "make_shell", "reload", "unload"]
+__all__ = ["is_unloaded", "loaded_class", "make_shell", "member", "reload", "unload"]
 
 _IMMUTABLE_TYPE = 1 << 8
 """Py_TPFLAGS_IMMUTABLETYPE: most classes made in C."""
@@ -90,6 +91,14 @@ def reload(obj: Any) -> None:
     empty = _EMPTY.get(builtin_base(cls))
     if empty is not None:
         empty(obj)
+
+
+def member(obj: Any) -> Any:
+    """Return the member that a filled object of an Enum's class stands for: members are what they are by identity."""
+    if not isinstance(obj, enum.Enum):
+        return obj
+    found = type(obj).__members__.get(obj.name)
+    return type(obj)(obj.value) if found is None else found
 
 
 def is_unloaded(obj: object) -> bool:

@@ -218,7 +218,11 @@ WITH_CONTENT = {
 def test_content_that_the_default_state_would_lose_is_refused(base, use):
     """Bases whose content ANA does not know: TypeError that says what to do, before anything is pickled."""
     obj = WITH_CONTENT[base]()
-    with pytest.raises(TypeError, match=r"_ana_getstate.*ana\.Ref"):
+    if base == "random" and use is pickle.dumps:
+        # Has a `__reduce__` in Python, which says all that there is.
+        assert pickle.loads(use(obj)).random() == obj.random()
+        return
+    with pytest.raises(TypeError, match=r"use ana\.Ref"):
         use(obj)
     assert obj._ana_uuid is None
     assert not ana.get_dl().store.mapping
