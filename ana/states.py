@@ -34,9 +34,10 @@ _AS_ATTRIBUTES = frozenset({"collections", "dataclasses"})
 _REF = "use ana.Ref(value)"
 _CURES = f"define _ana_getstate and _ana_setstate, or {_REF}"
 
-_NEWOBJ: Any = copyreg.__newobj__  # type: ignore[attr-defined] # not in typeshed
-_NEWOBJ_EX: Any = copyreg.__newobj_ex__  # type: ignore[attr-defined] # not in typeshed
-_RECONSTRUCTOR: Any = copyreg._reconstructor  # type: ignore[attr-defined] # noqa: SLF001 - what old reductions say
+_COPYREG: Any = copyreg
+_NEWOBJ = _COPYREG.__newobj__
+_NEWOBJ_EX = _COPYREG.__newobj_ex__
+_RECONSTRUCTOR = _COPYREG._reconstructor  # noqa: SLF001 - what old reductions say
 
 _slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDictionary()
 """The slots of a class, and where in the MRO each is. Not the members: those hold the class, which would never go."""
@@ -257,7 +258,7 @@ def _fitting(cls: type, state: Any) -> Any:
     """Return a state that `__setstate__`, or pickle itself, can give back. Raises TypeError for another."""
     if state is None or hasattr(cls, "__setstate__") or (isinstance(state, dict) and cls.__dictoffset__):
         return state
-    if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, dict | None) for part in state):  # noqa: PLR2004
+    if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, dict | None) for part in state):  # noqa: PLR2004 - a pair
         return state
     name = f"{cls.__qualname__}.__getstate__"
     msg = f"{name} returns a {type(state).__name__}, which only a __setstate__ could take: define one, or {_REF}"

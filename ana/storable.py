@@ -27,7 +27,8 @@ __all__ = ["Ref", "Storable", "StorableABC"]
 Value = TypeVar("Value")
 
 _MISSING = object()
-_NEWOBJ: Any = copyreg.__newobj__  # type: ignore[attr-defined] # not in typeshed
+_COPYREG: Any = copyreg
+_NEWOBJ = _COPYREG.__newobj__
 
 
 class _UUID:
