@@ -11,7 +11,7 @@ __all__ = ["is_asked"]
 
 _JOBLIB, _DASK = "joblib.hashing", "dask.tokenize"
 _PICKLERS = frozenset({"pickle", "cloudpickle", "cloudpickle.cloudpickle"})
-_REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__"})
+_REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 
 
 def is_asked() -> bool:

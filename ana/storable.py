@@ -207,8 +207,8 @@ class Storable:
                 return self.__reduce__()
         if plan.reduction and not plan.asked_first:
             return _theirs(self, mark, plan, protocol)
-        if plan.asked_first_twice:
-            return self.__reduce__()
+        if plan.asked_first:
+            return self.__reduce__() if plan.asked_first_twice else Storable.__reduce__(self)
         return _reduced(self, mark, cls)
 
     def __copy__(self) -> Any:

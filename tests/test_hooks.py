@@ -363,6 +363,17 @@ class Cooperative(ana.Storable):
         return super().__reduce__()
 
 
+class CooperativeOnlyEx(ana.Storable):
+    asked = 0
+
+    def __init__(self, x):
+        self.x = x
+
+    def __reduce_ex__(self, protocol):
+        type(self).asked += 1
+        return super().__reduce_ex__(protocol)
+
+
 class CooperativeEx(Cooperative):
     def __reduce_ex__(self, protocol):
         type(self).asked += 1
@@ -370,7 +381,7 @@ class CooperativeEx(Cooperative):
 
 
 @WAYS
-@pytest.mark.parametrize("cls", [Cooperative, CooperativeEx])
+@pytest.mark.parametrize("cls", [Cooperative, CooperativeOnlyEx, CooperativeEx])
 def test_a_reduction_that_calls_ours_is_called(way, cls):
     """As in a class that counts how often it is pickled."""
     cls.asked = 0
