@@ -11,9 +11,13 @@ __all__ = ["absolute", "home", "resolved"]
 def absolute(path: str | os.PathLike[str] | bytes) -> str:
     """Return a path from the root on, with a user's home in place of `~` or `~user`.
 
-    Raises StoreError where there is no such home, or where the working folder is gone: never is a folder named "~".
+    Raises ValueError for what is empty or holds NUL, StoreError where there is no such home, or the working folder is
+    gone: never is a folder named "~".
     """
     said = os.fsdecode(path)
+    if not said or "\0" in said:
+        msg = f"{said!r:.100} is no path: it is empty, or holds NUL"
+        raise ValueError(msg)
     if said.startswith("~"):
         user, slash, rest = said[1:].partition("/")
         said = f"{home(user)}{slash}{rest}"

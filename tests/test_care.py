@@ -299,6 +299,71 @@ def test_no_store(tmp_path, capfd, command, kind):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+ELSEWHERE = {
+    "a shard folder": ["{store}/{u0}"],
+    "an inner shard folder": ["{store}/{u0}/{u1}"],
+    "empty shard folders": ["{other}/ab/cd/"],
+    "another tool's cache": ["{other}/00/", "{other}/ab/cdef0123"],
+    "a cache of two levels": ["{other}/ab/cd/ef0123"],
+    "states elsewhere": ["{other}/ab/cd/5f3ac0e1-1234-8123-9123-123456789abc.pkl.zst"],
+}
+"""Folders that are no stores, and look a little like one."""
+
+
+@pytest.fixture(params=ELSEWHERE)
+def elsewhere(request, small, tmp_path):
+    """Such a folder."""
+    store, top, _ = small
+    places = {"store": store, "other": tmp_path / "other", "u0": top[:2], "u1": top[2:4]}
+    for path in [Path(word.format(**places)) for word in ELSEWHERE[request.param]]:
+        if str(path).startswith(str(store)):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x") if path.suffix or "0123" in path.name else path.mkdir()
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize("command", [*READING, *DOING], ids=" ".join)
+def test_no_store_is_made_by_looking(elsewhere, tmp_path, capfd, command):
+    """A shard folder, or another tool's cache, is no store (10), and does not become one."""
+    before = picture(tmp_path)
+    done = ran(capfd, "-d", elsewhere, *_new(command, tmp_path))
+    assert done.code == 10
+    assert len(done.err.splitlines()) == 1
+    assert picture(tmp_path) == before
+
+
+def picture(folder):
+    """All that is in a folder, with times and sizes, to see that nobody wrote."""
+    return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_size) for path in [folder, *folder.rglob("*")]}
+
+
+LOOKING = [
+    ("stats",),
+    ("stats", "--by", "class"),
+    ("ls",),
+    ("ls", "--older", "1d"),
+    ("verify",),
+    ("verify", "--older", "1d"),
+    ("roots",),
+    ("show", "x"),
+    ("show", "x", "--tree"),
+    ("cat", "x"),
+]
+
+
+@pytest.mark.parametrize("purged", [False, True])
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_looking_writes_nothing(small, capfd, command, purged):
+    """No file is made, not for a moment, and none is touched; nor is an `ana.json` that a purge has taken made anew."""
+    store, top, _ = small
+    if purged:
+        (store / "ana.json").unlink()
+    before = picture(store)
+    assert ran(capfd, "-d", store, *[top if word == "x" else word for word in command]).code == 0
+    assert picture(store) == before
+
+
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_a_read_only_store(small, tmp_path, capfd, command):
     """Looking works where nobody can write, and the doctor says so."""
@@ -441,6 +506,53 @@ def test_wrong_usage(small, capfd, arguments, said):
     done = ran(capfd, "-d", small[0], *arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
+
+
+EMPTY = [
+    ("-d", "", "ls"),
+    ("-d", "", "gc", "--older-than", "1d"),
+    ("ls", "-d", ""),
+    ("ls", "--pickle-dir="),
+    ("ls", "--class", ""),
+    ("show", ""),
+    ("cat", ""),
+    ("keep", "root", ""),
+    ("keep", "root", "x", ""),
+    ("keep", "", "x"),
+    ("forget", ""),
+    ("export", "", "-o", "NEW"),
+    ("export", "x", "-o", ""),
+    ("report", "-o", ""),
+    ("import", ""),
+    ("info", "--other", ""),
+    ("stats", "--jobs", ""),
+    ("verify", "--repair-from", ""),
+    ("key", "new", ""),
+    ("init", "--keyed", "--key-file", ""),
+    ("",),
+]
+
+
+@pytest.mark.parametrize("command", EMPTY, ids=" ".join)
+def test_an_empty_argument_is_wrong_usage(tmp_path, capfd, monkeypatch, command):
+    """A variable of the shell that is not set means nothing: a line says so, and nothing is touched or made."""
+    care.store(tmp_path / "pickles")
+    monkeypatch.chdir(tmp_path)
+    before = picture(tmp_path)
+    done = ran(capfd, *_new(command, tmp_path))
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch("ana: .* is empty: is a variable of the shell not set[?]\n", done.err)
+    assert picture(tmp_path) == before
+
+
+@pytest.mark.parametrize("words", ["show X", "cat X", "keep X y", "keep root X", "forget X", "export X -o NEW"])
+def test_a_name_that_is_too_long_is_wrong_usage(small, tmp_path, capfd, words):
+    """Names of roots and UUIDs have at most 200 characters: a line says so, and nothing is touched or made."""
+    before = picture(tmp_path)
+    done = ran(capfd, "-d", small[0], *_new([word.replace("X", "x" * 201) for word in words.split()], tmp_path))
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert "at most 200 characters" in done.err
+    assert picture(tmp_path) == before
 
 
 def test_quiet_says_nothing(small, capfd):

@@ -279,6 +279,22 @@ def test_a_folder_of_something_else_is_refused(tree, name):
     assert raw_tree.files(tree) == [name]
 
 
+@pytest.mark.parametrize("name", ["ab/cdef0123", "ab/cd/ef0123", f"ab/{KEY}.pkl.zst", f"ab/cd/{KEY}.pkl.zst"])
+def test_shards_of_something_else_are_refused(tree, name):
+    """Another tool's cache, or a folder within a store, does not become a store: nothing is written there."""
+    (tree / name).parent.mkdir(parents=True)
+    (tree / name).write_text("precious")
+    with pytest.raises(ana.UntrustedStoreError, match="choose an empty folder"):
+        ana.DirDataLayer(tree).store_state("x", 1)
+    assert raw_tree.files(tree) == [name]
+
+
+def test_shards_without_files_are_room_for_a_store(tree):
+    """What a purge has left of a store: its folders."""
+    (tree / "ab" / "cd").mkdir(parents=True)
+    assert _load(tree, _stored(tree)) == "state"
+
+
 def test_a_file_that_is_named_like_a_shard_is_something_else(tree):
     """Only folders are shards."""
     tree.mkdir()
@@ -490,7 +506,7 @@ def test_an_empty_file_is_no_state(tree):
 
 
 def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
-    """Scratch filesystems remove the oldest file first: readers and maintenance find the states all the same."""
+    """Scratch filesystems remove the oldest file first: readers and maintenance find the states, and write nothing."""
     ana.set_dl(pickle_dir=tmp_path / "tree")
     part = Part("state")
     uuid, reference = part.make_uuid(), pickle.dumps(part)
@@ -500,8 +516,8 @@ def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
     ana.current._met.clear()
     assert pickle.loads(reference).value == "state"
     assert raw_tree.states(tmp_path / "tree")
-    (tmp_path / "tree" / "ana.json").unlink()
     assert maintenance.verify(tmp_path / "tree").problems == []
+    assert not (tmp_path / "tree" / "ana.json").exists()
     assert uuid
     (tmp_path / "empty").mkdir()
     with pytest.raises(ana.StoreError, match="no ANA store"):

@@ -11,6 +11,7 @@ import classes
 import pytest
 
 import ana
+from ana import maintenance
 
 
 def test_set_dl_returns_the_layer(tmp_path):
@@ -453,3 +454,20 @@ def test_levels_that_make_no_sense(tmp_path, level):
     with pytest.raises((TypeError, ValueError), match="level"):
         ana.set_dl(pickle_dir=tmp_path / "tree", level=level)
     assert not (tmp_path / "tree").exists()
+
+
+@pytest.mark.parametrize("path", ["", b"", "a\0b", "\0"], ids=repr)
+def test_what_is_no_path_is_refused(path, tmp_path, monkeypatch):
+    """An empty path, or one with NUL, is a ValueError wherever one is asked for; nothing is made, or meant instead."""
+    monkeypatch.chdir(tmp_path)
+    for attempt in (
+        lambda: ana.set_dl(pickle_dir=path),
+        lambda: ana.DirDataLayer(path),
+        lambda: list(maintenance.ls(path)),
+        lambda: maintenance.stats(path),
+        lambda: maintenance.gc(path, maintenance.Scope(unreachable=True)),
+        lambda: maintenance.init(path),
+    ):
+        with pytest.raises(ValueError, match=r"path|pickle_dir"):
+            attempt()
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from ana.cli.keeping import forget, gc, keep, roots
 from ana.cli.keying import init, key
 from ana.cli.looking import cat, ls, show
 from ana.cli.moving import export, import_command
-from ana.cli.output import DONE, INTERRUPTED, exit_code, store_options
+from ana.cli.output import DONE, INTERRUPTED, exit_code, refuse_empty, store_options
 from ana.cli.report import report
 from ana.errors import ANAError
 
@@ -91,6 +91,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. What went wrong is said in a line on stderr."""
     try:
         with _ended_by_signals():
+            refuse_empty(sys.argv[1:] if argv is None else argv)
             code = ana.main(args=argv, prog_name="ana", standalone_mode=False)
             sys.stdout.flush()
     except click.ClickException as error:

@@ -17,6 +17,7 @@ from ana.cli.output import (
     Output,
     emit,
     lock_option,
+    name_or_uuid,
     printable,
     problems_table,
     progress,
@@ -78,8 +79,8 @@ runs.
 
 
 @click.command("keep", epilog=KEEP_EXAMPLES)
-@click.argument("name", shell_complete=root_names)
-@click.argument("uuids", metavar="UUID...", nargs=-1, required=True, shell_complete=uuids)
+@click.argument("name", type=name_or_uuid, shell_complete=root_names)
+@click.argument("uuids", metavar="UUID...", type=name_or_uuid, nargs=-1, required=True, shell_complete=uuids)
 @store_options
 @click.pass_obj
 def keep(output: Output, /, name: str, uuids: tuple[str, ...]) -> int:
@@ -100,7 +101,7 @@ def keep(output: Output, /, name: str, uuids: tuple[str, ...]) -> int:
 
 
 @click.command("forget", epilog=FORGET_EXAMPLES)
-@click.argument("name", shell_complete=root_names)
+@click.argument("name", type=name_or_uuid, shell_complete=root_names)
 @store_options
 @click.pass_obj
 def forget(output: Output, /, name: str) -> int:

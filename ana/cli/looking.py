@@ -12,7 +12,21 @@ from rich.tree import Tree
 
 from ana import maintenance
 from ana.cli.completion import uuids
-from ana.cli.output import AGE, DAMAGE, DONE, SIZE, Output, age, emit, printable, said, size, store_options, table
+from ana.cli.output import (
+    AGE,
+    DAMAGE,
+    DONE,
+    SIZE,
+    Output,
+    age,
+    emit,
+    name_or_uuid,
+    printable,
+    said,
+    size,
+    store_options,
+    table,
+)
 
 __all__ = ["cat", "ls", "show", "when"]
 
@@ -76,8 +90,8 @@ SORTS = {
 def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, **filters: Any) -> int:
     """List the states: UUID, size, age and class.
 
-    All filters have to match. Ages are by the clock of the file server, since
-    a state was stored (or brought back from the trash). Sizes: 500k, 20M, 1G
+    All filters have to match. Ages are by this host's clock, since a state
+    was stored (or brought back from the trash). Sizes: 500k, 20M, 1G
     (powers of 1000), 4Mi (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Each
     state's header is read.
     """
@@ -106,7 +120,7 @@ def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
 
 
 @click.command("show", epilog=SHOW_EXAMPLES)
-@click.argument("uuid", shell_complete=uuids)
+@click.argument("uuid", type=name_or_uuid, shell_complete=uuids)
 @click.option("--tree", "as_tree", is_flag=True, help="Show what it refers to, and what that refers to, as a tree.")
 @store_options
 @click.pass_obj
@@ -195,7 +209,7 @@ def when(seconds: float) -> str:
 
 
 @click.command("cat", epilog=CAT_EXAMPLES)
-@click.argument("uuid", shell_complete=uuids)
+@click.argument("uuid", type=name_or_uuid, shell_complete=uuids)
 @store_options
 @click.pass_obj
 def cat(output: Output, /, uuid: str) -> int:

@@ -13,6 +13,7 @@ from ana.cli.output import (
     Output,
     emit,
     lock_option,
+    name_or_uuid,
     problems_table,
     progress,
     said,
@@ -78,7 +79,7 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
 
 
 @click.command("export", epilog=EXPORT_EXAMPLES)
-@click.argument("uuids", metavar="UUID...", nargs=-1, required=True, shell_complete=uuids)
+@click.argument("uuids", metavar="UUID...", type=name_or_uuid, nargs=-1, required=True, shell_complete=uuids)
 @click.option("-o", "--output", "path", metavar="FILE", required=True, type=click.Path(dir_okay=False))
 @store_options
 @click.pass_obj

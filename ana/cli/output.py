@@ -31,13 +31,16 @@ __all__ = [
     "SIZE",
     "NoStoreError",
     "Output",
+    "WrongArgumentError",
     "age",
     "emit",
     "lock_option",
+    "name_or_uuid",
     "output_options",
     "printable",
     "problems_table",
     "progress",
+    "refuse_empty",
     "said",
     "share",
     "size",
@@ -67,6 +70,16 @@ _MANY = 20
 
 class NoStoreError(ANAError):
     """There is no store where a command was to look for one."""
+
+
+class WrongArgumentError(click.ClickException):
+    """An argument that cannot be meant; nothing was touched."""
+
+    exit_code = USAGE
+
+    def show(self, file: Any = None) -> None:
+        """Say it in a line."""
+        click.echo(f"ana: {printable(self.message)}", file=file, err=True)
 
 
 @dataclasses.dataclass(slots=True)
@@ -175,6 +188,24 @@ def share(text: str) -> float:
         msg = f"{text!r} is no share: say 5%."
         raise click.BadParameter(msg)
     return float(found[1]) / 100
+
+
+def refuse_empty(words: Sequence[str]) -> None:
+    """Refuse a command line with an empty argument, as a shell's variable is that is not set: it means nothing here."""
+    for number, word in enumerate(words):
+        if not word or (word.startswith("--") and word.find("=") == len(word) - 1 and "--" not in words[:number]):
+            which = word or f"argument {number + 1}" + (f", after {words[number - 1]}," if number else "")
+            msg = f"{which} is empty: is a variable of the shell not set?"
+            raise WrongArgumentError(msg)
+
+
+def name_or_uuid(text: str) -> str:
+    """Return the name of a root, or a UUID or its beginning, if it can be one."""
+    if len(text) > maintenance.MAX_KEY_CHARACTERS:
+        most = maintenance.MAX_KEY_CHARACTERS
+        msg = f"names and UUIDs have at most {most} characters, this one has {len(text)}: {text:.40}..."
+        raise WrongArgumentError(msg)
+    return text
 
 
 SIZE = _quantity("size", _SIZE, {**_UNITS, **_BINARY}, "500k, 20M, 1.5G, 2T (powers of 1000) or 512Ki, 4Mi, 1Gi")

@@ -4,6 +4,7 @@ All of it is safe beside running jobs, may be interrupted at any time and run ag
 maintenance lock, which saves work and carries no safety: two at once do no harm.
 """
 
+from ana.address import MAX_KEY_CHARACTERS
 from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
 from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.exporting import Exported, export_states
@@ -21,6 +22,7 @@ __all__ = [
     "GRACE_SECONDS",
     "LEFTOVER_SECONDS",
     "LOCK_SECONDS",
+    "MAX_KEY_CHARACTERS",
     "AmbiguousPrefixError",
     "Child",
     "Collected",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ana import address
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
-from ana.maintenance.opening import Path, Problem, now, open_store, problem
+from ana.maintenance.opening import Path, Problem, host_now, open_store, problem
 from ana.record import Header
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import File, Survey, plain_name, trash_name
@@ -27,7 +27,7 @@ class AmbiguousPrefixError(ANAError, ValueError):
 
 @dataclass(frozen=True)
 class StateInfo:
-    """One state, as `ls` lists it. Sizes in bytes, ages in s by the clock of the filesystem's server."""
+    """One state, as `ls` lists it. Sizes in bytes, ages in s by this host's clock."""
 
     uuid: str
     class_name: str
@@ -99,7 +99,7 @@ def ls(
     """
     pattern = None if class_pattern is None else re.compile(class_pattern)
     store = open_store(pickle_dir)
-    right_now = now(store, writable=False)
+    right_now = host_now()
     survey = Survey(store)
     tests: list[Filter] = []
     if pattern is not None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from ana import files, publishing
 from ana.errors import ANAError, StoreError
-from ana.maintenance.opening import Doing, Path, Problem, Tell, now, open_store, problem
+from ana.maintenance.opening import Doing, Path, Problem, Tell, host_now, now, open_store, problem
 from ana.record import Header
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import Contents, File, Survey
@@ -107,7 +107,7 @@ def stats(pickle_dir: Path, *, exact: bool = False, tell: Tell = lambda _: None)
     """
     store = open_store(pickle_dir)
     survey = Survey(store)
-    right_now = now(store, writable=False)
+    right_now = now(store, writable=False) if exact else host_now()
     contents = survey.contents()
     problems: list[Problem] = []
     counted = None

@@ -9,7 +9,7 @@ from itertools import islice
 
 from ana import address, mounts, threads
 from ana.errors import ANAError, CorruptedStateError
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, locked, now, open_store, problem
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, host_now, locked, open_store, problem
 from ana.stores import adopting
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
@@ -95,7 +95,7 @@ class _Reading:
             chance = random.Random()  # noqa: S311 - a sample, not a secret
             names = (name for name in names if chance.random() < sample)
         if older_than_seconds is not None:
-            names = self._older(names, now(self.store, writable=False) - older_than_seconds)
+            names = self._older(names, host_now() - older_than_seconds)
         self.chosen = list(names)
 
     def read(self) -> None:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 from ana import address, files, mounts, publishing, threads
@@ -26,6 +27,8 @@ CONFIG_LIMIT_BYTES = 64 << 10
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
+_LOOKED_INTO = 1024
+"""So many folders are listed to find out what they hold."""
 _LISTING_THREADS = 32
 """How many folders of a network filesystem are listed at the same time."""
 
@@ -251,8 +254,11 @@ class Tree:
             config = self._read_config()
         if config is not None:
             return config
-        if not create and not self._is_purged():
-            raise StoreError(self.root, 2, "there is no ANA store at this place on this host")
+        if not create:
+            if not self._is_purged():
+                raise StoreError(self.root, 2, f"there is no ANA store at this place on this host{self._store_above()}")
+            # Who only looks writes nothing: the next writer makes it anew.
+            return Config(FORMAT, LEVELS, self._store_id, self._keyed)
         publishing.make_folders(self.root, self.access)
         self._check_root()
         self._refuse_foreign()
@@ -309,20 +315,43 @@ class Tree:
         return config
 
     def _is_purged(self) -> bool:
-        """Say whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""
+        """Return whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""
         try:
-            entries = files.list_folder(self.root)
+            return not _foreign(files.list_folder(self.root)) and self._holds_states() is True
         except StoreError:
             return False
-        return any(map(is_shard, entries)) and not _foreign(entries)
+
+    def _holds_states(self) -> bool | None:
+        """Return whether states lie where a tree has them (True), or other files do; None where neither is found."""
+        found = None
+        for folder in islice(self._walk([""], LEVELS, "", 1), _LOOKED_INTO):
+            for entry in folder.entries:
+                if folder.innermost and _lies_right(folder.name, entry):
+                    return True
+                if folder.name and not is_shard(entry) and not entry.name.startswith(_IGNORED):
+                    found = False
+        return found
+
+    def _store_above(self) -> str:
+        """Return a hint where this is a folder of a store: a slip with TAB."""
+        above = self.root
+        for _ in range(LEVELS):
+            above = above.rpartition("/")[0]
+            with suppress(StoreError):
+                if files.look(f"{above}/{CONFIG}") is not None:
+                    return f"; it lies in the store {above}"
+        return ""
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder that holds something else, lest two programs write into each other's files."""
-        foreign = _foreign(files.list_folder(self.root))
-        if not foreign or self._read_config() is not None:
+        entries = files.list_folder(self.root)
+        foreign = _foreign(entries)
+        others = not foreign and any(map(is_shard, entries)) and self._holds_states() is False
+        if not (foreign or others) or self._read_config() is not None:
             # What is there may be the tree that another process has made since we looked for its ana.json.
             return
-        reason = f"it is not empty and no ANA store (it holds {foreign[0]!r} and {len(foreign) - 1} more)"
+        held = f"{foreign[0]!r} and {len(foreign) - 1} more" if foreign else "folders with files that are no states"
+        reason = f"it is not empty and no ANA store (it holds {held}{self._store_above()})"
         if any(name.endswith(".p") for name in foreign):
             reason += "; it looks like a store of the original ANA: `ana -d NEW import` makes a store of it"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
@@ -331,6 +360,12 @@ class Tree:
 def is_shard(entry: files.Entry) -> bool:
     """Say whether a name in a tree is that of one of its folders for states."""
     return entry.kind == "folder" and _SHARD.fullmatch(entry.name) is not None
+
+
+def _lies_right(folder: str, entry: files.Entry) -> bool:
+    """Return whether a name in an innermost folder is that of a state which belongs there."""
+    key = address.key_of_name(entry.name.removeprefix(files.TRASH))
+    return entry.kind == "file" and key is not None and address.place(key, LEVELS)[0] == folder.rstrip("/")
 
 
 def _foreign(entries: list[files.Entry]) -> list[str]:
