@@ -61,7 +61,7 @@ def hard_links(folder: str) -> bool:
         try:
             os.close(open_regular(probe))
             try:
-                os.link(probe, f"{probe}-2")
+                os.link(probe, f"{probe}-2", follow_symlinks=False)
             except OSError as error:
                 if publishing.has_no_links(error):
                     return False

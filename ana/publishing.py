@@ -305,7 +305,7 @@ def _replace(temporary: str, path: str) -> bool:
 def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:
     """Give the temporary file its name; True if the name is ours now, False if it was taken."""
     try:
-        os.link(temporary, path)
+        os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
         return _is_ours(path, identity)
     except OSError as error:

@@ -70,7 +70,7 @@ def bring_back(path: str) -> bool:
     trash = trash_path(path)
     with files.reported(path):
         try:
-            os.link(trash, path)
+            os.link(trash, path, follow_symlinks=False)
         except FileNotFoundError:
             return False
         except FileExistsError:
@@ -163,7 +163,7 @@ def _finish(path: str, doomed: str, before: float) -> str:
 def _put_back_into_trash(path: str, doomed: str) -> None:
     trash = trash_path(path)
     try:
-        os.link(doomed, trash)
+        os.link(doomed, trash, follow_symlinks=False)
     except FileExistsError:
         # Another copy of the same state is there already, and is as young.
         pass

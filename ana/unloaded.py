@@ -7,8 +7,9 @@ object comes into being anyway, its class replaced by a subclass in which every 
 import collections
 import enum
 import operator
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import wraps
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -247,9 +248,21 @@ def _method(cls: type, name: str) -> Callable[..., Any] | None:
 def _defines_uuid(cls: type) -> bool:
     """Say whether a class has a `uuid` of its own, a field perhaps, past that of Storable."""
     for base in cls.__mro__:
-        if "uuid" in vars(base) or "uuid" in vars(base).get("__annotations__", ()):
+        if "uuid" in vars(base) or "uuid" in _annotated(base):
             return not base.__module__.startswith("ana.")
     return False
+
+
+def _annotated(cls: type) -> Iterable[str]:
+    """Return the names that a class itself annotates, without evaluating what their annotations say."""
+    if sys.version_info >= (3, 14):
+        import annotationlib  # noqa: PLC0415 - needed after an error only
+
+        with suppress(Exception):  # a class may have an __annotate__ of its own
+            return annotationlib.get_annotations(cls, format=annotationlib.Format.STRING)
+        return ()
+    found: Iterable[str] = vars(cls).get("__annotations__", ())
+    return found
 
 
 def _loading(operation: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,12 +10,15 @@ import multiprocessing
 import operator
 import os
 import pickle
+import sys
 import threading
 
 import classes
 import pytest
+from helpers import engines
 
 import ana
+from ana import unloaded
 
 
 @pytest.fixture
@@ -565,6 +568,15 @@ def test_uuid_of_an_object_that_waits(folder):
     assert field.obj.uuid == "mine"
 
 
+def test_annotations_are_not_evaluated():
+    """A field named `uuid` is seen where the class's annotations name what only a type checker knows."""
+    future = "from __future__ import annotations\n" if sys.version_info < (3, 14) else ""
+    made = {"ana": ana, "__name__": "made"}
+    exec(future + "class Own(ana.Storable):\n    uuid: nowhere.Name\n    other: nowhere()", made)
+    assert unloaded._defines_uuid(made["Own"])
+    assert not unloaded._defines_uuid(classes.A)
+
+
 def test_an_attribute_named_uuid_after_healing(folder):
     """An object's own attribute `uuid` is what it has when its state is there again."""
     missing = Missing(folder, classes.AttributeUUID("mine"))
@@ -669,7 +681,7 @@ except ana.StateNotFoundError as error:
 
 def test_an_exception_without_its_state_where_dask_is_imported(folder, tmp_path):
     """Dask has tblib set `__cause__` and the like on each exception that is unpickled: that may not raise."""
-    pytest.importorskip("tblib")
+    engines.require("tblib")
     assert classes.run(WITH_TBLIB, str(folder), cwd=tmp_path) == "True"
 
 

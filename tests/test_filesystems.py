@@ -603,10 +603,10 @@ def test_what_came_in_between_stays_where_links_are_not(without_links, monkeypat
     ours, theirs = (record.content("", [memoryview(text)]) for text in (b"ours", b"theirs"))
     link = os.link
 
-    def link_late(*names):
+    def link_late(*names, **options):
         monkeypatch.setattr(os, "link", link)
         other.put("key", theirs, (), heal=False)
-        link(*names)
+        link(*names, **options)
 
     monkeypatch.setattr(os, "link", link_late)
     assert not store.put("key", ours, (), heal=False)
@@ -619,7 +619,7 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
     store, other = (DirectoryStore(str(tmp_path / "tree")) for _ in range(2))
     ours, theirs = (record.content("", [memoryview(text)]) for text in (b"ours", b"theirs"))
 
-    def no_link(*_):
+    def no_link(*_, **__):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     look = publishing.files.look
@@ -630,7 +630,7 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
         other.put("key", theirs, (), heal=False)
         return found
 
-    def no_link_yet(*_):
+    def no_link_yet(*_, **__):
         monkeypatch.setattr(os, "link", no_link)
         monkeypatch.setattr(publishing.files, "look", look_early)
         no_link()

@@ -215,6 +215,14 @@ def test_only_files_and_locks_call_the_system(name):
 
 
 @pytest.mark.parametrize("name", CORE)
+def test_hard_links_are_of_the_file_itself(name):
+    """Each `os.link` says that it does not follow a symbolic link: from Python 3.14 on it does, unless told."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.link"]
+    assert all("follow_symlinks=False" in ast.unparse(call) for call in calls)
+
+
+@pytest.mark.parametrize("name", CORE)
 def test_no_module_imports_the_face(name):
     """The package's own modules import each other, never the re-exports of `ana/__init__.py`: no cycles."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wheels
 
 pytest_plugins = ["pytester"]
 
@@ -170,6 +171,21 @@ def test_skipped():
     pass
 """
 
+SKIPPED = """
+import pytest
+@pytest.mark.skip(reason={1!r})
+def test_{0}():
+    pass
+"""
+
+NO_WHEELS = {
+    "3.11": set(),
+    "3.13": set(),
+    "3.14": set(),
+    "3.15": {"atheris", "executorlib", "lmdb", "ray", "zstandard"},
+}
+"""What the tests do without on a Python, until its makers publish a wheel."""
+
 INI = """
 [pytest]
 addopts = -p no:cacheprovider
@@ -183,7 +199,7 @@ markers = leaves_temporaries(reason): as in setup.cfg
 @pytest.fixture
 def project(pytester):
     """A folder with this project's conftest in which pytest runs as a process of its own."""
-    for name in ("conftest.py", "leaks.py"):
+    for name in ("conftest.py", "leaks.py", "wheels.py"):
         shutil.copy(HERE / name, pytester.path / name)
     pytester.makeini(INI)
     return pytester
@@ -229,6 +245,22 @@ def test_skips_fail_only_where_asked(project):
     strict = project.runpytest_subprocess("--fail-on-skip")
     assert strict.ret == pytest.ExitCode.TESTS_FAILED
     strict.stdout.fnmatch_lines(["*skips are failures here: *test_skips.py*"])
+
+
+def test_what_has_no_wheel_may_be_skipped(project):
+    """With --fail-on-skip a test may want a package that setup.cfg leaves out on this Python, and no other one."""
+    left_out = sorted(wheels.left_out({"python_version": "3.15"}))
+    reasons = [f"no {name}: pip install {name}" for name in left_out]
+    project.makepyfile(test_skips="".join(SKIPPED.format(n, reason) for n, reason in enumerate(reasons)))
+    expected = pytest.ExitCode.OK if left_out == sorted(wheels.left_out()) else pytest.ExitCode.TESTS_FAILED
+    assert project.runpytest_subprocess("--fail-on-skip").ret == expected
+
+
+@pytest.mark.parametrize(("version", "names"), NO_WHEELS.items(), ids=NO_WHEELS)
+def test_which_packages_have_no_wheel(version, names):
+    """Nothing is left out but what is named here."""
+    machine = {"platform_machine": "x86_64", "sys_platform": "linux"}
+    assert wheels.left_out({"python_version": version, **machine}) == names
 
 
 def test_a_run_in_the_background_tests_as_one_in_front(project):

@@ -75,8 +75,8 @@ STORE_FAULTS = [
     ("pwritev2", "EIO"),
     ("fsync", "EIO"),
     ("fsync", "ENOSPC"),
-    ("link", "EIO"),
-    ("link", "EROFS"),
+    ("linkat", "EIO"),
+    ("linkat", "EROFS"),
     ("unlink", "EIO"),
     ("mkdir", "EROFS"),
     ("newfstatat", "ESTALE"),
@@ -97,6 +97,7 @@ SAME = {
     "preadv2": "preadv",
     "pwritev2": "pwritev",
     "pread64": "preadv",
+    "linkat": "link",
 }
 """Names that the C libraries have for one thing."""
 
@@ -196,7 +197,7 @@ def test_links_that_the_kernel_refuses(tmp_path):
     """What filesystems without hard links say: stored all the same."""
     for error in ("EPERM", "EOPNOTSUPP", "EXDEV", "EACCES"):
         (tmp_path / error).mkdir()
-        injection = Injection(tmp_path / error, STORE, "link", prepare=nothing)
+        injection = Injection(tmp_path / error, STORE, "linkat", prepare=nothing)
         for acknowledged, problem in injection.results(error):
             assert problem is None
             check_tree(injection.tree, acknowledged)
