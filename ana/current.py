@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ana import address, codec, identity, loading, many, sites, unloaded
+from ana import address, codec, identity, loading, many, processes, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
@@ -34,8 +34,9 @@ _met: dict[str, DataLayer] = {}
 
 
 def get_dl() -> DataLayer:
-    """Return the current layer; the first time, the one that `ANA_PICKLE_DIR` names, or a dict in memory.
+    """Return the current layer; the first time, the one that `ANA_PICKLE_DIR` names, the parent's, or a dict in memory.
 
+    The parent's, if it is a folder: in a worker of multiprocessing, loky or joblib, say, that nobody configured.
     Raises what opening the folder raises.
     """
     global _current, _unasked  # noqa: PLW0603 - the one current layer
@@ -43,10 +44,10 @@ def get_dl() -> DataLayer:
         with _lock:
             if _current is None:
                 pickle_dir = os.environ.get(ENVIRONMENT)
-                if pickle_dir:
-                    _current = DirDataLayer(pickle_dir)
-                else:
+                _current = DirDataLayer(pickle_dir) if pickle_dir else _parents_layer()
+                if _current is None:
                     _current = _unasked = DataLayer()
+                processes.hand_down(_home_to_hand_down)
     return _current
 
 
@@ -60,6 +61,7 @@ def set_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options
     global _current  # noqa: PLW0603 - the one current layer
     made = _make(layer, options)
     _current = made
+    processes.hand_down(_home_to_hand_down)
     return made
 
 
@@ -307,6 +309,24 @@ def _adopt(layer: DataLayer) -> None:
         _current = layer
 
 
+def _parents_layer() -> DataLayer | None:
+    """Return a layer over the folder that was current where this process was started, if there was one."""
+    home = processes.inherited_home()
+    if not home:
+        return None
+    try:
+        return existing_layer(home)
+    except (ANAError, ValueError) as error:
+        _log.warning("the parent's store cannot be opened here, states are stored in memory: %s", error)
+        return None
+
+
+def _home_to_hand_down() -> str:
+    """Return the home of the folder that children are to take over; "" where there is none."""
+    home = os.environ.get(ENVIRONMENT) or processes.inherited_home() if _current is None else _current.home
+    return "" if home.startswith("memory:") else home
+
+
 def _hint(home: str | None) -> str:
     if home is not None and home.startswith("memory:"):
         return "it was stored in memory, which other processes do not see: use set_dl(pickle_dir=...) or ANA_PICKLE_DIR"
@@ -343,3 +363,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+# Children are also made of `Process` objects that are older than the first layer.
+processes.hand_down(_home_to_hand_down)

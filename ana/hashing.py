@@ -1,16 +1,19 @@
-"""Whether a pickling is done for a hash alone (`joblib.hash`, `dask.tokenize`): nobody will load it.
+"""For whom a pickling is done: for a hash alone (`joblib.hash`, `dask.tokenize`), or by an engine for its workers.
 
-Such a pickling must write nothing, and must not depend on where the store is. Neither library says so to
-the objects that it pickles; it shows in who called the pickler.
+A hash must write nothing, and must not depend on where the store is. No library says what it does to the objects
+that it pickles; it shows in who called the pickler.
 """
 
 import sys
 from types import FrameType
 
-__all__ = ["is_asked"]
+__all__ = ["engine", "is_asked"]
 
 _JOBLIB, _DASK = "joblib.hashing", "dask.tokenize"
 _PICKLERS = frozenset({"pickle", "cloudpickle", "cloudpickle.cloudpickle"})
+_ENGINES = frozenset(
+    {"dask", "distributed", "executorlib", "joblib", "loky", "mpi4py", "multiprocessing", "parsl", "ray", "submitit"}
+)
 _REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 
 
@@ -31,3 +34,17 @@ def is_asked() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+def engine() -> str:
+    """Return the name of the engine whose code called the pickler, or ""; to be called from within a reduction."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as above
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.partition(".")[0]
+        if package in _ENGINES or module.startswith("ana.integrations."):
+            return package
+        if package not in ("ana", "pickle", "cloudpickle") and frame.f_code.co_name not in _REDUCTIONS:
+            return ""
+        frame = frame.f_back
+    return ""

@@ -1,11 +1,12 @@
 """Data layers: live objects plus one store. Which of them is the current one is `current`'s business."""
 
+import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, loading, many, opening, pickling, reporting, saving
+from ana import address, chunks, identity, loading, many, opening, pickling, processes, reporting, saving
 from ana.adapter import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.fence import Fence
@@ -138,6 +139,13 @@ class DataLayer:
 
         return statistics.stats_of(self.store.counters)
 
+    def sends_by_value(self, mark: identity.Mark) -> bool:
+        """Say whether an object that is pickled now has to take its state along: nobody could follow a reference."""
+        if not self.store.private or not processes.leaves(mark.looked if mark.layer == self.uuid else math.inf):
+            return False
+        processes.tell_by_value(f"the object with the UUID {mark.uuid!r}")
+        return True
+
     @property
     def uuid_cache(self) -> MutableMapping[str, Any]:
         """The live objects by UUID, held weakly."""
@@ -259,6 +267,10 @@ class SimpleDataLayer(DataLayer):
 
     _store_type = "simple"
 
+    def sends_by_value(self, mark: identity.Mark) -> bool:  # noqa: ARG002 - all of them
+        """Say yes: nothing is stored."""
+        return True
+
     def store_many(self, objects: "Iterable[Storable]") -> list[str]:
         """Give each object a random UUID, if it has none, and return the UUIDs; nothing is stored."""
         found = many.check_objects(objects)
@@ -321,6 +333,7 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
             by_home[home] = known
             return known
     layer = DataLayer()
+    layer._store_type = "pickle"  # noqa: SLF001 - as DataLayer itself does
     layer.store = opening.node_cache()(store)
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live

@@ -8,7 +8,7 @@ for a hash alone (`joblib.hash`, `dask.tokenize`).
 import weakref
 from typing import Any
 
-from ana import current, identity, unloaded
+from ana import address, current, identity, unloaded
 
 __all__ = ["Reduced", "fill", "hashed", "load", "new"]
 
@@ -27,27 +27,36 @@ def load(cls: type, uuid: str, home: str | None = None) -> Any:
 
 
 def new(cls: type, uuid: str | None = None) -> Any:
-    """Return an empty object of class `cls`, for `fill`; with a UUID (SimpleDataLayer), the live one if any."""
+    """Return an empty object of class `cls`, for `fill`; with a UUID, the live one if any.
+
+    With a UUID: from a layer that stores nothing, or in memory that this process does not see.
+    """
     if uuid is None:
         return unloaded.make_shell(cls)
-    live = current.get_dl().live
-    found = live.find(uuid, cls)
-    if found is not None:
+    layer = current.get_dl()
+    found = layer.live.find(uuid, cls)
+    mark = identity.mark_of(found)
+    if mark is not None and mark.claim is None:
+        # Not one that another thread is about to fill, or whose own state is elsewhere.
         return found
     shell = unloaded.make_shell(cls)
+    if address.is_content_uuid(uuid) and not layer.store.private:
+        # What goes into a shared store gets an address there: classes may go into it by value.
+        return shell
     identity.mark(shell, uuid, given=True).claim = _empty
-    known = live.add(uuid, shell, cls)
-    return known if isinstance(known, cls) else shell
+    layer.live.add(uuid, shell, cls)
+    return shell
 
 
 def fill(obj: Any, state: tuple[Any]) -> None:
     """Give an object that `new` made its state; one that is alive already keeps its own."""
     mark = identity.mark_of(obj)
-    if mark is not None:
-        if mark.claim is not _empty:
-            return
-        mark.claim = None
+    if mark is not None and mark.claim is not _empty:
+        return
     obj._ana_setstate(state[0])
+    if mark is not None:
+        # Now other threads may have it.
+        mark.claim = None
 
 
 class Reduced:

@@ -299,7 +299,7 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if collector is not None:
         return reference.load, (cls, mark.uuid)
     target = current.get_dl()
-    if target._store_type == "simple" and mark.claim is None:  # noqa: SLF001 - an old program's word
+    if target._store_type != "pickle" and mark.claim is None and target.sends_by_value(mark):  # noqa: SLF001 - an old program's word
         return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
     if mark.claim is not None:
         return reference.load, (cls, mark.uuid, current.home_of(mark, target))

@@ -157,17 +157,6 @@ def identity(holder):
     return id(first)
 
 
-def test_objects_in_memory_say_so_in_other_processes():
-    """The default layer is of one process: the error in another one names the cure."""
-    obj = classes.A(1)
-    obj.make_uuid()
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        with pytest.raises(ana.StateNotFoundError, match=r"set_dl\(pickle_dir="):
-            pool.submit(classes.value_of, obj).result(60)
-        assert pool.submit(classes.back, obj).result(60) is obj
-
-
 def test_many_processes_store_the_same_objects(folder, tmp_path):
     """Four processes store equal objects at once: each state once, and no temporary file is left."""
     code = (
