@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ana import address, codec, identity, loading, many, processes, sites, unloaded
+from ana import address, codec, identity, loading, many, naming, processes, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
 
@@ -92,7 +92,12 @@ def load_reference(cls: type, uuid: str, home: str | None) -> Any:
     Looked up in the layer whose state is being loaded, the current one, that of `ANA_PICKLE_DIR`, and
     the reference's home. Raises only where the current layer says `errors="raise"`.
     """
-    layer = loading.loading_from() or _current
+    layer = loading.loading_from()
+    if layer is None:
+        layer = _current
+    elif cls.__module__ in naming.MAIN:
+        # The state may hold the class by value: here it is the script's own, or the notebook's latest.
+        cls = naming.newest(cls)
     if layer is not None:
         live = layer.live.get(uuid)
         if live is not None and type(live) is cls:

@@ -5,16 +5,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["class_name", "find_class", "known_as", "newest"]
+__all__ = ["MAIN", "class_name", "find_class", "known_as", "newest"]
 
-_MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
+MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
 """What workers of multiprocessing and of mpi4py.futures call the main module, which is the same script."""
 
 
 def class_name(cls: type) -> str:
     """Return "module:qualified.name", under which a class goes into addresses and headers."""
     module = cls.__module__
-    return f"{'__main__' if module in _MAIN else module}:{cls.__qualname__}"
+    return f"{'__main__' if module in MAIN else module}:{cls.__qualname__}"
 
 
 def known_as(cls: type) -> Any:

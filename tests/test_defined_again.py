@@ -286,6 +286,31 @@ def test_what_a_ref_holds_is_of_the_new_class(layer, cell):
     assert second.uuid == first.uuid
 
 
+STATE_BY_VALUE = """
+import pickle, sys, ana, classes
+cell = '''class Model(ana.Storable):
+    def __init__(self, x): self.x = x
+    def predict(self): return self.x * {}
+'''
+ana.set_dl(sys.argv[1], durable=False)
+exec(cell.format(1))
+child = Model(5)
+child.make_uuid()
+data = pickle.dumps(ana.Ref([child]))
+for factor in (100, 1000):
+    exec(cell.format(factor))
+    ana.get_dl().live.forget_kept()
+    (found,) = pickle.loads(data).value
+    print(found.predict(), isinstance(found, Model), child.predict(), Model.ana_load(child.uuid) is found)
+"""
+
+
+def test_a_state_that_holds_the_old_class_by_value(tmp_path):
+    """The class of a notebook is in the states that refer to its objects: what they load is of the latest one."""
+    answer = classes.run(STATE_BY_VALUE, str(tmp_path / "s"), cwd=tmp_path).splitlines()
+    assert answer == ["500 True 5 True", "5000 True 5 True"]
+
+
 NOTEBOOK = """
 import sys, ana
 cell = '''class Model(ana.Storable):
