@@ -1,14 +1,28 @@
 """Who may read and write what is made in a store: the mode, the group and the owner that the store's folder has."""
 
+import errno
 import os
 import stat
 from contextlib import suppress
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ana import files
-from ana.errors import UntrustedStoreError
+from ana.errors import StoreError, UntrustedStoreError
 
-__all__ = ["FREE", "Access", "adjust", "open_regular", "refuse_special", "settle", "settle_folder"]
+__all__ = [
+    "FREE",
+    "Access",
+    "adjust",
+    "follow",
+    "open_regular",
+    "open_special",
+    "refuse_special",
+    "settle",
+    "settle_folder",
+]
+
+_LINKS = 40
+"""So many links are followed, as by the kernel."""
 
 
 class Access(NamedTuple):
@@ -108,3 +122,48 @@ def refuse_special(path: str, found: os.stat_result | None) -> None:
     """Refuse to write into, or to replace, what is there and no regular file. Raises UntrustedStoreError."""
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise UntrustedStoreError(path, "it is not a regular file, so nothing is written to it: look who put it there")
+
+
+def follow(path: str) -> str:
+    """Return where a path leads that a user has named for output, outside of any store.
+
+    Raises UntrustedStoreError for a link, a pipe or a device that somebody may have planted: in a folder that everybody
+    may write to, and neither this user's nor the folder's owner's. StoreError.
+    """
+    for _ in range(_LINKS):
+        with files.reported(path):
+            path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        found = None if _own_descriptor(path) is not None else files.status_of(path)
+        if found is None or stat.S_ISREG(found.st_mode):
+            return path
+        folder = files.status_of(os.path.dirname(path))
+        if folder is not None and folder.st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), folder.st_uid):
+            reason = f"it is user {found.st_uid}'s, in a folder that everybody may write to: give another path"
+            raise UntrustedStoreError(path, reason)
+        if not stat.S_ISLNK(found.st_mode):
+            return path
+        with files.reported(path):
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+    raise StoreError(path, errno.ELOOP, "give another path")
+
+
+def open_special(path: str) -> BinaryIO | None:
+    """Open a pipe, a device or one of this process's own descriptors for writing; None where a file is to be made.
+
+    `path`: as from `follow`. Waits for a pipe's reader, as `>` does. Raises StoreError.
+    """
+    number = _own_descriptor(path)
+    with files.reported(path):
+        if number is not None:
+            return open(os.dup(number), "wb")
+        found = files.status_of(path)
+        if found is None or stat.S_ISREG(found.st_mode):
+            return None
+        return open(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC), "wb")
+
+
+def _own_descriptor(path: str) -> int | None:
+    """Return the number where a path names one of this process's own descriptors, as /dev/stdout does."""
+    folder, _, name = path.rpartition("/")
+    own = os.path.realpath("/proc/self/fd")
+    return int(name) if name.isdigit() and folder == own else None

@@ -91,11 +91,10 @@ class UnsupportedFormatError(ANAError):
     Attributes: `path`, `found`, `supported` (versions).
     """
 
-    def __init__(self, path: str, found: object, supported: object) -> None:
-        super().__init__(
-            f"{_place(path)} is of format {found}, this version of ana reads {supported}: "
-            "use a newer ana, or another folder"
-        )
+    def __init__(
+        self, path: str, found: object, supported: object, cure: str = "use a newer ana, or another folder"
+    ) -> None:
+        super().__init__(f"{_place(path)} is of format {found}, this version of ana reads {supported}: {cure}")
         self.path = path
         self.found = found
         self.supported = supported

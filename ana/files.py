@@ -102,7 +102,7 @@ class reported:  # noqa: N801 - used as a function; a generator would cost more 
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, OSError) or isinstance(error, StoreError):
+        if not isinstance(error, OSError) or isinstance(error, StoreError | BrokenPipeError):
             return
         code = error.errno or errno.EIO
         if code in _FOREIGN:

@@ -4,7 +4,7 @@ import os
 import re
 from typing import NamedTuple
 
-__all__ = ["Mount", "filesystem", "is_local", "is_network", "mount_of", "type_of", "waits_at_close"]
+__all__ = ["Mount", "filesystem", "has_fixed_modes", "is_local", "is_network", "mount_of", "type_of", "waits_at_close"]
 
 _LOCAL = frozenset(
     [
@@ -52,6 +52,29 @@ _NETWORK = frozenset(
     ]
 )
 """Known to be a server's."""
+_MODELESS = frozenset(
+    [
+        "9p",
+        "cifs",
+        "drvfs",
+        "exfat",
+        "fuse.exfat",
+        "fuse.gcsfuse",
+        "fuse.ntfs",
+        "fuse.ntfs-3g",
+        "fuse.rclone",
+        "fuseblk",
+        "msdos",
+        "ntfs",
+        "ntfs3",
+        "prl_fs",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "vfat",
+    ]
+)
+"""Modes and owners are mostly what was said when it was mounted, and chmod changes nothing."""
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UPPER = re.compile(r",upperdir=([^,]*)")
 
@@ -76,6 +99,11 @@ def is_network(path: str) -> bool:
 def waits_at_close(path: str) -> bool:
     """Return whether `path` lies on a server's filesystem, known as one, where a file is written when it is closed."""
     return filesystem(path) in _NETWORK
+
+
+def has_fixed_modes(kind: str) -> bool:
+    """Return whether the modes of a filesystem of this type are mostly its mount's, so that chmod changes nothing."""
+    return kind in _MODELESS
 
 
 def is_local(path: str) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache
 
 from ana import files, mounts
-from ana.access import FREE, Access, open_regular, refuse_special, settle, settle_folder
+from ana.access import FREE, Access, follow, open_regular, open_special, refuse_special, settle, settle_folder
 from ana.errors import StoreError
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "make_folder",
     "make_folders",
     "publish",
+    "put_out",
     "replace",
     "set_aside",
     "sync_file",
@@ -177,6 +178,20 @@ def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: b
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+def put_out(path: str, data: bytes) -> None:
+    """Put data where a user wants it, outside of any store: into a file, which is replaced, a pipe or a device.
+
+    A link is followed, but for planted ones. Raises StoreError, UntrustedStoreError.
+    """
+    place = follow(path)
+    special = open_special(place)
+    if special is None:
+        replace(place, data)
+    else:
+        with files.reported(path), special as file:
+            file.write(data)
 
 
 def append(path: str, line: bytes, access: Access = FREE) -> None:

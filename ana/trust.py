@@ -12,6 +12,7 @@ import shlex
 import stat
 from collections.abc import Iterable
 
+from ana import mounts
 from ana.errors import UntrustedStoreError
 
 __all__ = ["EVERYDAY", "UNMAPPED", "Trust"]
@@ -40,12 +41,16 @@ _NOBODY = _overflow_uid()
 class Trust:
     """Which users and modes a store's files may have. Immutable; safe between threads, also after fork or setuid."""
 
-    __slots__ = ("_bits", "_refused_bits", "shared", "uids")
+    __slots__ = ("_bits", "_refused_bits", "root", "shared", "uids")
 
-    def __init__(self, uids: Iterable[int] = (), *, shared: bool = False) -> None:
-        """Trust this process's user, root and `uids`; with `shared`, also the groups that may write."""
+    def __init__(self, uids: Iterable[int] = (), *, shared: bool = False, root: str = "") -> None:
+        """Trust this process's user, root and `uids`; with `shared`, also the groups that may write.
+
+        `root`: the store's folder, for the cures.
+        """
         self.uids = frozenset(uids)
         self.shared = shared
+        self.root = root
         self._refused_bits = _OTHERS if shared else _OTHERS | _GROUP
         self._bits = _KIND | self._refused_bits
 
@@ -53,6 +58,10 @@ class Trust:
     def new_mode(self) -> int:
         """The mode of a new store's folder."""
         return _SHARED_MODE if self.shared else _PRIVATE_MODE
+
+    def within(self, root: str) -> "Trust":
+        """Return the same for the store in a folder, whose errors name cures for all of it."""
+        return Trust(self.uids, shared=self.shared, root=root)
 
     def check_file(self, path: str, found: os.stat_result) -> None:
         """Refuse what is no regular file, or one that somebody may have written. Raises UntrustedStoreError."""
@@ -102,8 +111,21 @@ class Trust:
         others = found.st_mode & _OTHERS
         who = "everybody" if others else f"the group {found.st_gid}"
         trust = "" if others else ", or shared=True to trust the group (ANA_SHARED=1 in the environment)"
-        cure = f"chmod {'o' if others else 'g'}-w {shlex.quote(path)}{trust}"
-        return f"{who} may write to it ({_described(found)}), and so have this process run code: {cure}"
+        said = f"{who} may write to it ({_described(found)}), and so have this process run code"
+        place = self.root or path
+        kind = mounts.filesystem(place)
+        if mounts.has_fixed_modes(kind):
+            return f"{said}: {kind} has no modes of its own here: {self._mounting(kind)}"
+        # The whole store: a copy made with another umask has it in each file.
+        bits = "o" if self.shared else "go"
+        return f"{said}: chmod -R {bits}-w {shlex.quote(place)}{trust}"
+
+    def _mounting(self, kind: str) -> str:
+        refused = 0o007 if self.shared else 0o077
+        options = f"uid={os.geteuid()},umask={refused:03o}"
+        if kind in ("cifs", "smb3", "smbfs"):
+            options = f"uid={os.geteuid()},file_mode=0{0o666 & ~refused:o},dir_mode=0{0o777 & ~refused:o}"
+        return f"mount it with -o {options} (WSL: metadata, in /etc/wsl.conf), or use a folder on another filesystem"
 
     def _foreign(self, found: os.stat_result) -> str:
         uid = found.st_uid

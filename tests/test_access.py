@@ -1,9 +1,12 @@
 """What is made in a store has the store's mode, group and owner; nothing is written through what somebody planted."""
 
 import contextlib
+import io
 import os
 import stat
+import tarfile
 import tempfile
+import threading
 from pathlib import Path
 
 # Another user may not be able to read what is imported late.
@@ -13,6 +16,7 @@ from helpers import care, processes
 
 import ana
 from ana import access, maintenance, publishing
+from ana.__main__ import main
 
 OWNER, MEMBER, GROUP = 23_461, 23_462, 23_460
 
@@ -230,3 +234,77 @@ maintenance.write_file("page.html", b"page")
     made = [tmp_path / "out.ana", tmp_path / "page.html", tmp_path / "numbers", *(tmp_path / "numbers").iterdir()]
     assert len(made) == 4
     assert [oct(path.stat().st_mode & 0o022) for path in made] == [oct(0)] * 4
+
+
+# Where a user wants output, outside of any store
+
+
+def put(where, capfd, tmp_path, *, export=False):
+    """Have a page, or an export, written there by the command line."""
+    uuid = stored(tmp_path / "store")
+    words = ["export", uuid] if export else ["report"]
+    return care.ran(capfd, "-q", "-d", tmp_path / "store", *words, "-o", where)
+
+
+@needs_root
+@pytest.mark.parametrize("export", [False, True])
+def test_a_device_stays_one(tmp_path, capfd, export):
+    """What is written to it goes where the device has it; its errors are told."""
+    for name, minor, code in (("null", 3, 0), ("full", 7, 1)):
+        os.mknod(tmp_path / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        assert put(tmp_path / name, capfd, tmp_path, export=export).code == code
+        assert stat.S_ISCHR((tmp_path / name).lstat().st_mode)
+
+
+@pytest.mark.parametrize("export", [False, True])
+@pytest.mark.parametrize("where", ["-", "/dev/stdout", "pipe"])
+def test_a_pipe_gets_what_is_written(tmp_path, capfdbinary, where, export):
+    """A named one, or standard output, onto which nothing else is printed."""
+    uuid = stored(tmp_path / "store")
+    if where != "pipe":
+        words = ["export", uuid] if export else ["report"]
+        assert main(["-d", str(tmp_path / "store"), *words, "-o", where]) == 0
+        got = capfdbinary.readouterr().out
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        heard = []
+        thread = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_bytes()))
+        thread.start()
+        words = ["export", uuid] if export else ["report"]
+        assert main(["-q", "-d", str(tmp_path / "store"), *words, "-o", str(tmp_path / "pipe")]) == 0
+        thread.join(30)
+        (got,) = heard
+        assert (tmp_path / "pipe").is_fifo()
+    if export:
+        with tarfile.open(fileobj=io.BytesIO(got)) as archive:
+            assert [name.rpartition("/")[2] for name in archive.getnames()] == ["ana.json", f"{uuid}.pkl.zst"]
+    else:
+        assert got.startswith(b"<!doctype html>")
+        assert got.rstrip().endswith(b"</html>")
+
+
+def test_ones_own_link_is_followed(tmp_path, capfd):
+    """The page goes where it leads, and the link stays, a dangling one, too."""
+    (tmp_path / "page.html").write_text("old")
+    (tmp_path / "link").symlink_to("page.html")
+    (tmp_path / "deep").symlink_to(tmp_path / "link")
+    (tmp_path / "new").symlink_to("made.html")
+    for name, target in (("deep", "page.html"), ("new", "made.html")):
+        assert put(tmp_path / name, capfd, tmp_path).code == 0
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_text().startswith("<!doctype")
+    (tmp_path / "ring").symlink_to("ring")
+    assert put(tmp_path / "ring", capfd, tmp_path).code == 1
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_somebody_planted_gets_no_output(place, tmp_path, capfd, kind):
+    """In a folder that everybody may write to, another user's link is not followed, nor their pipe written to."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    with user(MEMBER):
+        (place / "page").symlink_to(precious) if kind == "link" else os.mkfifo(place / "page")
+    ran = put(place / "page", capfd, tmp_path)
+    assert (ran.code, precious.read_text()) == (1, "precious")
+    assert f"user {MEMBER}'s" in ran.err

@@ -523,3 +523,15 @@ def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
     with pytest.raises(ana.StoreError, match="no ANA store"):
         maintenance.verify(tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", bytes(60), b'{"format": 1, "lev'])
+def test_a_damaged_configuration_has_a_cure_that_works(tree, text):
+    """Emptied or cut short: not by a newer version, and removing it makes the store whole again."""
+    uuid = _stored(tree)
+    (tree / "ana.json").write_bytes(text)
+    with pytest.raises(ana.UnsupportedFormatError, match=r"ana\.json.*damaged.*remove it") as caught:
+        ana.DirDataLayer(tree)
+    assert "newer" not in str(caught.value)
+    (tree / "ana.json").unlink()
+    assert _load(tree, uuid) == "state"

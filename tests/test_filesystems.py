@@ -17,7 +17,7 @@ from helpers import care, limits, mounts, processes, raw_record, raw_tree
 from test_directory import Part
 
 import ana
-from ana import publishing, record
+from ana import maintenance, publishing, record
 from ana.stores.directory import DirectoryStore
 
 KIB = 1 << 10
@@ -569,6 +569,20 @@ def without_links(tmp_path):
             os.link(place / "file", place / "link")
         (place / "file").unlink()
         yield place
+
+
+def test_modes_that_are_the_mounts_have_a_cure_that_works(tmp_path):
+    """Where chmod changes nothing, the error names mount options, with which it works; nothing is left."""
+    with mounts.exfat(tmp_path / "exfat", options="umask=000") as place:
+        with pytest.raises(ana.UntrustedStoreError, match="no modes of its own") as caught:
+            ana.DirDataLayer(place / "tree")
+        assert "chmod" not in str(caught.value)
+        assert list(place.iterdir()) == []
+    options = caught.value.reason.partition("-o ")[2].partition(" ")[0]
+    with mounts.exfat(tmp_path / "again", options=options) as place:
+        layer = ana.DirDataLayer(place / "tree")
+        layer.keep("it", ana.Ref(1))
+        assert maintenance.gc(place / "tree", maintenance.Scope(unreachable=True), grace_seconds=0).trashed == []
 
 
 def test_states_are_published_by_rename_where_links_are_not(without_links):

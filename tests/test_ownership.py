@@ -284,6 +284,21 @@ def test_what_others_can_write_to_is_refused(folder, where, mode):
         assert load(folder, uuid) == "mine"
 
 
+@pytest.mark.parametrize(("mode", "cure"), [("go=u", "go-w"), ("g=u", "go-w")])
+def test_one_cure_is_enough_for_a_copy_with_a_wider_umask(folder, place, mode, cure):
+    """As `cp -r`, unzip or a check-out makes it where the umask is 002 or 000; the command is for the whole store."""
+    with user(OWNER):
+        uuids = [store(folder, x) for x in range(5)]
+        copy = place / "a copy"
+        shutil.copytree(folder, copy)
+        subprocess.run(["chmod", "-R", mode, copy], check=True)
+        with pytest.raises(ana.UntrustedStoreError, match=f"chmod -R {cure}") as caught:
+            load(copy, uuids[0])
+        command = caught.value.reason.partition(": ")[2].partition(",")[0]
+        subprocess.run(shlex.split(command), check=True)
+        assert [load(copy, uuid) for uuid in uuids] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("where", ["file", "second", "first", "root"])
 def test_a_planted_record_is_refused(folder, place, where):
     """A file, or a whole folder, of another user's in the place of one's own; the trap is not sprung."""
@@ -435,7 +450,7 @@ def test_a_groups_store_has_to_be_called_shared(place):
     """A folder that a group can write to, because of somebody's umask, is an accident else."""
     with user(OWNER, GROUP):
         uuid = store(place / "store", "mine", shared=True)
-        with pytest.raises(ana.UntrustedStoreError, match=r"chmod g-w .*, or shared=True to trust.*ANA_SHARED=1"):
+        with pytest.raises(ana.UntrustedStoreError, match=r"chmod -R go-w .*, or shared=True to trust.*ANA_SHARED=1"):
             load(place / "store", uuid)
 
 

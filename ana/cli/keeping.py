@@ -153,7 +153,9 @@ def roots(output: Output, /) -> int:
     show_default=True,
     help="How long a state is safe after it was stored, and how long it stays in the trash.",
 )
-@click.option("--without-roots", is_flag=True, help="It is meant that there is no root, and --unreachable takes all.")
+@click.option(
+    "--without-roots", is_flag=True, help="It is meant that there is no root (any more), and --unreachable takes all."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @lock_option
 @store_options

@@ -14,6 +14,7 @@ from ana.cli.output import (
     emit,
     lock_option,
     name_or_uuid,
+    output_place,
     problems_table,
     progress,
     said,
@@ -80,7 +81,15 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
 
 @click.command("export", epilog=EXPORT_EXAMPLES)
 @click.argument("uuids", metavar="UUID...", type=name_or_uuid, nargs=-1, required=True, shell_complete=uuids)
-@click.option("-o", "--output", "path", metavar="FILE", required=True, type=click.Path(dir_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    metavar="FILE",
+    required=True,
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Where it goes; - is standard output.",
+)
 @store_options
 @click.pass_obj
 def export(output: Output, /, uuids: tuple[str, ...], path: str) -> int:
@@ -90,8 +99,11 @@ def export(output: Output, /, uuids: tuple[str, ...], path: str) -> int:
     `ana import` there takes it in. Every byte is verified. A beginning of a
     UUID is enough if no other begins like that.
     """
+    path, speaks = output_place(path)
     with progress(output, "ana export") as tell:
         found = maintenance.export_states(output.store, uuids, path, tell=tell)
+    if not speaks:
+        return DONE
     if output.as_json:
         emit(found)
     elif not output.quiet:

@@ -37,6 +37,7 @@ __all__ = [
     "lock_option",
     "name_or_uuid",
     "output_options",
+    "output_place",
     "printable",
     "problems_table",
     "progress",
@@ -360,6 +361,11 @@ class _Lines:
         of = "" if doing.total is None else f" of {doing.total:,}"
         rate = f", {size(doing.size_bytes / (now - self.begin))}/s" if doing.size_bytes else ""
         click.echo(f"{self.command}: {doing.what}: {doing.done:,}{of} states{rate}", err=True)
+
+
+def output_place(path: str) -> tuple[str, bool]:
+    """Return what `-o` means, "-" being standard output, and whether that leaves standard output for words."""
+    return ("/dev/stdout", False) if path in ("-", "/dev/stdout") else (path, True)
 
 
 def exit_code(error: BaseException) -> int:

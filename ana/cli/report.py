@@ -1,11 +1,9 @@
 """`ana report`: a page about a store."""
 
-import os
-
 import click
 
 from ana import maintenance, paths
-from ana.cli.output import AGE, DONE, Output, emit, progress, said, store_options
+from ana.cli.output import AGE, DONE, Output, emit, output_place, progress, said, store_options
 
 __all__ = ["report"]
 
@@ -21,7 +19,15 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written.
 
 
 @click.command("report", epilog=EXAMPLES)
-@click.option("-o", "--output", "path", metavar="FILE", required=True, type=click.Path(dir_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    metavar="FILE",
+    required=True,
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Where it goes; - is standard output.",
+)
 @click.option("--purge-after", "purge_after_seconds", type=AGE, metavar="TIME", help="When the site removes old files.")
 @click.option(
     "--jobs",
@@ -43,10 +49,13 @@ def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs
     """
     with progress(output, "ana report") as tell:
         page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell)
-    place = paths.absolute(path)
-    maintenance.write_file(place, page.encode())
+    path, speaks = output_place(path)
+    place, data = paths.absolute(path), page.encode()
+    maintenance.write_file(place, data)
+    if not speaks:
+        return DONE
     if output.as_json:
-        emit({"path": place, "size_bytes": os.path.getsize(place)})
+        emit({"path": place, "size_bytes": len(data)})
     elif not output.quiet:
         said(f"{place}")
     return DONE

@@ -96,14 +96,17 @@ def gc(
     at any moment and run again. `without_roots` says that it is meant that there are no roots, so that all goes.
 
     Raises ValueError for a scope that says nothing, all that is unreachable where there is no root (unless
-    `without_roots`), or a negative time; StoreError, UntrustedStoreError (also for a
-    root that cannot be read), UnsupportedFormatError, LockTimeoutError; nothing was moved then.
+    `without_roots`), or a negative time; StoreError, UntrustedStoreError (also for a root that cannot be read, and
+    for roots that were lost with their folder, unless `without_roots`), UnsupportedFormatError, LockTimeoutError;
+    nothing was moved then.
     """
     scope.check()
     if grace_seconds < 0:
         msg = f"grace_seconds ({grace_seconds}) is not negative"
         raise ValueError(msg)
     store = open_store(pickle_dir)
+    if not without_roots:
+        roots.check_there(store)
     if scope.unreachable and not without_roots and not roots.read(store):
         msg = f"{store.home} has no roots: all of it would go; keep something first, or say that this is meant"
         raise ValueError(msg)
@@ -125,6 +128,8 @@ class _Collection:
         self.now = now(store, writable=not dry_run)
         self.before = self.now - grace_seconds
         found = roots.read(store)
+        if found and not dry_run:
+            roots.note_roots(store)
         self.done.roots = len({root.name for root in found})
         self.wanted = {self.survey.name_of(uuid): f"the root {root.name!r}" for root in found for uuid in root.uuids}
         self.contents = self.survey.contents()

@@ -5,15 +5,15 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ana import address, files, publishing, record
+from ana import access, address, files, publishing, record
 from ana.errors import StoreError
 from ana.maintenance.looking import find
 from ana.maintenance.opening import Doing, Path, Tell, absolute, open_store
 from ana.stores import adopting
 from ana.stores.closure import children_first
+from ana.stores.config import CONFIG, FORMAT
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import Survey
-from ana.stores.tree import CONFIG, FORMAT
 
 __all__ = ["Exported", "export_states"]
 
@@ -37,8 +37,8 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     """Write states and all that they refer to into one new file; unique beginnings of UUIDs are enough.
 
     It is a tar file of a store: `ana.json`, then the states' files, children first, as they are. Each is verified.
-    The file appears when it is whole. Needs no lock; nothing is unpickled, nothing in the store is changed (but
-    that states in the trash are brought back, as by any reader).
+    The file appears when it is whole; a pipe or a device is written to. Needs no lock; nothing is unpickled, nothing in
+    the store is changed (but that states in the trash are brought back, as by any reader).
 
     Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError for what cannot be exported, StoreError
     (errno EEXIST where there is a file of that name); no file is left then.
@@ -48,6 +48,13 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     keys = [find(pickle_dir, uuid) for uuid in uuids]
     done = Exported(place, keys)
     done.states = list(children_first(keys, lambda key: _children(store, key)))
+    place = access.follow(place)
+    special = access.open_special(place)
+    if special is not None:
+        with files.reported(place), special as file:
+            # A pipe, say: it is written from the beginning to the end.
+            _Writing(store, done, lambda _, parts: file.writelines(parts), tell).write()
+        return done
     folder, _, name = place.rpartition("/")
     if not publishing.publish(
         folder or "/",

@@ -21,8 +21,8 @@ from ana.maintenance import archive
 from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, open_store, problem
 from ana.stores import adopting
 from ana.stores.closure import by_level, children_first
+from ana.stores.config import FORMAT
 from ana.stores.directory import DirectoryStore
-from ana.stores.tree import FORMAT
 
 __all__ = ["Imported", "import_file", "import_old"]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from ana import files, locks, opening, probes, publishing
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.paths import absolute
+from ana.stores.config import CONFIG
 from ana.stores.directory import DirectoryStore
-from ana.stores.tree import CONFIG
 
 __all__ = [
     "LOCK_SECONDS",
@@ -68,11 +68,15 @@ def open_store(pickle_dir: Path, *, create: bool = False) -> DirectoryStore:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put a small file in a place; who reads it sees the old or the new one, whole. Raises StoreError."""
+    """Put a small file in a place; who reads it sees the old or the new one, whole.
+
+    What is there and is no file (a pipe, a device) is written to, and where a link leads. Raises StoreError, and
+    UntrustedStoreError for a link that somebody may have planted.
+    """
     place = absolute(path)
     if files.look(os.path.dirname(place)) is None:
         raise StoreError(place, 2, "its folder is not there")
-    publishing.replace(place, data)
+    publishing.put_out(place, data)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from ana import address, chunks, files, keys, locks, mounts, publishing, record,
 from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.seals import Seal
+from ana.stores.config import Config
 from ana.stores.found import Found
-from ana.stores.tree import Config, Tree
+from ana.stores.tree import Tree
 from ana.trust import EVERYDAY, Trust
 
 __all__ = ["DirectoryStore"]
@@ -59,7 +60,7 @@ class DirectoryStore:
         """
         store_id = ring.store_id if ring is not None else ""
         self.tree = Tree(root, durable=durable, create=create, keyed=ring is not None, store_id=store_id, trust=trust)
-        self._check = trust.check_file
+        self._check = self.tree.trust.check_file
         self.seal = _seal(self.tree, ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
@@ -90,7 +91,7 @@ class DirectoryStore:
 
         The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
         """
-        return self.config == other.config and self.tree.identity == other.tree.identity is not None
+        return self.config.id == other.config.id and self.tree.identity == other.tree.identity is not None
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""

@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ana import address, files, publishing
@@ -12,7 +13,7 @@ from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, Untr
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
 
-__all__ = ["FOLDER", "Root", "forget", "keep", "read", "revive"]
+__all__ = ["FOLDER", "Root", "check_there", "forget", "keep", "note_roots", "read", "revive"]
 
 FOLDER = ".ana/roots"
 LIMIT_BYTES = 256 << 20
@@ -47,16 +48,38 @@ def keep(store: DirectoryStore, name: str, keys: Sequence[str]) -> list[Problem]
     fields = {"name": name, "uuids": uuids, "since": files.now_ns() / 1e9, "by": files.process_name()}
     data = json.dumps(fields).encode() + b"\n"
     folder, last = store.tree.own_folder(FOLDER), path.rpartition("/")[2]
-    publishing.publish(
-        folder,
-        last,
-        lambda write: write(0, [data]),
-        durable=True,
-        make_folders=lambda: None,
-        access=store.tree.access,
-    )
+    for damaged in (False, True):
+        written = publishing.publish(
+            folder,
+            last,
+            lambda write: write(0, [data]),
+            durable=True,
+            make_folders=lambda: None,
+            access=store.tree.access,
+            replace=damaged,
+        )
+        if written or _keeps(store, f"{folder}/{last}"):
+            break
+    note_roots(store)
     # Only now: a collection that has not seen the root may have moved some of it away meanwhile.
     return revive(store, uuids)
+
+
+def note_roots(store: DirectoryStore) -> None:
+    """Have the store remember that it has roots: a copy without its dot files has lost them then, and shows it."""
+    if not store.config.roots:
+        # Who may not write to the store's own folder cannot say so.
+        with suppress(StoreError):
+            store.tree.amend(roots=True)
+
+
+def check_there(store: DirectoryStore) -> None:
+    """Raise UntrustedStoreError where there have been roots, and their folder is gone."""
+    if store.config.roots and not store.tree.check_own(FOLDER):
+        reason = "states were kept in this store, and the folder of its roots is gone"
+        cure = "copy .ana, too (cp -a), or keep what is needed anew"
+        where = f"{store.home}/{FOLDER}"
+        raise UntrustedStoreError(where, f"{reason}, as in a copy without its dot files: {cure}")
 
 
 def forget(store: DirectoryStore, name: str) -> int:
@@ -115,11 +138,22 @@ def _files(store: DirectoryStore) -> list[tuple[str, Root]]:
     return found
 
 
-def _read(store: DirectoryStore, path: str) -> Root | None:
+def _keeps(store: DirectoryStore, path: str) -> bool:
+    """Return whether a root's file is there and whole: a full disk or a crash may have left it empty."""
     data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
-    if data is None:
-        # Forgotten since it was listed.
-        return None
+    try:
+        return data is not None and _parse(path, data) is not None
+    except UntrustedStoreError:
+        return False
+
+
+def _read(store: DirectoryStore, path: str) -> Root | None:
+    # None: forgotten since it was listed.
+    data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
+    return None if data is None else _parse(path, data)
+
+
+def _parse(path: str, data: bytes) -> Root:
     try:
         fields = json.loads(data)
         root = Root(
@@ -128,11 +162,12 @@ def _read(store: DirectoryStore, path: str) -> Root | None:
             float(fields["since"]),
             str(fields["by"]),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"it is no root that can be read ({error})"
     else:
         if path.endswith("/" + _path(root.name, list(root.uuids))):
             return root
         reason = "what it holds is not what its name says"
-    text = f"{reason}, so that nobody knows what is to be kept: keep it anew, then remove this file"
+    cure = "keep the same states under its name again, which mends it, or remove it"
+    text = f"{reason}, so that nobody knows what is to be kept: {cure}"
     raise UntrustedStoreError(path, text)

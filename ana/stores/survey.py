@@ -6,8 +6,9 @@ from typing import NamedTuple, TypeVar
 
 from ana import address, files, mounts, record, threads
 from ana.errors import ANAError, CorruptedStateError
+from ana.stores.config import CONFIG
 from ana.stores.directory import DirectoryStore
-from ana.stores.tree import CONFIG, Folder, is_shard
+from ana.stores.tree import Folder, is_shard
 
 __all__ = ["Contents", "File", "Survey", "plain_name", "trash_name"]
 

@@ -4,7 +4,7 @@
 """
 
 import errno
-import json
+import math
 import re
 import stat
 from collections.abc import Iterator
@@ -13,17 +13,14 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from ana import address, files, mounts, publishing, threads
+from ana import address, files, mounts, publishing, threads, trash
 from ana.access import Access, adjust
-from ana.errors import StoreError, UnsupportedFormatError, UntrustedStoreError
+from ana.errors import StoreError, UntrustedStoreError
+from ana.stores import config
+from ana.stores.config import CONFIG, FORMAT, LEVELS, Config
 from ana.trust import EVERYDAY, Trust
 
-__all__ = ["Config", "Folder", "Stray", "Tree"]
-
-CONFIG = "ana.json"
-FORMAT = 1
-LEVELS = 2
-CONFIG_LIMIT_BYTES = 64 << 10
+__all__ = ["Folder", "Stray", "Tree"]
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
@@ -31,16 +28,6 @@ _LOOKED_INTO = 1024
 """So many folders are listed to find out what they hold."""
 _LISTING_THREADS = 32
 """How many folders of a network filesystem are listed at the same time."""
-
-
-class Config(NamedTuple):
-    """What `ana.json` records once and for all: the format's version, the folder levels, the store's id, its kind."""
-
-    format: int
-    levels: int
-    id: str
-    keyed: bool = False
-    """Nothing counts in this tree that its key has not signed."""
 
 
 class Stray(NamedTuple):
@@ -82,7 +69,7 @@ class Tree:
         self.durable = durable
         self._keyed = keyed
         self._store_id = store_id
-        self.trust = trust
+        self.trust = trust.within(root)
         self.access = Access(trust.new_mode, shared=trust.shared)
         """What the root has, and all that is made in it gets."""
         self._believed: set[str] = set()
@@ -246,40 +233,38 @@ class Tree:
 
     def _open(self, *, create: bool) -> Config:
         self._check_root()
-        config = self._read_config()
-        if config is None:
+        found = self._read_config()
+        if found is None:
             # Another host may have made it since this one looked.
             files.look_anew([self.root.rpartition("/")[0] or "/", self.root])
             self._check_root()
-            config = self._read_config()
-        if config is not None:
-            return config
+            found = self._read_config()
+        if found is not None:
+            return found
         if not create:
             if not self._is_purged():
                 raise StoreError(self.root, 2, f"there is no ANA store at this place on this host{self._store_above()}")
             # Who only looks writes nothing: the next writer makes it anew.
             return Config(FORMAT, LEVELS, self._store_id, self._keyed)
+        missing = files.look(self.root) is None
         publishing.make_folders(self.root, self.access)
-        self._check_root()
+        try:
+            self._check_root()
+        except UntrustedStoreError:
+            if missing:
+                # Modes are the mount's here, say. Nothing is left of the attempt.
+                trash.remove_empty_folder(self.root, math.inf)
+            raise
         self._refuse_foreign()
         fields = {"format": FORMAT, "levels": LEVELS, "id": self._store_id or address.random_uuid()}
-        made = json.dumps({**fields, "keyed": True} if self._keyed else fields).encode() + b"\n"
-        # Durable in any case: without it, the states of others would be lost with it.
-        publishing.publish(
-            self.root,
-            CONFIG,
-            lambda write: write(0, [made]),
-            durable=True,
-            make_folders=lambda: None,
-            access=self.access,
-        )
+        config.publish(self.root, {**fields, "keyed": True} if self._keyed else fields, self.access)
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
         # Another process may have been first: its word counts.
-        config = self._read_config()
-        if config is None:
+        found = self._read_config()
+        if found is None:
             msg = f"{self.root}/{CONFIG}"
             raise StoreError(msg, 2, "it vanished while the store was being made")
-        return config
+        return found
 
     def _check_root(self) -> None:
         """Refuse a root in which others may have planted files; take its mode over."""
@@ -297,22 +282,11 @@ class Tree:
         self.access = Access.of(mode, found.stat)
 
     def _read_config(self) -> Config | None:
-        path = f"{self.root}/{CONFIG}"
-        data = files.read_whole(path, CONFIG_LIMIT_BYTES, self.trust.check_file)
-        if data is None:
-            return None
-        try:
-            fields = json.loads(data)
-            levels, keyed = int(fields.get("levels", 0)), fields.get("keyed", False) is True
-            config = Config(int(fields["format"]), levels, str(fields.get("id", "")), keyed)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise UnsupportedFormatError(path, "an unreadable kind", FORMAT) from None
-        if config.format != FORMAT:
-            raise UnsupportedFormatError(path, config.format, FORMAT)
-        if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
-            found = f"{config.format} with {config.levels} folder levels"
-            raise UnsupportedFormatError(path, found, FORMAT)
-        return config
+        return config.read(self.root, self.trust)
+
+    def amend(self, **fields: object) -> None:
+        """Have `ana.json` say something more, or something else. Raises StoreError, UntrustedStoreError."""
+        self.config = config.amend(self.root, fields, self.access, self.trust)
 
     def _is_purged(self) -> bool:
         """Return whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""

@@ -106,13 +106,13 @@ def ext4(place: Path, size_bytes: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def exfat(place: Path, size_bytes: int = 16 << 20) -> Iterator[Path]:
+def exfat(place: Path, size_bytes: int = 16 << 20, options: str = "umask=022") -> Iterator[Path]:
     """Mount a new exFAT, which has no hard links, no modes and no owners."""
     need("exfat-fuse", "mount.exfat-fuse")
     need("exfatprogs", "mkfs.exfat")
     with loop_device(place.with_suffix(".image"), size_bytes) as device:
         _command("mkfs.exfat", device)
-        with mounted(place, "mount.exfat-fuse", "-o", "umask=022", device):
+        with mounted(place, "mount.exfat-fuse", "-o", options, device):
             yield place
 
 

@@ -1,0 +1,90 @@
+"""`ana.json`: what a tree says of itself, read and written. `docs/format.md` describes its fields."""
+
+import json
+from typing import NamedTuple
+
+from ana import files, publishing
+from ana.access import Access
+from ana.errors import StoreError, UnsupportedFormatError
+from ana.trust import Trust
+
+__all__ = ["CONFIG", "FORMAT", "LEVELS", "Config", "amend", "publish", "read"]
+
+CONFIG = "ana.json"
+FORMAT = 1
+LEVELS = 2
+_LIMIT_BYTES = 64 << 10
+_AMEND_TRIES = 5
+_DAMAGED = (
+    "it is damaged (empty, or cut short), as a full disk or a crash may leave it; get it from a backup or, if there is "
+    "none, remove it: the next use of the store writes it anew"
+)
+
+
+class Config(NamedTuple):
+    """What `ana.json` records: the format's version, the folder levels, the store's id, its kind."""
+
+    format: int
+    levels: int
+    id: str
+    keyed: bool = False
+    """Nothing counts in this tree that its key has not signed."""
+    roots: bool = False
+    """There have been roots: where their folder is missing, it was lost."""
+
+
+def read(root: str, trust: Trust) -> Config | None:
+    """Return what a tree's `ana.json` says; None where there is none.
+
+    Raises UnsupportedFormatError for a newer tree, and for a damaged file; UntrustedStoreError, StoreError.
+    """
+    path = f"{root}/{CONFIG}"
+    data = files.read_whole(path, _LIMIT_BYTES, trust.check_file)
+    if data is None:
+        return None
+    try:
+        fields = json.loads(data)
+        levels, keyed, roots = int(fields.get("levels", 0)), fields.get("keyed") is True, fields.get("roots") is True
+        config = Config(int(fields["format"]), levels, str(fields.get("id", "")), keyed, roots)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise UnsupportedFormatError(path, "an unreadable kind", FORMAT, _DAMAGED) from None
+    if config.format != FORMAT:
+        raise UnsupportedFormatError(path, config.format, FORMAT)
+    if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
+        raise UnsupportedFormatError(path, f"{config.format} with {config.levels} folder levels", FORMAT)
+    return config
+
+
+def publish(root: str, fields: dict[str, object], access: Access, *, replace: bool = False) -> None:
+    """Write a tree's `ana.json`, unless another process was first, or in the place of what is there."""
+    data = json.dumps(fields).encode() + b"\n"
+    # Durable in any case: without it, the states of others would be lost with it.
+    publishing.publish(
+        root,
+        CONFIG,
+        lambda write: write(0, [data]),
+        durable=True,
+        make_folders=lambda: None,
+        access=access,
+        replace=replace,
+    )
+
+
+def amend(root: str, fields: dict[str, object], access: Access, trust: Trust) -> Config:
+    """Have `ana.json` say something more, or something else; return what it says then.
+
+    Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
+    """
+    path = f"{root}/{CONFIG}"
+    for _ in range(_AMEND_TRIES):
+        if read(root, trust) is None:
+            break
+        before = json.loads(files.read_whole(path, _LIMIT_BYTES, trust.check_file) or b"{}")
+        if {**before, **fields} == before:
+            break
+        # Looked at again after it was written: of two at once, one may have taken the other's away.
+        publish(root, {**before, **fields}, access, replace=True)
+    config = read(root, trust)
+    if config is None:
+        raise StoreError(path, 2, "it was removed while the store was in use")
+    return config
