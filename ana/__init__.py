@@ -1,5 +1,9 @@
 """ANA: store a large Python object once, and send references to it."""
 
+# Before all that takes time: the command answers Ctrl-C from here on.
+from ana import interrupts as _interrupts  # noqa: F401 - see there
+
+# isort: split
 import importlib
 import logging
 import sys

@@ -2,13 +2,23 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+
+from ana import interrupts, stdio
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, and return its exit code; say what to install where its libraries are missing."""
-    # Imported here: worker processes import this module again, and need neither click nor rich.
+    """Run the command line, and return its exit code.
+
+    Without arguments, those of the process: its signals and standard streams are the command's then, to its end.
+    """
+    program = argv is None
+    if program:
+        interrupts.answer()
+        stdio.prepare()
+    # Worker processes import this module again, and need neither click nor rich.
     try:
         from ana import cli  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
@@ -17,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("ana: the command line needs click and rich: pip install click rich (the extra `cli`)\n")
         return 1
-    return cli.run(argv)
+    work = partial(cli.run, sys.argv[1:] if argv is None else argv)
+    return interrupts.run(work) if program else interrupts.run_within(work)
 
 
 if __name__ == "__main__":

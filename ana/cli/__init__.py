@@ -1,13 +1,13 @@
 """The command line: arguments, tables and progress bars over functions that return typed results."""
 
+import errno
+import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from typing import Any
 
 import click
 
@@ -19,9 +19,10 @@ from ana.cli.keeping import forget, gc, keep, roots
 from ana.cli.keying import init, key
 from ana.cli.looking import cat, ls, show
 from ana.cli.moving import export, import_command
-from ana.cli.output import DONE, INTERRUPTED, exit_code, refuse_empty, store_options
+from ana.cli.output import DONE, FAILED, exit_code, printable, refuse_empty, store_options, warn
 from ana.cli.report import report
 from ana.errors import ANAError
+from ana.stdio import OutputError
 
 __all__ = ["ana", "run"]
 
@@ -45,7 +46,8 @@ Exit codes:
   4    damaged or missing states were found
   10   there is no store at that place
   11   another maintenance of this store runs
-  130  interrupted (143 by SIGTERM); it can be run again
+  130  interrupted (143 by SIGTERM, 129 by SIGHUP); it can be run again
+  141  who read the output has enough, as head does
 """
 
 
@@ -87,43 +89,35 @@ for _command in (
     ana.add_command(_command)
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str]) -> int:
     """Run the command line and return its exit code. What went wrong is said in a line on stderr."""
     try:
-        with _ended_by_signals():
-            refuse_empty(sys.argv[1:] if argv is None else argv)
-            code = ana.main(args=argv, prog_name="ana", standalone_mode=False)
-            sys.stdout.flush()
+        refuse_empty(argv)
+        code = _invoke(list(argv))
+        sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(printable(shown.getvalue(), lines=True), err=True, nl=False)
         return error.exit_code
-    except click.Abort:
-        click.echo("ana: interrupted", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever reads has enough, as `head` does. Nothing more is to be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except (ANAError, OSError, BrokenExecutor, MemoryError) as error:
-        click.echo(f"ana: {str(error) or type(error).__name__}", err=True)
+    except (OutputError, BrokenPipeError) as error:
+        if error.errno == errno.EPIPE:
+            # Whoever reads has enough, as `head` does.
+            return 128 + signal.SIGPIPE
+        warn(str(error))
+        return FAILED
+    except (ANAError, OSError, BrokenExecutor, MemoryError, ValueError) as error:
+        warn(str(error) or type(error).__name__)
         return exit_code(error)
     return code if isinstance(code, int) else DONE
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the program by an exception: it cleans up as after Ctrl-C."""
-
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # Under `nohup` SIGHUP is ignored, and stays so.
-    mine = [number for number, handler in before.items() if handler is signal.SIG_DFL]
-    for number in mine:
-        signal.signal(number, end)
+def _invoke(words: list[str]) -> Any:
+    if "_ANA_COMPLETE" in os.environ:
+        return ana.main(words, prog_name="ana", standalone_mode=False)
+    # Not by main(), which has answers of its own to Ctrl-C and to errors of streams.
     try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, before[number])
+        with ana.make_context("ana", words) as context:
+            return ana.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code

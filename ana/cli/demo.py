@@ -1,7 +1,6 @@
 """`ana demo`: what ANA is good for, shown in five seconds."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ana import demo
-from ana.cli.output import DONE, FAILED, Output, output_options, size, times
+from ana.cli.output import DONE, FAILED, Output, emit, output_options, said, size, times
 
 __all__ = ["demo_command"]
 
@@ -94,9 +93,9 @@ def demo_command(output: Output, /, **settings: Any) -> int:
     with _progress(2 * chosen.tasks + 2, output) as progress:
         result = demo.run(chosen, progress)
     if output.as_json:
-        click.echo(json.dumps(_demo_document(result), indent=2, default=str))
+        emit(_demo_document(result))
     elif not output.quiet:
-        Console(highlight=False).print(_demo_view(result))
+        said(_demo_view(result))
     failed = [check.name for check in result.checks if not check.passed]
     if failed:
         click.echo(f"ana demo: failed: {', '.join(failed)}", err=True)

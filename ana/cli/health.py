@@ -211,7 +211,7 @@ def _stats_table(found: maintenance.Stats) -> Any:
             f"{found.temporaries:,}",
             "ana sweep removes what killed writers left" if found.temporaries else "",
         ),
-        ("set aside", f"{found.damaged:,}", "damaged: .bad-… files" if found.damaged else ""),
+        ("set aside", f"{found.damaged:,}", "damaged: .bad-* files" if found.damaged else ""),
         ("foreign", f"{found.foreign:,}", ""),
     ]
     for row in rows:

@@ -1,18 +1,18 @@
 """`ana stats --jobs`: what the processes of jobs did, as a table or as JSON."""
 
 import dataclasses
-import json
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from ana import statistics
+from ana.cli.output import emit, said
 from ana.statistics import Stats, Summary
 
 __all__ = ["ENVIRONMENT", "document", "jobs_option", "show_jobs", "view"]
@@ -42,9 +42,9 @@ def show_jobs(folder: str, *, as_json: bool, quiet: bool) -> None:
     """Print the sums of the files in a folder. Raises StoreError where it cannot be read."""
     summary = statistics.summarize(folder)
     if as_json:
-        click.echo(json.dumps(document(summary), indent=2))
+        emit(document(summary))
     elif not quiet:
-        Console(highlight=False).print(view(summary))
+        said(view(summary))
 
 
 def document(summary: Summary) -> dict[str, Any]:

@@ -3,18 +3,20 @@
 import dataclasses
 import json
 import logging
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 
 from ana import maintenance, paths, threads
@@ -53,8 +55,6 @@ __all__ = [
 ]
 
 DONE, FAILED, USAGE, PARTLY, DAMAGE, NO_STORE, BUSY = 0, 1, 2, 3, 4, 10, 11
-INTERRUPTED = 130
-"""The shells' word for "stopped by Ctrl-C"."""
 PICKLE_DIR = "ANA_PICKLE_DIR"
 LINE_SECONDS = 30.0
 """How often work says how far it is where there is no terminal for a bar."""
@@ -218,12 +218,15 @@ AGE = _quantity("time", _AGE, _SECONDS, "90s, 45m, 12h, 30d, 8w or 1y")
 
 def emit(document: Any, *, one_line: bool = False) -> None:
     """Print a JSON document: a result with its fields as keys."""
-    click.echo(json.dumps(_plain(document), indent=None if one_line else 2, default=str))
+    click.echo(json.dumps(_plain(document), indent=None if one_line else 2, default=str, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such numbers.
+        return None
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -234,10 +237,22 @@ def _plain(value: Any) -> Any:
 
 def said(*things: object) -> None:
     """Print tables and lines to standard output."""
-    # No markup: names are what users and headers say.
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+    console = _Console(soft_wrap=not sys.stdout.isatty())
     for thing in things:
         console.print(thing)
+
+
+class _Console(Console):
+    """A terminal, pipe or file that gets nothing but letters and what rich itself says to terminals."""
+
+    def __init__(self, **options: Any) -> None:
+        # No markup: names are what users and headers say.
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Escape control characters in what is printed."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text, lines=True), style, control)
 
 
 def warn(text: str) -> None:
@@ -263,9 +278,16 @@ def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
     return made
 
 
-def printable(text: str) -> str:
-    """Return a text that says nothing to a terminal: what is no character to be seen becomes a question mark."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Return a text that says nothing to a terminal: what is no character to be seen is written like `\x1b`.
+
+    `lines`: it may have more than one line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or (lines and letter == "\n") else ascii(letter)[1:-1] for letter in text
+    )
 
 
 def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str = "") -> None:
@@ -374,6 +396,7 @@ def exit_code(error: BaseException) -> int:
         return NO_STORE
     if isinstance(error, LockTimeoutError):
         return BUSY
-    if isinstance(error, maintenance.AmbiguousPrefixError):
+    if isinstance(error, ValueError):
+        # Arguments that make no sense, ambiguous beginnings of UUIDs among them.
         return USAGE
     return DAMAGE if isinstance(error, StateNotFoundError | CorruptedStateError) else FAILED

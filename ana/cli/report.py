@@ -50,7 +50,7 @@ def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs
     with progress(output, "ana report") as tell:
         page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell)
     path, speaks = output_place(path)
-    place, data = paths.absolute(path), page.encode()
+    place, data = paths.absolute(path), page.encode("utf-8", "backslashreplace")
     maintenance.write_file(place, data)
     if not speaks:
         return DONE
