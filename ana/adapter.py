@@ -49,7 +49,7 @@ class MethodStore:
         except Exception as error:
             raise StateNotFoundError(key, self.home, f"{type(error).__name__}: {error}") from error
         content, children = saving.serialise("", state)
-        data = b"".join(record.encode(key, content, children, created_ns=time.time_ns()))
+        data = record.encode(key, content, children, created_ns=time.time_ns())
         return FoundInMemory(data, key, self.home, self.counters)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:  # noqa: ARG002 - the state itself names its children
@@ -58,8 +58,7 @@ class MethodStore:
         if self.has(key):
             self.counters.note_found(key, state.raw_bytes, began)
             return False
-        parts = record.encode(key, state)
-        data = b"".join(parts)
+        data = record.encode(key, state)
         header = record.parse_header(data, len(data), key, self.home)
         self._store_state(key, load(record.decode(header, record.reader(data), self.home)))
         self.counters.note_stored(key, state.raw_bytes, len(data), began)

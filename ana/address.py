@@ -89,6 +89,11 @@ def is_content_uuid(key: str) -> bool:
     return is_canonical(key) and key[14] == "8"
 
 
+def is_right(key: str, digest: bytes) -> bool:
+    """Return whether content with this digest may be under `key`: under a content address, only its own may."""
+    return key[14:15] != "8" or content_uuid(digest) == key or not is_content_uuid(key)
+
+
 def key_bytes(key: str) -> bytes:
     """Return the bytes that stand for `key` in records, names and hashes (lone surrogates survive)."""
     return key.encode("utf-8", "surrogatepass")

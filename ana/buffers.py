@@ -56,7 +56,9 @@ class Whole:
         self._file = io.BytesIO(bytes(size))
         self.view = self._file.getbuffer()
 
-    def take(self) -> bytes:
-        """Return the object. No other view of it may be left."""
+    def take(self, size: int | None = None) -> bytes:
+        """Return the object, or its first `size` bytes. No other view of it may be left."""
         self.view.release()
+        if size is not None:
+            self._file.truncate(size)
         return self._file.getvalue()

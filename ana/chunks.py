@@ -3,18 +3,19 @@
 Pure: bytes in, bytes out. `docs/format.md` describes the frames.
 """
 
+import logging
 import struct
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import blake3
 
 from ana import codec
 
 __all__ = [
+    "Changed",
     "Chunk",
     "Damaged",
     "Read",
@@ -26,7 +27,6 @@ __all__ = [
     "read",
     "read_compressed",
     "read_content",
-    "verify",
 ]
 
 ZSTD, RAW = 0, 1
@@ -51,8 +51,11 @@ _SAMPLE_BYTES = 8 << 10
 _WORTHWHILE = 0.875
 """Compression that saves less than an eighth costs more time than it saves: float64 noise compresses to 94 %."""
 
-_FEW_VIEWS = 8
-"""More are put together before they are written: a system call takes 1,024 at the most."""
+SMALL_BYTES = 256 << 10
+"""Smaller content that is a `bytes` object is written as it is: nothing can change it, and a copy would cost more."""
+SCRATCH_BYTES = 4 << 20
+_SPARE = 4
+"""So many blocks of scratch memory are kept for the next piece."""
 
 Read = Callable[[int, Sequence[memoryview]], None]
 """Fills the given writable views with the record's bytes from an offset on."""
@@ -69,6 +72,10 @@ class Chunk(NamedTuple):
 
 class Damaged(Exception):  # noqa: N818 - what it says of a chunk
     """A chunk's bytes are not what was written; the message says how that shows."""
+
+
+class Changed(Exception):  # noqa: N818 - what it says of a piece of content
+    """A piece of content is not what its leaf was made of; it was modified meanwhile."""
 
 
 class Space:
@@ -94,6 +101,51 @@ class Space:
         return views
 
 
+class Scratch:
+    """Memory for one piece of content at a time, used again for later ones: new pages cost more than hashing them.
+
+    Each belongs to one thread, from `take` to the end of its `with` block.
+    """
+
+    __slots__ = ("_memory",)
+
+    def __init__(self) -> None:
+        self._memory: memoryview | None = None
+
+    def take(self, size: int) -> memoryview:
+        """Return `size` writable bytes; what was taken before is overwritten."""
+        memory = self._memory
+        if memory is None:
+            try:
+                memory = _spare.pop()
+            except IndexError:
+                memory = memoryview(bytearray(SCRATCH_BYTES))
+            self._memory = memory
+        return memory[:size] if size <= len(memory) else memoryview(bytearray(size))
+
+    def fill(self, views: Sequence[memoryview], size: int) -> memoryview:
+        """Return a copy of the views, one after the other."""
+        copied, at = self.take(size), 0
+        for view in views:
+            copied[at : at + len(view)] = view
+            at += len(view)
+        return copied
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._memory is not None and len(_spare) < _SPARE:
+            _spare.append(self._memory)
+        self._memory = None
+
+
+_spare: list[memoryview] = []
+
+
+_log = logging.getLogger("ana.chunks")
+
+
 def digest(views: Sequence[memoryview]) -> bytes:
     """Return the 32 bytes of blake3 over the views, one after the other."""
     if len(views) == 1:
@@ -104,28 +156,58 @@ def digest(views: Sequence[memoryview]) -> bytes:
     return hasher.digest()
 
 
-def encode(views: Sequence[memoryview], size: int, leaf: bytes, level: int) -> tuple[Chunk, list[memoryview | bytes]]:
+def encode(
+    views: Sequence[memoryview], size: int, leaf: bytes, level: int, scratch: Scratch
+) -> tuple[Chunk, list[memoryview | bytes]]:
     """Return a chunk's entry and bytes; `leaf` is the digest of its content of `size` bytes.
 
-    `level` is zstd's, 0 for no compression. Incompressible content is not copied: its views come back between block
-    headers.
+    `level` is zstd's, 0 for no compression. The bytes are known to give content with that digest: a frame was
+    decompressed again, other content was copied first and the copy hashed. So they are right whatever happens to the
+    views meanwhile, and whatever the compressor does; they are good until `scratch` is used again. Raises Changed.
     """
-    if size < _INCOMPRESSIBLE_BYTES:
+    data = views[0] if len(views) == 1 else scratch.fill(views, size)
+    frame = _compress(data, leaf, level) if level and size >= _INCOMPRESSIBLE_BYTES else None
+    if frame is not None:
+        return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
+    if size >= SMALL_BYTES or not is_stable(views):
+        data = scratch.fill(views, size) if len(views) == 1 else data
+        if blake3.blake3(data).digest() != leaf:
+            raise Changed
+    if size <= BLOCK_BYTES:
         lead = _lead(size)
-        return Chunk(len(lead) + size, size, RAW, leaf), [lead, *views]
-    if len(views) > _FEW_VIEWS:
-        views = [memoryview(b"".join(views))]
-    space = Space(views)
-    if level and _compressible(space, level):
-        data = views[0] if len(views) == 1 else b"".join(views)
-        frame = codec.compress(data, level)
-        if len(frame) < size * _WORTHWHILE:
-            return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
+        return Chunk(len(lead) + size, size, RAW, leaf), [lead, data]
     parts: list[memoryview | bytes] = []
     for start, header in _raw_blocks(size):
-        parts.append(header)
-        parts += space.views(start, min(BLOCK_BYTES, size - start))
+        parts += (header, data[start : start + BLOCK_BYTES])
     return Chunk(sum(map(len, parts)), size, RAW, leaf), parts
+
+
+def is_stable(views: Sequence[memoryview]) -> bool:
+    """Return whether content is one `bytes` object, which nobody can modify."""
+    return len(views) == 1 and type(views[0].obj) is bytes
+
+
+def _compress(data: memoryview, leaf: bytes, level: int) -> bytes | None:
+    """Return a frame that gives the content of a leaf again, or None if it is not worth it, or none is had."""
+    if not _compressible(data, level):
+        return None
+    frame = codec.compress(data, level)
+    if len(frame) >= len(data) * _WORTHWHILE:
+        return None
+    try:
+        if blake3.blake3(_decompress(frame, len(data))).digest() == leaf:
+            return frame
+        reason = "has other content"
+    except Damaged as error:
+        reason = str(error)
+    _log.warning("a compressed chunk %s: the object changed meanwhile, or memory or zstd have a fault here", reason)
+    return None
+
+
+def most_bytes(raw_bytes: int, n_chunks: int) -> int:
+    """Return how many bytes the chunks of a state take at the most."""
+    blocks = raw_bytes // BLOCK_BYTES + n_chunks
+    return raw_bytes + _BLOCK_HEADER_BYTES * blocks + len(_frame_header(MAX_CHUNK_BYTES)) * n_chunks
 
 
 def is_possible(chunk: Chunk) -> bool:
@@ -141,34 +223,23 @@ def is_possible(chunk: Chunk) -> bool:
     return chunk.method == ZSTD and least < chunk.stored <= most
 
 
-def read(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> None:
-    """Read a chunk, verify it, and put its content into the targets. Raises Damaged."""
+def read(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> bytes:
+    """Read a chunk, verify it, put its content into the targets, and return its leaf. Raises Damaged."""
     if chunk.method == RAW:
         _read_raw(chunk, source, offset, targets)
-        return
-    content = memoryview(read_compressed(chunk, source, offset))
+        return chunk.digest
+    data = read_compressed(chunk, source, offset)
+    content = memoryview(data)
     for target in targets:
         target[:] = content[: len(target)]
         content = content[len(target) :]
+    return digest(targets)
 
 
-class Scratch(threading.local):
-    """Memory for one piece of content, for each thread; used again for the next piece."""
-
-    def __init__(self) -> None:
-        self.memory = memoryview(b"")
-
-    def take(self, size: int) -> memoryview:
-        """Return `size` writable bytes."""
-        if len(self.memory) < size:
-            self.memory = memoryview(bytearray(size))
-        return self.memory[:size]
-
-
-def read_content(chunk: Chunk, source: Read, offset: int, scratch: Scratch) -> memoryview | bytes:
-    """Return a chunk's verified content, which is good until this thread asks for the next. Raises Damaged."""
+def read_content(chunk: Chunk, source: Read, offset: int, scratch: Scratch) -> memoryview:
+    """Return a chunk's verified content, which is good until `scratch` is used again. Raises Damaged."""
     if chunk.method != RAW:
-        return read_compressed(chunk, source, offset)
+        return memoryview(read_compressed(chunk, source, offset))
     content = scratch.take(chunk.raw)
     _read_raw(chunk, source, offset, [content])
     return content
@@ -184,30 +255,24 @@ def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:
 
 
 def read_compressed(chunk: Chunk, source: Read, offset: int) -> bytes:
-    """Return the content of a compressed chunk, verified before it is decompressed. Raises Damaged."""
-    frame = _read_frame(chunk, source, offset)
+    """Return the content of a compressed chunk; the frame is verified before it is decompressed. Raises Damaged."""
+    return _decompress(_read_frame(chunk, source, offset), chunk.raw)
+
+
+def _decompress(frame: bytes | bytearray, size: int) -> bytes:
     try:
-        return codec.decompress(frame, chunk.raw)
+        return codec.decompress(frame, size)
     except codec.FrameError as error:
         raise Damaged(str(error)) from None
 
 
-def verify(chunk: Chunk, source: Read, offset: int) -> None:
-    """Read a chunk and check its digest, without decompressing. Raises Damaged."""
-    if chunk.method == RAW:
-        _read_raw(chunk, source, offset, [memoryview(bytearray(chunk.raw))])
-    else:
-        _read_frame(chunk, source, offset)
-
-
-def _compressible(space: Space, level: int) -> bool:
+def _compressible(data: memoryview, level: int) -> bool:
     """Guess from three samples whether a large piece is worth compressing; those of some kB are just tried."""
-    length = space.starts[-1]
+    length = len(data)
     if length < _SAMPLED_BYTES:
         return True
     size = min(_SAMPLE_BYTES, length // 64)
-    starts = (0, (length - size) // 2, length - size)
-    sample = b"".join(view for start in starts for view in space.views(start, size))
+    sample = b"".join(data[start : start + size] for start in (0, (length - size) // 2, length - size))
     return len(codec.compress(sample, level)) < len(sample) * _WORTHWHILE
 
 

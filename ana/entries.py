@@ -17,7 +17,8 @@ from ana.header import Header
 __all__ = ["FIRST_BYTES", "Entry", "Origin", "draft", "header_size", "parse"]
 
 MAGIC = b"ANA\x00NODE"
-VERSION = 1
+VERSION = 2
+"""Entries of version 1 were made without checking their content."""
 FIXED = struct.Struct("<8sIIQQ16s32s")
 DIGEST_BYTES = 32
 FIRST_BYTES = 16 << 10

@@ -10,6 +10,7 @@ __all__ = [
     "ANAError",
     "CorruptedStateError",
     "LockTimeoutError",
+    "StateChangedError",
     "StateLoadError",
     "StateNotFoundError",
     "StoreError",
@@ -83,6 +84,22 @@ class CorruptedStateError(ANAError):
         self.uuid = uuid
         self.path = path
         self.reason = reason
+
+
+class StateChangedError(ANAError):
+    """An object's state changed while it was stored, or since the object got its UUID: nothing was stored.
+
+    Attributes: `uuid`, `class_name`, `what` (changed).
+    """
+
+    def __init__(self, uuid: str, class_name: str, what: str) -> None:
+        super().__init__(
+            f"state {uuid!r} of {_place(f'class {class_name}')} is not stored: {what}; do not modify an object "
+            "that has a UUID, nor its arrays while it is stored (by another thread, a memory map ...): store a copy"
+        )
+        self.uuid = uuid
+        self.class_name = class_name
+        self.what = what
 
 
 class UnsupportedFormatError(ANAError):

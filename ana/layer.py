@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
-from ana import address, chunks, identity, loading, many, opening, pickling, processes, reporting, saving
+from ana import address, chunks, identity, loading, many, opening, pickling, processes, reporting, saving, writing
 from ana.adapter import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.fence import Fence
@@ -26,7 +26,7 @@ RECHECK_SECONDS = 300.0
 
 Thing = TypeVar("Thing")
 
-by_home: "weakref.WeakValueDictionary[str, DataLayer]" = weakref.WeakValueDictionary()
+by_home: "weakref.WeakValueDictionary[str, DataLayer]" = writing.by_home
 """The latest layer of each home, for references that name it."""
 live_by_home: "weakref.WeakValueDictionary[str, identity.LiveObjects]" = weakref.WeakValueDictionary()
 """The live objects of each home, which outlive its layer."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ana.fence import Fence
 from ana.streams import PROTOCOL, Pickled, write
 
-__all__ = ["Collector", "collector", "dump", "load"]
+__all__ = ["Collector", "collector", "dump", "load", "may_go_by_value"]
 
 _MAIN = (b"__main__",)
 _log = logging.getLogger("ana.pickling")
@@ -74,6 +74,11 @@ def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickle
             if name in frames:
                 return _dump_by_value(state, pickled) if _meets(state, by_value) else pickled
     return pickled
+
+
+def may_go_by_value(pickled: Pickled) -> bool:
+    """Return whether a state may name what other processes cannot import, so that it has other bytes for them."""
+    return any(name in frames for name in _by_value_modules() for frames in pickled.frames)
 
 
 def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -> Any:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ana import address, buffers, chunks, threads
 from ana.chunks import Chunk, Read, Space
-from ana.errors import CorruptedStateError
+from ana.errors import CorruptedStateError, StateChangedError
 from ana.header import (
     MIN_RECORD_BYTES,
     Draft,
@@ -102,12 +102,15 @@ def content(
 ) -> Content:
     """Hash a state: its pieces, and from their digests, its segments' sizes and the class's name its content digest.
 
-    Without `sizes`, each view is a segment.
+    Without `sizes`, each view is a segment. Small content that somebody may modify is copied: what was hashed is what
+    is stored. A larger one is checked when it is written.
     """
     if sizes is None:
         sizes = [len(view) for view in views]
     pieces = plan(sizes)
     if len(pieces) == 1:
+        if pieces[0][1] < chunks.SMALL_BYTES and not chunks.is_stable(views):
+            views = [memoryview(b"".join(views))]
         leaves = [chunks.digest(views)]
         digest = address.content_digest(class_name, marked(sizes, wholes) if wholes else sizes, leaves)
         return Content(class_name, views, sizes, wholes, pieces, leaves, digest, pieces[0][1])
@@ -135,26 +138,39 @@ def write(
 ) -> int:
     """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header; return its size.
 
-    Chunks are compressed and given away on several threads; as many as there are threads are in memory at once. One
-    chunk goes together with its header. Incompressible pieces are views of the caller's own buffers between block
-    headers: nothing is copied. With a seal, the record is signed.
+    Chunks are made and given away on several threads; as many as there are threads are in memory at once. One
+    chunk goes together with its header. Parts are good until `sink` returns: they lie in memory that is used again.
+    With a seal, the record is signed. Raises StateChangedError where the content is not what was hashed.
     """
     draft = _draft(key, state, children)
     if len(state.pieces) == 1:
-        chunk, parts = chunks.encode(state.views, draft.raw_bytes, state.leaves[0], level)
-        sink(0, [draft.header([chunk], created_ns, seal), *parts])
+        with chunks.Scratch() as scratch:
+            chunk, parts = _encode_piece(key, state, 0, state.views, level, scratch)
+            sink(0, [draft.header([chunk], created_ns, seal), *parts])
         return draft.header_bytes + chunk.stored
     space = Space(state.views)
     line = _Line(draft.header_bytes)
 
     def work(number: int) -> None:
-        start, size = state.pieces[number]
-        chunk, parts = chunks.encode(space.views(start, size), size, state.leaves[number], level)
-        sink(line.place(number, chunk), parts)
+        with chunks.Scratch() as scratch:
+            views = space.views(*state.pieces[number])
+            chunk, parts = _encode_piece(key, state, number, views, level, scratch)
+            sink(line.place(number, chunk), parts)
 
     threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=line.give_up)
     sink(0, [draft.header(line.table, created_ns, seal)])
     return line.end
+
+
+def _encode_piece(
+    key: str, state: Content, number: int, views: Sequence[memoryview], level: int, scratch: chunks.Scratch
+) -> tuple[Chunk, list[memoryview | bytes]]:
+    start, size = state.pieces[number]
+    try:
+        return chunks.encode(views, size, state.leaves[number], level, scratch)
+    except chunks.Changed:
+        what = f"it changed while it was stored (bytes {start:,} to {start + size:,} of {state.raw_bytes:,})"
+        raise StateChangedError(key, state.class_name, what) from None
 
 
 def encode(
@@ -165,24 +181,37 @@ def encode(
     created_ns: int = 0,
     level: int = chunks.DEFAULT_LEVEL,
     seal: Seal | None = None,
-) -> list[memoryview | bytes]:
-    """Return a record as a list of byte strings, one after the other; otherwise like `write`."""
-    found: dict[int, Sequence[memoryview | bytes]] = {}
-    write(found.__setitem__, key, state, children, created_ns=created_ns, level=level, seal=seal)
-    return [part for _, parts in sorted(found.items()) for part in parts]
+) -> bytes:
+    """Return a record; otherwise like `write`."""
+    most = _draft(key, state, children).header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
+    whole = buffers.Whole(most)
+
+    def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        for part in parts:
+            whole.view[offset : offset + len(part)] = part
+            offset += len(part)
+
+    return whole.take(write(put, key, state, children, created_ns=created_ns, level=level, seal=seal))
 
 
 def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
     """Return the segments of a record: each chunk is read, verified, and then decompressed into its place.
 
-    `read` gets offsets into the record, on several threads where the record is large. Each segment has memory of its
-    own, writable and aligned to 64 bytes, but for `bytes` objects (the pickle stream may be one). Raises
+    What comes out is verified, too: its digests have to give the content digest in the header. `read` gets offsets
+    into the record, on several threads where the record is large. Each segment has memory of its own, writable and
+    aligned to 64 bytes, but for `bytes` objects (the pickle stream may be one). Raises
     CorruptedStateError, MemoryError; what `read` raises passes through.
     """
     if len(header.segments) == len(header.chunks) == 1 and header.chunks[0].method == chunks.ZSTD:
         # Without copying its content once more.
         found: list[bytes | memoryview] = []
-        _each(header, where, lambda chunk, offset, _: found.append(chunks.read_compressed(chunk, read, offset)))
+
+        def one(chunk: Chunk, offset: int, _: int) -> bytes:
+            data = chunks.read_compressed(chunk, read, offset)
+            found.append(data)
+            return chunks.digest([memoryview(data)])
+
+        _each(header, where, one)
         return found
     wholes = {number: buffers.Whole(header.segments[number]) for number in header.wholes}
     segments = [
@@ -205,13 +234,12 @@ def _fill(header: Header, read: Read, where: str, segments: Sequence[memoryview]
 def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: PutBytes) -> None:
     """Put each segment of a record at its offset, a piece at a time: read, verified, and decompressed.
 
-    As `decode`, but with no more in memory than a piece for each thread. What `put` raises passes through.
+    As `decode`, but with no more in memory than a piece for each thread; and only when it returns is the whole known to
+    be right. What `put` raises passes through.
     """
     starts = list(accumulate(header.segments, initial=0))
-    scratch = chunks.Scratch()
 
-    def one(chunk: Chunk, offset: int, start: int) -> None:
-        piece = memoryview(chunks.read_content(chunk, read, offset, scratch))
+    def put_piece(piece: memoryview, start: int) -> None:
         number = bisect_right(starts, start, hi=len(header.segments)) - 1
         while piece:
             at = start - starts[number]
@@ -222,7 +250,7 @@ def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: Pu
             start += len(part)
             number += 1
 
-    _each(header, where, one)
+    _pass(header, read, where, put_piece)
 
 
 def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | memoryview]:
@@ -230,15 +258,17 @@ def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | me
     alone = len(header.segments) == len(header.chunks) == 1
     if alone and header.chunks[0].method == chunks.RAW and header.raw_bytes <= chunks.BLOCK_BYTES:
         try:
-            return [chunks.raw_content(header.chunks[0], memoryview(data)[header.header_bytes :])]
+            found = chunks.raw_content(header.chunks[0], memoryview(data)[header.header_bytes :])
         except chunks.Damaged as error:
             raise CorruptedStateError(header.key, where, f"chunk 0 {error}") from None
+        _check_content(header, [header.chunks[0].digest], where)
+        return [found]
     return decode(header, reader(data), where)
 
 
 def verify(header: Header, read: Read, where: str) -> None:
-    """Read all chunks and check their digests, without decompressing. Raises CorruptedStateError."""
-    _each(header, where, lambda chunk, offset, _: chunks.verify(chunk, read, offset))
+    """Read all chunks and check what they hold, as `copy` does. Raises CorruptedStateError."""
+    _pass(header, read, where, lambda *_: None)
 
 
 def reader(data: Bytes) -> Read:
@@ -253,19 +283,49 @@ def reader(data: Bytes) -> Read:
     return read
 
 
-def _each(header: Header, where: str, work: Callable[[Chunk, int, int], object]) -> None:
-    """Call `work` with each chunk, its offset in the record, and that of its content among the segments."""
+def _pass(header: Header, read: Read, where: str, take: Callable[[memoryview, int], object]) -> None:
+    """Hand each chunk's content to `take`, with its offset among the segments, and verify it."""
+
+    def one(chunk: Chunk, offset: int, start: int) -> bytes:
+        with chunks.Scratch() as scratch:
+            content = chunks.read_content(chunk, read, offset, scratch)
+            take(content, start)
+            return chunk.digest if chunk.method == chunks.RAW else chunks.digest([content])
+
+    _each(header, where, one)
+
+
+def _each(header: Header, where: str, work: Callable[[Chunk, int, int], bytes]) -> None:
+    """Call `work` with each chunk, its offset in the record, and that of its content among the segments.
+
+    It returns the digest of that content; together they have to give the content digest. Raises CorruptedStateError.
+    """
     table = header.chunks
     offsets = list(accumulate((chunk.stored for chunk in table), initial=header.header_bytes))
     starts = list(accumulate((chunk.raw for chunk in table), initial=0))
+    leaves = [b""] * len(table)
 
     def one(number: int) -> None:
         try:
-            work(table[number], offsets[number], starts[number])
+            leaves[number] = work(table[number], offsets[number], starts[number])
         except chunks.Damaged as error:
             raise CorruptedStateError(header.key, where, f"chunk {number} {error}") from None
 
     threads.run(one, range(len(table)), _worthwhile_threads(header.raw_bytes))
+    _check_content(header, leaves, where)
+
+
+def _check_content(header: Header, leaves: Sequence[bytes], where: str) -> None:
+    """Refuse content whose digest is not the one in the header, or not the one that its key is the address of."""
+    sizes = marked(header.segments, header.wholes) if header.wholes else header.segments
+    found = address.content_digest(header.class_name, sizes, leaves)
+    if found != header.content:
+        reason = "its content is not what its content digest says, though its chunks are as they were written"
+        raise CorruptedStateError(header.key, where, reason)
+    # A bare state has whatever name the program chose.
+    if header.class_name and not address.is_right(header.key, found):
+        reason = f"it has the content of another address, {address.content_uuid(found)}"
+        raise CorruptedStateError(header.key, where, reason)
 
 
 def _memory_for(number: int, size: int) -> memoryview:
@@ -297,7 +357,7 @@ class _Line:
                 self._changed.wait()
             if self._broken:
                 msg = "another chunk could not be written"
-                raise RuntimeError(msg)
+                raise threads.GaveUp(msg)
             offset = self.end
             self.end += chunk.stored
             self.table.append(chunk)

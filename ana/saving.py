@@ -3,16 +3,15 @@
 So a state that is in a store has its children there too, and what has an address needs one look-up.
 """
 
-import logging
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import address, identity, pickling, record, stores
-from ana.errors import CorruptedStateError, StateNotFoundError, UUIDConflictError
+from ana import address, identity, pickling, record
 from ana.naming import class_name
 from ana.unloaded import loaded_class
+from ana.writing import Target, Write, note_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,18 +32,6 @@ MAX_NESTED = 20
 """So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
 MOST_WAITING = 1000
 """So often is that done before it is taken for endless: chains of 10,000 Refs are stored."""
-
-_log = logging.getLogger("ana.saving")
-
-
-class Target(Protocol):
-    """What storing needs of a layer."""
-
-    uuid: str
-    live: identity.LiveObjects
-    store: stores.Store
-    strict: bool
-    recheck_seconds: float
 
 
 class Batch(Protocol):
@@ -115,58 +102,13 @@ class _Task:
         self.children = _Children()
         pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
         self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
+        # What goes by value into any other store has other bytes there.
+        self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
     @property
     def child_keys(self) -> tuple[str, ...]:
         return tuple(self.children.objects)
-
-
-class Write:
-    """One state on its way into a store. `announce`, `note` and `withdraw` are for the thread that pickled it."""
-
-    def __init__(self, target: Target, task: _Task, key: str, *, given: bool, heal: bool = False) -> None:
-        self.target = target
-        self.obj = task.obj
-        self.content = task.content
-        self.children = task.child_keys
-        self.key = key
-        self.given = given
-        self.heal = heal
-        self._made: identity.Mark | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        """How much raw state it holds."""
-        return self.content.raw_bytes
-
-    def announce(self) -> None:
-        """Give the object its UUID already, so that states that are pickled next refer to it."""
-        if identity.mark_of(self.obj) is None:
-            self._made = identity.mark(self.obj, self.key, given=self.given)
-
-    def put(self) -> None:
-        """Put the state into the store, in any thread: no object and no code of users is touched."""
-        written = self.target.store.put(self.key, self.content, self.children, heal=self.heal)
-        if not written and self.given:
-            try:
-                _compare(self.target, self.key, self.content)
-            except (CorruptedStateError, StateNotFoundError):
-                # Nobody can say any more what it was; it is ours now.
-                self.target.store.put(self.key, self.content, self.children, heal=True)
-
-    def note(self) -> identity.Mark:
-        """Take the object for stored."""
-        mark = identity.mark(self.obj, self.key, given=self.given)
-        mark.children = self.children
-        mark.raw_bytes = self.content.raw_bytes
-        _note(self.target, self.obj, mark)
-        return mark
-
-    def withdraw(self) -> None:
-        """Take back what `announce` did: the state could not be put."""
-        if self._made is not None and identity.mark_of(self.obj) is self._made:
-            identity.unmark(self.obj)
 
 
 def _batch_of(target: Target) -> Batch | None:
@@ -206,11 +148,12 @@ def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]
     return record.content(name, pickled.views, pickled.sizes, pickled.wholes), tuple(children.objects)
 
 
-def make_address(target: Target, obj: Any) -> identity.Mark:
+def make_address(target: Target, obj: Any, *, expected: str | None = None) -> identity.Mark:
     """Give an object the address of its content, and store it and what it refers to.
 
     An object that is part of a cycle of addressed objects gets a random UUID instead, and is stored when
-    it is first pickled. Raises what pickling or the store raises; the object has no address then.
+    it is first pickled. Raises what pickling or the store raises, and ValueError where the address is not the
+    `expected` one; the object has no address then.
     """
     if id(obj) in _local.addressing:
         raise _Cycle(obj)
@@ -219,7 +162,7 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
     waiting = [obj]
     _local.depth += 1
     try:
-        return _address_all(target, waiting)
+        return _address_all(target, waiting, expected)
     except Exception as error:
         _local.failed = error
         raise
@@ -231,17 +174,19 @@ def make_address(target: Target, obj: Any) -> identity.Mark:
             _local.failed = None
 
 
-def _address_all(target: Target, waiting: list[Any]) -> identity.Mark:
+def _address_all(target: Target, waiting: list[Any], expected: str | None) -> identity.Mark:
     """Address the last object that waits, and so on, up to the first, whose mark is returned."""
     while True:
         obj = waiting[-1]
         _local.addressing[id(obj)] = obj
         try:
-            mark = _address(target, obj)
+            mark = _address(target, obj, None if waiting[1:] else expected)
         except _Cycle as met:
             if not any(met.obj is one for one in waiting):
                 raise
-            give_address(target, met.obj, address.random_uuid())
+            uuid = address.random_uuid()
+            _check_expected(uuid, expected if met.obj is waiting[0] else None)
+            give_address(target, met.obj, uuid)
         except _TooDeep as met:
             # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
             if _local.depth > MAX_NESTED // 2:
@@ -255,14 +200,25 @@ def _address_all(target: Target, waiting: list[Any]) -> identity.Mark:
                 return mark
 
 
-def _address(target: Target, obj: Any) -> identity.Mark:
+def _address(target: Target, obj: Any, expected: str | None) -> identity.Mark:
     mark = identity.mark_of(obj)
     if mark is not None:
         return mark
     task = _Task(target, obj)
+    key = address.content_uuid(task.content.digest) if task.has_address else address.random_uuid()
+    _check_expected(key, expected)
     for child in task.pending:
         _store_all(target, child)
-    return _submit(Write(target, task, address.content_uuid(task.content.digest), given=False))
+    return _submit(Write(target, task.obj, task.content, task.child_keys, key, given=not task.has_address))
+
+
+def _check_expected(key: str, expected: str | None) -> None:
+    if expected not in (None, key):
+        msg = (
+            f"UUID {expected!r} is of version 8, which stands for content, and this object's is {key!r}: "
+            "call make_uuid() without one, or with one of another version (uuid.uuid4())"
+        )
+        raise ValueError(msg)
 
 
 def _check_depth(waiting: list[Any], obj: object) -> None:
@@ -370,7 +326,7 @@ class _Look:
         if not self._has(mark.uuid) or (self.wary and not self._has_descendants(mark)):
             return False
         self.target.store.counters.note_found(mark.uuid, mark.raw_bytes, began)
-        _note(self.target, obj, mark)
+        note_stored(self.target, obj, mark)
         return True
 
     def _is_pending(self, obj: Any, mark: identity.Mark) -> bool:
@@ -402,21 +358,4 @@ class _Look:
 def _put(target: Target, task: _Task, *, heal: bool) -> None:
     mark = identity.mark_of(task.obj)
     if mark is not None:
-        _submit(Write(target, task, mark.uuid, given=mark.given, heal=heal))
-
-
-def _compare(target: Target, uuid: str, content: record.Content) -> None:
-    """Under an explicit UUID the first writer wins: say so where another content lost."""
-    found = target.store.get(uuid)
-    found.release()
-    if found.header.content == content.digest:
-        return
-    if target.strict:
-        raise UUIDConflictError(uuid, found.where)
-    _log.warning("UUID %r already names a state with other content in %s: the first writer wins", uuid, found.where)
-
-
-def _note(target: Target, obj: Any, mark: identity.Mark) -> None:
-    target.live.add(mark.uuid, obj, type(obj))
-    mark.layer = target.uuid
-    mark.looked = time.monotonic()
+        _submit(Write(target, task.obj, task.content, task.child_keys, mark.uuid, given=mark.given, heal=heal))

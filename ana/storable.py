@@ -90,7 +90,8 @@ class Storable:
         Without `uuid`: the address of its content; its state is stored at once, and equal content has
         the same UUID everywhere. With `uuid` (any string of 1 to 200 characters), or where objects refer to
         each other in a circle, or within its own `__init__`: a UUID that does not follow from the
-        content, and the state is stored when the object is first pickled, or by `ana_store`.
+        content, and the state is stored when the object is first pickled, or by `ana_store`. A `uuid` of version 8
+        stands for content: only the object's own address is accepted.
 
         Raises TypeError or ValueError for what is no UUID, and what pickling or the store raises; the
         object has no UUID then.
@@ -100,11 +101,13 @@ class Storable:
             return mark.uuid
         states.check(self)
         target = saving.storing_into() or current.get_dl()
-        if uuid is not None:
-            return saving.give_address(target, self, address.check_key(uuid)).uuid
-        if target._store_type == "simple" or _is_under_construction(self):  # noqa: SLF001 - an old program's word
+        given = None if uuid is None else address.check_key(uuid)
+        simple = target._store_type == "simple"  # noqa: SLF001 - an old program's word
+        if given is not None and (simple or not address.is_content_uuid(given)):
+            return saving.give_address(target, self, given).uuid
+        if simple or (given is None and _is_under_construction(self)):
             return saving.give_address(target, self, address.random_uuid()).uuid
-        return saving.make_address(target, self).uuid
+        return saving.make_address(target, self, expected=given).uuid
 
     @property
     def ana_uuid(self) -> str:

@@ -15,11 +15,15 @@ from typing import TypeVar
 from ana import limits
 from ana.errors import ANAError
 
-__all__ = ["available", "can_start", "run", "start"]
+__all__ = ["GaveUp", "available", "can_start", "run", "start"]
 
 ENVIRONMENT = "ANA_THREADS"
 
 Item = TypeVar("Item")
+
+
+class GaveUp(Exception):  # noqa: N818 - another item's error is the reason
+    """An item's work waited for that of another, which failed."""
 
 
 def available() -> int:
@@ -69,7 +73,7 @@ def run(
     """Call `work` with each item, on up to `threads` threads, of which the caller's is one; return when all is done.
 
     Items are taken in order. After an exception no further item is begun; that of the earliest item is raised.
-    `give_up` is called then: it wakes threads whose work waits for that of another.
+    `give_up` is called then: it wakes threads whose work waits for that of another, to raise `GaveUp`.
     Where no further thread can be had, those that there are do it all, or the caller's own.
     """
     if threads <= 1 or len(items) <= 1:
@@ -112,7 +116,7 @@ class _Crew:
             self._see_all_end(started)
             raise
         if self.failures:
-            raise self.failures[min(self.failures)]
+            raise min(self.failures.items(), key=lambda item: (isinstance(item[1], GaveUp), item[0]))[1]
 
     def _help(self) -> None:
         self.begun.append(True)

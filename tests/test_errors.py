@@ -22,6 +22,10 @@ EXAMPLES = {
         lambda: ana.CorruptedStateError(UUID, PATH, "chunk 3 is wrong"),
         {"uuid": UUID, "path": PATH, "reason": "chunk 3 is wrong"},
     ),
+    "StateChangedError": (
+        lambda: ana.StateChangedError(UUID, "mesh:Mesh", "it changed while it was stored"),
+        {"uuid": UUID, "class_name": "mesh:Mesh", "what": "it changed while it was stored"},
+    ),
     "UnsupportedFormatError": (
         lambda: ana.UnsupportedFormatError(PATH, 7, 1),
         {"path": PATH, "found": 7, "supported": 1},

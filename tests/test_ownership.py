@@ -101,7 +101,7 @@ def trap(place):
     """Return the bytes of a record that makes a file when it is unpickled, under the UUID of the state "mine"."""
     uuid, sentinel = address("mine"), place / "sentinel"
     content = record.content(f"{__name__}:A", [memoryview(pickle.dumps({"x": Trap(sentinel)}, 5))])
-    return b"".join(record.encode(uuid, content)), sentinel
+    return record.encode(uuid, content), sentinel
 
 
 # New stores

@@ -210,8 +210,8 @@ EXPLICIT = [
     "ana.json",
     "\ud800",
     " ",
-    "0123abcd-0123-8123-8123-0123456789ab",
-    "0123ABCD-0123-8123-8123-0123456789AB",
+    "0123abcd-0123-4123-8123-0123456789ab",
+    "0123ABCD-0123-4123-8123-0123456789AB",
     "CON",
 ]
 
@@ -240,6 +240,17 @@ def test_all_these_strings_are_different_states(folder):
         obj.ana_store()
     reload_layer(folder)
     assert [classes.A.ana_load(uuid).x for uuid in EXPLICIT] == EXPLICIT
+
+
+def test_a_given_uuid_that_stands_for_other_content_is_refused(folder):
+    """Under a UUID of version 8 nothing but the content that it is the address of is stored; nothing was touched."""
+    a, b = classes.A("one"), classes.A("two")
+    uuid = classes.A("one").make_uuid()
+    with pytest.raises(ValueError, match="stands for content"):
+        b.make_uuid(uuid)
+    assert b.uuid is None
+    assert a.make_uuid(uuid) == uuid
+    assert classes.states(folder) == [f"{uuid}.pkl.zst"]
 
 
 def test_a_given_uuid_is_stored_by_ana_store(folder):

@@ -25,7 +25,7 @@ def store(tmp_path):
     for number, days in enumerate((0, 2, 10, 40, 100, 400)):
         put(tree, numbered(number), (numbered(0),) if number else (), size=1000 * 4**number, age_days=days)
     hostile = record.content("<script>alert(1)</script>:Class", [memoryview(b"\x80\x05N." + bytes(5000))])
-    raw_tree.put(tree, numbered(9), b"".join(record.encode(numbered(9), hostile)))
+    raw_tree.put(tree, numbered(9), record.encode(numbered(9), hostile))
     (tree / ".ana").mkdir(exist_ok=True)
     lines = [
         {"taken": time.time() - days * 86400, "states": 5, "inodes": 500 - days, "raw_bytes": 9, "stored_bytes": 9e5}

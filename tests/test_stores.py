@@ -14,8 +14,8 @@ import ana
 from ana import record
 from ana.errors import CorruptedStateError, StateNotFoundError, UnsupportedFormatError
 
-KEY = "5f3ac0e1-1234-8123-9123-123456789abc"
-OTHER = "5f3ac0e1-1234-8123-9123-123456789abd"
+KEY = "5f3ac0e1-1234-4123-9123-123456789abc"
+OTHER = "5f3ac0e1-1234-4123-9123-123456789abd"
 KIB = 1 << 10
 MIB = 1 << 20
 NOISE = blake3.blake3(b"noise").digest(length=5 * MIB)

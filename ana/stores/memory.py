@@ -88,7 +88,7 @@ class MemoryStore:
         if self.is_whole(key) if heal else self.has(key):
             self.counters.note_found(key, state.raw_bytes, began)
             return False
-        data = b"".join(record.encode(key, state, children, created_ns=time.time_ns(), level=self.level))
+        data = record.encode(key, state, children, created_ns=time.time_ns(), level=self.level)
         with self._reported(key):
             self.mapping[key] = data
         self.counters.note_stored(key, state.raw_bytes, len(data), began)

@@ -114,7 +114,7 @@ def _seeds() -> list[bytes]:
     for number, segments in enumerate(states):
         content = record.content("module:Class", [memoryview(segment) for segment in segments])
         children = tuple(f"child-{child}" for child in range(number))
-        found.append(b"".join(record.encode(KEY, content, children)))
+        found.append(record.encode(KEY, content, children))
     # Several chunks, which ana itself makes only of large states.
     frames = [raw_record.zstd_chunk(text), raw_record.raw_chunk(noise), raw_record.zstd_chunk(bytes(5000))]
     lengths = (len(text) + len(noise), 5000)
