@@ -25,8 +25,8 @@ _log = logging.getLogger("ana.pickling")
 class Collector(Protocol):
     """What a Storable talks to while a state is being pickled."""
 
-    def meet(self, child: Any) -> None:
-        """Note that the state that is being pickled refers to `child`; called for every Storable."""
+    def meet(self, child: Any) -> bool:
+        """Return whether the state that is being pickled refers to `child`, or holds it; called for every Storable."""
 
     def is_final(self, error: Exception) -> bool:
         """Return whether an error came from a state that was met: pickling this one in another way is no cure."""

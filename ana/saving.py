@@ -78,17 +78,20 @@ _local = _Local()
 
 
 class _Children:
-    """Collects what a state refers to."""
+    """Collects what a state refers to: what has a UUID, or (`only`) had one when the state got its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: tuple[str, ...] | None = None) -> None:
         self.objects: dict[str, Any] = {}
+        self._only = only
 
-    def meet(self, child: Any) -> None:
+    def meet(self, child: Any) -> bool:
         found = identity.mark_of(child)
-        if found is not None:
+        if found is not None and (self._only is None or found.uuid in self._only):
             self.objects[found.uuid] = child
-        elif id(child) in _local.addressing:
+            return True
+        if id(child) in _local.addressing:
             raise _Cycle(child)
+        return False
 
     def is_final(self, error: Exception) -> bool:
         return error is _local.failed
@@ -99,12 +102,19 @@ class _Task:
 
     def __init__(self, target: Target, obj: Any) -> None:
         self.obj = obj
-        self.children = _Children()
-        pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
-        self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
+        self._pickle(target, None)
+        mark = identity.mark_of(obj)
+        if mark is not None and not address.is_right(mark.uuid, self.content.digest):
+            # Objects that it holds may have got their UUIDs since: then they were part of it.
+            self._pickle(target, mark.children)
+        self.pending: Iterator[Any] = iter(self.children.objects.values())
+
+    def _pickle(self, target: Target, only: tuple[str, ...] | None) -> None:
+        self.children = _Children(only)
+        pickled = pickling.dump(self.obj._ana_getstate, self.children, stays=target.store.private)
+        self.content = record.content(class_name(loaded_class(self.obj)), pickled.views, pickled.sizes, pickled.wholes)
         # What goes by value into any other store has other bytes there.
         self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))
-        self.pending: Iterator[Any] = iter(self.children.objects.values())
 
     @property
     def child_keys(self) -> tuple[str, ...]:

@@ -294,9 +294,8 @@ class Ref(Storable, Generic[Value]):
 def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     """Return ANA's reduction of an object: a reference if it has a UUID, else the object by value."""
     collector = pickling.collector()
-    if collector is not None:
-        collector.meet(obj)
-    if mark is None:
+    is_part = collector is not None and not collector.meet(obj)
+    if mark is None or is_part:
         said = states.newly(obj)
         return said or (reference.new, (cls,), (obj._ana_getstate(),), None, None, reference.fill)
     if collector is not None:
@@ -322,10 +321,9 @@ def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: A
     if mark is not None and mark.claim is not None:
         return _reduced(obj, mark, unloaded.loaded_class(obj))
     collector = pickling.collector()
-    if collector is not None:
-        collector.meet(obj)
+    is_part = collector is not None and not collector.meet(obj)
     said, calls_ours = states.theirs(obj, protocol)
-    return said if mark is None or calls_ours else _reduced(obj, mark, type(obj))
+    return said if mark is None or is_part or calls_ours else _reduced(obj, mark, type(obj))
 
 
 class _Stored:

@@ -431,3 +431,16 @@ def test_what_the_node_cache_made_read_only_keeps_its_address(tmp_path):
             pickle.dumps(ref)
     with ana.using_dl(ana.DirDataLayer(tmp_path / "other")):
         assert np.array_equal(ana.Ref.ana_load(uuid).value, _noise(MIB))
+
+
+def test_what_an_object_holds_may_get_a_uuid_later(tmp_path):
+    """It was part of the state that was stored, and is when that is stored again."""
+    with ana.using_dl(ana.DirDataLayer(tmp_path / "store", durable=False)):
+        child = classes.A("child")
+        top = classes.Node(1, child)
+        uuid = top.make_uuid()
+        child.make_uuid()
+        raw_tree.path_of(tmp_path / "store", uuid).unlink()
+        assert top.ana_store() == uuid
+    with ana.using_dl(ana.DirDataLayer(tmp_path / "store")):
+        assert classes.Node.ana_load(uuid).after.x == "child"

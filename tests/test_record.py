@@ -308,7 +308,7 @@ def test_zstd_reads_every_record(segments):
 
 def test_a_clock_before_1970_is_no_reason_not_to_store():
     """A host's clock may be set to anything: a record says 1970 then."""
-    data = b"".join(record.encode("x", record.content("a:B", [memoryview(b"state")]), (), created_ns=-(10**18)))
+    data = record.encode("x", record.content("a:B", [memoryview(b"state")]), (), created_ns=-(10**18))
     assert record.parse_header(data, len(data), "x", "here").created_ns == 0
 
 
