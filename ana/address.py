@@ -8,7 +8,13 @@ import struct
 import sys
 from collections.abc import Sequence
 
-import blake3
+try:
+    import blake3
+except ImportError as error:
+    if "subinterpreter" not in str(error):
+        raise
+    msg = "ana does not run in subinterpreters, as blake3 cannot be loaded there: use threads or processes"
+    raise ImportError(msg) from error
 
 __all__ = ["MAX_KEY_CHARACTERS", "SUFFIX", "check_key", "content_uuid", "file_name", "key_bytes", "place", "shard"]
 

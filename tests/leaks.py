@@ -1,6 +1,7 @@
 """What a test must not leave behind: a picture before, a picture after, and the difference in words."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -11,6 +12,9 @@ from multiprocessing.forkserver import _forkserver
 from multiprocessing.resource_tracker import _resource_tracker
 from pathlib import Path
 from typing import NamedTuple
+
+ctypes.CFUNCTYPE(None)(print)
+"""A first callback: from version 3.4.7 on libffi opens its own file for them, and keeps it open."""
 
 GRACE_SECONDS = 3.0
 """How long a thread or a process that was told to end may take; waited for only where something is left."""

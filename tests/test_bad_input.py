@@ -222,7 +222,9 @@ def test_a_module_that_vanished(folder, changing, tmp_path):
     assert_names(raised.value, uuid, "classes:A", folder)
 
 
-@pytest.mark.parametrize("bad", [None, 7, b"bytes", 1.5, ["x"], object(), ana.Storable], ids=ascii)
+@pytest.mark.parametrize(
+    "bad", [None, 7, b"bytes", 1.5, ["x"], object(), ana.Storable], ids=lambda bad: type(bad).__name__
+)
 def test_uuids_of_a_wrong_type(folder, bad):
     """TypeError, before anything is touched."""
     with pytest.raises(TypeError):
