@@ -1,12 +1,14 @@
 """Who is loading which state: claims, the sessions of threads, and what they lend each other.
 
-Waiting for a claim may close a ring (two threads load a cycle from opposite ends); that is found out here, before.
+Waiting for a claim may close a ring. One of claims alone (two threads load a cycle from opposite ends) is found out
+before. One that goes through the code of users (a lock, the import of a module, a pool that `_ana_setstate` waits for)
+shows in that a thread does not get on: then the state is loaded once more, by who waits for it.
 """
 
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import fetching, identity, stores
+from ana import fetching, identity, progress, stores
 from ana.fence import Fence
 
 if TYPE_CHECKING:
@@ -17,13 +19,25 @@ __all__ = [
     "Session",
     "Source",
     "borrow",
+    "contest",
     "enter",
     "find",
     "local",
     "release",
+    "stands_still",
+    "wait",
     "wait_for_borrowed",
     "would_close_a_ring",
 ]
+
+PATIENCE_SECONDS = 1.0
+"""So long may a thread that runs the code of users, while it loads, use no processor time; twice that where another
+load of the state stands still already, and so on."""
+POLL_SECONDS = 0.1
+MOST_LOADS = 4
+"""So many threads load a state at once, at the most."""
+LAST_PATIENCE_SECONDS = 60.0
+"""So long may the last of them stand still."""
 
 
 class Source(Protocol):
@@ -39,7 +53,21 @@ class Source(Protocol):
 class Claim:
     """One state that one thread is loading, until its whole session is over."""
 
-    __slots__ = ("ahead_to", "children", "cls", "found", "key", "layer", "over", "place", "session", "shared", "shell")
+    __slots__ = (
+        "ahead_to",
+        "children",
+        "cls",
+        "contested",
+        "found",
+        "key",
+        "layer",
+        "loads",
+        "over",
+        "place",
+        "session",
+        "shared",
+        "shell",
+    )
 
     def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "Session") -> None:
         self.layer = layer
@@ -52,6 +80,8 @@ class Claim:
         self.ahead_to = 0
         self.shared = False
         self.over = False
+        self.loads = 1
+        self.contested = False
         self.place: tuple[object, ...] = ()
 
 
@@ -68,6 +98,10 @@ class Session:
         self.awaits: Claim | None = None
         self.claims = 0
         self.ended = False
+        self.entangled = False
+        self.reading = False
+        self.published = 0
+        self.thread = progress.Thread()
         self.ahead = fetching.Ahead()
         self.ahead_held = 0
 
@@ -134,20 +168,62 @@ def _reachable(session: Session) -> list[Session]:
 def borrow(claim: Claim, session: Session) -> Any:
     """Take an object before it is complete: a state refers to itself, perhaps across threads."""
     claim.shared = True
+    claim.session.entangled = session.entangled = True
     if claim.session is not session:
         session.borrowed.append(claim)
     return claim.shell
 
 
-def wait_for_borrowed(session: Session) -> None:
-    """Wait until all that a session has borrowed is complete, where others may wait for its own in the same way."""
+def stands_still(claim: Claim) -> bool:
+    """Say whether whoever loads `claim` runs the code of users, and that waits for something, and has for long."""
+    last = claim.loads >= MOST_LOADS
+    return _stands_still(claim.session, LAST_PATIENCE_SECONDS if last else PATIENCE_SECONDS * 2 ** (claim.loads - 1))
+
+
+def _stands_still(session: Session, seconds: float) -> bool:
+    if session.reading or session.awaits is not None or session.ended:
+        session.thread.forget()
+        return False
+    return session.thread.idle_seconds() >= seconds
+
+
+def contest(claim: Claim, cls: type, session: Session) -> Claim | None:
+    """Return another claim on the same state, for an object of its own; None where there are enough of them."""
+    if claim.loads >= MOST_LOADS:
+        return None
+    made = Claim(claim.layer, cls, claim.key, None, session)
+    made.loads = claim.loads + 1
+    claim.contested = made.contested = True
+    return made
+
+
+def wait(claim: Claim, session: Session) -> None:
+    """Wait, under the lock, until something has changed; not for ever."""
+    session.awaits = claim
+    try:
+        changed.wait(POLL_SECONDS)
+    finally:
+        session.awaits = None
+
+
+def wait_for_borrowed(session: Session) -> Claim | None:
+    """Wait until all that a session has borrowed is complete, where others may wait for its own in the same way.
+
+    Return what is not going to be, as far as one can see: its loader waits, and not for this thread's sake.
+    """
     if not session.borrowed and not any(claim.shared for claim in session.filled):
-        return
+        return None
     with lock:
         session.ended = True
         changed.notify_all()
-        while not all(other.ended for other in _reachable(session)):
-            changed.wait()
+        while others := [other for other in _reachable(session) if not other.ended]:
+            still = [other for other in others if _stands_still(other, PATIENCE_SECONDS)]
+            if any(progress.is_waiting_for_me(other.thread.number) for other in still):
+                return None
+            if still:
+                return next(claim for claim in session.borrowed if not claim.over)
+            changed.wait(POLL_SECONDS)
+    return None
 
 
 def release(claim: Claim) -> None:

@@ -2,17 +2,20 @@
 
 Whoever first wants a state claims it; other threads wait for that claim. Where waiting would close a
 ring (two threads load a cycle from opposite ends), the later one borrows the unfinished object, as
-Python's import system does with modules, and waits for it before it returns to its caller.
+Python's import system does with modules, and waits for it before it returns to its caller. Where a claim's
+thread waits for something else (a lock, an import), whoever waits for it loads the state as well; the first one's
+object becomes known.
 """
 
+import logging
 import math
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from ana import address, claims, fence, fetching, identity, limits, pickling, stores, unloaded
+from ana import address, claims, fence, fetching, identity, kinds, limits, pickling, progress, stores, unloaded
 from ana.errors import ANAError, StateLoadError
-from ana.naming import class_name, find_class, newest
+from ana.naming import class_name, find_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +28,8 @@ MAX_NESTED = 20
 
 SURELY_FITS_BYTES = 1 << 20
 """So large a state is loaded without asking how much memory there is."""
+
+_log = logging.getLogger("ana.loading")
 
 
 def loading_from() -> claims.Source | None:
@@ -99,7 +104,7 @@ def reset_after_fork() -> None:
 
 def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, shell: Any, *, patient: bool) -> Any:
     """Return the live object, or claim the state and build it, or wait for whoever does."""
-    cls = _class_to_find(layer, cls, key)
+    cls = kinds.to_find(layer, cls, key)
     with claims.lock:
         while True:
             live = layer.live.find(key, cls)
@@ -117,60 +122,74 @@ def _obtain(session: claims.Session, layer: claims.Source, cls: type, key: str, 
                 break
             if claim.session is session or claims.would_close_a_ring(claim, session):
                 return claims.borrow(claim, session)
-            session.awaits = claim
-            try:
-                claims.changed.wait()
-            finally:
-                session.awaits = None
+            if claims.stands_still(claim):
+                if progress.is_waiting_for_me(claim.session.thread.number):
+                    return claims.borrow(claim, session)
+                claim = _contest(session, claim, cls, place)
+                break
+            claims.wait(claim, session)
     return _build(session, claim, patient=patient)
 
 
-def _class_to_find(layer: claims.Source, cls: type, key: str) -> type:
-    """Return `cls`, or the latest definition of the live object's class, where that is a subclass of `cls`.
-
-    Of a class that was defined again (a notebook's cell, `importlib.reload`) the latest counts. Raises StateLoadError
-    where the live object is of another class altogether.
-    """
-    live = layer.live.find(key, cls)
-    other = layer.live.get(key) if live is None else live
-    if other is None:
-        return cls
-    kind = unloaded.loaded_class(other)
-    latest = cls if kind is cls else newest(kind)
-    if latest is not kind and issubclass(latest, cls):
-        return latest
-    if live is not None or class_name(kind) == class_name(cls):
-        return cls
-    reason = f"it is a {class_name(kind)}, not a {class_name(cls)}"
-    raise StateLoadError(key, class_name(kind), layer.store.home, reason)
+def _contest(session: claims.Session, claim: claims.Claim, cls: type, place: tuple[object, ...]) -> claims.Claim:
+    """Claim a state that another thread is loading, and does not get on with. Raises StateLoadError."""
+    session.claims += 1
+    made = claims.contest(claim, cls, session)
+    if made is None:
+        session.claims -= 1
+        raise kinds.load_error(claim, f"{claims.MOST_LOADS} threads are loading it, and all wait for something else")
+    _log.warning("state %r is loaded once more: the thread that loads it waits for something else", claim.key)
+    claims.enter(made, place)
+    return made
 
 
 def _end(session: claims.Session) -> None:
     """End a thread's outermost load: load what was put off, wait for what was borrowed, make all known."""
+    missing = None
     try:
         while session.put_off:
             _use_if_possible(session.put_off.pop())
-        claims.wait_for_borrowed(session)
+        missing = claims.wait_for_borrowed(session)
+        if missing is not None:
+            for claim in session.filled[session.published :]:
+                _abandon(claim)
+            raise kinds.load_error(missing, "another thread loads it, for this one too, and waits for something else")
     finally:
-        filled, session.filled = session.filled, []
+        if missing is None:
+            _publish(session)
         with claims.lock:
-            for claim in filled:
-                claim.layer.live.put(claim.key, claim.shell)
-                claims.release(claim)
             if session.claims:
                 # A signal handler raised where nobody had taken care of it yet.
                 for claim in [claim for claim in claims.by_key.values() if claim.session is session]:
                     _abandon(claim)
-            session.claims = 0
-            session.ended = False
+            session.claims = session.published = 0
+            session.ended = session.entangled = False
+            session.thread.forget()
+            session.filled.clear()
             session.borrowed.clear()
             claims.changed.notify_all()
-        for claim in filled:
-            claim.layer.live.keep(claim.key, claim.shell, _state_of(claim).header.raw_bytes)
         session.held.clear()
         session.put_off.clear()
         if not session.ahead_held:
             session.ahead.clear()
+
+
+def _publish(session: claims.Session) -> None:
+    """Make known what a session has loaded; it stays alive until the session's end."""
+    ready = session.filled[session.published :]
+    with claims.lock:
+        session.published = len(session.filled)
+        for claim in ready:
+            first = claim.layer.live.find(claim.key, claim.cls) if claim.contested else None
+            if first is None or unloaded.is_waiting(first):
+                claim.layer.live.put(claim.key, claim.shell)
+            else:
+                # Another thread's load of the same state was faster.
+                claim.shell = first
+            claims.release(claim)
+        claims.changed.notify_all()
+    for claim in ready:
+        claim.layer.live.keep(claim.key, claim.shell, _state_of(claim).header.raw_bytes)
 
 
 def _use_if_possible(obj: Any) -> None:
@@ -194,6 +213,9 @@ def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
                 stack.append(child)
             elif _fill(session, claim, optional=claim is not top):
                 stack.pop()
+                if not session.entangled:
+                    # Complete, and so is all that it refers to: threads that users start while we load may need it.
+                    _publish(session)
             else:
                 _abandon(stack.pop())
     finally:
@@ -204,14 +226,18 @@ def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
 
 def _open(session: claims.Session, claim: claims.Claim, *, patient: bool) -> None:
     """Find a claim's state, and make the object that it will fill."""
-    claim.found = session.ahead.take(claim.layer, claim.key, patient=patient)
+    session.reading = True
+    try:
+        claim.found = session.ahead.take(claim.layer, claim.key, patient=patient)
+    finally:
+        session.reading = False
     claim.children = enumerate(claim.found.header.children)
     if claim.shell is None:
-        cls = _class_for(claim.cls, claim)
+        cls = kinds.to_make(claim.cls, claim.found.header.class_name, claim)
         try:
             claim.shell = unloaded.make_shell(cls)
         except TypeError as error:
-            raise _load_error(claim, f"no instance of {class_name(cls)} can be made: {error}") from error
+            raise kinds.load_error(claim, f"no instance of {class_name(cls)} can be made: {error}") from error
 
 
 def _next_child(session: claims.Session, claim: claims.Claim) -> claims.Claim | None:
@@ -237,10 +263,13 @@ def _next_child(session: claims.Session, claim: claims.Claim) -> claims.Claim | 
 
 
 def _claim_child(session: claims.Session, parent: claims.Claim, key: str) -> claims.Claim | None:
+    session.reading = True
     try:
         found = session.ahead.take(parent.layer, key, patient=False)
     except ANAError:
         return None
+    finally:
+        session.reading = False
     cls = find_class(found.header.class_name, parent.cls, fence.allows(parent.layer.fence))
     if cls is not None and not getattr(cls, "_ana_lazy", True):
         with suppress(TypeError), claims.lock:
@@ -258,7 +287,9 @@ def _claim_child(session: claims.Session, parent: claims.Claim, key: str) -> cla
 def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bool:
     """Unpickle a state into its object, and make that known. False where it is optional and cannot be done."""
     try:
-        _set_state(claim, _unpickle(session, claim))
+        state = _unpickle(session, claim)
+        if not (claim.contested and _is_loaded(claim.shell)):
+            _set_state(claim, state)
     except ANAError:
         if not optional:
             raise
@@ -276,23 +307,32 @@ def _fill(session: claims.Session, claim: claims.Claim, *, optional: bool) -> bo
     return True
 
 
+def _is_loaded(shell: Any) -> bool:
+    """Say whether another thread, which loaded the same state, has given it to this very object meanwhile."""
+    mark = identity.mark_of(shell)
+    return mark is not None and mark.claim is None
+
+
 def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
     found = _state_of(claim)
     check_size(claim.layer, found)
+    session.reading = True
     try:
         segments = found.segments()
     except MemoryError as error:
         size = found.header.raw_bytes
-        raise _load_error(claim, f"there is no memory for its {size} bytes") from error
+        raise kinds.load_error(claim, f"there is no memory for its {size} bytes") from error
+    finally:
+        session.reading = False
     outer, session.layer = session.layer, claim.layer
     try:
         return pickling.load(segments, claim.layer.fence)
     except ANAError:
         raise
     except fence.Refused as error:
-        raise _load_error(claim, str(error)) from error
+        raise kinds.load_error(claim, str(error)) from error
     except Exception as error:
-        raise _load_error(claim, f"{type(error).__name__}: {error}") from error
+        raise kinds.load_error(claim, f"{type(error).__name__}: {error}") from error
     finally:
         session.layer = outer
 
@@ -310,7 +350,7 @@ def _set_state(claim: claims.Claim, state: Any) -> None:
         if isinstance(error, ANAError):
             raise
         reason = f"{class_name(type(shell))}._ana_setstate raised {type(error).__name__}: {error}"
-        raise _load_error(claim, reason) from error
+        raise kinds.load_error(claim, reason) from error
 
 
 def _abandon(claim: claims.Claim) -> None:
@@ -335,30 +375,7 @@ def _load_into(layer: claims.Source, cls: type, key: str, shell: Any) -> None:
     load(layer, cls, key, shell)
 
 
-def _class_for(cls: type, claim: claims.Claim) -> type:
-    """Return the class to make: `cls`, or the subclass of it that the header names."""
-    stored = _state_of(claim).header.class_name
-    if stored in ("", class_name(cls)):
-        return cls
-    found = find_class(stored, cls, fence.allows(claim.layer.fence))
-    if found is not None and issubclass(found, cls):
-        return found
-    if found is None and stored.rpartition(":")[2] == cls.__qualname__:
-        # The class has moved to another module since.
-        return cls
-    if found is None:
-        raise _load_error(claim, f"its class is not to be found here, and is no {class_name(cls)}")
-    raise _load_error(claim, f"it is no {class_name(cls)}")
-
-
 def _state_of(claim: claims.Claim) -> stores.StoredState:
     """Return what `_open` or `_claim_child` found; a claim is on the stack only after that."""
     assert claim.found is not None  # noqa: S101 - for the type checker
     return claim.found
-
-
-def _load_error(claim: claims.Claim, reason: str) -> StateLoadError:
-    found = claim.found
-    name = found.header.class_name if found is not None else class_name(claim.cls)
-    where = found.where if found is not None else claim.layer.store.home
-    return StateLoadError(claim.key, name, where, reason)

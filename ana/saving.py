@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import address, identity, pickling, record
+from ana import address, addressing, identity, pickling, record
 from ana.naming import class_name
 from ana.unloaded import loaded_class
 from ana.writing import Target, Write, note_stored
@@ -28,11 +28,6 @@ __all__ = [
     "storing_into",
 ]
 
-MAX_NESTED = 20
-"""So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
-MOST_WAITING = 1000
-"""So often is that done before it is taken for endless: chains of 10,000 Refs are stored."""
-
 
 class Batch(Protocol):
     """Takes the writes of one thread, to do many of them at once."""
@@ -49,28 +44,9 @@ class Batch(Protocol):
         """Say whether a state was there when the batch looked; None where it did not."""
 
 
-class _Cycle(BaseException):
-    """An object whose content is being addressed was met in the state of an object that it refers to."""
-
-    def __init__(self, obj: object) -> None:
-        super().__init__()
-        self.obj = obj
-
-
-class _TooDeep(BaseException):
-    """An object has to be addressed for so many others' sake that Python's stack might not do."""
-
-    def __init__(self, obj: object) -> None:
-        super().__init__()
-        self.obj = obj
-
-
 class _Local(threading.local):
     def __init__(self) -> None:
-        self.addressing: dict[int, Any] = {}
         self.storing: dict[int, Any] = {}
-        self.depth = 0
-        self.failed: Exception | None = None
         self.batch: Batch | None = None
 
 
@@ -89,12 +65,11 @@ class _Children:
         if found is not None and (self._only is None or found.uuid in self._only):
             self.objects[found.uuid] = child
             return True
-        if id(child) in _local.addressing:
-            raise _Cycle(child)
+        addressing.meet(child)
         return False
 
     def is_final(self, error: Exception) -> bool:
-        return error is _local.failed
+        return addressing.is_final(error)
 
 
 class _Task:
@@ -165,49 +140,16 @@ def make_address(target: Target, obj: Any, *, expected: str | None = None) -> id
     it is first pickled. Raises what pickling or the store raises, and ValueError where the address is not the
     `expected` one; the object has no address then.
     """
-    if id(obj) in _local.addressing:
-        raise _Cycle(obj)
-    if _local.depth >= MAX_NESTED:
-        raise _TooDeep(obj)
-    waiting = [obj]
-    _local.depth += 1
-    try:
-        return _address_all(target, waiting, expected)
-    except Exception as error:
-        _local.failed = error
-        raise
-    finally:
-        for one in waiting:
-            _local.addressing.pop(id(one), None)
-        _local.depth -= 1
-        if not _local.depth:
-            _local.failed = None
 
+    def make(one: Any) -> identity.Mark:
+        return _address(target, one, expected if one is obj else None)
 
-def _address_all(target: Target, waiting: list[Any], expected: str | None) -> identity.Mark:
-    """Address the last object that waits, and so on, up to the first, whose mark is returned."""
-    while True:
-        obj = waiting[-1]
-        _local.addressing[id(obj)] = obj
-        try:
-            mark = _address(target, obj, None if waiting[1:] else expected)
-        except _Cycle as met:
-            if not any(met.obj is one for one in waiting):
-                raise
-            uuid = address.random_uuid()
-            _check_expected(uuid, expected if met.obj is waiting[0] else None)
-            give_address(target, met.obj, uuid)
-        except _TooDeep as met:
-            # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
-            if _local.depth > MAX_NESTED // 2:
-                raise
-            _check_depth(waiting, met.obj)
-            waiting.append(met.obj)
-        else:
-            del _local.addressing[id(obj)]
-            waiting.pop()
-            if not waiting:
-                return mark
+    def give(one: Any) -> identity.Mark:
+        uuid = address.random_uuid()
+        _check_expected(uuid, expected if one is obj else None)
+        return give_address(target, one, uuid)
+
+    return addressing.address(obj, make, give)
 
 
 def _address(target: Target, obj: Any, expected: str | None) -> identity.Mark:
@@ -229,13 +171,6 @@ def _check_expected(key: str, expected: str | None) -> None:
             "call make_uuid() without one, or with one of another version (uuid.uuid4())"
         )
         raise ValueError(msg)
-
-
-def _check_depth(waiting: list[Any], obj: object) -> None:
-    """Raise RecursionError where there is no end: states, say, that make a new Ref each time they are asked for."""
-    if len(waiting) >= MOST_WAITING:
-        msg = f"{class_name(type(obj))}: nested in others that have no UUID yet, too deeply or without an end"
-        raise RecursionError(msg) from None
 
 
 def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:

@@ -1,0 +1,110 @@
+"""Objects that get an address while the states of others are pickled for theirs: circles, depth, failures.
+
+An address follows from a state, and a state from the addresses in it. So addresses are made one within the other.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ana.identity import Mark
+from ana.naming import class_name
+
+__all__ = ["address", "is_final", "meet"]
+
+MAX_NESTED = 20
+"""So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
+MOST_WAITING = 1000
+"""So often is that done before it is taken for endless: chains of 10,000 Refs are stored."""
+
+
+class _Cycle(BaseException):
+    """An object whose content is being addressed was met in the state of an object that it refers to."""
+
+    def __init__(self, obj: object) -> None:
+        super().__init__()
+        self.obj = obj
+
+
+class _TooDeep(BaseException):
+    """An object has to be addressed for so many others' sake that Python's stack might not do."""
+
+    def __init__(self, obj: object) -> None:
+        super().__init__()
+        self.obj = obj
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.addressing: dict[int, Any] = {}
+        self.depth = 0
+        self.failed: Exception | None = None
+
+
+_local = _Local()
+
+
+def meet(obj: object) -> None:
+    """Note that the state that is being pickled holds an object that has no UUID yet."""
+    if id(obj) in _local.addressing:
+        raise _Cycle(obj)
+
+
+def is_final(error: Exception) -> bool:
+    """Return whether an error came from addressing another object, which was met: to do that again is no cure."""
+    return error is _local.failed
+
+
+def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
+    """Return the mark that `make` gives to an object, and to others before it where depth demands that.
+
+    Where it is met again meanwhile, `give` gives it one that does not follow from its state. Raises what `make` raises;
+    RecursionError where there is no end.
+    """
+    meet(obj)
+    if _local.depth >= MAX_NESTED:
+        raise _TooDeep(obj)
+    waiting = [obj]
+    _local.depth += 1
+    try:
+        return _address_all(waiting, make, give)
+    except Exception as error:
+        _local.failed = error
+        raise
+    finally:
+        for one in waiting:
+            _local.addressing.pop(id(one), None)
+        _local.depth -= 1
+        if not _local.depth:
+            _local.failed = None
+
+
+def _address_all(waiting: list[Any], make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
+    """Address the last object that waits, and so on, up to the first, whose mark is returned."""
+    while True:
+        obj = waiting[-1]
+        _local.addressing[id(obj)] = obj
+        try:
+            mark = make(obj)
+        except _Cycle as met:
+            if not any(met.obj is one for one in waiting):
+                raise
+            give(met.obj)
+        except _TooDeep as met:
+            # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
+            if _local.depth > MAX_NESTED // 2:
+                raise
+            _check_depth(waiting, met.obj)
+            waiting.append(met.obj)
+        else:
+            del _local.addressing[id(obj)]
+            waiting.pop()
+            if not waiting:
+                return mark
+
+
+def _check_depth(waiting: list[Any], obj: object) -> None:
+    """Raise RecursionError where there is no end: states, say, that make a new Ref each time they are asked for."""
+    if len(waiting) >= MOST_WAITING:
+        msg = f"{class_name(type(obj))}: nested in others that have no UUID yet, too deeply or without an end"
+        raise RecursionError(msg) from None

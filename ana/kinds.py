@@ -1,0 +1,50 @@
+"""Of which class an object is looked for, and of which it is made, when its state is loaded."""
+
+from ana import claims, fence, unloaded
+from ana.errors import StateLoadError
+from ana.naming import class_name, find_class, newest
+
+__all__ = ["load_error", "to_find", "to_make"]
+
+
+def to_find(layer: claims.Source, cls: type, key: str) -> type:
+    """Return `cls`, or the latest definition of the live object's class, where that is a subclass of `cls`.
+
+    Of a class that was defined again (a notebook's cell, `importlib.reload`) the latest counts. Raises StateLoadError
+    where the live object is of another class altogether.
+    """
+    live = layer.live.find(key, cls)
+    other = layer.live.get(key) if live is None else live
+    if other is None:
+        return cls
+    kind = unloaded.loaded_class(other)
+    latest = cls if kind is cls else newest(kind)
+    if latest is not kind and issubclass(latest, cls):
+        return latest
+    if live is not None or class_name(kind) == class_name(cls):
+        return cls
+    reason = f"it is a {class_name(kind)}, not a {class_name(cls)}"
+    raise StateLoadError(key, class_name(kind), layer.store.home, reason)
+
+
+def to_make(cls: type, stored: str, claim: claims.Claim) -> type:
+    """Return the class to make: `cls`, or the subclass of it that the header names. Raises StateLoadError."""
+    if stored in ("", class_name(cls)):
+        return cls
+    found = find_class(stored, cls, fence.allows(claim.layer.fence))
+    if found is not None and issubclass(found, cls):
+        return found
+    if found is None and stored.rpartition(":")[2] == cls.__qualname__:
+        # The class has moved to another module since.
+        return cls
+    if found is None:
+        raise load_error(claim, f"its class is not to be found here, and is no {class_name(cls)}")
+    raise load_error(claim, f"it is no {class_name(cls)}")
+
+
+def load_error(claim: claims.Claim, reason: str) -> StateLoadError:
+    """Return the error that says why a state cannot be loaded."""
+    found = claim.found
+    name = found.header.class_name if found is not None else class_name(claim.cls)
+    where = found.where if found is not None else claim.layer.store.home
+    return StateLoadError(claim.key, name, where, reason)
