@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ana import files, publishing, threads
+from ana import documents, files, publishing, threads
 from ana.access import FREE, Access, open_regular
 from ana.counters import Counters
 from ana.errors import LockTimeoutError, StoreError, UntrustedStoreError
@@ -177,7 +177,7 @@ def _sign(path: str, access: Access) -> bool:
 def _holder(path: str) -> str:
     """Say who holds a lock, as far as that was written down."""
     try:
-        fields = json.loads(files.read_whole(f"{path}.holder", 4096) or b"")
+        fields = documents.parse(files.read_whole(f"{path}.holder", 4096) or b"")
         return f"host {fields['host']}, pid {fields['pid']}, since {fields['since']}"
     except (ValueError, KeyError, TypeError, StoreError, UntrustedStoreError):
         return "another process"

@@ -34,6 +34,7 @@ _EARLY_BYTES = 256 << 10
 """Parts from this size on are sent to the disk or the server while the next ones are being made."""
 _SYNC_FILE_RANGE_WRITE = 2
 """Of <fcntl.h>: begin to write what is dirty, and do not wait for it."""
+_ASIDE_NAME_BYTES = 220
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 """Of <fcntl.h> and <stdio.h>: relative paths are as ever; a name that is taken is an error."""
 _FAULTS = frozenset(
@@ -211,7 +212,9 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
     the meantime, that one gets its name back.
     """
     folder, name = os.path.split(path)
-    aside = f"{folder}/{files.BAD}{os.urandom(4).hex()}-{name}"
+    # A name may be as long as the filesystem takes: its end is what it is known by.
+    kept = os.fsdecode(os.fsencode(name)[-_ASIDE_NAME_BYTES:])
+    aside = f"{folder}/{files.BAD}{os.urandom(4).hex()}-{kept}"
     with files.reported(path):
         try:
             os.rename(path, aside)

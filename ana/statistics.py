@@ -3,13 +3,12 @@
 Not imported with the rest: dataclasses take longer to import than all of ana.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from ana import files, paths, reporting
+from ana import documents, files, paths, reporting
 from ana.counters import Counters
 from ana.errors import ANAError
 
@@ -135,7 +134,7 @@ def summarize(folder: str | os.PathLike[str]) -> Summary:
             continue
         try:
             found.append(_read(f"{path}/{entry.name}"))
-        except (ANAError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ANAError, ValueError, KeyError, TypeError, AttributeError):
             unreadable += 1
     stores: dict[str, Stats] = {}
     for report in found:
@@ -170,7 +169,7 @@ class _Report:
 
 def _read(path: str) -> _Report:
     data = files.read_whole(path, LIMIT_BYTES)
-    written = json.loads(data or b"")
+    written = documents.parse(data or b"")
     if written["format"] != reporting.FORMAT:
         msg = f"{path} is of format {written['format']!r}"
         raise ValueError(msg)

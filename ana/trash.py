@@ -149,7 +149,7 @@ def _finish(path: str, doomed: str, before: float) -> str:
     if seen is None:
         # Another collection took it for the leftover of a killed one.
         return BACK
-    if files.look(path) is not None or seen.links > 1:
+    if files.look(path) is not None or (seen.links > 1 and _has_another_name(path)):
         os.unlink(doomed)
         return BACK
     if seen.modified >= before:
@@ -158,6 +158,15 @@ def _finish(path: str, doomed: str, before: float) -> str:
     with suppress(FileNotFoundError):
         os.unlink(doomed)
     return DELETED
+
+
+def _has_another_name(path: str) -> bool:
+    """Return whether a file that has several names is to be had by one of ours: a backup's, elsewhere, do not count.
+
+    By a listing: an NFS client may go on answering that a name is not there.
+    """
+    ours = {os.path.basename(path), os.path.basename(trash_path(path))}
+    return not ours.isdisjoint(os.listdir(os.path.dirname(path)))
 
 
 def _put_back_into_trash(path: str, doomed: str) -> None:

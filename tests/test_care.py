@@ -1,5 +1,6 @@
 """Looking after a store: `ana info`, `stats`, `ls`, `show`, `cat`, `verify`, `sweep` on stores of every kind."""
 
+import errno
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from helpers.care import numbered, put, ran
 from test_cli import on_a_terminal
 
 import ana
-from ana import locks, maintenance
+from ana import files, locks, maintenance
 from ana.cli import output
 
 STATES = 10_000
@@ -244,6 +245,188 @@ def test_a_newer_record_is_no_damage(small, capfd):
     done = ran(capfd, "-d", store, "--json", "verify", "--set-aside")
     assert [(wrong["uuid"], wrong["kind"]) for wrong in done.document["problems"]] == [(left, "failed")]
     assert path.read_bytes() == data
+
+
+# One bad thing among many
+
+
+@pytest.mark.parametrize("kind", ["conflict", "long", "misplaced", "misplaced alone", "shortened"])
+@pytest.mark.parametrize("cure", ["--set-aside", "--repair-from"])
+def test_copies_in_a_wrong_place_are_set_aside(tmp_path, capfd, kind, cure):
+    """What a sync tool or a slip has left stops a collection; the cure that it names takes it away, no more."""
+    store = care.store(tmp_path / "store")
+    care.store(tmp_path / "other")
+    put(store, numbered(1), (numbered(2),))
+    path = put(store, numbered(2))
+    assert ran(capfd, "-d", store, "keep", "root", numbered(1)).code == 0
+    wrong = {
+        "conflict": path.with_name(f"{numbered(2)} (conflicted copy).pkl.zst"),
+        "long": path.with_name(f"{numbered(2)}{'x' * 200}.pkl.zst"),
+        "shortened": path.with_name(f"{'x' * 120}~{'0' * 32}.pkl.zst"),
+    }.get(kind, store / "00" / "00" / path.name)
+    wrong.parent.mkdir(parents=True, exist_ok=True)
+    (path.rename if kind == "misplaced alone" else lambda to: to.write_bytes(path.read_bytes()))(wrong)
+    gc = ("-d", store, "gc", "--unreachable")
+    if kind != "misplaced alone":
+        done = ran(capfd, *gc)
+        assert done.code == 4
+        assert cure in done.err
+    before = wrong.read_bytes()
+    words = (cure,) if cure == "--set-aside" else (cure, tmp_path / "other")
+    aside = ran(capfd, "--json", "-d", store, "verify", *words).document["set_aside"]
+    assert not wrong.exists()
+    assert [(store / name).read_bytes() for name in aside] == [before]
+    assert path.exists() is (kind != "misplaced alone")
+    assert ran(capfd, *gc).code == (4 if kind == "misplaced alone" else 0)
+
+
+@pytest.fixture
+def unlistable(small, monkeypatch):
+    """A store, one of its shard folders, and that this cannot be listed: a bad block, or another's mode."""
+    store, top, _ = small
+    for number in range(1, 6):
+        put(store, numbered(number))
+    folder, real = f"{top[:2]}/", files.list_folder
+
+    def list_folder(path):
+        if path.endswith(f"/{folder}"):
+            with files.reported(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(files, "list_folder", list_folder)
+    return store, folder, top
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("ls", 4),
+        ("ls --larger 1G", 4),
+        ("ls -0", 4),
+        ("stats", 4),
+        ("stats --exact", 4),
+        ("verify", 4),
+        ("report -o NEW", 4),
+        ("gc --older-than 1d", 4),
+        ("gc --older-than 1d --dry-run", 4),
+        ("sweep", 3),
+    ],
+)
+def test_a_folder_that_cannot_be_listed(unlistable, tmp_path, capfd, command, code):
+    """Each command says which it is, does what it can with the others, and its exit code says that it was not all."""
+    store, folder, _ = unlistable
+    before = raw_tree.states(store)
+    done = ran(capfd, "-d", store, *_new(command.split(), tmp_path))
+    assert done.code == code
+    assert folder in done.err
+    assert raw_tree.states(store) == before
+    assert not (store / ".ana" / "summary.json").exists()
+
+
+def test_the_rest_of_a_store_whose_folder_cannot_be_listed(unlistable, capfd):
+    """Lists, counts and checks have all others; a collection takes nothing, as nobody knows what is needed."""
+    store, folder, top = unlistable
+    rest = [path for path in raw_tree.states(store) if not path.startswith(folder)]
+    listed = [json.loads(line) for line in ran(capfd, "-d", store, "--json", "ls").out.splitlines()]
+    assert sorted(state["name"] for state in listed) == sorted([*rest, folder])
+    assert ran(capfd, "-d", store, "--json", "stats").document["states"] == len(rest)
+    verified = ran(capfd, "-d", store, "--json", "verify").document
+    assert verified["checked"] == len(rest)
+    assert [(wrong["name"], wrong["kind"]) for wrong in verified["problems"]] == [(folder, "failed")]
+    assert ran(capfd, "-d", store, "show", rest[0].rpartition("/")[2][:8]).code == 0
+    assert ran(capfd, "-d", store, "show", top[:8]).code == 1
+    collected = ran(capfd, "-d", store, "--json", "gc", "--older-than", "0s", "--grace", "0s").document
+    assert collected["refused"]
+    assert collected["trashed"] == []
+
+
+CALENDARS = [253402300900, 910692648000, -62135596801, 2**33]
+
+
+@pytest.mark.parametrize("when", CALENDARS)
+def test_times_that_no_calendar_has(tmp_path, capfd, when):
+    """A broken file server's times of change are said as they are, and end nothing."""
+    with mounts.tmpfs(tmp_path / "memory", "size=4m") as place:
+        store = care.store(place / "store")
+        path = put(store, numbered(1))
+        left = path.with_name(".tmp-node-1-00")
+        left.touch()
+        ahead = when > time.time()
+        for found in (path, left):
+            os.utime(found, (when, when))
+        codes = {"verify": 0, "stats --exact": 0, f"show {numbered(1)}": 0, "report -o NEW": 0, "ls": 0}
+        codes["gc --older-than 1d --dry-run"] = 0
+        codes["sweep"] = 3 if ahead else 0
+        for command, code in codes.items():
+            done = ran(capfd, "-d", store, *_new(command.split(), tmp_path))
+            assert (command, done.code) == (command, code)
+            assert ("ahead" in done.out + done.err) is (ahead and command.split()[0] in {"ls", "gc", "sweep"})
+        left.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("in_the_trash", [False, True])
+def test_states_from_the_future_are_named(tmp_path, capfd, in_the_trash):
+    """A collection leaves what is dated ahead of the server's clock, says so with a cure, and the cure works."""
+    store = care.store(tmp_path / "store")
+    path = put(store, numbered(1), age_days=-300)
+    if in_the_trash:
+        path = path.rename(path.with_name(f".trash-{path.name}"))
+    command = ("-d", store, "gc", "--older-than", "0s", "--grace", "0s")
+    done = ran(capfd, *command)
+    assert done.code == 0
+    assert path.exists()
+    cure = re.search("by (find .*)", done.err)[1]
+    subprocess.run(["sh", "-c", cure.replace("STORE", shlex.quote(str(store)))], check=True)
+    time.sleep(0.01)
+    assert ran(capfd, *command).err == ""
+    assert not path.exists()
+
+
+SENSELESS = [
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b"[" * 60_000,
+    b'{"taken": NaN}',
+    b'{"taken": 1e999, "states": 1}',
+    b'{"taken": ' + b"9" * 5000 + b"}",
+    b'{"taken": "yesterday"}',
+    b'{"taken": 1, "taken": 2}',
+    b'{"taken": true, "states": {}, "inodes": [], "raw_bytes": null, "stored_bytes": "x"}',
+    b'{"taken": 1, "states": "x", "raw_bytes": 1, "stored_bytes": 1, "trash_bytes": 1, "by_class": 1}',
+    b'{"taken": 1, "states": 1, "raw_bytes": 1, "stored_bytes": 1, "trash_bytes": 1, "by_class": [7], "by_age": []}',
+]
+
+
+@pytest.mark.parametrize("text", SENSELESS, ids=lambda text: repr(text[:60]))
+def test_senseless_sums_are_passed_over(small, tmp_path, capfd, text):
+    """What a summary, the history or a process's numbers say is believed if it can be; else it is as if not there."""
+    store, _, _ = small
+    assert ran(capfd, "-d", store, "stats", "--exact").code == 0
+    (store / ".ana" / "summary.json").write_bytes(text)
+    with open(store / ".ana" / "history.jsonl", "ab") as file:
+        file.write(b"\n" + text + b"\n")
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "numbers" / "ana-node-1-0.json").write_bytes(text)
+    assert ran(capfd, "-d", store, "--json", "stats").document["summary"] is None
+    assert ran(capfd, "-d", store, "stats", "--jobs", tmp_path / "numbers").code == 0
+    assert len(maintenance.history(store)) == 1
+    assert ran(capfd, "-d", store, "report", "-o", tmp_path / "page.html").code == 0
+
+
+@pytest.mark.parametrize("text", SENSELESS, ids=lambda text: repr(text[:60]))
+def test_senseless_roots_stop_a_collection_with_a_line(small, capfd, text):
+    """Nobody knows what is to be kept: a line names the file."""
+    store, top, _ = small
+    assert ran(capfd, "-d", store, "keep", "root", top).code == 0
+    (path,) = (store / ".ana" / "roots").iterdir()
+    path.write_bytes(text)
+    done = ran(capfd, "-d", store, "gc", "--unreachable")
+    assert done.code in {1, 10}
+    assert str(path) in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 # Other places than a store

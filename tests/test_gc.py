@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import threading
 
 import pytest
@@ -211,6 +212,17 @@ def test_names_of_every_kind(store):
     assert len(collect(store).trashed) == 3
     assert [layer.load_state(key) for key in keys] == keys
     assert len(raw_tree.states(store)) == 4
+
+
+def test_a_backup_by_hard_links(store):
+    """Names elsewhere (`cp -al`, `rsync --link-dest`) keep nothing here: all goes in one run, and the backup stays."""
+    for number in range(5):
+        put_in_trash(store, numbered(number), (numbered(number + 1),) if number < 4 else (), age_days=2)
+    backup = shutil.copytree(store, store.with_name("backup"), copy_function=os.link)
+    done = collect(store)
+    assert sorted(done.deleted) == sorted(name(numbered(number)) for number in range(5))
+    assert all_names(store) == []
+    assert len(all_names(backup)) == 5
 
 
 def test_empty_folders_go_when_they_have_been_empty_for_a_grace(store):

@@ -61,7 +61,7 @@ inodes, summary (taken, states, raw_bytes, stored_bytes, trash_bytes,
 by_class, by_age, by_size; null if nobody has counted yet),
 summary_age_seconds, exact, ratio, problems (uuid, name, kind, reason),
 jobs (null, or what --jobs prints: docs/observing.md).
-Exit codes: 0; 4 if headers cannot be read (with --exact).
+Exit codes: 0; 4 if folders, or (with --exact) headers, cannot be read.
 """
 
 VERIFY_EXAMPLES = """\b

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ana import statistics
+from ana import maintenance, statistics
 from ana.cli.output import emit, said
 from ana.statistics import Stats, Summary
 
@@ -84,7 +84,10 @@ def _some(count: int, one: str, many: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return maintenance.date(seconds, "")
 
 
 def _table(stats: Stats) -> Table:

@@ -71,7 +71,7 @@ Examples:
 \b
 JSON: states, roots, kept, trashed, trashed_bytes, deleted, deleted_bytes,
 brought_back, waiting (in the trash), folders, failed (file: reason),
-problems, refused, dry_run.
+problems, ahead, refused, dry_run.
 Exit codes: 0; 3 if some could not be moved or deleted; 4 if states are
 damaged or missing (refused: nothing was collected); 11 if other maintenance
 runs.
@@ -203,11 +203,7 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
 
 
 def _say(output: Output, found: maintenance.Collected) -> None:
-    for name, reason in list(found.failed.items())[:20]:
-        warn(f"{name}: {reason}")
-    if found.refused:
-        warn("nothing was collected: states that stay cannot be read, so that nobody knows what they refer to; ")
-        warn("ana verify --set-aside (or --repair-from) takes them out of the way")
+    _warn(found)
     warn_of(found.problems, output)
     if output.as_json:
         emit(found)
@@ -229,3 +225,18 @@ def _say(output: Output, found: maintenance.Collected) -> None:
     said(made)
     if found.problems:
         said(problems_table(found.problems))
+
+
+def _warn(found: maintenance.Collected) -> None:
+    for name, reason in list(found.failed.items())[:20]:
+        warn(f"{name}: {reason}")
+    if found.refused:
+        warn("nothing was collected: what stays cannot be read, so that nobody knows what it refers to; ")
+        for wrong in [wrong for wrong in found.problems if wrong.kind == "failed"][:20]:
+            warn(f"{wrong.name}: {wrong.reason}")
+        if any(wrong.kind == "damaged" for wrong in found.problems):
+            warn("ana verify --set-aside (or --repair-from) takes damaged states out of the way")
+    if found.ahead:
+        count, first = len(found.ahead), found.ahead[0]
+        warn(f"{count:,} states stay: their times of change lie ahead of the file server's clock (first: {first});")
+        warn("if that is right, they get the present by find STORE -name '*.pkl.zst' -newermt now -exec touch {} +")

@@ -26,6 +26,7 @@ from ana.cli.output import (
     size,
     store_options,
     table,
+    warn,
 )
 
 __all__ = ["cat", "ls", "show", "when"]
@@ -40,7 +41,7 @@ Examples:
 \b
 JSON: a line for each state with uuid, class_name, size_bytes (of its file),
 raw_bytes, children (how many), age_seconds, name (its file), problem.
-Exit codes: 0; 4 if a state's header cannot be read.
+Exit codes: 0; 4 if a state's header or a folder cannot be read.
 """
 
 SHOW_EXAMPLES = """\b
@@ -109,11 +110,13 @@ def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, *
 
 
 def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
-    if null:
+    if state.problem is not None and not state.uuid:
+        warn(f"{state.name}: {state.problem.reason}")
+    if null and state.uuid:
         sys.stdout.buffer.write(state.uuid.encode("utf-8", "surrogatepass") + b"\0")
     elif output.as_json:
         emit(state, one_line=True)
-    elif not output.quiet:
+    elif not (output.quiet or null) and state.uuid:
         what = state.class_name or "(bare state)" if state.problem is None else f"({state.problem.kind})"
         line = f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}"
         click.echo(printable(line))
@@ -203,9 +206,7 @@ def _line(child: maintenance.Child) -> Text:
 
 def when(seconds: float) -> str:
     """Write a time, given in s since 1970."""
-    from datetime import UTC, datetime  # noqa: PLC0415 - wanted here alone
-
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return maintenance.date(seconds, "%Y-%m-%d %H:%M:%S UTC")
 
 
 @click.command("cat", epilog=CAT_EXAMPLES)

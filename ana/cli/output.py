@@ -310,6 +310,8 @@ def size(size_bytes: float) -> str:
 
 def age(seconds: float) -> str:
     """Write a time with its two largest digits: "45 s", "3.2 h", "12 d"."""
+    if seconds < -60:  # noqa: PLR2004 - clocks differ by a little
+        return "ahead"
     seconds = max(0.0, seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:

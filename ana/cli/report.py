@@ -3,7 +3,18 @@
 import click
 
 from ana import maintenance, paths
-from ana.cli.output import AGE, DONE, Output, emit, output_place, progress, said, store_options
+from ana.cli.output import (
+    AGE,
+    DAMAGE,
+    DONE,
+    Output,
+    emit,
+    output_place,
+    progress,
+    said,
+    store_options,
+    warn_of,
+)
 
 __all__ = ["report"]
 
@@ -14,7 +25,8 @@ Examples:
   0 6 * * 1  ana -q -d /shared/pickles report -o /home/me/public/store.html
 
 \b
-JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written.
+JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
+4 if states or folders cannot be read (the page is of the rest).
 """
 
 
@@ -47,15 +59,19 @@ def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs
     from elsewhere. Counts exactly, and leaves the sums for `ana stats` and for
     the next page's history. An older page is replaced when the new one is whole.
     """
+    problems: list[maintenance.Problem] = []
     with progress(output, "ana report") as tell:
-        page = maintenance.report(output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell)
+        page = maintenance.report(
+            output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell, problems=problems
+        )
     path, speaks = output_place(path)
     place, data = paths.absolute(path), page.encode("utf-8", "backslashreplace")
     maintenance.write_file(place, data)
+    warn_of(problems, output)
     if not speaks:
-        return DONE
+        return DAMAGE if problems else DONE
     if output.as_json:
         emit({"path": place, "size_bytes": len(data)})
     elif not output.quiet:
         said(f"{place}")
-    return DONE
+    return DAMAGE if problems else DONE

@@ -12,7 +12,7 @@ from ana.maintenance.importing import Imported, import_file, import_old
 from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
 from ana.maintenance.keying import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, open_store, write_file
+from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, date, open_store, write_file
 from ana.maintenance.reporting import report
 from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
 from ana.maintenance.sweeping import LEFTOVER_SECONDS, Swept, sweep
@@ -48,6 +48,7 @@ __all__ = [
     "Verified",
     "beginning",
     "cat",
+    "date",
     "export_states",
     "find",
     "forget",

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from ana import trash
 from ana.errors import ANAError
 from ana.maintenance.marking import Marking
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, locked, now, open_store
+from ana.maintenance.opening import (
+    AHEAD_SECONDS,
+    LOCK_SECONDS,
+    Doing,
+    Path,
+    Problem,
+    Tell,
+    locked,
+    now,
+    open_store,
+    unlisted,
+)
 from ana.stores import roots
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
@@ -72,8 +83,10 @@ class Collected:
     """What could not be moved or deleted, and why."""
     problems: list[Problem] = field(default_factory=list)
     """States that are damaged, or missing though others refer to them."""
+    ahead: list[str] = field(default_factory=list)
+    """What stays because its time of change lies ahead of the server's clock: one of the two was, or is, wrong."""
     refused: bool = False
-    """Nothing was collected: states that stay could not be read, so that nobody knows what they refer to."""
+    """Nothing was collected: states that stay, or folders, could not be read: nobody knows what they refer to."""
     dry_run: bool = False
 
 
@@ -140,6 +153,8 @@ class _Collection:
 
     def run(self) -> Collected:
         """Do all of it."""
+        if self._is_blind():
+            return self.done
         self._recover()
         trashed = {plain_name(name) for name in self.contents.trash}
         self._mark()
@@ -160,6 +175,12 @@ class _Collection:
         self._remove_folders()
         return done
 
+    def _is_blind(self) -> bool:
+        """Refuse where folders cannot be listed: nobody knows what the states in them refer to."""
+        self.done.problems += unlisted(self.survey.unreadable)
+        self.done.refused = bool(self.survey.unreadable)
+        return self.done.refused
+
     # What stays
 
     def _mark(self) -> None:
@@ -171,12 +192,16 @@ class _Collection:
                 self.files[name] = File(name, 0, self.now)
             elif found is not None:
                 self.files[name] = found
+        self._note_ahead(self.files.values())
         before = self.before
         if self.scope.older_than_seconds is not None:
             before = min(before, self.now - self.scope.older_than_seconds)
         self.kept.mark({file.name: "" for file in self.files.values() if file.modified >= before})
         if self.scope.max_bytes is not None or self.scope.max_files is not None:
             self._fill()
+
+    def _note_ahead(self, found: Iterable[File]) -> None:
+        self.done.ahead += [file.name for file in found if file.modified > self.now + AHEAD_SECONDS]
 
     def _fill(self) -> None:
         """Keep the youngest, each with all that it refers to, as far as there is room."""
@@ -260,12 +285,15 @@ class _Collection:
                 self.files[name] = found
             elif found is not None:
                 waiting.add(name)
+                self._note_ahead([found] if isinstance(found, File) else [])
         return old, waiting
 
     def _still_needed(self, trashed: set[str], waiting: set[str]) -> Marking | None:
         """Mark all that states refer to which are there, in the trash or not; None where one cannot be read."""
         # Listed once more: what was brought back during the first listing may have been in neither place.
         again = self.survey.contents()
+        if self._is_blind():
+            return None
         new = {*again.states, *({*map(plain_name, again.trash)} - trashed)}
         staying = Marking(self.survey, self.tell, "marking what waits in the trash", beside=self.kept)
         staying.mark(dict.fromkeys(new | (self.live - self.kept.marked.keys()) | waiting, ""))

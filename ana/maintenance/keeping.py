@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ana import address
-from ana.errors import StateNotFoundError
+from ana.errors import ANAError, StateNotFoundError
 from ana.maintenance.looking import find
 from ana.maintenance.opening import Path, Problem, open_store, problem
 from ana.stores import roots as roots_of
@@ -33,7 +33,7 @@ class RootInfo:
     by: str
     """The host and process that did so last."""
     missing: list[str]
-    """Those of its UUIDs whose states are not in the store any more."""
+    """Those of its UUIDs whose states are not in the store any more, or cannot be looked up."""
 
 
 def keep(pickle_dir: Path, name: str, uuids: list[str]) -> Kept:
@@ -72,7 +72,14 @@ def roots(pickle_dir: Path) -> list[RootInfo]:
     found = []
     for name, entries in sorted(by_name.items()):
         uuids = sorted({uuid for entry in entries for uuid in entry.uuids})
-        missing = [uuid for uuid in uuids if not survey.is_there(uuid)]
+        missing = [uuid for uuid in uuids if not _is_there(survey, uuid)]
         since = min(entry.since for entry in entries)
         found.append(RootInfo(name, uuids, since, max(entries, key=lambda entry: entry.since).by, missing))
     return found
+
+
+def _is_there(survey: Survey, uuid: str) -> bool:
+    try:
+        return survey.is_there(uuid)
+    except ANAError:
+        return False

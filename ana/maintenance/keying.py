@@ -4,7 +4,18 @@ from dataclasses import dataclass, field
 
 from ana import address, files, keys, opening
 from ana.errors import ANAError, StoreError, UntrustedStoreError
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, open_store, problem
+from ana.maintenance.opening import (
+    LOCK_SECONDS,
+    Doing,
+    Path,
+    Problem,
+    Tell,
+    absolute,
+    locked,
+    open_store,
+    problem,
+    unlisted,
+)
 from ana.stores import adopting
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import Survey
@@ -98,6 +109,7 @@ def rotate_key(pickle_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: f
         store = open_store(pickle_dir)
         survey = Survey(store)
         names = list(survey.names_to_sign())
+        done.problems += unlisted(survey.unreadable)
         done.states = len(names)
         for number, name in enumerate(names, 1):
             _sign(store, survey, name, done)

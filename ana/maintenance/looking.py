@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from ana import address
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
-from ana.maintenance.opening import Path, Problem, host_now, open_store, problem
+from ana.maintenance.opening import Path, Problem, host_now, open_store, problem, unlisted
 from ana.record import Header
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import File, Survey, plain_name, trash_name
@@ -40,7 +41,8 @@ class StateInfo:
     name: str
     """Its file, relative to the store."""
     problem: Problem | None = None
-    """What is wrong with it, if its header cannot be read: then class and raw size are not known."""
+    """What is wrong with it, if its header cannot be read: then class and raw size are not known. A folder that cannot
+    be listed has its `name`, and no `uuid`."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def ls(
         tests.append(lambda state: state.age_seconds > older_than_seconds)
     if newer_than_seconds is not None:
         tests.append(lambda state: state.age_seconds < newer_than_seconds)
-    return (state for state in _listed(survey, right_now) if all(test(state) for test in tests))
+    return chain(
+        (state for state in _listed(survey, right_now) if all(test(state) for test in tests)), _unlisted(survey)
+    )
 
 
 def find(pickle_dir: Path, prefix: str) -> str:
@@ -123,7 +127,9 @@ def find(pickle_dir: Path, prefix: str) -> str:
 def beginning(pickle_dir: Path, prefix: str) -> list[str]:
     """Return the UUIDs that begin with `prefix`. Raises what opening the store raises."""
     store = open_store(pickle_dir)
-    return sorted(_beginning(store, prefix, prefix[: 2 * store.config.levels] if _HEX.fullmatch(prefix) else ""))
+    return sorted(
+        _beginning(Survey(store), prefix, prefix[: 2 * store.config.levels] if _HEX.fullmatch(prefix) else "")
+    )
 
 
 def show(pickle_dir: Path, uuid: str) -> Shown:
@@ -192,6 +198,12 @@ def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
             )
 
 
+def _unlisted(survey: Survey) -> Iterator[StateInfo]:
+    # Known when all others are listed. No filter tells whether what is in them is wanted.
+    for wrong in unlisted(survey.unreadable):
+        yield StateInfo("", "", 0, 0, 0, 0.0, wrong.name, wrong)
+
+
 def _look(survey: Survey, name: str) -> File | None:
     try:
         return survey.look(name)
@@ -203,17 +215,19 @@ def _find(store: DirectoryStore, prefix: str) -> str:
     if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
         return prefix
     # A UUID's first digits are its folder: mostly one listing does.
-    found = _beginning(store, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
-    found = found or _beginning(store, prefix, "")
+    survey = Survey(store)
+    found = _beginning(survey, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
+    found = found or _beginning(survey, prefix, "")
     if len(found) > 1:
         raise AmbiguousPrefixError(prefix, sorted(found)[:3])
     if not found:
-        raise StateNotFoundError(prefix, store.home)
+        # It may be where nobody can look.
+        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home))
     return found[0]
 
 
-def _beginning(store: DirectoryStore, prefix: str, digits: str) -> list[str]:
-    names = (name.rpartition("/")[2] for name in Survey(store).states(digits, trash=True))
+def _beginning(survey: Survey, prefix: str, digits: str) -> list[str]:
+    names = (name.rpartition("/")[2] for name in survey.states(digits, trash=True))
     keys = {address.key_of_name(name) for name in names}
     return [key for key in keys if key is not None and key.startswith(prefix)]
 

@@ -1,7 +1,7 @@
 """What all maintenance has in common: opening a store, its lock, saying how far it is."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,20 +13,25 @@ from ana.stores.config import CONFIG
 from ana.stores.directory import DirectoryStore
 
 __all__ = [
+    "AHEAD_SECONDS",
     "LOCK_SECONDS",
     "Doing",
     "Path",
     "Problem",
     "Tell",
     "absolute",
+    "date",
     "host_now",
     "locked",
     "now",
     "open_store",
     "problem",
+    "unlisted",
     "write_file",
 ]
 
+AHEAD_SECONDS = 3600.0
+"""A file whose time of change lies further ahead has got it from a clock that was wrong."""
 LOCK_SECONDS = 10.0
 """How long another maintenance of the same store is waited for."""
 
@@ -110,6 +115,16 @@ def host_now() -> float:
     return files.now_ns() / 1e9
 
 
+def date(seconds: float, pattern: str) -> str:
+    """Write a time, in s since 1970; what no calendar has (a broken file server, a bad restore) as seconds."""
+    from datetime import UTC, datetime  # noqa: PLC0415 - most commands write none
+
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime(pattern)
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s after 1970"
+
+
 def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:
     """Return an error as a part of a result."""
     if isinstance(error, CorruptedStateError):
@@ -117,3 +132,8 @@ def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:
     if isinstance(error, StateNotFoundError):
         return Problem(uuid or error.uuid, name, "missing", "no such state")
     return Problem(uuid, name, "failed", str(error))
+
+
+def unlisted(folders: Mapping[str, ANAError]) -> list[Problem]:
+    """Return the folders that could not be listed as parts of a result."""
+    return [problem(error, name=name) for name, error in sorted(folders.items())]

@@ -1,6 +1,5 @@
 """A page about a store: one HTML file that needs nothing else, to be looked at rather than read."""
 
-from datetime import UTC, datetime
 from html import escape
 
 from ana import mounts, probes
@@ -8,7 +7,7 @@ from ana.errors import StoreError
 from ana.maintenance import charts
 from ana.maintenance.charts import Bar
 from ana.maintenance.keeping import roots
-from ana.maintenance.opening import Path, Tell, open_store
+from ana.maintenance.opening import Path, Problem, Tell, date, open_store
 from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
 from ana.statistics import Summary as JobSummary
 from ana.statistics import summarize
@@ -67,19 +66,22 @@ def report(
     purge_after_seconds: float | None = None,
     jobs: Path | None = None,
     tell: Tell = lambda _: None,
+    problems: list[Problem] | None = None,
 ) -> str:
     """Return a page about a store as HTML: what is in it, how it grew, what it saves, what is too old.
 
     Counts exactly, as `stats(exact=True)`, which also adds to the history that the page shows. `purge_after_seconds`:
     from which age on the filesystem removes files; what is older is marked. `jobs`: a folder of what the processes of
     jobs wrote (`ANA_STATS`), which adds where their states came from, and what they need not move. The page asks nobody
-    for anything: it holds its charts and style. Raises StoreError, UntrustedStoreError, UnsupportedFormatError where
-    there is no store.
+    for anything: it holds its charts and style. `problems`: gets what could not be read. Raises StoreError,
+    UntrustedStoreError, UnsupportedFormatError where there is no store.
     """
     store = open_store(pickle_dir)
     counted = stats(pickle_dir, exact=True, tell=tell)
     summary = counted.summary
     assert summary is not None  # noqa: S101 - an exact count has one
+    if problems is not None:
+        problems += counted.problems
     moments = [*history(pickle_dir)]
     if not moments or moments[-1].taken < summary.taken:
         # Read-only: what was counted now is not in the history.
@@ -240,7 +242,7 @@ def _card(title: str, note: str, chart: str) -> str:
 
 
 def _when(seconds: float, pattern: str) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime(pattern).lstrip("0")
+    return date(seconds, pattern).lstrip("0")
 
 
 def _day(seconds: float) -> str:

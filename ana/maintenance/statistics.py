@@ -3,11 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
-from ana import files, publishing
+from ana import documents, files, publishing
 from ana.errors import ANAError, StoreError
-from ana.maintenance.opening import Doing, Path, Problem, Tell, host_now, now, open_store, problem
+from ana.maintenance.opening import Doing, Path, Problem, Tell, host_now, now, open_store, problem, unlisted
 from ana.record import Header
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import Contents, File, Survey
@@ -17,6 +18,9 @@ __all__ = ["Group", "Moment", "Stats", "Summary", "history", "stats"]
 SUMMARY = ".ana/summary.json"
 HISTORY = ".ana/history.jsonl"
 LIMIT_BYTES = 16 << 20
+_GROUPS = ("by_class", "by_age", "by_size")
+_RIGHT: dict[str, Any] = {"name": str, **dict.fromkeys(_GROUPS, list)}
+"""Of which types written fields are that are no numbers."""
 CLASSES = 50
 """So many classes are told apart in a summary; the rest is one group."""
 _DAY_SECONDS = 86400.0
@@ -28,6 +32,9 @@ _SIZES = (
     (1 << 24, "to 16 MiB"),
     (1 << 28, "to 256 MiB"),
 )
+
+
+Made = TypeVar("Made", "Group", "Moment", "Summary")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Stats:
     summary_age_seconds: float
     exact: bool
     problems: list[Problem] = field(default_factory=list)
-    """States whose header cannot be read; only an exact count finds them."""
+    """Folders that cannot be listed, and states whose header cannot be read; only an exact count finds those."""
 
     @property
     def ratio(self) -> float | None:
@@ -109,11 +116,12 @@ def stats(pickle_dir: Path, *, exact: bool = False, tell: Tell = lambda _: None)
     survey = Survey(store)
     right_now = now(store, writable=False) if exact else host_now()
     contents = survey.contents()
-    problems: list[Problem] = []
+    problems = unlisted(survey.unreadable)
     counted = None
     if exact:
         counted = _count(survey, contents, right_now, problems, tell)
-        _leave(store, counted, _inodes(contents))
+        if not survey.unreadable:
+            _leave(store, counted, _inodes(contents))
     summary = counted if exact else _last(survey.root)
     return Stats(
         states=len(contents.states),
@@ -140,7 +148,7 @@ def history(pickle_dir: Path) -> list[Moment]:
     found = []
     for line in data.splitlines():
         try:
-            found.append(Moment(**json.loads(line)))
+            found.append(_made(Moment, documents.parse(line)))
         except (ValueError, TypeError):
             continue
     return sorted(found, key=lambda moment: moment.taken)
@@ -233,8 +241,19 @@ def _leave(store: DirectoryStore, summary: Summary, inodes: int) -> None:
 
 def _last(root: str) -> Summary | None:
     try:
-        fields = json.loads(files.read_whole(f"{root}/{SUMMARY}", LIMIT_BYTES) or b"")
-        fields.update({name: [Group(**group) for group in fields[name]] for name in ("by_class", "by_age", "by_size")})
-        return Summary(**fields)
+        written = documents.parse(files.read_whole(f"{root}/{SUMMARY}", LIMIT_BYTES) or b"")
+        written.update({name: [_made(Group, group) for group in written[name]] for name in _GROUPS})
+        return _made(Summary, written)
     except (ValueError, TypeError, KeyError, AttributeError, ANAError):
         return None
+
+
+def _made(kind: type[Made], written: dict[str, Any]) -> Made:
+    """Return what was written down of a dataclass, if its values are of the right types. Raises TypeError."""
+    made = kind(**{each.name: written[each.name] for each in fields(kind) if each.name in written})
+    for name, value in vars(made).items():
+        right = _RIGHT.get(name, (int, float))
+        if isinstance(value, bool) or not isinstance(value, right):
+            msg = f"{name} is {value!r:.50}"
+            raise TypeError(msg)
+    return made

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from ana.errors import ANAError
-from ana.maintenance.opening import LOCK_SECONDS, Path, locked, now, open_store
+from ana.maintenance.opening import AHEAD_SECONDS, LOCK_SECONDS, Path, locked, now, open_store
 from ana.stores.tree import Stray, Tree
 
 __all__ = ["LEFTOVER_SECONDS", "Swept", "sweep"]
@@ -24,7 +24,7 @@ class Swept:
     skipped: list[str] = field(default_factory=list)
     """What is no business of a store: foreign files and folders, symlinks, `.nfs...`, `.bad-...`."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Temporary files that could not be removed, and why."""
+    """Temporary files that could not be removed, and folders that could not be listed, and why."""
 
 
 def sweep(
@@ -48,13 +48,17 @@ def sweep(
     found = Swept()
     with nullcontext() if dry_run else locked(store, lock_seconds):
         right_now = now(store, writable=not dry_run)
-        for stray in sorted(store.tree.strays(right_now), key=lambda stray: stray.name):
+        unreadable: dict[str, ANAError] = {}
+        for stray in sorted(store.tree.strays(right_now, unreadable), key=lambda stray: stray.name):
             if not stray.temporary:
                 found.skipped.append(stray.name)
+            elif stray.age_seconds < -AHEAD_SECONDS:
+                found.failed[stray.name] = f"its time of change lies ahead of the server's clock: touch {stray.name}"
             elif stray.age_seconds < older_than_seconds:
                 found.kept.append(stray.name)
             else:
                 _remove(store.tree, stray, found, dry_run=dry_run)
+        found.failed.update({name: str(error) for name, error in unreadable.items()})
     return found
 
 

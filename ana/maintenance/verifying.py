@@ -9,7 +9,18 @@ from itertools import islice
 
 from ana import address, mounts, threads
 from ana.errors import ANAError, CorruptedStateError
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Path, Problem, Tell, host_now, locked, open_store, problem
+from ana.maintenance.opening import (
+    LOCK_SECONDS,
+    Doing,
+    Path,
+    Problem,
+    Tell,
+    host_now,
+    locked,
+    open_store,
+    problem,
+    unlisted,
+)
 from ana.stores import adopting
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
@@ -82,7 +93,7 @@ class _Reading:
         self.chosen: list[str] = []
         self.checked = 0
         self.size_bytes = 0
-        self.problems: list[Problem] = []
+        self.problems: list[Problem] = unlisted(self.survey.unreadable)
         self.repaired: list[str] = []
         self.aside: list[str] = []
         self._children: set[str] = set()
@@ -108,8 +119,8 @@ class _Reading:
         for key in sorted(self._children):
             # Listed first, read after: what was stored meanwhile is not in the list.
             name = self.survey.name_of(key)
-            if name not in self.names and not self._is_there(key):
-                self.problems.append(Problem(key, name, "missing", "a state refers to it"))
+            if name not in self.names:
+                self._look_for(key, name)
         self.problems.sort(key=lambda wrong: (wrong.kind, wrong.uuid))
 
     def repair(self, source: DirectoryStore | None, *, set_aside: bool) -> None:
@@ -126,13 +137,14 @@ class _Reading:
     def _is_repaired(self, wrong: Problem, source: DirectoryStore | None, *, set_aside: bool) -> bool:
         key = wrong.uuid
         better = source is not None and source.is_whole(key)
-        if wrong.kind == "damaged" and (better or set_aside):
+        if wrong.kind == "damaged" and not (key and self.survey.name_of(key) == wrong.name):
+            # A copy in another's place (a sync tool's, a folder's that was moved): the state itself may be whole.
+            self._put_aside(wrong.name)
+        elif wrong.kind == "damaged" and (better or set_aside):
             # Somebody may have healed it since.
             if self.store.is_whole(key):
                 return True
-            aside = adopting.set_aside(self.store, key)
-            if aside is not None:
-                self.aside.append(aside.removeprefix(f"{self.store.home}/"))
+            self._put_aside(wrong.name)
         if source is None or not better:
             return False
 
@@ -145,6 +157,11 @@ class _Reading:
             if adopting.copy(source, self.store, missing):
                 self.repaired.append(missing)
         return True
+
+    def _put_aside(self, name: str) -> None:
+        aside = adopting.set_aside(f"{self.store.home}/{name}")
+        if aside is not None:
+            self.aside.append(aside.removeprefix(f"{self.store.home}/"))
 
     def _check(self, name: str) -> None:
         try:
@@ -177,8 +194,9 @@ class _Reading:
             if isinstance(found, ANAError) or (found is not None and found.modified < before):
                 yield name
 
-    def _is_there(self, key: str) -> bool:
+    def _look_for(self, key: str, name: str) -> None:
         try:
-            return self.survey.is_there(key)
-        except ANAError:
-            return False
+            if not self.survey.is_there(key):
+                self.problems.append(Problem(key, name, "missing", "a state refers to it"))
+        except ANAError as error:
+            self.problems.append(problem(error, key, name))

@@ -81,9 +81,8 @@ def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
         yield file.size_bytes, record.reader(file.start) if small else file.read
 
 
-def set_aside(store: DirectoryStore, key: str) -> str | None:
+def set_aside(path: str) -> str | None:
     """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone. Raises StoreError."""
-    path = store.path(key)
     found = files.look(path)
     if found is None:
         return None

@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple
 
-from ana import files, publishing
+from ana import documents, files, publishing
 from ana.access import Access
 from ana.errors import StoreError, UnsupportedFormatError
 from ana.trust import Trust
@@ -43,10 +43,10 @@ def read(root: str, trust: Trust) -> Config | None:
     if data is None:
         return None
     try:
-        fields = json.loads(data)
+        fields = documents.parse(data)
         levels, keyed, roots = int(fields.get("levels", 0)), fields.get("keyed") is True, fields.get("roots") is True
         config = Config(int(fields["format"]), levels, str(fields.get("id", "")), keyed, roots)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UnsupportedFormatError(path, "an unreadable kind", FORMAT, _DAMAGED) from None
     if config.format != FORMAT:
         raise UnsupportedFormatError(path, config.format, FORMAT)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ana import address, files, publishing
+from ana import address, documents, files, publishing
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
@@ -155,7 +155,7 @@ def _read(store: DirectoryStore, path: str) -> Root | None:
 
 def _parse(path: str, data: bytes) -> Root:
     try:
-        fields = json.loads(data)
+        fields = documents.parse(data)
         root = Root(
             str(fields["name"]),
             tuple(address.check_key(key) for key in fields["uuids"]),

@@ -50,12 +50,14 @@ class Survey:
     def __init__(self, store: DirectoryStore) -> None:
         self.store = store
         self.root = store.tree.root
+        self.unreadable: dict[str, ANAError] = {}
+        """Shard folders that could not be listed, and why: what is in them is not known."""
         self._at_once = AT_ONCE if mounts.is_network(self.root) else 1
 
     def contents(self) -> Contents:
-        """List the whole tree: one listing for each folder, no file is touched. Raises StoreError."""
+        """List the whole tree: one listing for each folder, no file is touched. Raises StoreError for the root."""
         found = Contents([], [], [], [], [], [], [])
-        for folder in self.store.tree.walk():
+        for folder in self.store.tree.walk(unreadable=self.unreadable):
             if folder.name:
                 found.folders.append(folder.name)
             for entry in folder.entries:
@@ -69,7 +71,7 @@ class Survey:
 
         With `trash`, also of those in the trash, under the names that they had before. Raises StoreError.
         """
-        for folder in self.store.tree.walk(digits):
+        for folder in self.store.tree.walk(digits, self.unreadable):
             for entry in folder.entries:
                 kind = _kind(entry, folder)
                 if kind == "states" or (trash and kind == "trash"):
@@ -77,7 +79,7 @@ class Survey:
 
     def names_to_sign(self) -> Iterator[str]:
         """Yield the names of all files that hold a state, as they are, those in the trash, too. Raises StoreError."""
-        for folder in self.store.tree.walk():
+        for folder in self.store.tree.walk(unreadable=self.unreadable):
             for entry in folder.entries:
                 if _kind(entry, folder) in ("states", "trash"):
                     yield f"{folder.name}{entry.name}"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ana import address, files, mounts, publishing, threads, trash
 from ana.access import Access, adjust
-from ana.errors import StoreError, UntrustedStoreError
+from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.stores import config
 from ana.stores.config import CONFIG, FORMAT, LEVELS, Config
 from ana.trust import EVERYDAY, Trust
@@ -166,21 +166,21 @@ class Tree:
             for folder in folders[1:]:
                 publishing.make_folder(folder, durable=self.durable, access=self.access)
 
-    def walk(self, digits: str = "") -> Iterator[Folder]:
+    def walk(self, digits: str = "", unreadable: dict[str, ANAError] | None = None) -> Iterator[Folder]:
         """List the tree's folders, each once, the root first; several at a time on network filesystems.
 
         With `digits`, only those for names that begin with them. Shard folders that vanish meanwhile are passed
-        over. Raises StoreError where one cannot be read.
+        over. One that cannot be listed is noted in `unreadable`, and the rest goes on; without that it is an error.
         """
         at_once = _LISTING_THREADS if mounts.is_network(self.root) else 1
-        yield from self._walk([""], self.config.levels, digits, at_once)
+        yield from self._walk([""], self.config.levels, digits, at_once, unreadable)
 
-    def strays(self, now: float) -> Iterator[Stray]:
+    def strays(self, now: float, unreadable: dict[str, ANAError]) -> Iterator[Stray]:
         """List what is in the tree and is no state: temporary files, and what does not belong there.
 
-        `now`: in s since 1970, by the server's clock. Raises StoreError where the tree cannot be read.
+        `now`: in s since 1970, by the server's clock. `unreadable`: as for `walk`.
         """
-        for folder in (*self._own(), *self.walk()):
+        for folder in (*self._own(), *self.walk(unreadable=unreadable)):
             for entry in folder.entries:
                 name = f"{folder.name}{entry.name}"
                 if entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
@@ -212,15 +212,25 @@ class Tree:
                 )
         return found
 
-    def _walk(self, names: list[str], levels: int, digits: str, at_once: int) -> Iterator[Folder]:
+    def _walk(
+        self,
+        names: list[str],
+        levels: int,
+        digits: str,
+        at_once: int,
+        unreadable: dict[str, ANAError] | None,
+    ) -> Iterator[Folder]:
         found: dict[str, list[files.Entry]] = {}
 
         def look_into(name: str) -> None:
             try:
                 found[name] = files.list_folder(f"{self.root}/{name}")
-            except StoreError as error:
-                if error.errno != errno.ENOENT or not name:
+            except (StoreError, UntrustedStoreError) as error:
+                if name and isinstance(error, StoreError) and files.is_missing(error):
+                    return
+                if not name or unreadable is None:
                     raise
+                unreadable[name] = error
 
         threads.run(look_into, names, at_once)
         for name in names:
@@ -229,7 +239,7 @@ class Tree:
             shards = [entry.name for entry in entries if levels and is_shard(entry)]
             below = [f"{name}{shard}/" for shard in shards if digits.startswith(shard[: len(digits)])]
             if below:
-                yield from self._walk(below, levels - 1, digits[2:], at_once)
+                yield from self._walk(below, levels - 1, digits[2:], at_once, unreadable)
 
     def _open(self, *, create: bool) -> Config:
         self._check_root()
@@ -298,7 +308,7 @@ class Tree:
     def _holds_states(self) -> bool | None:
         """Return whether states lie where a tree has them (True), or other files do; None where neither is found."""
         found = None
-        for folder in islice(self._walk([""], LEVELS, "", 1), _LOOKED_INTO):
+        for folder in islice(self._walk([""], LEVELS, "", 1, {}), _LOOKED_INTO):
             for entry in folder.entries:
                 if folder.innermost and _lies_right(folder.name, entry):
                     return True
