@@ -11,7 +11,7 @@ import types
 
 from ana import current as _current
 from ana._version import __version__
-from ana.current import get_dl, prefetch, set_dl, using_dl
+from ana.current import get_dl, load, prefetch, set_dl, using_dl
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -47,6 +47,7 @@ __all__ = [
     "UntrustedStoreError",
     "__version__",
     "get_dl",
+    "load",
     "prefetch",
     "set_dl",
     "using_dl",

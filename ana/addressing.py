@@ -10,7 +10,7 @@ from typing import Any
 from ana.identity import Mark
 from ana.naming import class_name
 
-__all__ = ["address", "is_final", "meet"]
+__all__ = ["address", "foresee", "is_final", "is_foreseeing", "meet"]
 
 MAX_NESTED = 20
 """So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
@@ -37,6 +37,7 @@ class _TooDeep(BaseException):
 class _Local(threading.local):
     def __init__(self) -> None:
         self.addressing: dict[int, Any] = {}
+        self.foreseeing: dict[int, Any] = {}
         self.depth = 0
         self.failed: Exception | None = None
 
@@ -77,6 +78,30 @@ def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) 
         _local.depth -= 1
         if not _local.depth:
             _local.failed = None
+
+
+def foresee(obj: Any, find: Callable[[], str | None]) -> str | None:
+    """Return the address that `find` says an object would get, which nothing is given and nothing is stored for.
+
+    None where there is none: that of `find`, or of an object that was met meanwhile. Raises what `find` raises.
+    """
+    if id(obj) in _local.foreseeing or len(_local.foreseeing) >= MAX_NESTED:
+        raise _Cycle(obj)
+    _local.foreseeing[id(obj)] = obj
+    try:
+        found = find()
+    except _Cycle:
+        found = None
+    finally:
+        del _local.foreseeing[id(obj)]
+    if found is None and _local.foreseeing:
+        raise _Cycle(obj)
+    return found
+
+
+def is_foreseeing() -> bool:
+    """Return whether this thread pickles a state for its address alone, so that nothing may be stored."""
+    return bool(_local.foreseeing)
 
 
 def _address_all(waiting: list[Any], make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:

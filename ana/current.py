@@ -10,18 +10,20 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ana import address, codec, identity, loading, many, naming, processes, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
-from ana.layer import DataLayer, DirDataLayer, by_home, existing_layer, live_by_home
+from ana.layer import DataLayer, DirDataLayer, by_home, checked_class, existing_layer, live_by_home
 
 if TYPE_CHECKING:
     from ana.storable import Storable
 
-__all__ = ["defer_loads", "get_dl", "home_of", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
+__all__ = ["defer_loads", "get_dl", "home_of", "load", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
 
 ENVIRONMENT = "ANA_PICKLE_DIR"
+
+Thing = TypeVar("Thing")
 
 _log = logging.getLogger("ana.current")
 _lock = threading.RLock()
@@ -123,6 +125,36 @@ def load_now(cls: type, uuid: object) -> Any:
         # One place to look in: what it says is the answer.
         return loading.load(layer, cls, key)
     return _Search(key, None).load(cls, None)
+
+
+@overload
+def load(uuid: str) -> Any: ...
+
+
+@overload
+def load(uuid: str, cls: type[Thing]) -> Thing: ...
+
+
+def load(uuid: str, cls: type = object) -> Any:
+    """Return the object with this UUID, whatever its class: the live one, or one loaded from the current layer.
+
+    The class is the one that was stored with it. Those of a script or notebook (`__main__`) are found only where
+    `cls` is one of its classes, as with `Model.ana_load(uuid)`.
+
+    Args:
+        uuid: The object's UUID.
+        cls: What the object has to be; by default anything.
+
+    Raises:
+        TypeError: `uuid` is no string, or `cls` no class.
+        ValueError: `uuid` is no UUID.
+        StateNotFoundError: There is no such state.
+        CorruptedStateError: It is damaged.
+        StateLoadError: Its class is not to be found here, is no `cls`, or has changed.
+        StoreError: The store cannot be read.
+
+    """
+    return load_now(checked_class(cls), uuid)
 
 
 def prefetch(refs: "Iterable[Storable | str]") -> None:

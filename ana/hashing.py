@@ -5,11 +5,13 @@ that it pickles; it shows in who called the pickler.
 """
 
 import sys
+from collections.abc import Container
 from types import FrameType
 
-__all__ = ["engine", "is_asked"]
+__all__ = ["DASK", "engine", "is_asked"]
 
 _JOBLIB, _DASK = "joblib.hashing", "dask.tokenize"
+DASK = (_DASK,)
 _PICKLERS = frozenset({"pickle", "cloudpickle", "cloudpickle.cloudpickle"})
 _ENGINES = frozenset(
     {"dask", "distributed", "executorlib", "joblib", "loky", "mpi4py", "multiprocessing", "parsl", "ray", "submitit"}
@@ -17,7 +19,7 @@ _ENGINES = frozenset(
 _REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 
 
-def is_asked() -> bool:
+def is_asked(by: Container[str] = (_JOBLIB, _DASK)) -> bool:
     """Say whether this thread is pickling for a hash; to be called from within a reduction.
 
     Costs a look-up or two where neither library is imported.
@@ -28,7 +30,7 @@ def is_asked() -> bool:
     while frame is not None:
         module = frame.f_globals.get("__name__")
         if module in (_JOBLIB, _DASK):
-            return True
+            return module in by
         # A reduction between us and the pickler: a class's own, which calls ours.
         if module not in _PICKLERS and frame.f_code.co_name not in _REDUCTIONS:
             return False

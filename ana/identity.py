@@ -12,7 +12,7 @@ from typing import Any
 
 from ana.naming import class_name
 
-__all__ = ["LiveObjects", "Mark", "mark", "mark_of"]
+__all__ = ["LiveObjects", "Mark", "address_of", "mark", "mark_of"]
 
 
 class Mark(weakref.ref[Any]):
@@ -75,6 +75,38 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.raw_bytes = 0
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
     return _marks.setdefault(made.number, made)
+
+
+class _Address(weakref.ref[Any]):
+    """The address that an object would be given; it goes with the object."""
+
+    __slots__ = ("number", "uuid")
+
+    number: int
+    uuid: str
+
+
+_addresses: dict[int, _Address] = {}
+
+
+def _forget_address(dead: _Address, addresses: dict[int, _Address] = _addresses) -> None:
+    # As a default: at the interpreter's end the module's own names are gone.
+    if addresses.get(dead.number) is dead:
+        del addresses[dead.number]
+
+
+def address_of(obj: object, find: Callable[[], str | None]) -> str | None:
+    """Return the address that an object without a UUID would be given: what `find` said the first time, if anything."""
+    known = _addresses.get(id(obj))
+    if known is not None and known() is obj:
+        return known.uuid
+    uuid = find()
+    if uuid is not None:
+        made = _Address(obj, _forget_address)
+        made.number = id(obj)
+        made.uuid = uuid
+        _addresses[made.number] = made
+    return uuid
 
 
 def unmark(obj: object) -> None:

@@ -23,12 +23,14 @@ def to_find(layer: claims.Source, cls: type, key: str) -> type:
         return latest
     if live is not None or class_name(kind) == class_name(cls):
         return cls
-    reason = f"it is a {class_name(kind)}, not a {class_name(cls)}"
+    reason = f"it is a {class_name(kind)}, not a {class_name(cls)}: {_right_call(class_name(kind), key)}"
     raise StateLoadError(key, class_name(kind), layer.store.home, reason)
 
 
 def to_make(cls: type, stored: str, claim: claims.Claim) -> type:
     """Return the class to make: `cls`, or the subclass of it that the header names. Raises StateLoadError."""
+    if stored == "" and not hasattr(cls, "_ana_setstate"):
+        raise load_error(claim, f"it is a bare state, not an object: get_dl().load_state({claim.key!r}) gives it")
     if stored in ("", class_name(cls)):
         return cls
     found = find_class(stored, cls, fence.allows(claim.layer.fence))
@@ -37,9 +39,16 @@ def to_make(cls: type, stored: str, claim: claims.Claim) -> type:
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:
         # The class has moved to another module since.
         return cls
-    if found is None:
-        raise load_error(claim, f"its class is not to be found here, and is no {class_name(cls)}")
-    raise load_error(claim, f"it is no {class_name(cls)}")
+    reason = "it is" if found is not None else "its class is not to be found here, and is"
+    raise load_error(claim, f"{reason} no {class_name(cls)}: {_right_call(stored, claim.key)}")
+
+
+def _right_call(stored: str, key: str) -> str:
+    """Say how an object of a class is loaded."""
+    module, _, name = stored.rpartition(":")
+    if module == "__main__":
+        return f"where the script defines {name}, call {name}.ana_load({key!r})"
+    return f"call ana.load({key!r}), or {module}.{name}.ana_load({key!r})"
 
 
 def load_error(claim: claims.Claim, reason: str) -> StateLoadError:

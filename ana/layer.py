@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from ana.statistics import Stats
     from ana.storable import Storable
 
-__all__ = ["DataLayer", "DictDataLayer", "DirDataLayer", "SimpleDataLayer", "by_home", "existing_layer", "live_by_home"]
+__all__ = [
+    "DataLayer",
+    "DictDataLayer",
+    "DirDataLayer",
+    "SimpleDataLayer",
+    "by_home",
+    "checked_class",
+    "existing_layer",
+    "live_by_home",
+]
 
 KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
@@ -193,12 +202,7 @@ class DataLayer:
         if isinstance(uuids, str):
             msg = f"load_many takes many UUIDs, not one string: {uuids!r:.100}"
             raise TypeError(msg)
-        # Of Ref[int], say, instances are those of Ref.
-        given: object = get_origin(cls) or cls
-        if not isinstance(given, type):
-            msg = f"cls is a class, not {cls!r:.100}"
-            raise TypeError(msg)
-        return many.load(self, given, [address.check_key(uuid) for uuid in uuids])
+        return many.load(self, checked_class(cls), [address.check_key(uuid) for uuid in uuids])
 
     def keep(self, name: str, *objects: "Storable") -> list[str]:
         """Store objects, keep them under a name with all that they refer to (`ana gc` spares them), return the UUIDs.
@@ -319,6 +323,16 @@ def _module_names(allowed: Iterable[str]) -> list[str]:
         msg = f"allowed holds names of modules, and {wrong[0]!r} is none"
         raise ValueError(msg)
     return names
+
+
+def checked_class(cls: object) -> type:
+    """Return the class whose instances are asked for. Raises TypeError for what is none."""
+    # Of Ref[int], say, instances are those of Ref.
+    given: object = get_origin(cls) or cls
+    if not isinstance(given, type):
+        msg = f"cls is a class, not {cls!r:.100}"
+        raise TypeError(msg)
+    return given
 
 
 def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:

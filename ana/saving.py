@@ -21,6 +21,7 @@ __all__ = [
     "Target",
     "Write",
     "batching",
+    "content_address",
     "make_address",
     "serialise",
     "store",
@@ -150,6 +151,19 @@ def make_address(target: Target, obj: Any, *, expected: str | None = None) -> id
         return give_address(target, one, uuid)
 
     return addressing.address(obj, make, give)
+
+
+def content_address(target: Target, obj: Any) -> str | None:
+    """Return the address that `make_address` would give an object; nothing is stored, and nothing is given one.
+
+    None where it would be a random one, and in deep nests of Refs that have none. Raises what pickling raises.
+    """
+
+    def find() -> str | None:
+        task = _Task(target, obj)
+        return address.content_uuid(task.content.digest) if task.has_address else None
+
+    return addressing.foresee(obj, find)
 
 
 def _address(target: Target, obj: Any, expected: str | None) -> identity.Mark:

@@ -9,6 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ana import (
     address,
+    addressing,
     current,
     describing,
     hashing,
@@ -44,14 +45,18 @@ class _UUID:
 
 
 class _Token:
-    """The method `__dask_tokenize__` of an object that has a UUID; absent on others, which dask tokenizes by value."""
+    """The method `__dask_tokenize__` of an object that has a UUID, and of a Ref, which gets one when it is pickled.
+
+    Absent on others, which dask tokenizes by value.
+    """
 
     def __get__(self, obj: Any, owner: type) -> Callable[[], tuple[str, str]]:
         mark = None if obj is None else identity.mark_of(obj)
-        if mark is None:
+        uuid = _address_to_be(obj) if mark is None else mark.uuid
+        if uuid is None:
             msg = "__dask_tokenize__: only an object that has a UUID is tokenized by it"
             raise AttributeError(msg)
-        token = ("ana", mark.uuid)
+        token = ("ana", uuid)
         return lambda: token
 
 
@@ -197,9 +202,13 @@ class Storable:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         mark = identity.mark_of(self)
-        if mark is not None and hashing.is_asked():
-            reference.met[mark.uuid] = self
-            return reference.hashed, (mark.uuid,)
+        if mark is not None:
+            uuid = mark.uuid if hashing.is_asked() else None
+        else:
+            uuid = _address_to_be(self) if self._ana_lazy and hashing.is_asked(hashing.DASK) else None
+        if uuid is not None:
+            reference.met[uuid] = self
+            return reference.hashed, (uuid,)
         cls = type(self) if mark is None or mark.claim is None else unloaded.loaded_class(self)
         plan = states.plan_of(cls)
         if mark is None:
@@ -286,9 +295,26 @@ class Ref(Storable, Generic[Value]):
 
     def __reduce__(self) -> Any:
         if identity.mark_of(self) is None and not hashing.is_asked():
+            if addressing.is_foreseeing():
+                return reference.load, (type(self), identity.address_of(self, lambda: _address(self)))
             # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
             self.make_uuid()
         return super().__reduce__()
+
+
+def _address_to_be(obj: object) -> str | None:
+    """Return the address that pickling will give a Ref, hashed once; None where that cannot be said, and for others."""
+    if not isinstance(obj, Ref):
+        return None
+    try:
+        return identity.address_of(obj, lambda: _address(obj))
+    except Exception:  # noqa: BLE001 - whatever pickling raises; dask goes by the value then, and says what is wrong
+        return None
+
+
+def _address(ref: Any) -> str | None:
+    target = current.get_dl()
+    return None if target._store_type == "simple" else saving.content_address(target, ref)  # noqa: SLF001 - as above
 
 
 def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:

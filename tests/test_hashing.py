@@ -137,7 +137,70 @@ def test_hash_of_an_object_without_a_uuid_is_by_value(digest, make):
     assert digest(one) == digest(same)
     assert digest(classes.A([1])) != digest(classes.A([2]))
     same.make_uuid()
-    assert digest(one) != digest(same)
+    # A Ref that is pickled gets its address; dask's token says so before.
+    assert (digest(one) == digest(same)) is (isinstance(one, ana.Ref) and digest is tokenize)
+
+
+class Counting:
+    """Counts how often it is pickled."""
+
+    pickled = 0
+
+    def __reduce__(self):
+        Counting.pickled += 1
+        return Counting, ()
+
+
+def test_the_token_of_a_ref_without_a_uuid_is_its_address(tmp_path, monkeypatch):
+    """It is hashed once, however many tasks take it, within other objects, too; nothing is stored, no UUID given."""
+    ana.set_dl(tmp_path / "s")
+    monkeypatch.setattr(Counting, "pickled", 0)
+    ref = ana.Ref([Counting()])
+    tokens = [(tokenize(ref), tokenize([ref]), tokenize(Plain(ref))) for _ in range(10)]
+    assert (Counting.pickled, len(set(tokens)), ref.uuid) == (1, 1, None)
+    assert classes.states(tmp_path / "s") == []
+    uuid = pickle.loads(pickle.dumps(ref)).uuid
+    assert (tokenize(ref), tokenize([ref]), tokenize(Plain(ref))) == tokens[0]
+    assert classes.states(tmp_path / "s") == [f"{uuid}.pkl.zst"]
+    assert tokenize(ana.Ref([Counting()])) == tokens[0][0] != tokenize(ana.Ref([Counting(), 1]))
+
+
+OF_A_SCRIPT = """
+import ana
+from dask.base import tokenize
+class Plain:
+    def __init__(self, x): self.x = x
+refs = [ana.Ref([ana.Ref(Plain(x))]) for x in (1, 2, 1)]
+tokens = [tokenize(ref) for ref in refs]
+print(tokens[0] != tokens[1], [ref.uuid for ref in refs])
+"""
+
+
+def test_the_token_of_a_ref_that_will_have_no_address(tmp_path):
+    """In memory, what holds objects of a script's own classes gets a random UUID: the token is that of the value."""
+    assert classes.run(OF_A_SCRIPT, cwd=tmp_path) == "True [None, None, None]"
+
+
+def test_the_token_of_refs_in_refs(tmp_path):
+    """Those inside have theirs for it, and nothing is stored; in circles, and where pickling fails, as ever."""
+    ana.set_dl(tmp_path / "s")
+    inner = ana.Ref([1])
+    outer = ana.Ref([inner, classes.A(inner)])
+    token = tokenize(outer)
+    assert (inner.uuid, outer.uuid, classes.states(tmp_path / "s")) == (None, None, [])
+    ring = ana.Ref([])
+    ring.value.append(ana.Ref(ring))
+    with pytest.raises(AttributeError):
+        ring.__dask_tokenize__()
+    with pytest.raises(AttributeError):
+        ana.Ref(lambda: 1 / 0 if tmp_path else iter(())).__dask_tokenize__()
+    outer.make_uuid()
+    assert tokenize(outer) == token
+    deep = ana.Ref(0)
+    for _ in range(100):
+        deep = ana.Ref(deep)
+    assert tokenize(deep)
+    assert len(classes.states(tmp_path / "s")) == 2
 
 
 @HASHES

@@ -72,6 +72,8 @@ def identity() -> None:
     assert_type(model.ana_uuid, str)
     assert_type(model.ana_store(), str)
     assert_type(Model.ana_load(model.ana_uuid), Model)
+    assert_type(ana.load(model.ana_uuid), Any)
+    assert_type(ana.load(model.ana_uuid, Model), Model)
     assert_type(Mesh((1, 2)).make_uuid("an explicit one"), str)
     assert_type(Table().make_uuid(), str)
     assert_type(Named().make_uuid(), str)
