@@ -4,6 +4,7 @@ While a state is pickled, a `Collector` stands for the record that is being made
 met are pickled bare (without the store's home) and noted as its children.
 """
 
+import copyreg
 import io
 import logging
 import pickle
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, Protocol
 
+from ana import checking
 from ana.fence import Fence
 from ana.streams import PROTOCOL, Pickled, write
 
-__all__ = ["Collector", "collector", "dump", "load", "may_go_by_value"]
+__all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_value"]
 
 _MAIN = (b"__main__",)
+_IN_MEMORY = (io.BytesIO, io.StringIO)
 _log = logging.getLogger("ana.pickling")
 
 
@@ -30,6 +33,9 @@ class Collector(Protocol):
 
     def is_final(self, error: Exception) -> bool:
         """Return whether an error came from a state that was met: pickling this one in another way is no cure."""
+
+    def find(self, uuid: str) -> Any:
+        """Return the child of that UUID that was met."""
 
 
 class _Active(threading.local):
@@ -49,8 +55,9 @@ def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = Fals
 
     References that are met (also by `get_state` itself) are told to `into` and pickled bare. Classes and
     functions of `__main__`, or of modules that were registered by value, go by value through
-    cloudpickle, unless the state `stays` in this process. Raises what pickling raises; PicklingError where
-    cloudpickle would be needed and is not installed. Nothing is stored then.
+    cloudpickle, unless the state `stays` in this process; so does whatever plain pickle refuses. Raises what
+    pickling raises; PicklingError where cloudpickle would be needed for `__main__` and is not installed, or
+    cannot read what it wrote. Nothing is stored then.
     """
     before, _active.collector = _active.collector, into
     try:
@@ -63,16 +70,16 @@ def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickle
     try:
         pickled = write(pickle.Pickler, state)
     except Exception as error:
-        # Perhaps only because a lambda or a local class is the script's own: cloudpickle can have those.
         # Never again what failed further down: of n states in one another, that would be 2^n times.
-        if into.is_final(error) or not _meets(state, _by_value_modules()):
+        if into.is_final(error):
             raise
-        return write(_cloudpickler(state), state)
+        return _dump_what_pickle_refuses(state, error, into)
+    _check_extensions(pickled)
     # A quick look first: the exact one pickles again.
     for name in by_value:
         for frames in pickled.frames:
             if name in frames:
-                return _dump_by_value(state, pickled) if _meets(state, by_value) else pickled
+                return _dump_by_value(state, pickled, into) if _meets(state, by_value) else pickled
     return pickled
 
 
@@ -102,14 +109,41 @@ def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryvie
         yield segment if isinstance(segment, bytes) else memoryview(pickle.PickleBuffer(segment))
 
 
-def _dump_by_value(state: object, by_reference: Pickled) -> Pickled:
-    pickler = _cloudpickler(state)
+def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) -> Pickled:
+    """Pickle a state by cloudpickle: lambdas, local classes, modules ... Raises what stands in its way."""
+    pickler = cloudpickler()
+    if pickler is None:
+        if not _meets(state, _by_value_modules()):
+            raise error
+        msg = (
+            f"a state of type {type(state).__name__} holds a class or function of __main__, which other "
+            "processes cannot import: install cloudpickle (pip install cloudpickle), or move it to a module"
+        )
+        raise pickle.PicklingError(msg) from None
     try:
-        return write(pickler, state)
+        pickled = write(pickler, state)
+    except Exception as last:
+        # Of too deep a state cloudpickle says something else.
+        if isinstance(error, RecursionError) and not into.is_final(last):
+            raise error from None
+        raise
+    checking.check(pickled, into.find)
+    _check_extensions(pickled)
+    return pickled
+
+
+def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pickled:
+    pickler = cloudpickler()
+    if pickler is None:
+        return _dump_what_pickle_refuses(state, ImportError("cloudpickle"), into)
+    try:
+        pickled = write(pickler, state)
+        checking.check(pickled, into.find)
     except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
         # By reference, as ever: it loads wherever the same script runs.
         _log.warning("a class of __main__ does not pickle by value (%s): it goes by reference", error)
         return by_reference
+    return pickled
 
 
 def _by_value_modules() -> tuple[bytes, ...]:
@@ -149,14 +183,38 @@ def _of_module(obj: type | FunctionType, names: set[str]) -> bool:
     return any(module == name or (name != "__main__" and module.startswith(f"{name}.")) for name in names)
 
 
-def _cloudpickler(state: object) -> Callable[..., Any]:
+def cloudpickler() -> Callable[..., Any] | None:
+    """Return what makes cloudpickle's picklers, where it is installed."""
     try:
         import cloudpickle  # noqa: PLC0415 - optional, and only here
     except ImportError:
-        msg = (
-            f"a state of type {type(state).__name__} holds a class or function of __main__, which other "
-            "processes cannot import: install cloudpickle (pip install cloudpickle), or move it to a module"
-        )
-        raise pickle.PicklingError(msg) from None
-    pickler: Callable[..., Any] = cloudpickle.Pickler
-    return pickler
+        return None
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        """Does not read open files: cloudpickle makes a StringIO of what is in them, and waits for a pipe."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, io.IOBase) and obj not in (sys.stdout, sys.stderr) and not isinstance(obj, _IN_MEMORY):
+                msg = f"cannot pickle {type(obj).__module__ + '.' + type(obj).__qualname__!r} object"
+                raise TypeError(msg)
+            return super().reducer_override(obj)
+
+    return Pickler
+
+
+def _check_extensions(pickled: Pickled) -> None:
+    """Refuse a state that names a class by a number of `copyreg.add_extension`: other processes do not know it."""
+    codes: dict[Any, int] = getattr(copyreg, "_extension_registry", {})
+    if not codes:
+        return
+    import pickletools  # noqa: PLC0415 - hardly ever needed
+
+    stream = b"".join(pickled.segments()[0])
+    for opcode, code, _ in pickletools.genops(stream):
+        if opcode.name in ("EXT1", "EXT2", "EXT4"):
+            name = next((".".join(name) for name, known in codes.items() if known == code), "a class")
+            msg = (
+                f"copyreg.add_extension has {name} written as the number {code}, which other processes do not know: "
+                "call copyreg.remove_extension before it is stored"
+            )
+            raise pickle.PicklingError(msg)

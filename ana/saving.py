@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import address, addressing, identity, pickling, record
+from ana import address, addressing, blaming, identity, pickling, record
 from ana.naming import class_name
 from ana.unloaded import loaded_class
 from ana.writing import Target, Write, note_stored
@@ -72,6 +72,9 @@ class _Children:
     def is_final(self, error: Exception) -> bool:
         return addressing.is_final(error)
 
+    def find(self, uuid: str) -> Any:
+        return self.objects.get(uuid)
+
 
 class _Task:
     """One object on its way into the store."""
@@ -87,7 +90,7 @@ class _Task:
 
     def _pickle(self, target: Target, only: tuple[str, ...] | None) -> None:
         self.children = _Children(only)
-        pickled = pickling.dump(self.obj._ana_getstate, self.children, stays=target.store.private)
+        pickled = blaming.dump(self.obj, self.children, stays=target.store.private)
         self.content = record.content(class_name(loaded_class(self.obj)), pickled.views, pickled.sizes, pickled.wholes)
         # What goes by value into any other store has other bytes there.
         self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))

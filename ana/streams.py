@@ -40,6 +40,17 @@ class Pickled:
         self.wholes = wholes
         self.frames = frames
 
+    def segments(self) -> "list[list[memoryview]]":
+        """Return the views of each segment."""
+        found: list[list[memoryview]] = []
+        views = iter(self.views)
+        for size in self.sizes:
+            parts: list[memoryview] = []
+            while size > sum(part.nbytes for part in parts):
+                parts.append(next(views))
+            found.append(parts)
+        return found
+
 
 def write(pickler_class: Callable[..., Any], state: object) -> Pickled:
     """Pickle a state with a class like `pickle.Pickler`. Raises what pickling raises."""

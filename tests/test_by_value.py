@@ -205,3 +205,145 @@ def test_a_storable_of_a_module_that_is_registered_by_value(tmp_path, unimportab
         "import pickle, sys; child, parent = pickle.load(open(sys.argv[1], 'rb'));print(child.x, parent.x[0] is child)"
     )
     assert classes.run(worker, str(tmp_path / "handed"), cwd=tmp_path) == "child True"
+
+
+def make_local():
+    """Return a function, an instance and a class that no module has under their names."""
+
+    class Local:
+        def __init__(self, x):
+            self.x = x
+
+    def twice(x):
+        return 2 * x
+
+    return twice, Local(3), Local
+
+
+CLOUDPICKLED = {
+    "lambda": (lambda: lambda x: x + 1, lambda found: found(1) == 2),
+    "local": (make_local, lambda found: found[0](2) == 4 and isinstance(found[1], found[2]) and found[1].x == 3),
+    "module": (lambda: types, lambda found: found is types),
+    "dict views": ({"a": 1}.keys, lambda found: list(found) == ["a"]),
+    "mapping proxy": (lambda: types.MappingProxyType({"a": 1}), lambda found: found["a"] == 1),
+    "memoryview": (lambda: memoryview(b"abc"), lambda found: bytes(found) == b"abc"),
+    "with children": (lambda: [ana.Ref([1]), lambda x: x], lambda found: found[0].value == [1] and found[1](2) == 2),
+    "large": (
+        lambda: [bytes(300_000), bytearray(300_000), lambda: 1],
+        lambda found: len(found[0] + found[1]) == 600_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CLOUDPICKLED)
+@pytest.mark.parametrize("kind", [ana.Ref, classes.A])
+def test_what_pickle_refuses_goes_by_cloudpickle(tmp_path, kind, what):
+    """Where it is installed, and wherever the function or class was made."""
+    pytest.importorskip("cloudpickle", reason="pip install cloudpickle")
+    make, is_right = CLOUDPICKLED[what]
+    ana.set_dl(pickle_dir=tmp_path)
+    data = [pickle.dumps(kind(make())) if kind is ana.Ref else pickle.dumps(_stored(kind(make())))]
+    ana.set_dl(pickle_dir=tmp_path)
+    found = pickle.loads(data[0])
+    assert is_right(found.value if kind is ana.Ref else found.x)
+
+
+def _stored(obj):
+    obj.make_uuid()
+    return obj
+
+
+def test_what_pickle_refuses_without_cloudpickle(tmp_path, monkeypatch):
+    """The ordinary error, with a word on what to install."""
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    ana.set_dl(pickle_dir=tmp_path)
+    with pytest.raises(
+        (AttributeError, pickle.PicklingError), match=r"Ref\.value\[0\] is a function.*install cloudpickle"
+    ):
+        ana.Ref([lambda: 1]).make_uuid()
+
+
+class Wants:
+    """Its subclasses say a word, which cloudpickle forgets."""
+
+    def __init_subclass__(cls, *, word):
+        cls.word = word
+
+
+class Meta(type):
+    """As a metaclass."""
+
+    def __new__(cls, name, bases, namespace, *, word):
+        return super().__new__(cls, name, bases, namespace)
+
+    def __init__(cls, name, bases, namespace, *, word):
+        super().__init__(name, bases, namespace)
+
+
+class Unreadable:
+    """Refused by plain pickle through what it holds, and cannot be made again."""
+
+    def __init__(self):
+        self.function = lambda: 1
+
+    def __setstate__(self, state):
+        raise ZeroDivisionError("not with this state")
+
+
+def make_unreadable():
+    """Return values that cloudpickle writes, and no process can read."""
+
+    class Child(Wants, word="x"):
+        pass
+
+    class OfMeta(metaclass=Meta, word="x"):
+        pass
+
+    return {"subclass": Child, "instance": [Child()], "metaclass": OfMeta, "state": Unreadable()}
+
+
+@pytest.mark.parametrize("what", make_unreadable())
+def test_what_cloudpickle_cannot_read_is_not_stored(tmp_path, what):
+    """It is unpickled once, before it is published; and no class is made twice for that."""
+    pytest.importorskip("cloudpickle", reason="pip install cloudpickle")
+    ana.set_dl(pickle_dir=tmp_path)
+    value = make_unreadable()[what]
+    before = Wants.__subclasses__()
+    with pytest.raises(pickle.PicklingError, match=r"cloudpickle wrote a state that it cannot read .*_ana_getstate"):
+        ana.Ref(value).make_uuid()
+    assert classes.states(tmp_path) == []
+    assert Wants.__subclasses__() == before
+
+
+def test_the_check_leaves_classes_as_they_are(tmp_path):
+    """Their methods stay the very same functions, with the globals of their module."""
+    pytest.importorskip("cloudpickle", reason="pip install cloudpickle")
+    ana.set_dl(pickle_dir=tmp_path)
+    _, obj, cls = make_local()
+    before = cls.__init__
+    ana.Ref(obj).make_uuid()
+    assert cls.__init__ is before
+
+
+def test_an_unpickled_check_does_not_touch_the_original(tmp_path):
+    """What is made of the buffers for the check may write to them."""
+    pytest.importorskip("cloudpickle", reason="pip install cloudpickle")
+    ana.set_dl(pickle_dir=tmp_path)
+    value = [Scribbler(bytearray(10_000)), lambda: 1]
+    ana.Ref(value).make_uuid()
+    assert value[0].content == bytearray(10_000)
+
+
+class Scribbler:
+    """Writes into its buffer when it is made again."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def __reduce_ex__(self, protocol):
+        return _scribbled, (pickle.PickleBuffer(self.content),)
+
+
+def _scribbled(content):
+    memoryview(content)[:] = b"x" * 10_000
+    return Scribbler(content)

@@ -71,6 +71,8 @@ PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", 
 ALLOWED = {
     # A message says on which host and in which process something happened.
     "errors": {"os.getpid", "os.strerror", "os.uname"},
+    # Open files are not pickled; those in memory are.
+    "pickling": {"io.IOBase", "io.StringIO"},
     # ANA_PICKLE_DIR, which says where the first layer is.
     "current": {"os.environ"},
     # A layer has an id of its own.
