@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -263,6 +264,104 @@ def test_a_newer_exported_file_is_refused(family, tmp_path):
         archive.addfile(member, io.BytesIO(data))
     with pytest.raises(ana.UnsupportedFormatError):
         maintenance.import_file(tmp_path / "there", tmp_path / "new.ana")
+
+
+# Many names
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A store of a few states with names of all kinds, and their names."""
+    store = care.store(tmp_path / "store")
+    names = [numbered(1), numbered(2), "my mesh/1", " blanks ", "two\nlines", "caf\udce9", "ä"]
+    for name in names:
+        put(store, name)
+    return store, names
+
+
+def given_names(data, *words):
+    """Run a command with names on its standard input; return its exit code and what it said."""
+    with care.start(*words, stdin=subprocess.PIPE, text=False) as process:
+        out, err = process.communicate(data, timeout=60)
+    return process.returncode, out, err.decode()
+
+
+@pytest.mark.parametrize("command", [("export", "-o", "NEW"), ("keep", "root")], ids=["export", "keep"])
+@pytest.mark.parametrize("how", ["lines", "lines of another system", "NULs", "a file", "a FIFO", "what ls writes"])
+def test_names_come_from_a_file(many, command, how, tmp_path):
+    """As many states as there are, whatever they are called: from standard input or a file, and from arguments, too."""
+    store, names = many
+    words = ["-d", store, "--json", *(str(tmp_path / "new") if word == "NEW" else word for word in command)]
+    if how == "what ls writes":
+        with care.start("-d", store, "ls", "-0", text=False) as process:
+            data = process.communicate(timeout=60)[0]
+    else:
+        end = {"lines": "\n", "lines of another system": "\r\n"}.get(how, "\0")
+        names = [name for name in names if end == "\0" or "\n" not in name]
+        data = "".join(f"{name}{end}" for name in names[1:]).encode("utf-8", "surrogatepass")
+        words.append(names[0])
+    words += ["-0"] if b"\0" in data else []
+    if how in {"a file", "a FIFO"}:
+        place = tmp_path / "names"
+        if how == "a file":
+            place.write_bytes(data)
+        else:
+            os.mkfifo(place)
+        with care.start(*words, "--from-file", place) as process:
+            if how == "a FIFO":
+                place.write_bytes(data)
+            out, err = process.communicate(timeout=60)
+        code = process.returncode
+    else:
+        code, out, err = given_names(data, *words, "--from-file", "-")
+    assert (code, err) == (0, "")
+    assert sorted(json.loads(out)["uuids"]) == sorted(names)
+
+
+def test_more_names_than_arguments(tmp_path):
+    """States whose names xargs would give to more than one command become one file."""
+    store = care.store(tmp_path / "store")
+    names = [f"{number:0190}" for number in range(700)]
+    for name in names:
+        put(store, name)
+    data = "\n".join([*names, *names]).encode()
+    code, out, err = given_names(data, "-d", store, "--json", "export", "--from-file", "-", "-o", tmp_path / "all.ana")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["states"] == names
+    with tarfile.open(tmp_path / "all.ana") as archive:
+        assert len(archive.getnames()) == 701
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "said"),
+    [
+        (b"", ["--from-file", "-"], "no UUID in -"),
+        (b"\n\n", ["--from-file", "-"], "no UUID in -"),
+        (b"a\0b", ["--from-file", "-"], "give -0"),
+        (b"caf\xe9", ["--from-file", "-"], "no list of UUIDs"),
+        (b"x" * 300, ["--from-file", "-"], "at most 200"),
+        (b"", ["-0"], "--from-file"),
+        (b"", [], "say which states"),
+        (b"", ["--from-file", "/nowhere"], "does not exist"),
+        (b"", ["--from-file", "/"], "is a directory"),
+    ],
+)
+def test_what_is_no_list_of_names(many, tmp_path, data, words, said):
+    """A list without names, or that is none, is wrong usage, and nothing is made."""
+    store, _ = many
+    code, out, err = given_names(data, "-d", store, "export", "-o", tmp_path / "new", *words)
+    assert (code, out) == (2, b"")
+    assert said in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_too_many_names_for_one_file(many, tmp_path, monkeypatch):
+    """What an import would refuse is not written."""
+    monkeypatch.setattr("ana.maintenance.exporting.MOST_MANIFEST_BYTES", 100)
+    store, names = many
+    with pytest.raises(ana.StoreError, match="too many for one file"):
+        maintenance.export_states(store, names, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 # Roots

@@ -107,6 +107,9 @@ def run(argv: Sequence[str]) -> int:
         warn(str(error))
         return FAILED
     except (ANAError, OSError, BrokenExecutor, MemoryError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            # The same, where `-o` was a pipe.
+            return 128 + signal.SIGPIPE
         warn(str(error) or type(error).__name__)
         return exit_code(error)
     return code if isinstance(code, int) else DONE

@@ -6,8 +6,8 @@ import click
 
 from ana import maintenance
 from ana.cli.completion import roots as root_names
-from ana.cli.completion import uuids
 from ana.cli.looking import when
+from ana.cli.names import given, uuids_argument
 from ana.cli.output import (
     AGE,
     DAMAGE,
@@ -34,7 +34,7 @@ __all__ = ["forget", "gc", "keep", "roots"]
 KEEP_EXAMPLES = """\b
 Examples:
   ana keep experiment-7 5f3ac0e1 77b0c1d2
-  ana ls --class '^paper[.]' -0 | xargs -0 ana keep paper
+  ana ls --class '^paper[.]' -0 | ana keep paper -0 --from-file -
   python: ana.get_dl().keep("experiment-7", model, mesh)
 
 \b
@@ -80,16 +80,16 @@ runs.
 
 @click.command("keep", epilog=KEEP_EXAMPLES)
 @click.argument("name", type=name_or_uuid, shell_complete=root_names)
-@click.argument("uuids", metavar="UUID...", type=name_or_uuid, nargs=-1, required=True, shell_complete=uuids)
+@uuids_argument
 @store_options
 @click.pass_obj
-def keep(output: Output, /, name: str, uuids: tuple[str, ...]) -> int:
+def keep(output: Output, /, name: str, from_file: str | None, *, uuids: tuple[str, ...], null: bool) -> int:
     """Keep states, with all that they refer to, from every collection, under a name.
 
     What the name keeps already, it goes on keeping. A beginning of a UUID is
     enough if no other begins like that. States in the trash are brought back.
     """
-    found = maintenance.keep(output.store, name, list(uuids))
+    found = maintenance.keep(output.store, name, given(uuids, from_file, null=null))
     if output.as_json:
         emit(found)
     elif not output.quiet:

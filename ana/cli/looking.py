@@ -35,7 +35,7 @@ LS_EXAMPLES = """\b
 Examples:
   ana ls --class '^mypackage[.]mesh:' --larger 100M
   ana ls --older 30d --sort size -n 20
-  ana ls --older 90d -0 | xargs -0 ana keep old-ones
+  ana ls --older 90d -0 | ana keep old-ones -0 --from-file -
   ana ls --json | jq -r 'select(.children == 0) | .uuid'
 
 \b
@@ -85,7 +85,7 @@ SORTS = {
 @click.option("--newer", "newer_than_seconds", type=AGE, metavar="TIME", help="Only states stored since then.")
 @click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Oldest, largest, or first by name, first.")
 @click.option("-n", "number", type=click.IntRange(1), metavar="N", help="No more than so many.")
-@click.option("-0", "null", is_flag=True, help="UUIDs alone, each followed by NUL, for xargs -0.")
+@click.option("-0", "null", is_flag=True, help="UUIDs alone, each followed by NUL: for --from-file, and for xargs -0.")
 @store_options
 @click.pass_obj
 def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, **filters: Any) -> int:

@@ -6,14 +6,13 @@ from typing import Any
 import click
 
 from ana import maintenance
-from ana.cli.completion import uuids
+from ana.cli.names import given, uuids_argument
 from ana.cli.output import (
     DAMAGE,
     DONE,
     Output,
     emit,
     lock_option,
-    name_or_uuid,
     output_place,
     problems_table,
     progress,
@@ -40,7 +39,7 @@ store has: those were not imported.
 EXPORT_EXAMPLES = """\b
 Examples:
   ana export 5f3ac0e1 -o model.ana
-  ana ls --class '^paper[.]' -0 | xargs -0 ana export -o paper.ana
+  ana ls --class '^paper[.]' -0 | ana export -o paper.ana -0 --from-file -
   tar tf model.ana
 
 \b
@@ -80,7 +79,7 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
 
 
 @click.command("export", epilog=EXPORT_EXAMPLES)
-@click.argument("uuids", metavar="UUID...", type=name_or_uuid, nargs=-1, required=True, shell_complete=uuids)
+@uuids_argument
 @click.option(
     "-o",
     "--output",
@@ -92,16 +91,18 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
 )
 @store_options
 @click.pass_obj
-def export(output: Output, /, uuids: tuple[str, ...], path: str) -> int:
+def export(output: Output, /, path: str, from_file: str | None, *, uuids: tuple[str, ...], null: bool) -> int:
     """Write states with all that they refer to into one file, for another site.
 
     It is a tar file that unpacks into a store, the states' files as they are;
     `ana import` there takes it in. Every byte is verified. A beginning of a
-    UUID is enough if no other begins like that.
+    UUID is enough if no other begins like that. Any number of them can come
+    from a file.
     """
+    names = given(uuids, from_file, null=null)
     path, speaks = output_place(path)
     with progress(output, "ana export") as tell:
-        found = maintenance.export_states(output.store, uuids, path, tell=tell)
+        found = maintenance.export_states(output.store, names, path, tell=tell)
     if not speaks:
         return DONE
     if output.as_json:

@@ -1,13 +1,16 @@
 """States with all that they refer to as one file, for another site: a tar file that unpacks into a store."""
 
+import errno
 import json
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ana import access, address, files, publishing, record
-from ana.errors import StoreError
-from ana.maintenance.looking import find
+from ana.chunks import Read
+from ana.errors import ANAError, StoreError
+from ana.maintenance.importing import MOST_MANIFEST_BYTES
+from ana.maintenance.looking import find_in
 from ana.maintenance.opening import Doing, Path, Tell, absolute, open_store
 from ana.stores import adopting
 from ana.stores.closure import children_first
@@ -45,21 +48,27 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     """
     store = open_store(pickle_dir)
     place = absolute(path)
-    keys = [find(pickle_dir, uuid) for uuid in uuids]
+    keys = list(dict.fromkeys(find_in(store, uuid) for uuid in uuids))
     done = Exported(place, keys)
-    done.states = list(children_first(keys, lambda key: _children(store, key)))
+    survey = Survey(store)
+    known = _all_children(survey, keys)
+    done.states = list(children_first(keys, lambda key: known[key] if key in known else _children(store, key)))
+    manifest = _manifest(store, done)
+    if len(manifest) > MOST_MANIFEST_BYTES:
+        hint = f"{len(keys)} UUIDs are too many for one file: export them into several"
+        raise StoreError(place, errno.EFBIG, hint)
     place = access.follow(place)
     special = access.open_special(place)
     if special is not None:
         with files.reported(place), special as file:
             # A pipe, say: it is written from the beginning to the end.
-            _Writing(store, done, lambda _, parts: file.writelines(parts), tell).write()
+            _Writing(survey, done, lambda _, parts: file.writelines(parts), tell).write(manifest)
         return done
     folder, _, name = place.rpartition("/")
     if not publishing.publish(
         folder or "/",
         name,
-        lambda write: _Writing(store, done, write, tell).write(),
+        lambda write: _Writing(survey, done, write, tell).write(manifest),
         durable=True,
         make_folders=_no_folder,
     ):
@@ -71,6 +80,23 @@ def _no_folder() -> None:
     """Make nothing: who names a folder that is not there is told so."""
 
 
+def _manifest(store: DirectoryStore, done: Exported) -> bytes:
+    fields = {"format": FORMAT, "levels": store.config.levels, "id": address.random_uuid()}
+    return json.dumps({**fields, "exported": done.uuids, "states": len(done.states)}).encode() + b"\n"
+
+
+def _all_children(survey: Survey, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the children of states and of all below them, looked up many at once; what fails is left out."""
+    known: dict[str, tuple[str, ...]] = {}
+    level = list(keys)
+    while level:
+        looked = survey.each(level, lambda key: _children(survey.store, key))
+        known |= {key: found for key, found in looked if not isinstance(found, ANAError)}
+        below = dict.fromkeys(child for key in level for child in known.get(key, ()))
+        level = [child for child in below if child not in known]
+    return known
+
+
 def _children(store: DirectoryStore, key: str) -> tuple[str, ...]:
     found = store.get(key)
     found.release()
@@ -80,37 +106,54 @@ def _children(store: DirectoryStore, key: str) -> tuple[str, ...]:
 class _Writing:
     """A tar file while it is written."""
 
-    def __init__(self, store: DirectoryStore, done: Exported, write: record.Write, tell: Tell) -> None:
-        self.store = store
+    def __init__(self, survey: Survey, done: Exported, write: record.Write, tell: Tell) -> None:
+        self.survey = survey
+        self.store = survey.store
         self.done = done
         self.write_at = write
         self.tell = tell
         self.offset = 0
 
-    def write(self) -> None:
+    def write(self, manifest: bytes) -> None:
         """Write all of it."""
-        survey = Survey(self.store)
-        fields = {"format": FORMAT, "levels": self.store.config.levels, "id": address.random_uuid()}
-        data = json.dumps({**fields, "exported": self.done.uuids, "states": len(self.done.states)}).encode() + b"\n"
-        self._begin(CONFIG, len(data))
-        self._put(data)
-        self._end(len(data))
-        for number, key in enumerate(self.done.states, 1):
-            self.store.get(key).verify()
-            with adopting.opened(self.store, key) as (size_bytes, read):
-                if self.store.seal is not None:
-                    # Another site has another key, or none.
-                    header = adopting.read_header(key, size_bytes, read, self.store.path(key), self.store.seal)
-                    read = adopting.resealed(header, read, None)  # noqa: PLW2901 - the same, read otherwise
-                self._begin(survey.name_of(key), size_bytes)
-                for at in range(0, size_bytes, BLOCK_BYTES):
-                    block = bytearray(min(BLOCK_BYTES, size_bytes - at))
-                    read(at, [memoryview(block)])
-                    self._put(block)
-                self._end(size_bytes)
+        self._put_file(CONFIG, len(manifest), record.reader(manifest))
+        for number, (key, small) in enumerate(self.survey.each(self.done.states, self._read), 1):
+            if isinstance(small, bytearray):
+                self._put_file(self.survey.name_of(key), len(small), record.reader(small))
+            else:
+                # Large, or something is wrong with it: this says what, or finds it right the second time.
+                self.store.get(key).verify()
+                with adopting.opened(self.store, key) as (size_bytes, read):
+                    self._put_file(self.survey.name_of(key), size_bytes, self._unsealed(key, size_bytes, read))
             self.tell(Doing("exporting", number, len(self.done.states), self.offset))
         self._put(bytes(2 * tarfile.BLOCKSIZE))
         self.done.size_bytes = self.offset
+
+    def _read(self, key: str) -> bytearray | None:
+        """Return a small state's file, verified; None for a large one."""
+        with adopting.opened(self.store, key) as (size_bytes, read):
+            if size_bytes > adopting.START_BYTES:
+                return None
+            where = self.store.path(key)
+            record.verify(adopting.read_header(key, size_bytes, read, where, self.store.seal), read, where)
+            data = bytearray(size_bytes)
+            self._unsealed(key, size_bytes, read)(0, [memoryview(data)])
+            return data
+
+    def _unsealed(self, key: str, size_bytes: int, read: Read) -> Read:
+        """Return what reads a file as it is at another site, which has another key, or none."""
+        if self.store.seal is None:
+            return read
+        header = adopting.read_header(key, size_bytes, read, self.store.path(key), self.store.seal)
+        return adopting.resealed(header, read, None)
+
+    def _put_file(self, name: str, size_bytes: int, read: Read) -> None:
+        self._begin(name, size_bytes)
+        for at in range(0, size_bytes, BLOCK_BYTES):
+            block = bytearray(min(BLOCK_BYTES, size_bytes - at))
+            read(at, [memoryview(block)])
+            self._put(block)
+        self._end(size_bytes)
 
     def _begin(self, name: str, size_bytes: int) -> None:
         member = tarfile.TarInfo(name)

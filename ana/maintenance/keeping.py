@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ana import address
 from ana.errors import ANAError, StateNotFoundError
-from ana.maintenance.looking import find
+from ana.maintenance.looking import find_in
 from ana.maintenance.opening import Path, Problem, open_store, problem
 from ana.stores import roots as roots_of
 from ana.stores.survey import Survey
@@ -45,7 +45,7 @@ def keep(pickle_dir: Path, name: str, uuids: list[str]) -> Kept:
     """
     address.check_key(name)
     store = open_store(pickle_dir)
-    keys = [find(pickle_dir, uuid) for uuid in uuids]
+    keys = [find_in(store, uuid) for uuid in uuids]
     problems = roots_of.keep(store, name, keys)
     return Kept(name, keys, [problem(wrong) for wrong in problems])
 

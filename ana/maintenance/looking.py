@@ -12,7 +12,19 @@ from ana.record import Header
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import File, Survey, plain_name, trash_name
 
-__all__ = ["AmbiguousPrefixError", "Child", "Shown", "StateInfo", "beginning", "cat", "find", "ls", "show", "tree"]
+__all__ = [
+    "AmbiguousPrefixError",
+    "Child",
+    "Shown",
+    "StateInfo",
+    "beginning",
+    "cat",
+    "find",
+    "find_in",
+    "ls",
+    "show",
+    "tree",
+]
 
 _HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
@@ -121,7 +133,7 @@ def ls(
 
 def find(pickle_dir: Path, prefix: str) -> str:
     """Return the one UUID that begins with `prefix`, or is that. Raises StateNotFoundError, AmbiguousPrefixError."""
-    return _find(open_store(pickle_dir), prefix)
+    return find_in(open_store(pickle_dir), prefix)
 
 
 def beginning(pickle_dir: Path, prefix: str) -> list[str]:
@@ -139,7 +151,7 @@ def show(pickle_dir: Path, uuid: str) -> Shown:
     CorruptedStateError, UnsupportedFormatError, StoreError.
     """
     store = open_store(pickle_dir)
-    key = _find(store, uuid)
+    key = find_in(store, uuid)
     survey = Survey(store)
     name = survey.name_of(key)
     found = survey.header(name) or survey.header(trash_name(name))
@@ -156,7 +168,7 @@ def tree(pickle_dir: Path, uuid: str) -> Child:
     """
     store = open_store(pickle_dir)
     survey = Survey(store)
-    key = _find(store, uuid)
+    key = find_in(store, uuid)
     top: list[Child] = []
     seen: set[str] = set()
     # Depth first, without recursion: chains may be long.
@@ -179,7 +191,7 @@ def cat(pickle_dir: Path, uuid: str) -> list[bytes | memoryview]:
     Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError, UnsupportedFormatError, StoreError.
     """
     store = open_store(pickle_dir)
-    return store.get(_find(store, uuid)).segments()
+    return store.get(find_in(store, uuid)).segments()
 
 
 def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
@@ -211,7 +223,8 @@ def _look(survey: Survey, name: str) -> File | None:
         return File(name, 0, 0.0)
 
 
-def _find(store: DirectoryStore, prefix: str) -> str:
+def find_in(store: DirectoryStore, prefix: str) -> str:
+    """Return the same of an open store."""
     if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
         return prefix
     # A UUID's first digits are its folder: mostly one listing does.

@@ -75,5 +75,5 @@ def ran(capfd: Any, *arguments: object) -> Ran:
 def start(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
     """Start the command line in a process of its own."""
     words = [sys.executable, "-m", "ana", *(str(argument) for argument in arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(words, text=True, env=processes.environment(), **{**pipes, **options})
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env=processes.environment(), **{**usual, **options})
