@@ -156,6 +156,11 @@ def signed_parts(head: Bytes) -> tuple[memoryview, memoryview]:
     return view[:-DIGEST_BYTES], view[-DIGEST_BYTES:]
 
 
+def is_signed(head: Bytes) -> bool:
+    """Return whether a whole header says that it is signed."""
+    return bool(int.from_bytes(head[FLAGS_AT : FLAGS_AT + 2], "little") & SIGNED)
+
+
 def key_of(prefix: Bytes) -> str:
     """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
     at = PREFIX.size + FIXED.size

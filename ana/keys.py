@@ -4,15 +4,17 @@ A key file is JSON: the store's id, the folders where that store is known to be,
 first.
 """
 
+import errno
 import json
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
-from ana import files, paths
+from ana import files, paths, publishing
+from ana.access import Access
 from ana.errors import ANAError, StoreError, UntrustedStoreError
-from ana.seals import KEY_BYTES
+from ana.seals import KEY_BYTES, Seal
 
 __all__ = [
     "ENVIRONMENT",
@@ -23,6 +25,8 @@ __all__ = [
     "from_option",
     "load",
     "make",
+    "note_store",
+    "own_file",
     "rotate",
     "save",
 ]
@@ -35,7 +39,7 @@ _ONLY_OWNER = 0o077
 class KeyRing:
     """The keys of one store, the current one first, and where that store is known to be. Shows its keys to nobody."""
 
-    __slots__ = ("folders", "keys", "path", "store_id")
+    __slots__ = ("folders", "keys", "path", "store_id", "stores")
 
     def __init__(self, keys: Sequence[bytes], store_id: str = "", folders: Sequence[str] = (), path: str = "") -> None:
         """Take keys of 32 bytes, the store's id ("" for whichever they are given for), and the file they are from."""
@@ -43,9 +47,20 @@ class KeyRing:
         self.store_id = store_id
         self.folders = tuple(folders)
         self.path = path
+        self.stores: dict[str, str] = {}
+        """Ids and folders of those that were made with keys for whichever: without its id a store is lost."""
 
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self.keys)} key(s) for store {self.store_id!r}>"
+
+
+def note_store(ring: KeyRing, store_id: str, root: str) -> None:
+    """Have a key file that names no store remember one that was made with it, where that file may be written to."""
+    if ring.path and not ring.store_id:
+        with suppress(ANAError):
+            ring = load(ring.path)
+            ring.stores[store_id] = root
+            save(ring)
 
 
 def from_option(key: object) -> KeyRing:
@@ -64,17 +79,35 @@ def from_option(key: object) -> KeyRing:
     raise TypeError(msg)
 
 
-def find(store_id: str, root: str) -> KeyRing | None:
+def find(store_id: str, root: str, fingerprint: str = "") -> KeyRing | None:
     """Return the keys of a store: out of the file that `ANA_KEY_FILE` names, or the user's own folder of keys.
 
-    Also where only the folder `root` is that of a store with a key, though it says it is another: then somebody has
-    replaced it. Raises StoreError, UntrustedStoreError.
+    A file that names the store goes before one that names none, and one that has the key of that fingerprint before
+    one that has not. Also where only the folder `root` is that of a store with a key, though it says it is another:
+    then somebody has replaced it. Raises StoreError, UntrustedStoreError.
     """
-    said = os.environ.get(ENVIRONMENT)
-    if said:
-        ring = load(paths.absolute(said))
-        if ring.store_id in ("", store_id) or root in ring.folders:
+    first = None
+    for ring in _candidates(store_id, root):
+        first = first or ring
+        if not fingerprint or fingerprint in Seal(store_id, ring.keys).fingerprints:
             return ring
+    return first
+
+
+def _candidates(store_id: str, root: str) -> Iterator[KeyRing]:
+    said = os.environ.get(ENVIRONMENT)
+    named = load(paths.absolute(said)) if said else None
+    if named is not None and (named.store_id == store_id != "" or root in named.folders):
+        yield named
+    own = _own(store_id, root)
+    if own is not None:
+        yield own
+    if named is not None and not named.store_id:
+        yield named
+
+
+def _own(store_id: str, root: str) -> KeyRing | None:
+    """Return the keys of a store out of the user's own folder of keys."""
     try:
         _folder()
     except StoreError:
@@ -99,20 +132,31 @@ def make(path: str, store_id: str, folders: Iterable[str] = ()) -> KeyRing:
     ring = KeyRing((os.urandom(KEY_BYTES),), store_id, tuple(folders), path)
     with files.reported(path):
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        _write(path, ring, os.O_EXCL)
+    if not _write(ring, replace=False):
+        found = files.look(path)
+        empty = "an empty one, as a full disk leaves: remove it" if found is not None and not found.size_bytes else ""
+        raise StoreError(path, errno.EEXIST, empty or "a key file is never overwritten: give another path")
     return ring
 
 
 def save(ring: KeyRing) -> None:
     """Replace a key file as a whole. Raises StoreError."""
-    temporary = files.temporary_name(os.path.dirname(ring.path))
-    with files.reported(ring.path):
-        try:
-            _write(temporary, ring, os.O_EXCL)
-            os.rename(temporary, ring.path)
-        except BaseException:
-            files.remove(temporary)
-            raise
+    _write(ring, replace=True)
+
+
+def own_file(ring: KeyRing, store_id: str, root: str) -> KeyRing:
+    """Copy keys out of a file that names no store, so that others may have them too, into the store's own one.
+
+    Raises StoreError, also where there is such a file.
+    """
+    own = KeyRing(ring.keys, store_id, (root,), default_path(store_id))
+    with files.reported(own.path):
+        os.makedirs(os.path.dirname(own.path), mode=0o700, exist_ok=True)
+    if not _write(own, replace=False):
+        raise StoreError(
+            own.path, errno.EEXIST, "it does not have the key that the store is read with: see which is right"
+        )
+    return own
 
 
 def rotate(path: str) -> KeyRing:
@@ -142,12 +186,21 @@ def load(path: str) -> KeyRing:
         keys = tuple(bytes.fromhex(key) for key in fields["keys"])
         folders = tuple(str(folder) for folder in fields.get("folders", ()))
         ring = KeyRing(keys, str(fields.get("store", "")), folders, path)
+        ring.stores = {str(store_id): str(root) for store_id, root in fields.get("stores", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         # Without the cause: it may quote what is in the file.
-        raise UntrustedStoreError(path, "it is no key file of ana") from None
+        text = (
+            "it is a key file that is empty or cut short: remove it, and make or copy it anew" if _is_cut(data) else ""
+        )
+        raise UntrustedStoreError(path, text or "it is no key file of ana") from None
     if not keys or any(len(key) != KEY_BYTES for key in keys):
         raise UntrustedStoreError(path, f"it is a key file, but its keys are not {KEY_BYTES} bytes each")
     return ring
+
+
+def _is_cut(data: bytes) -> bool:
+    """Return whether a file is the beginning of a key file: the disk was full when an older version made it."""
+    return b'{\n "store"'.startswith(data[:10]) and not data.rstrip().endswith(b"}")
 
 
 def _check_owner(path: str) -> None:
@@ -163,14 +216,22 @@ def _check_owner(path: str) -> None:
         raise UntrustedStoreError(path, f"{reason}: chmod 600 {path}, and make a new key if they did")
 
 
-def _write(path: str, ring: KeyRing, flags: int) -> None:
-    text = {"store": ring.store_id, "folders": list(ring.folders), "keys": [key.hex() for key in ring.keys]}
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump(text, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(descriptor)
+def _write(ring: KeyRing, *, replace: bool) -> bool:
+    """Make a key file appear whole, mode 0600, or leave nothing; False if there is one and it is not to be replaced."""
+    text: dict[str, object] = {"store": ring.store_id, "folders": list(ring.folders)}
+    text |= {"stores": ring.stores} if ring.stores else {}
+    text["keys"] = [key.hex() for key in ring.keys]
+    data = json.dumps(text, indent=1).encode() + b"\n"
+    folder, _, name = ring.path.rpartition("/")
+    return publishing.publish(
+        folder or "/",
+        name,
+        lambda write: write(0, [data]),
+        durable=True,
+        make_folders=lambda: None,
+        access=Access(0o600),
+        replace=replace,
+    )
 
 
 def _folder() -> str:

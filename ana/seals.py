@@ -15,6 +15,7 @@ __all__ = ["KEY_BYTES", "Seal"]
 
 KEY_BYTES = 32
 _LABEL = b"ana record seal v1"
+_FINGERPRINT = "ana 2026-11-26 store key fingerprint v1"
 _SIZES = struct.Struct("<QQQ")
 
 Bytes = bytes | bytearray | memoryview
@@ -32,6 +33,13 @@ class Seal:
             raise ValueError(msg)
         self._store = address.key_bytes(store_id)
         self._keys = tuple(keys)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """What tells each key from others and helps nobody to find it: 8 bytes of a key derived from it, in hex."""
+        return tuple(
+            blake3.blake3(key + self._store, derive_key_context=_FINGERPRINT).hexdigest(length=8) for key in self._keys
+        )
 
     def sign(self, uuid: str, head: Bytes) -> bytes:
         """Return the 32 bytes that stand behind the header of `uuid`'s record."""

@@ -6,8 +6,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import blake3
 import pytest
-from helpers import raw_tree
+from helpers import mounts, raw_tree
 from helpers.care import ran
 
 import ana
@@ -205,3 +206,201 @@ def test_there_is_nothing_to_rotate_without_a_key(tmp_path):
     with pytest.raises(ana.UntrustedStoreError, match="no key"):
         maintenance.rotate_key(tmp_path / "plain")
     assert not (tmp_path / "config").exists()
+
+
+# Which key is whose
+
+
+def other_key(tmp_path):
+    """Make a key that is for no store yet."""
+    return maintenance.new_key(tmp_path / "other.key")
+
+
+def states_of(store):
+    """Return all that lies in the shard folders, what was set aside, too."""
+    return sorted(str(path) for path in store.glob("??/??/*") if path.is_file()) + sorted(
+        map(str, store.glob("??/??/.*"))
+    )
+
+
+def without_fingerprint(store):
+    """Make a store look as version 1.0 made it."""
+    config = json.loads((store / "ana.json").read_text())
+    del config["key"]
+    (store / "ana.json").write_text(json.dumps(config))
+
+
+def test_the_fingerprint_is_what_the_document_says(store):
+    """8 bytes derived from key and id: they tell keys apart, and show nothing of one."""
+    config = json.loads((store / "ana.json").read_text())
+    (key,) = keys.load(str(key_file(store))).keys
+    derived = blake3.blake3(
+        key + config["id"].encode(), derive_key_context="ana 2026-11-26 store key fingerprint v1"
+    ).hexdigest()
+    assert config["key"] == derived[:16]
+
+
+@pytest.mark.parametrize("how", ["environment", "option"])
+def test_a_wrong_key_is_told_from_damage(store, tmp_path, monkeypatch, how):
+    """Nothing is opened with it, so nothing is called damaged, moved or written; the right one is found."""
+    uuids = fill(store)
+    before = states_of(store)
+    if how == "option":
+        with pytest.raises(ana.UntrustedStoreError, match="another key than"):
+            ana.DirDataLayer(store, key=other_key(tmp_path))
+        with pytest.raises(ana.UntrustedStoreError, match="another key than"):
+            ana.DirDataLayer(store, key=b"k" * 32)
+    else:
+        monkeypatch.setenv("ANA_KEY_FILE", other_key(tmp_path))
+        assert maintenance.verify(store, set_aside=True).problems == []
+        assert load(store, uuids[0]) == "parent"
+        key_file(store).unlink()
+        with pytest.raises(ana.UntrustedStoreError, match="another key than"):
+            maintenance.verify(store, set_aside=True)
+    assert states_of(store) == before
+
+
+def test_a_wrong_key_replaces_nothing_where_there_is_no_fingerprint(store, tmp_path):
+    """As in a store of version 1.0: neither `verify --set-aside` nor a writer takes what it cannot read for damaged."""
+    uuids = fill(store)
+    without_fingerprint(store)
+    before = states_of(store)
+    ring = keys.load(str(key_file(store)))
+    key_file(store).write_text(json.dumps({"store": ring.store_id, "keys": [b"k".hex() * 32]}))
+    found = maintenance.verify(store, set_aside=True)
+    assert {"wrong key" in wrong.reason for wrong in found.problems if wrong.kind == "failed"} == {True}
+    ana.set_dl(pickle_dir=store)
+    obj = A("child")
+    obj.make_uuid()
+    with pytest.raises(ana.UntrustedStoreError, match="wrong key"):
+        obj.ana_store()
+    assert states_of(store) == before
+    # With the right one, damage is seen to.
+    key_file(store).write_text(json.dumps({"store": ring.store_id, "keys": [key.hex() for key in ring.keys]}))
+    raw_tree.path_of(store, uuids[1]).write_bytes(b"damaged" * 100)
+    assert len(maintenance.verify(store, set_aside=True).set_aside) == 1
+
+
+def test_a_process_that_missed_a_rotation_replaces_nothing(store):
+    """What is signed with the new key is not damaged, though it cannot be read with the old one."""
+    uuids = fill(store)
+    layer = ana.DirDataLayer(store)
+    maintenance.rotate_key(store)
+    with ana.using_dl(layer):
+        obj = A("child")
+        obj.make_uuid()
+        with pytest.raises(ana.UntrustedStoreError, match="rotated"):
+            obj.ana_store()
+    assert maintenance.verify(store).problems == []
+    assert load(store, uuids[1]) == "child"
+
+
+def test_a_key_of_two_stores_is_not_lost_by_rotating_one(tmp_path, monkeypatch):
+    """The file that both are read with stays; the one whose key was rotated has a file of its own from then on."""
+    shared = maintenance.new_key(tmp_path / "my.key")
+    monkeypatch.setenv("ANA_KEY_FILE", shared)
+    uuids = {}
+    for name in ("a", "b"):
+        ana.set_dl(pickle_dir=tmp_path / name, key=shared)
+        uuids[name] = A(name).make_uuid()
+    before = keys.load(shared).keys
+    done = maintenance.rotate_key(tmp_path / "a")
+    assert (done.finished, done.signed, done.key_file) == (True, 1, str(key_file(tmp_path / "a")))
+    assert keys.load(shared).keys == before
+    assert keys.load(done.key_file).keys != before
+    for name in ("a", "b"):
+        assert maintenance.verify(tmp_path / name).problems == []
+        assert load(tmp_path / name, uuids[name]) == name
+    assert maintenance.rotate_key(tmp_path / "a").finished
+
+
+def test_a_stores_own_key_makes_no_other_store(store, tmp_path):
+    """They would have one id and one key, and rotating it would make one of them unreadable."""
+    with pytest.raises(ana.UntrustedStoreError, match=f"the key of the store {store}.*ana key new"):
+        ana.DirDataLayer(tmp_path / "second", key=key_file(store))
+    assert not (tmp_path / "second" / "ana.json").exists()
+
+
+# ana.json, purged
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["ana init", "ana key new"])
+def test_a_purged_configuration_comes_back_with_its_key(tmp_path, own):
+    """Who looks reads the store as it was, and writes nothing; who stores writes `ana.json` anew, with id and key."""
+    store = tmp_path / "store"
+    if own:
+        maintenance.init(store, keyed=True)
+        options = {}
+    else:
+        options = {"key": maintenance.new_key(tmp_path / "my.key")}
+    ana.set_dl(pickle_dir=store, **options)
+    uuid = A("signed").make_uuid()
+    before = json.loads((store / "ana.json").read_text())
+    (store / "ana.json").unlink()
+    if own:
+        assert maintenance.verify(store).problems == []
+        assert not (store / "ana.json").exists()
+    ana.set_dl(pickle_dir=store, **options)
+    assert A.ana_load(uuid).x == "signed"
+    assert json.loads((store / "ana.json").read_text()) == before
+
+
+def test_without_its_key_a_purged_configuration_is_not_written(store, tmp_path):
+    """Another one would have the store refused for ever: neither without a key, nor with a wrong one."""
+    fill(store)
+    (store / "ana.json").unlink()
+    key_files = Path(keys.default_path("x")).parent
+    key_files.rename(tmp_path / "away")
+    for key in (None, b"k" * 32, other_key(tmp_path)):
+        with pytest.raises(ana.UntrustedStoreError, match=r"ana\.json.*is gone.*signed with a key"):
+            ana.DirDataLayer(store, key=key)
+        assert not (store / "ana.json").exists()
+    (tmp_path / "away").rename(key_files)
+    assert ana.DirDataLayer(store).store.config.keyed
+
+
+def test_a_key_makes_no_keyed_store_of_what_is_not_signed(tmp_path):
+    """Nothing in it could be read then."""
+    ana.set_dl(pickle_dir=tmp_path / "plain")
+    A(1).make_uuid()
+    (tmp_path / "plain" / "ana.json").unlink()
+    with pytest.raises(ana.UntrustedStoreError, match="not signed"):
+        ana.DirDataLayer(tmp_path / "plain", key=b"k" * 32)
+    assert not (tmp_path / "plain" / "ana.json").exists()
+
+
+# Key files on full disks
+
+
+def test_a_full_disk_leaves_no_key_file(tmp_path, capfd):
+    """Nothing is in the way once there is room; a rotation keeps the old key."""
+    with mounts.tmpfs(tmp_path / "small", "size=1m,mode=755") as small:
+        maintenance.init(tmp_path / "rotated", keyed=True, key_file=small / "its.key")
+        with pytest.raises(OSError, match="No space"):
+            (small / "fill").write_bytes(bytes(2 << 20))
+        before = (small / "its.key").read_bytes()
+        with pytest.raises(ana.StoreError):
+            keys.rotate(str(small / "its.key"))
+        assert (small / "its.key").read_bytes() == before
+        for words in (
+            ["key", "new", small / "new"],
+            ["-d", tmp_path / "s", "init", "--keyed", "--key-file", small / "k"],
+        ):
+            assert ran(capfd, *words).code == 1
+        assert sorted(path.name for path in small.iterdir()) == ["fill", "its.key"]
+        (small / "fill").unlink()
+        for words in (
+            ["key", "new", small / "new"],
+            ["-d", tmp_path / "s", "init", "--keyed", "--key-file", small / "k"],
+        ):
+            assert ran(capfd, *words).code == 0
+
+
+@pytest.mark.parametrize("size", [0, 5, 40])
+def test_an_older_versions_half_a_key_file_is_told(tmp_path, capfd, size):
+    """Made on a full disk: it says what it is, and what to do."""
+    path = Path(maintenance.new_key(tmp_path / "key"))
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ana.UntrustedStoreError, match=r"key file that is empty or cut short: remove it"):
+        ana.DirDataLayer(tmp_path / "store", key=path)
+    assert ran(capfd, "key", "new", path).code == 1

@@ -131,9 +131,10 @@ def planted(folder, path, tmp_path, **options):
 
 def test_the_trap_works(folder, tmp_path):
     """In a store without a key: else the tests below would prove nothing."""
-    uuid, path = stored(folder, 1, None)
-    sentinel = planted(folder, path, tmp_path)
-    load(folder, uuid, None)
+    layer = ana.set_dl(pickle_dir=folder)
+    # Under a UUID that a program chose: a content's own address would show that it is not that.
+    sentinel = planted(folder, Path(layer.store.path("chosen")), tmp_path)
+    load(folder, "chosen", None)
     assert sentinel.exists()
 
 
@@ -236,9 +237,13 @@ def test_after_a_rotation_old_and_new_records_load(folder, tmp_path):
     new, _ = stored(folder, 2, key_file)
     assert load(folder, old, key_file) == 1
     assert load(folder, new, key_file) == 2
+    # As `ana key rotate` does, once all is signed anew.
+    ana.get_dl().store.tree.amend(key=seals.Seal("the-id", ring.keys).fingerprints[0])
     assert load(folder, new, ring.keys[0]) == 2
     with pytest.raises(ana.CorruptedStateError):
         load(folder, old, ring.keys[0])
+    with pytest.raises(ana.UntrustedStoreError, match="another key"):
+        load(folder, new, ring.keys[1])
     assert path.exists()
 
 

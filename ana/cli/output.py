@@ -97,12 +97,14 @@ class Output:
         """Where the store is: `-d`, `ANA_PICKLE_DIR`, `./pickles`. Raises NoStoreError if there is none."""
         path = paths.absolute(self.place[0])
         try:
-            maintenance.open_store(path)
+            store = maintenance.open_store(path)
         except StoreError as error:
             if isinstance(error.__cause__, OSError) or error.errno != 2:  # noqa: PLR2004 - ENOENT
                 raise
             msg = f"{error} (-d/--pickle-dir or {PICKLE_DIR} says where it is)"
             raise NoStoreError(msg) from error
+        if store.tree.is_purged and not self.quiet:
+            warn(f"{path}/ana.json is gone (purged?): the next program that stores something writes it anew")
         return path
 
     @property

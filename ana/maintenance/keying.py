@@ -16,6 +16,7 @@ from ana.maintenance.opening import (
     problem,
     unlisted,
 )
+from ana.seals import Seal
 from ana.stores import adopting
 from ana.stores.directory import DirectoryStore
 from ana.stores.survey import Survey
@@ -98,13 +99,19 @@ def rotate_key(pickle_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: f
     Raises StoreError, UntrustedStoreError for a store whose key is in no file, LockTimeoutError.
     """
     store = open_store(pickle_dir)
-    ring = keys.find(store.config.id, store.home)
+    ring = keys.find(store.config.id, store.home, store.config.fingerprint)
     if ring is None:
         raise UntrustedStoreError(store.home, "this store has no key that is in a file, so there is none to rotate")
-    done = Rotated(ring.path, resumed=len(ring.keys) > 1)
     with locked(store, lock_seconds):
+        if not ring.store_id:
+            # Another store may have this key: that file stays as it is.
+            ring = keys.own_file(ring, store.config.id, store.home)
+        done = Rotated(ring.path, resumed=len(ring.keys) > 1)
         if not done.resumed:
-            keys.rotate(ring.path)
+            ring = keys.rotate(ring.path)
+        # From now on nobody opens the store who does not know the new key.
+        fingerprint = Seal(store.config.id, ring.keys).fingerprints[0]
+        store.tree.amend(key=fingerprint)
         # With the new key, too.
         store = open_store(pickle_dir)
         survey = Survey(store)
@@ -115,6 +122,8 @@ def rotate_key(pickle_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: f
             _sign(store, survey, name, done)
             tell(Doing("signing", number, done.states))
         if all(wrong.kind == "damaged" for wrong in done.problems):
+            # Once more: who noted something else there at the same moment may have taken it away.
+            store.tree.amend(key=fingerprint)
             keys.forget_old(ring.path)
             done.finished = True
     return done

@@ -159,7 +159,7 @@ class _Reading:
         return True
 
     def _put_aside(self, name: str) -> None:
-        aside = adopting.set_aside(f"{self.store.home}/{name}")
+        aside = adopting.set_aside(self.store, f"{self.store.home}/{name}")
         if aside is not None:
             self.aside.append(aside.removeprefix(f"{self.store.home}/"))
 

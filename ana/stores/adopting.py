@@ -7,6 +7,7 @@ from ana import files, publishing, record, trash
 from ana.chunks import Read
 from ana.errors import CorruptedStateError, StateNotFoundError
 from ana.seals import Seal
+from ana.stores import sealing
 from ana.stores.directory import DirectoryStore
 
 __all__ = ["adopt", "copy", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
@@ -81,11 +82,15 @@ def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
         yield file.size_bytes, record.reader(file.start) if small else file.read
 
 
-def set_aside(path: str) -> str | None:
-    """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone. Raises StoreError."""
+def set_aside(store: DirectoryStore, path: str) -> str | None:
+    """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone.
+
+    Raises StoreError, and UntrustedStoreError where nothing tells damage from a wrong key.
+    """
     found = files.look(path)
     if found is None:
         return None
+    sealing.check_key(store.tree, store.seal)
     aside = publishing.set_aside(path, found.identity)
     trash.forget(path, found.identity)
     return aside

@@ -1,14 +1,14 @@
 """`ana.json`: what a tree says of itself, read and written. `docs/format.md` describes its fields."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ana import documents, files, publishing
 from ana.access import Access
 from ana.errors import StoreError, UnsupportedFormatError
 from ana.trust import Trust
 
-__all__ = ["CONFIG", "FORMAT", "LEVELS", "Config", "amend", "publish", "read"]
+__all__ = ["CONFIG", "FORMAT", "LEVELS", "Config", "amend", "of_fields", "publish", "read"]
 
 CONFIG = "ana.json"
 FORMAT = 1
@@ -31,6 +31,20 @@ class Config(NamedTuple):
     """Nothing counts in this tree that its key has not signed."""
     roots: bool = False
     """There have been roots: where their folder is missing, it was lost."""
+    fingerprint: str = ""
+    """Of the key; "" where an older version made the tree."""
+
+
+def of_fields(fields: Any) -> Config:
+    """Return what the fields of an `ana.json` say. Raises whatever nonsense in them leads to."""
+    return Config(
+        int(fields["format"]),
+        int(fields.get("levels", 0)),
+        str(fields.get("id", "")),
+        fields.get("keyed") is True,
+        fields.get("roots") is True,
+        str(fields.get("key", "")),
+    )
 
 
 def read(root: str, trust: Trust) -> Config | None:
@@ -43,9 +57,7 @@ def read(root: str, trust: Trust) -> Config | None:
     if data is None:
         return None
     try:
-        fields = documents.parse(data)
-        levels, keyed, roots = int(fields.get("levels", 0)), fields.get("keyed") is True, fields.get("roots") is True
-        config = Config(int(fields["format"]), levels, str(fields.get("id", "")), keyed, roots)
+        config = of_fields(documents.parse(data))
     except (ValueError, KeyError, TypeError):
         raise UnsupportedFormatError(path, "an unreadable kind", FORMAT, _DAMAGED) from None
     if config.format != FORMAT:
@@ -79,7 +91,7 @@ def amend(root: str, fields: dict[str, object], access: Access, trust: Trust) ->
     for _ in range(_AMEND_TRIES):
         if read(root, trust) is None:
             break
-        before = json.loads(files.read_whole(path, _LIMIT_BYTES, trust.check_file) or b"{}")
+        before = documents.parse(files.read_whole(path, _LIMIT_BYTES, trust.check_file) or b"{}")
         if {**before, **fields} == before:
             break
         # Looked at again after it was written: of two at once, one may have taken the other's away.

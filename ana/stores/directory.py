@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from ana import address, chunks, files, keys, locks, mounts, publishing, record, trash
 from ana.counters import Counters
-from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
-from ana.seals import Seal
+from ana.errors import CorruptedStateError, StateNotFoundError, StoreError
+from ana.stores import sealing
 from ana.stores.config import Config
 from ana.stores.found import Found
 from ana.stores.tree import Tree
@@ -58,10 +58,9 @@ class DirectoryStore:
         to show a state that another host has just written. `level`: see `ana.chunks.encode`. `ring`: the store's keys,
         if they are not to be looked for. `trust`: whose files are believed.
         """
-        store_id = ring.store_id if ring is not None else ""
-        self.tree = Tree(root, durable=durable, create=create, keyed=ring is not None, store_id=store_id, trust=trust)
+        self.tree = Tree(root, durable=durable, create=create, ring=ring, trust=trust)
         self._check = self.tree.trust.check_file
-        self.seal = _seal(self.tree, ring)
+        self.seal = sealing.seal_of(self.tree.config, root, ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
         self.level = level
@@ -228,6 +227,7 @@ class DirectoryStore:
     def _make_room(self, key: str, path: str, found: "_Look") -> None:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
+            sealing.check_key(self.tree, self.seal)
             aside = publishing.set_aside(path, found.damaged.identity)
             trash.forget(path, found.damaged.identity)
             fields = {"event": "set aside", "uuid": key, "store": self.home, "path": path, "aside": aside}
@@ -338,22 +338,6 @@ def _bring_back(path: str) -> bool | None:
     if there:
         _log.info("brought back from the trash: %s", path)
     return there
-
-
-def _seal(tree: Tree, given: keys.KeyRing | None) -> Seal | None:
-    """Return what a tree's records are signed with, if it has a key. Never less than what was asked for or is known."""
-    config = tree.config
-    ring = given or keys.find(config.id, tree.root)
-    if ring is None:
-        if config.keyed:
-            cure = f"name its key file with {keys.ENVIRONMENT} or key=, or put it at ~/.config/ana/keys/{config.id}"
-            raise UntrustedStoreError(tree.root, f"this store has a key, which this process does not: {cure}")
-        return None
-    if not config.keyed or ring.store_id not in ("", config.id):
-        known = ring.path or "the key that is given"
-        reason = f"it has no key or another id, and {known} is for a store with a key: somebody may have replaced it"
-        raise UntrustedStoreError(tree.root, f"{reason}; compare {tree.root}/ana.json, use another folder, or no key")
-    return Seal(config.id, ring.keys)
 
 
 class _Look(NamedTuple):

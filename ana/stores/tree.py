@@ -13,11 +13,11 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from ana import address, files, mounts, publishing, threads, trash
+from ana import address, files, keys, mounts, publishing, threads, trash
 from ana.access import Access, adjust
 from ana.errors import ANAError, StoreError, UntrustedStoreError
-from ana.stores import config
-from ana.stores.config import CONFIG, FORMAT, LEVELS, Config
+from ana.stores import config, sealing
+from ana.stores.config import CONFIG, LEVELS, Config
 from ana.trust import EVERYDAY, Trust
 
 __all__ = ["Folder", "Stray", "Tree"]
@@ -55,20 +55,20 @@ class Tree:
         *,
         durable: bool = True,
         create: bool = True,
-        keyed: bool = False,
-        store_id: str = "",
+        ring: keys.KeyRing | None = None,
         trust: Trust = EVERYDAY,
     ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
-        One that is made is `keyed`, and has the id `store_id` or one of its own. Raises StoreError, UntrustedStoreError
+        One that is made has the keys of `ring`. Raises StoreError, UntrustedStoreError
         (a folder that is no tree, or that others can write to), UnsupportedFormatError (a newer tree) before anything
         is written.
         """
         self.root = root
         self.durable = durable
-        self._keyed = keyed
-        self._store_id = store_id
+        self._ring = ring
+        self.is_purged = False
+        """Whether this is a store whose `ana.json` is gone, which whoever only looks does not write anew."""
         self.trust = trust.within(root)
         self.access = Access(trust.new_mode, shared=trust.shared)
         """What the root has, and all that is made in it gets."""
@@ -252,10 +252,15 @@ class Tree:
         if found is not None:
             return found
         if not create:
-            if not self._is_purged():
+            if not self._looks_purged():
                 raise StoreError(self.root, 2, f"there is no ANA store at this place on this host{self._store_above()}")
             # Who only looks writes nothing: the next writer makes it anew.
-            return Config(FORMAT, LEVELS, self._store_id, self._keyed)
+            self.is_purged = True
+            return config.of_fields(sealing.fields_again(self, "", self._ring))
+        return self._make()
+
+    def _make(self) -> Config:
+        """Make the tree, or its `ana.json` anew, and return what that says."""
         missing = files.look(self.root) is None
         publishing.make_folders(self.root, self.access)
         try:
@@ -266,15 +271,34 @@ class Tree:
                 trash.remove_empty_folder(self.root, math.inf)
             raise
         self._refuse_foreign()
-        fields = {"format": FORMAT, "levels": LEVELS, "id": self._store_id or address.random_uuid()}
-        config.publish(self.root, {**fields, "keyed": True} if self._keyed else fields, self.access)
+        fields = self._first_fields()
+        config.publish(self.root, fields, self.access)
         publishing.sync_folder(self.root.rpartition("/")[0] or "/")
         # Another process may have been first: its word counts.
         found = self._read_config()
         if found is None:
             msg = f"{self.root}/{CONFIG}"
             raise StoreError(msg, 2, "it vanished while the store was being made")
+        if self._ring is not None and found.id == fields["id"]:
+            keys.note_store(self._ring, found.id, self.root)
         return found
+
+    def _first_fields(self) -> dict[str, object]:
+        """Return what the `ana.json` of a new tree says, or of one whose own was purged."""
+        if self._holds_states() is True:
+            return sealing.fields_again(self, address.random_uuid(), self._ring)
+        ring = self._ring
+        if ring is not None and ring.folders and self.root not in ring.folders:
+            reason = f"{ring.path} is the key of the store {ring.folders[0]}, not of one that is to be made here"
+            raise UntrustedStoreError(self.root, f"{reason}: make a key for it (ana key new, ana init --keyed)")
+        return sealing.fields_of((ring.store_id if ring is not None else "") or address.random_uuid(), ring)
+
+    def state_paths(self) -> Iterator[str]:
+        """Yield the paths of what lies where states of a tree of the usual levels do. Raises StoreError."""
+        for folder in self._walk([""], LEVELS, "", 1, {}):
+            for entry in folder.entries:
+                if folder.innermost and _lies_right(folder.name, entry):
+                    yield f"{self.root}/{folder.name}{entry.name}"
 
     def _check_root(self) -> None:
         """Refuse a root in which others may have planted files; take its mode over."""
@@ -298,7 +322,7 @@ class Tree:
         """Have `ana.json` say something more, or something else. Raises StoreError, UntrustedStoreError."""
         self.config = config.amend(self.root, fields, self.access, self.trust)
 
-    def _is_purged(self) -> bool:
+    def _looks_purged(self) -> bool:
         """Return whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""
         try:
             return not _foreign(files.list_folder(self.root)) and self._holds_states() is True
