@@ -91,6 +91,7 @@ class Session:
     def __init__(self) -> None:
         self.depth = 0
         self.layer: Source | None = None
+        self.unpickling: Claim | None = None
         self.held: list[Any] = []
         self.put_off: list[Any] = []
         self.filled: list[Claim] = []

@@ -25,6 +25,8 @@ SMALL_BYTES = 256 << 10
 """Records up to this size are in memory as soon as they are found (`stores.directory`): there is no waiting left."""
 WINDOW_STATES = 512
 """So many are found ahead at once, each with up to that much of its file in memory."""
+SAMPLE_STATES = 8
+"""So many of them are found first: where most are lazy (Refs), nobody may ever ask for the rest."""
 LEVELS = 3
 """So far below what is asked for, states are found for many at once; further down, for each by itself."""
 MOST_STATES = 2048
@@ -91,10 +93,11 @@ class Ahead:
         """
         if len(children) - at <= FEW or not answers_late(layer.store):
             return len(children)
-        window = children[at : at + WINDOW_STATES]
+        # More and more at a time, as those before turn out not to be lazy.
+        window = children[at : at + min(WINDOW_STATES, max(SAMPLE_STATES, 3 * at))]
         wanted = self._wanted(layer, window)
         if len(wanted) > FEW:
-            self._fetch(layer, wanted, _unless_lazy(layer, cls))
+            self._fetch_unless_lazy(layer, wanted, cls)
         return at + len(window)
 
     def fetch(self, layer: Source, keys: Sequence[str], cls: type) -> None:
@@ -108,7 +111,7 @@ class Ahead:
             level = self._wanted(layer, below)[:WINDOW_STATES]
             if len(level) <= FEW:
                 break
-            self._fetch(layer, level, _unless_lazy(layer, cls))
+            self._fetch_unless_lazy(layer, level, cls)
 
     def has(self, layer: Source, key: str) -> bool:
         """Say whether a state was found."""
@@ -123,6 +126,16 @@ class Ahead:
         return [
             key for key in dict.fromkeys(keys) if (layer.uuid, key) not in self._found and _is_missing(layer.live, key)
         ]
+
+    def _fetch_unless_lazy(self, layer: Source, keys: Sequence[str], cls: type) -> None:
+        """Find states that an object of `cls` refers to; only a few of them, where most of those are lazy."""
+        wants = _unless_lazy(layer, cls)
+        sample, rest = keys[:SAMPLE_STATES], keys[SAMPLE_STATES:]
+        self._fetch(layer, sample, wants)
+        found = [self._found.get((layer.uuid, key)) for key in sample]
+        needed = [isinstance(state, _Fetched) and wants(state.header) for state in found]
+        if sum(needed) * 2 > len(sample):
+            self._fetch(layer, rest, wants)
 
     def _fetch(self, layer: Source, keys: Sequence[str], wants_content: Callable[[record.Header], bool]) -> None:
         """Find states, and read those whose content is wanted, as far as there is room."""

@@ -26,6 +26,12 @@ __all__ = ["ahead", "check_size", "load", "loading_from", "reset_after_fork"]
 MAX_NESTED = 20
 """So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
 
+WALKED_FROM = 16
+"""Loads that are nested so deeply go through what a state refers to before it is unpickled.
+
+That opens states whose classes are not known yet; so until then what is lazy (a Ref) is not even looked up.
+"""
+
 SURELY_FITS_BYTES = 1 << 20
 """So large a state is loaded without asking how much memory there is."""
 
@@ -201,13 +207,15 @@ def _use_if_possible(obj: Any) -> None:
 
 
 def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
-    """Load a state, those that it refers to first, without recursion: its headers say which they are."""
+    """Load a state; deep down, those that it refers to first, without recursion: its headers say which they are."""
     stack = [top]
+    is_deep = session.depth > WALKED_FROM
     try:
+        _look_ahead(session, top)
         _open(session, top, patient=patient)
         while stack:
             claim = stack[-1]
-            child = _next_child(session, claim)
+            child = _next_child(session, claim) if is_deep else None
             if child is not None:
                 _state_of(claim).release()
                 stack.append(child)
@@ -222,6 +230,17 @@ def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
         for claim in stack:
             _abandon(claim)
     return top.shell
+
+
+def _look_ahead(session: claims.Session, claim: claims.Claim) -> None:
+    """Find what the state that is being unpickled refers to next: `claim` shows that not all of that is lazy."""
+    parent = session.unpickling
+    if parent is None or parent.layer is not claim.layer:
+        return
+    children = _state_of(parent).header.children
+    with suppress(ValueError):
+        at = children.index(claim.key, parent.ahead_to)
+        parent.ahead_to = session.ahead.fetch_children(claim.layer, children, at, parent.cls)
 
 
 def _open(session: claims.Session, claim: claims.Claim, *, patient: bool) -> None:
@@ -324,7 +343,8 @@ def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
         raise kinds.load_error(claim, f"there is no memory for its {size} bytes") from error
     finally:
         session.reading = False
-    outer, session.layer = session.layer, claim.layer
+    outer = session.layer, session.unpickling
+    session.layer, session.unpickling = claim.layer, claim
     try:
         return pickling.load(segments, claim.layer.fence)
     except ANAError:
@@ -334,7 +354,7 @@ def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
     except Exception as error:
         raise kinds.load_error(claim, f"{type(error).__name__}: {error}") from error
     finally:
-        session.layer = outer
+        session.layer, session.unpickling = outer
 
 
 def _set_state(claim: claims.Claim, state: Any) -> None:

@@ -65,6 +65,20 @@ class Node(ana.Storable):
         self.after = after
 
 
+class Chained(ana.Storable):
+    """One of a chain, which counts its length when it is loaded; and a Ref."""
+
+    def __init__(self, number, after):
+        self.ref, self.next = ana.Ref(number), after
+
+    def _ana_getstate(self):
+        return self.ref, self.next
+
+    def _ana_setstate(self, s):
+        self.ref, self.next = s
+        self.length = 1 + (0 if self.next is None else self.next.length)
+
+
 class Counted(ana.Storable):
     """Counts in this process how often a state was set."""
 
