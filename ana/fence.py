@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Fence", "Refused", "allows"]
+__all__ = ["PATHS_OF_3_13", "Fence", "Refused", "allows", "known_as"]
 
 _ALWAYS = {
     "ana.reference": {"load", "new", "fill", "Reduced"},
+    "ana.reducers": {"storage"},
     "ana.storable": {"Ref"},
     "builtins": {
         *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int"),
@@ -24,11 +25,19 @@ _ALWAYS = {
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
-    # So they are called by Python 3.13.
+    # So version 1.0 called them in Python 3.13.
     "pathlib._local": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
     "uuid": {"UUID", "SafeUUID"},
 }
 """What holds data and does nothing else."""
+
+
+PATHS_OF_3_13 = "pathlib._local"
+
+
+def known_as(module: str) -> str:
+    """Return what a module is called in every version of Python."""
+    return "pathlib" if module == PATHS_OF_3_13 else module
 
 
 class Refused(pickle.UnpicklingError):
@@ -47,7 +56,7 @@ class Fence:
             def find_class(self, module: str, name: str) -> Any:
                 if not fence.allows(module, name):
                     return _refuse(module, name)
-                return fence.checked(module, name, super().find_class)
+                return fence.checked(known_as(module), name, super().find_class)
 
         self._unpickler = Unpickler
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, Protocol
 
-from ana import checking
-from ana.fence import Fence
+from ana import checking, reducers
+from ana.fence import PATHS_OF_3_13, Fence, known_as
 from ana.streams import PROTOCOL, Pickled, write
 
 __all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_value"]
@@ -68,7 +68,7 @@ def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = Fals
 
 def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickled:
     try:
-        pickled = write(pickle.Pickler, state)
+        pickled = write(_with_reducers(pickle.Pickler), state)
     except Exception as error:
         # Never again what failed further down: of n states in one another, that would be 2^n times.
         if into.is_final(error):
@@ -88,6 +88,20 @@ def may_go_by_value(pickled: Pickled) -> bool:
     return any(name in frames for name in _by_value_modules() for frames in pickled.frames)
 
 
+def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes picklers of this kind that also know our reducers; those of users come first."""
+    table: dict[Any, Any] = reducers.table()
+    if not table:
+        return pickler
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        made = pickler(*arguments, **options)
+        made.dispatch_table = {**table, **getattr(made, "dispatch_table", copyreg.dispatch_table)}
+        return made
+
+    return make
+
+
 def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -> Any:
     """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says.
 
@@ -97,7 +111,19 @@ def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -
     buffers = _alone(segments[1:]) if len(segments) > 1 else None
     if allowed is not None:
         return allowed.load(stream, buffers)
-    return pickle.loads(stream, buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
+    try:
+        return pickle.loads(stream, buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
+    except ModuleNotFoundError as error:
+        if error.name != PATHS_OF_3_13:
+            raise
+    return _Unpickler(io.BytesIO(stream), buffers=_alone(segments[1:])).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what version 1.0 wrote of a path in Python 3.13."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(known_as(module), name)
 
 
 def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
@@ -121,7 +147,7 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
         )
         raise pickle.PicklingError(msg) from None
     try:
-        pickled = write(pickler, state)
+        pickled = write(_with_reducers(pickler), state)
     except Exception as last:
         # Of too deep a state cloudpickle says something else.
         if isinstance(error, RecursionError) and not into.is_final(last):
@@ -137,7 +163,7 @@ def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pic
     if pickler is None:
         return _dump_what_pickle_refuses(state, ImportError("cloudpickle"), into)
     try:
-        pickled = write(pickler, state)
+        pickled = write(_with_reducers(pickler), state)
         checking.check(pickled, into.find)
     except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
         # By reference, as ever: it loads wherever the same script runs.
