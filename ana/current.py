@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ana import address, codec, identity, loading, many, naming, processes, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
-from ana.layer import DataLayer, DirDataLayer, by_home, checked_class, existing_layer, live_by_home
+from ana.layer import DataLayer, DirDataLayer, by_home, checked_class, existing_layer, live_by_home, parents_layer
 
 if TYPE_CHECKING:
     from ana.storable import Storable
@@ -46,7 +46,7 @@ def get_dl() -> DataLayer:
         with _lock:
             if _current is None:
                 pickle_dir = os.environ.get(ENVIRONMENT)
-                _current = DirDataLayer(pickle_dir) if pickle_dir else _parents_layer()
+                _current = DirDataLayer(pickle_dir) if pickle_dir else parents_layer()
                 if _current is None:
                     _current = _unasked = DataLayer()
                 processes.hand_down(_home_to_hand_down)
@@ -344,18 +344,6 @@ def _adopt(layer: DataLayer) -> None:
         said = "no layer was chosen: states are stored in %s from now on, where a reference led to"
         _log.info(said, layer.home, extra=fields)
         _current = layer
-
-
-def _parents_layer() -> DataLayer | None:
-    """Return a layer over the folder that was current where this process was started, if there was one."""
-    home = processes.inherited_home()
-    if not home:
-        return None
-    try:
-        return existing_layer(home)
-    except (ANAError, ValueError) as error:
-        _log.warning("the parent's store cannot be opened here, states are stored in memory: %s", error)
-        return None
 
 
 def _home_to_hand_down() -> str:

@@ -1,5 +1,6 @@
 """Data layers: live objects plus one store. Which of them is the current one is `current`'s business."""
 
+import logging
 import math
 import os
 import weakref
@@ -28,7 +29,10 @@ __all__ = [
     "checked_class",
     "existing_layer",
     "live_by_home",
+    "parents_layer",
 ]
+
+_log = logging.getLogger("ana.layer")
 
 KEEP_BYTES = 256 << 20
 RECHECK_SECONDS = 300.0
@@ -352,6 +356,19 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live
     return layer
+
+
+def parents_layer() -> DataLayer | None:
+    """Return a layer over the folder that was current where this process was started, if there was one."""
+    home = processes.inherited_home()
+    if not home:
+        return None
+    try:
+        return existing_layer(home)
+    except (ANAError, ValueError) as error:
+        said = "the parent's store cannot be opened here, states are stored in memory: %s"
+        _log.warning(said, error, extra={"event": "not inherited", "store": home})
+        return None
 
 
 def _is_over(layer: DataLayer, store: DirectoryStore) -> bool:

@@ -2,13 +2,18 @@
 
 import importlib
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["MAIN", "class_name", "find_class", "known_as", "newest"]
+__all__ = ["MAIN", "class_name", "find_class", "generation", "known_as", "newest"]
 
 MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
 """What workers of multiprocessing and of mpi4py.futures call the main module, which is the same script."""
+
+
+_generations: "weakref.WeakKeyDictionary[type, int]" = weakref.WeakKeyDictionary()
+_counts: dict[str, int] = {}
 
 
 def class_name(cls: type) -> str:
@@ -29,6 +34,16 @@ def newest(cls: type) -> type:
     """Return the latest definition of a class: the one that is found under its name; `cls` where there is none."""
     found = known_as(cls)
     return found if isinstance(found, type) and class_name(found) == class_name(cls) else cls
+
+
+def generation(cls: type) -> int:
+    """Return how many other definitions of a class this process has asked this about before: 0 for the first one."""
+    found = _generations.get(cls)
+    if found is None:
+        name = class_name(cls)
+        found = _generations[cls] = _counts.get(name, 0)
+        _counts[name] = found + 1
+    return found
 
 
 def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | None = None) -> type | None:

@@ -74,7 +74,7 @@ class Reduced:
         return Reduced, (self.arguments, self.state, self.items, self.pairs)
 
 
-def hashed(uuid: str) -> Any:
+def hashed(uuid: str, generation: int = 0) -> Any:  # noqa: ARG001 - a part of the hash
     """Return the object with this UUID that was hashed in this process.
 
     For dask, which unpickles what it hashes, to see that it can. Raises KeyError where the object is no longer

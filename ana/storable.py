@@ -50,13 +50,13 @@ class _Token:
     Absent on others, which dask tokenizes by value.
     """
 
-    def __get__(self, obj: Any, owner: type) -> Callable[[], tuple[str, str]]:
+    def __get__(self, obj: Any, owner: type) -> Callable[[], tuple[str | int, ...]]:
         mark = None if obj is None else identity.mark_of(obj)
         uuid = _address_to_be(obj) if mark is None else mark.uuid
         if uuid is None:
             msg = "__dask_tokenize__: only an object that has a UUID is tokenized by it"
             raise AttributeError(msg)
-        token = ("ana", uuid)
+        token = ("ana", *_hash_arguments(obj, uuid))
         return lambda: token
 
 
@@ -208,7 +208,7 @@ class Storable:
             uuid = _address_to_be(self) if self._ana_lazy and hashing.is_asked(hashing.DASK) else None
         if uuid is not None:
             reference.met[uuid] = self
-            return reference.hashed, (uuid,)
+            return reference.hashed, _hash_arguments(self, uuid)
         cls = type(self) if mark is None or mark.claim is None else unloaded.loaded_class(self)
         plan = states.plan_of(cls)
         if mark is None:
@@ -300,6 +300,12 @@ class Ref(Storable, Generic[Value]):
             # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
             self.make_uuid()
         return super().__reduce__()
+
+
+def _hash_arguments(obj: object, uuid: str) -> tuple[str | int, ...]:
+    """Return what a hash is made of: the UUID, and, of a class that was defined again, which definition it is."""
+    number = naming.generation(unloaded.loaded_class(obj))
+    return (uuid, number) if number else (uuid,)
 
 
 def _address_to_be(obj: object) -> str | None:

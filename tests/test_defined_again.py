@@ -9,6 +9,7 @@ import types
 
 import classes
 import pytest
+from helpers.engines import import_tokenize
 
 import ana
 
@@ -284,6 +285,22 @@ def test_what_a_ref_holds_is_of_the_new_class(layer, cell):
     second = ana.Ref(module.Plain(5))
     assert pickle.loads(pickle.dumps(second)) is second
     assert second.uuid == first.uuid
+
+
+@pytest.mark.parametrize("library", ["dask", "joblib"])
+def test_hashes_tell_the_new_class_from_the_old(layer, cell, library):
+    """Dask would take a task with the new object for the one that it did with the old, whose UUID is the same."""
+    found = pytest.importorskip(library)
+    digest = import_tokenize() if library == "dask" else found.hash
+    module, run = cell
+    first = stored(module.Model(5))
+    before = digest(first), digest([first]), digest(classes.A(first))
+    run(100)
+    second = stored(module.Model(5))
+    after = digest(second), digest([second]), digest(classes.A(second))
+    assert not set(before) & set(after)
+    assert (digest(first), digest([first]), digest(classes.A(first))) == before
+    assert (digest(second), digest([second]), digest(classes.A(second))) == after
 
 
 STATE_BY_VALUE = """

@@ -1,5 +1,6 @@
 """Starts programs of engines: in Slurm's lab, on ranks of MPI, with the interpreter's own commands on PATH."""
 
+import copyreg
 import importlib.util
 import os
 import shutil
@@ -46,3 +47,13 @@ def run(*command, folder, **variables):
     """
     private = {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     return processes.run(*command, cwd=folder, env=processes.environment(PATH=scripts(), **private, **variables))
+
+
+def import_tokenize():
+    """Import dask's tokenize, and take back what dask does to the pickling of exceptions in the whole process."""
+    before = dict(copyreg.dispatch_table)
+    from dask.base import tokenize
+
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+    return tokenize
