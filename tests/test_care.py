@@ -417,12 +417,23 @@ def test_senseless_sums_are_passed_over(small, tmp_path, capfd, text):
 
 
 @pytest.mark.parametrize("text", SENSELESS, ids=lambda text: repr(text[:60]))
-def test_senseless_roots_stop_a_collection_with_a_line(small, capfd, text):
-    """Nobody knows what is to be kept: a line names the file."""
+def test_senseless_roots_stop_a_collection_with_a_line(small, tmp_path, capfd, text):
+    """Nobody knows what is to be kept: a line names the file. All others are listed, counted, and can be forgotten."""
     store, top, _ = small
     assert ran(capfd, "-d", store, "keep", "root", top).code == 0
     (path,) = (store / ".ana" / "roots").iterdir()
     path.write_bytes(text)
+    for name in ("other", "second"):
+        assert ran(capfd, "-d", store, "keep", name, top).code == 0
+    listed = ran(capfd, "-d", store, "roots")
+    assert listed.code == 4
+    assert path.name in listed.err
+    assert "other" in listed.out
+    page = ran(capfd, "-d", store, "report", "-o", tmp_path / "page.html")
+    assert page.code == 4
+    assert "2 roots" in (tmp_path / "page.html").read_text()
+    assert ran(capfd, "-d", store, "forget", "other").code == 0
+    assert ran(capfd, "-d", store, "forget", "root").code != 0
     done = ran(capfd, "-d", store, "gc", "--unreachable")
     assert done.code in {1, 10}
     assert str(path) in done.err

@@ -57,7 +57,8 @@ Examples:
 
 \b
 JSON: a line for each root with name, uuids, since, by, missing.
-Exit codes: 0; 4 if a state that is to be kept is missing.
+Exit codes: 0; 4 if a state that is to be kept is missing, or a root's file
+cannot be read.
 """
 
 GC_EXAMPLES = """\b
@@ -122,7 +123,10 @@ def forget(output: Output, /, name: str) -> int:
 @click.pass_obj
 def roots(output: Output, /) -> int:
     """List what is kept: names, how many states, since when, by whom."""
-    found = maintenance.roots(output.store)
+    unreadable: list[maintenance.Problem] = []
+    found = maintenance.roots(output.store, problems=unreadable)
+    for wrong in unreadable:
+        warn(f"{wrong.name}: {wrong.reason}")
     if output.as_json:
         for root in found:
             emit(root, one_line=True)
@@ -136,7 +140,7 @@ def roots(output: Output, /) -> int:
     missing = [root.name for root in found if root.missing]
     if missing and not output.as_json:
         warn(f"{len(missing)} roots name states that are missing (first: {missing[0]})")
-    return DAMAGE if missing else DONE
+    return DAMAGE if missing or unreadable else DONE
 
 
 @click.command("gc", epilog=GC_EXAMPLES)

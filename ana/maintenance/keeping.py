@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ana import address
 from ana.errors import ANAError, StateNotFoundError
 from ana.maintenance.looking import find_in
-from ana.maintenance.opening import Path, Problem, open_store, problem
+from ana.maintenance.opening import Path, Problem, open_store, problem, unlisted
 from ana.stores import roots as roots_of
 from ana.stores.survey import Survey
 
@@ -62,12 +62,16 @@ def forget(pickle_dir: Path, name: str) -> int:
     return gone
 
 
-def roots(pickle_dir: Path) -> list[RootInfo]:
-    """Return all roots by name; each of their UUIDs is looked up. Raises UntrustedStoreError for a damaged one."""
+def roots(pickle_dir: Path, *, problems: list[Problem] | None = None) -> list[RootInfo]:
+    """Return all roots by name; each of their UUIDs is looked up.
+
+    `problems` gets those whose file cannot be read; without it, one is raised (UntrustedStoreError, StoreError).
+    """
     store = open_store(pickle_dir)
     survey = Survey(store)
     by_name: dict[str, list[roots_of.Root]] = {}
-    for root in roots_of.read(store):
+    unreadable: dict[str, ANAError] | None = None if problems is None else {}
+    for root in roots_of.read(store, unreadable):
         by_name.setdefault(root.name, []).append(root)
     found = []
     for name, entries in sorted(by_name.items()):
@@ -75,6 +79,8 @@ def roots(pickle_dir: Path) -> list[RootInfo]:
         missing = [uuid for uuid in uuids if not _is_there(survey, uuid)]
         since = min(entry.since for entry in entries)
         found.append(RootInfo(name, uuids, since, max(entries, key=lambda entry: entry.since).by, missing))
+    if problems is not None and unreadable:
+        problems += unlisted(unreadable)
     return found
 
 

@@ -80,6 +80,7 @@ def report(
     counted = stats(pickle_dir, exact=True, tell=tell)
     summary = counted.summary
     assert summary is not None  # noqa: S101 - an exact count has one
+    kept = len(roots(pickle_dir, problems=counted.problems))
     if problems is not None:
         problems += counted.problems
     moments = [*history(pickle_dir)]
@@ -89,7 +90,7 @@ def report(
     body = "".join(
         [
             f"<header><h1>{escape(store.home)}</h1><p>{_what(store.home, summary)}</p></header>",
-            _tiles(pickle_dir, counted, summary),
+            _tiles(store.home, counted, summary, kept),
             '<section class="cards">',
             _growth(moments),
             _classes(summary),
@@ -119,8 +120,7 @@ def _what(root: str, summary: Summary) -> str:
     return escape(f"A store of ana {where}, as it was on {_when(summary.taken, '%d %B %Y, %H:%M UTC')}")
 
 
-def _tiles(pickle_dir: Path, counted: Stats, summary: Summary) -> str:
-    kept = len(roots(pickle_dir))
+def _tiles(home: str, counted: Stats, summary: Summary, kept: int) -> str:
     ratio = summary.raw_bytes / summary.stored_bytes if summary.stored_bytes else 1.0
     wrong = len(counted.problems) + counted.damaged
     tiles = [
@@ -132,7 +132,7 @@ def _tiles(pickle_dir: Path, counted: Stats, summary: Summary) -> str:
             False,
         ),
         (_bytes(summary.shared_raw_bytes), f"not stored again, {summary.references:,} references", False),
-        (f"{counted.inodes:,}", _inodes_left(open_store(pickle_dir).home), False),
+        (f"{counted.inodes:,}", _inodes_left(home), False),
         (
             f"{wrong:,} damaged" if wrong else "none",
             f"{'' if wrong else 'damaged; '}{counted.trash:,} in the trash, {_bytes(summary.trash_bytes)}",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ana import address, documents, files, publishing
-from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.stores.closure import children_first
 from ana.stores.directory import DirectoryStore
 
@@ -83,16 +83,25 @@ def check_there(store: DirectoryStore) -> None:
 
 
 def forget(store: DirectoryStore, name: str) -> int:
-    """Let go of all that is kept under a name; return how many files that were. Raises StoreError."""
-    found = [path for path, root in _files(store) if root.name == name]
+    """Let go of all that is kept under a name; return how many files that were. Raises StoreError.
+
+    UntrustedStoreError where there is none of that name, and others cannot be read.
+    """
+    unreadable: dict[str, ANAError] = {}
+    found = [path for path, root in _files(store, unreadable) if root.name == name]
     for path in found:
         files.remove(path)
+    if unreadable and not found:
+        raise next(iter(unreadable.values()))
     return len(found)
 
 
-def read(store: DirectoryStore) -> list[Root]:
-    """Return all roots. Raises UntrustedStoreError for one that cannot be read: then it is not known what to keep."""
-    return [root for _, root in _files(store)]
+def read(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None) -> list[Root]:
+    """Return all roots. Raises UntrustedStoreError for one that cannot be read: then it is not known what to keep.
+
+    For who only looks, `unreadable` gets it instead: the file's name in the store, and why.
+    """
+    return [root for _, root in _files(store, unreadable)]
 
 
 def revive(store: DirectoryStore, keys: list[str]) -> list[Problem]:
@@ -119,7 +128,7 @@ def _path(name: str, uuids: list[str]) -> str:
     return f"{FOLDER}/{address.file_name(name).removesuffix(address.SUFFIX)}.{digest}{_SUFFIX}"
 
 
-def _files(store: DirectoryStore) -> list[tuple[str, Root]]:
+def _files(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None) -> list[tuple[str, Root]]:
     folder = f"{store.home}/{FOLDER}"
     files.look_anew([folder])
     try:
@@ -132,7 +141,13 @@ def _files(store: DirectoryStore) -> list[tuple[str, Root]]:
     found = []
     for entry in sorted(entries):
         if not entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
-            root = _read(store, f"{folder}/{entry.name}")
+            try:
+                root = _read(store, f"{folder}/{entry.name}")
+            except (StoreError, UntrustedStoreError) as error:
+                if unreadable is None:
+                    raise
+                unreadable[f"{FOLDER}/{entry.name}"] = error
+                continue
             if root is not None:
                 found.append((f"{folder}/{entry.name}", root))
     return found
