@@ -27,6 +27,7 @@ SUFFIX = ".pkl.zst"
 _VARIANT = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 _SIZE = struct.Struct("<Q")
 _LABEL = b"ana content address v1"
+_HEAD = _SIZE.pack(len(_LABEL)) + _LABEL
 # uuid.UUID() accepts braces, "urn:", underscores, blanks and Arabic digits: only this counts as canonical.
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
@@ -43,8 +44,8 @@ def content_digest(class_name: str, lengths: Sequence[int], leaves: Sequence[byt
     name = class_name.encode("utf-8", "surrogatepass")
     sizes = struct.pack(f"<{len(lengths)}Q", *lengths)
     digests = b"".join(leaves)
-    heads = (_SIZE.pack(len(_LABEL)), _SIZE.pack(len(name)), _SIZE.pack(len(sizes)), _SIZE.pack(len(digests)))
-    feed = (heads[0], _LABEL, heads[1], name, heads[2], sizes, heads[3], digests)
+    # Every small load comes by here.
+    feed = (_HEAD, _SIZE.pack(len(name)), name, _SIZE.pack(len(sizes)), sizes, _SIZE.pack(len(digests)), digests)
     return blake3.blake3(b"".join(feed)).digest()
 
 

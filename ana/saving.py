@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana import address, addressing, blaming, identity, pickling, record
+from ana.errors import StateChangedError
 from ana.naming import class_name
 from ana.unloaded import loaded_class
 from ana.writing import Target, Write, note_stored
@@ -79,25 +80,28 @@ class _Children:
 class _Task:
     """One object on its way into the store."""
 
-    def __init__(self, target: Target, obj: Any) -> None:
+    def __init__(self, target: Target, obj: Any, only: tuple[str, ...] | None = None) -> None:
         self.obj = obj
-        self._pickle(target, None)
-        mark = identity.mark_of(obj)
-        if mark is not None and not address.is_right(mark.uuid, self.content.digest):
-            # Objects that it holds may have got their UUIDs since: then they were part of it.
-            self._pickle(target, mark.children)
-        self.pending: Iterator[Any] = iter(self.children.objects.values())
-
-    def _pickle(self, target: Target, only: tuple[str, ...] | None) -> None:
         self.children = _Children(only)
-        pickled = blaming.dump(self.obj, self.children, stays=target.store.private)
-        self.content = record.content(class_name(loaded_class(self.obj)), pickled.views, pickled.sizes, pickled.wholes)
+        pickled = blaming.dump(obj, self.children, stays=target.store.private)
+        self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
         # What goes by value into any other store has other bytes there.
         self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))
+        self.pending: Iterator[Any] = iter(self.children.objects.values())
 
     @property
     def child_keys(self) -> tuple[str, ...]:
         return tuple(self.children.objects)
+
+
+def _pickled_again(target: Target, obj: Any) -> _Task:
+    """Pickle an object that may have a UUID already."""
+    task = _Task(target, obj)
+    mark = identity.mark_of(obj)
+    if mark is not None and not address.is_right(mark.uuid, task.content.digest):
+        # Objects that it holds may have got their UUIDs since: then they were part of it.
+        task = _Task(target, obj, mark.children)
+    return task
 
 
 def _batch_of(target: Target) -> Batch | None:
@@ -108,11 +112,26 @@ def _batch_of(target: Target) -> Batch | None:
 def _submit(write: Write) -> identity.Mark:
     batch = _batch_of(write.target)
     if batch is None:
-        write.put()
+        try:
+            write.put()
+        except StateChangedError:
+            write = _anew(write)
+            write.put()
         return write.note()
     write.announce()
     batch.add(write)
     return identity.mark(write.obj, write.key, given=write.given)
+
+
+def _anew(write: Write) -> Write:
+    """Pickle an object once more that changed while it was stored: what it is now may stay as it is."""
+    task = _pickled_again(write.target, write.obj)
+    for child in task.pending:
+        _store_all(write.target, child)
+    key = write.key
+    if address.is_content_uuid(key) and identity.mark_of(write.obj) is None:
+        key = address.content_uuid(task.content.digest)
+    return Write(write.target, task.obj, task.content, task.child_keys, key, given=write.given, heal=write.heal)
 
 
 @contextmanager
@@ -175,10 +194,13 @@ def _address(target: Target, obj: Any, expected: str | None) -> identity.Mark:
         return mark
     task = _Task(target, obj)
     key = address.content_uuid(task.content.digest) if task.has_address else address.random_uuid()
-    _check_expected(key, expected)
+    if expected is not None:
+        _check_expected(key, expected)
     for child in task.pending:
         _store_all(target, child)
-    return _submit(Write(target, task.obj, task.content, task.child_keys, key, given=not task.has_address))
+    write = Write(target, task.obj, task.content, task.child_keys, key, given=not task.has_address)
+    write.is_right = True
+    return _submit(write)
 
 
 def _check_expected(key: str, expected: str | None) -> None:
@@ -252,7 +274,7 @@ def _begin(target: Target, obj: Any) -> _Task:
     """Pickle an object that is to be stored; what is stored meanwhile for that may refer to it."""
     _local.storing[id(obj)] = obj
     try:
-        return _Task(target, obj)
+        return _pickled_again(target, obj)
     except BaseException:
         del _local.storing[id(obj)]
         raise

@@ -47,6 +47,8 @@ class Write:
         self.key = key
         self.given = given
         self.heal = heal
+        self.is_right = False
+        """Whether the key is known to be one that this content may have."""
         self._made: identity.Mark | None = None
 
     @property
@@ -62,7 +64,7 @@ class Write:
     def put(self) -> None:
         """Put the state into the store, in any thread: no object and no code of users is touched."""
         content, children = self.content, self.children
-        if not address.is_right(self.key, content.digest):
+        if not self.is_right and not address.is_right(self.key, content.digest):
             content, children = self._original()
         written = self.target.store.put(self.key, content, children, heal=self.heal)
         if not written and self.given:

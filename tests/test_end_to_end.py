@@ -192,6 +192,24 @@ def test_a_large_buffer_that_changed_after_it_was_hashed_is_refused(store, tmp_p
     assert store.holds() == []
 
 
+@pytest.mark.parametrize("given", [None, "named"])
+def test_what_changed_once_is_stored_as_it_is_then(store, monkeypatch, given):
+    """It is pickled once more: an object without a UUID gets the address of what it is now."""
+    buffer, changes = _noise(MANY), [1]
+
+    def change():
+        buffer[-1] ^= changes.pop() if changes else 0
+
+    _hook(monkeypatch, record, "content", after=change)
+    with ana.using_dl(store.layer()):
+        ref = ana.Ref(buffer)
+        ref.make_uuid(given)
+        uuid = ref.ana_store()
+        assert uuid == given or ana.Ref(buffer.copy()).make_uuid() == uuid
+    assert np.array_equal(store.load(uuid), buffer)
+    assert len(store.holds()) == 1
+
+
 def test_a_thread_that_goes_on_writing(tmp_path):
     """No state that a busy thread's buffer gave is wrong, whichever moment it was taken at."""
     buffer, stop = _text(6 * MIB), threading.Event()
