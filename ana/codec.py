@@ -6,16 +6,6 @@ The two write and read the same format, so a store does not show which one was u
 import threading
 from typing import Any
 
-try:
-    import zstandard
-except ImportError:  # no wheel for this Python
-    zstandard = None  # type: ignore[assignment]  # decides below
-    try:
-        from compression import zstd as standard
-    except ImportError as error:
-        msg = "ana needs zstd, and this Python was built without it: pip install zstandard"
-        raise ImportError(msg) from error
-
 __all__ = ["Bytes", "FrameError", "compress", "decompress", "reset"]
 
 Bytes = bytes | bytearray | memoryview
@@ -33,20 +23,20 @@ class _Zstandard(threading.local):
 
     def __init__(self, module: Any) -> None:
         self.error = module.ZstdError
-        self._module = module
+        self.module = module
         self._compressors: dict[int, Any] = {}
         self._decompressor = module.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG)
 
     def compress(self, data: Bytes, level: int) -> bytes:
         compressor = self._compressors.get(level)
         if compressor is None:
-            compressor = self._module.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+            compressor = self.module.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
             self._compressors[level] = compressor
         frame: bytes = compressor.compress(data)
         return frame
 
     def content_size(self, frame: Bytes) -> int:
-        size: int = self._module.get_frame_parameters(frame).content_size
+        size: int = self.module.get_frame_parameters(frame).content_size
         return size
 
     def decompress(self, frame: Bytes, _: int) -> bytes:
@@ -59,26 +49,26 @@ class _Standard(threading.local):
 
     def __init__(self, module: Any) -> None:
         self.error = module.ZstdError
-        self._module = module
+        self.module = module
         self._compressors: dict[int, Any] = {}
         self._options = {module.DecompressionParameter.window_log_max: _WINDOW_LOG}
 
     def compress(self, data: Bytes, level: int) -> bytes:
         compressor = self._compressors.get(level)
         if compressor is None:
-            compressor = self._compressors[level] = self._module.ZstdCompressor(level=level)
+            compressor = self._compressors[level] = self.module.ZstdCompressor(level=level)
         # Only a frame of a stated size says it in its header.
         compressor.set_pledged_input_size(len(data))
         frame: bytes = compressor.compress(data, compressor.FLUSH_FRAME)
         return frame
 
     def content_size(self, frame: Bytes) -> int | None:
-        size: int | None = self._module.get_frame_info(frame).decompressed_size
+        size: int | None = self.module.get_frame_info(frame).decompressed_size
         return size
 
     def decompress(self, frame: Bytes, size: int) -> bytes:
         # One decompressor reads one frame.
-        decompressor = self._module.ZstdDecompressor(options=self._options)
+        decompressor = self.module.ZstdDecompressor(options=self._options)
         content: bytes = decompressor.decompress(frame, size)
         if not decompressor.eof or decompressor.unused_data:
             msg = "the frame does not end where its bytes end"
@@ -111,11 +101,20 @@ def decompress(frame: Bytes, size: int) -> bytes:
 def reset() -> None:
     """Forget this process's (de)compressors: for a forked child, which shares none with its parent."""
     global _codec  # noqa: PLW0603 - one per process, replaced after fork
-    _codec = _new_codec()
+    _codec = type(_codec)(_codec.module)
 
 
 def _new_codec() -> _Zstandard | _Standard:
-    return _Standard(standard) if zstandard is None else _Zstandard(zstandard)
+    try:
+        import zstandard  # noqa: PLC0415 - has no wheel for some Pythons
+    except ImportError as error:
+        try:
+            from compression import zstd  # noqa: PLC0415 - Python's own from 3.14 on, unless it was built without
+        except ImportError:
+            msg = "ana needs zstd, and this Python was built without it: pip install zstandard"
+            raise ImportError(msg) from error
+        return _Standard(zstd)
+    return _Zstandard(zstandard)
 
 
 _codec = _new_codec()

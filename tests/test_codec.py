@@ -128,3 +128,12 @@ def test_any_library_will_do():
 
 
 CURE = "ana needs zstd, and this Python was built without it: pip install zstandard"
+
+
+def test_a_forked_child_begins_anew(library):
+    """After `reset` the codec is another one, of the same library, and works."""
+    before = codec._codec
+    codec.reset()
+    assert codec._codec is not before
+    assert codec._codec.module.__name__ == library
+    assert codec.decompress(codec.compress(b"abc", 1), 3) == b"abc"
