@@ -102,8 +102,8 @@ def test_a_signal_at_some_moments(place, moments, share):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_at_many_moments(place, moments, number):
-    """The same, at a hundred moments, those of the end among them."""
-    for moment in {*range(1, moments, moments // 70), *range(moments - 30, moments + 30)}:
+    """The same, at forty moments, those of the end among them."""
+    for moment in {*range(1, moments, moments // 25), *range(moments - 10, moments + 5)}:
         check(place, moment, number)
 
 
