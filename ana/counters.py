@@ -18,6 +18,10 @@ __all__ = ["NAMES", "Counters", "on_event", "snapshot"]
 IN_MEMORY = "memory"
 """Stores in memory go by one name together: what they are called means nothing to another process."""
 
+OTHERS = "other stores"
+MOST_PAST = 256
+"""Of so many stores that are gone are the counts held by home; those of earlier ones go by `OTHERS` together."""
+
 _log = logging.getLogger("ana.stores")
 
 NAMES = (
@@ -65,9 +69,16 @@ def _retire(
     alive: "dict[int, weakref.ref[Counters]]" = _alive,
     past: dict[str, dict[str, float]] = _past,
     add: "Callable[[dict[str, dict[str, float]], Counters], None]" = _add,
+    most: int = MOST_PAST,
+    others: str = OTHERS,
 ) -> None:
     alive.pop(id(counters), None)
     add(past, counters)
+    # The sum of the others moves to the end each time: it is never the oldest for long.
+    while len(past) > most:
+        oldest = past.pop(next(iter(past)))
+        sums = past.pop(others, None)
+        past[others] = oldest if sums is None else {name: value + oldest[name] for name, value in sums.items()}
 
 
 class Sized(Protocol):

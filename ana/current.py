@@ -8,8 +8,9 @@ import logging
 import os
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ana import address, codec, identity, loading, many, naming, processes, sites, unloaded
@@ -31,8 +32,9 @@ _current: DataLayer | None = None
 _unasked: DataLayer | None = None
 """The layer in memory that came up because nobody had chosen one."""
 _deferring = False
-_met: dict[str, DataLayer] = {}
-"""Layers that references or the environment brought us to; held for good."""
+MOST_MET = 16
+"""So many layers that references or the environment led to are held; what has not been asked for longest is let go."""
+_met: OrderedDict[str, DataLayer] = OrderedDict()
 
 
 def get_dl() -> DataLayer:
@@ -278,6 +280,8 @@ class _Search:
             return None
         layer = by_home.get(home)
         if layer is not None:
+            with suppress(KeyError):
+                _met.move_to_end(home)
             return layer
         if home.startswith("memory:"):
             self.places.append("the memory of the process that made the reference")
@@ -289,6 +293,9 @@ class _Search:
                 self._unreachable(error)
                 return None
             _met[home] = layer
+            dropped = [_met.popitem(last=False) for _ in range(len(_met) - MOST_MET)]
+        # What it held for reuse is let go of here, outside the lock.
+        del dropped
         _adopt(layer)
         return layer
 

@@ -114,8 +114,66 @@ def unmark(obj: object) -> None:
     _marks.pop(id(obj), None)
 
 
+class _Keeper:
+    """The loaded objects of all layers that are held for reuse, by when they were used last; one per process."""
+
+    def __init__(self) -> None:
+        # Re-entrant: a destructor may run, and unpickle, while it is held.
+        self.lock = threading.RLock()
+        self._kept: OrderedDict[tuple[int, str], tuple[LiveObjects, Any, int]] = OrderedDict()
+        self._layers: dict[int, LiveObjects] = {}
+        self._bytes = 0
+
+    def note_use(self, live: "LiveObjects", uuid: str) -> None:
+        """Take an object, if it is still kept, for the one that was used last."""
+        with self.lock:
+            key = live.kept.get(uuid)
+            if key is not None:
+                live.kept.move_to_end(uuid)
+                self._kept.move_to_end(key)
+
+    def keep(self, live: "LiveObjects", uuid: str, obj: object, size_bytes: int) -> None:
+        """Keep an object alive; let go of what its layer, and then the process, has beyond its budget."""
+        dropped = []
+        with self.lock:
+            dropped.append(self._drop(live.kept.get(uuid)))
+            key = live.kept[uuid] = (id(live), uuid)
+            self._kept[key] = (live, obj, size_bytes)
+            self._layers[id(live)] = live
+            self._bytes += size_bytes
+            live.kept_bytes += size_bytes
+            while live.kept_bytes > live.keep_bytes and len(live.kept) > 1:
+                dropped.append(self._drop(next(iter(live.kept.values()))))
+            most = max(one.keep_bytes for one in self._layers.values())
+            while self._bytes > most and len(self._kept) > 1:
+                dropped.append(self._drop(next(iter(self._kept))))
+        # Destructors run here, outside the lock.
+        del dropped
+
+    def forget(self, live: "LiveObjects") -> None:
+        """Let go of all that a layer has here."""
+        with self.lock:
+            dropped = [self._drop(key) for key in list(live.kept.values())]
+        del dropped
+
+    def _drop(self, key: tuple[int, str] | None) -> Any:
+        """Take an object out, and return what has to be let go of outside the lock."""
+        if key is None:
+            return None
+        live, obj, size_bytes = self._kept.pop(key)
+        del live.kept[key[1]]
+        self._bytes -= size_bytes
+        live.kept_bytes -= size_bytes
+        if not live.kept:
+            del self._layers[id(live)]
+        return live, obj
+
+
+_keeper = _Keeper()
+
+
 class LiveObjects:
-    """The objects of one layer by UUID, held weakly; and, within a budget, the loaded ones, held for reuse.
+    """The objects of one layer by UUID, held weakly; and, within the process's budget, the loaded ones, held for reuse.
 
     Safe between threads. After a fork the child has its own copy, as of everything else.
     """
@@ -124,19 +182,16 @@ class LiveObjects:
         self.table: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self.keep_bytes = keep_bytes
         self._displaced: weakref.WeakValueDictionary[tuple[str, int], Any] = weakref.WeakValueDictionary()
-        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-        self._kept_bytes = 0
+        self.kept: OrderedDict[str, tuple[int, str]] = OrderedDict()
+        self.kept_bytes = 0
         # Re-entrant: a destructor may run, and unpickle, while it is held.
         self._lock = threading.RLock()
 
     def get(self, uuid: str) -> Any | None:
         """Return the object that is alive under `uuid`, or None."""
         found = self.table.get(uuid)
-        if found is not None and uuid in self._kept:
-            # The most recently used one; in place, as each reference to a live object comes by here.
-            with self._lock:
-                if uuid in self._kept:
-                    self._kept.move_to_end(uuid)
+        if found is not None and uuid in self.kept:
+            _keeper.note_use(self, uuid)
         return found
 
     def find(self, uuid: str, cls: type) -> Any | None:
@@ -180,29 +235,16 @@ class LiveObjects:
     def keep(self, uuid: str, obj: object, size_bytes: int) -> None:
         """Keep a loaded object alive, and let the least recently used go beyond `keep_bytes` of raw state.
 
+        Each layer's budget counts for its own objects, and the largest of them for those of all layers together.
         The last one always stays: a pool's next task wants just that.
         """
-        dropped = []
-        with self._lock:
-            before = self._kept.pop(uuid, None)
-            if before is not None:
-                self._kept_bytes -= before[1]
-            self._kept[uuid] = (obj, size_bytes)
-            self._kept_bytes += size_bytes
-            while self._kept_bytes > self.keep_bytes and len(self._kept) > 1:
-                _, oldest = self._kept.popitem(last=False)
-                self._kept_bytes -= oldest[1]
-                dropped.append(oldest)
-        # Destructors run here, outside the lock.
-        del dropped
+        _keeper.keep(self, uuid, obj, size_bytes)
 
     def forget_kept(self) -> None:
         """Let go of all objects that are held for reuse."""
-        with self._lock:
-            dropped, self._kept = self._kept, OrderedDict()
-            self._kept_bytes = 0
-        del dropped
+        _keeper.forget(self)
 
     def renew_lock(self) -> None:
-        """Replace the lock, in a forked child: another thread of the parent may have held it."""
+        """Replace the locks, in a forked child: another thread of the parent may have held them."""
         self._lock = threading.RLock()
+        _keeper.lock = threading.RLock()

@@ -74,6 +74,7 @@ class DataLayer:
         """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
 
         `keep_bytes`: how much raw state of loaded objects is kept alive for reuse; the last one always is.
+        Objects of all layers count together, against the largest of their budgets.
         `errors`: what a reference does while it is unpickled and its state is missing or damaged: "defer"
         makes an object that raises when it is used, "raise" raises at once. `strict`: raise
         UUIDConflictError where an explicit UUID already names other content. `durable` (folders only):
@@ -353,6 +354,9 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
     layer = DataLayer()
     layer._store_type = "pickle"  # noqa: SLF001 - as DataLayer itself does
     layer.store = opening.node_cache()(store)
+    # An earlier layer's objects may still be alive: one object for a UUID.
+    layer.live = live_by_home.get(layer.home, layer.live)
+    weakref.finalize(layer, layer.live.forget_kept)
     by_home[layer.home] = layer
     live_by_home[layer.home] = layer.live
     return layer
