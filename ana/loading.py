@@ -377,7 +377,9 @@ def _abandon(claim: claims.Claim) -> None:
     """Give a claim up: who waits tries for themselves, and who borrowed the object will find it unloaded."""
     if claim.found is not None:
         claim.found.release()
-    if claim.shared and not unloaded.is_unloaded(claim.shell):
+    # A destructor is not called on an object that has nothing to be undone: that of an unloaded one does nothing.
+    has_destructor = hasattr(type(claim.shell), "__del__") and not unloaded.is_waiting(claim.shell)
+    if (claim.shared or has_destructor) and not unloaded.is_unloaded(claim.shell):
         _unload(claim)
     with claims.lock:
         claims.release(claim)

@@ -17,7 +17,19 @@ from typing import Any
 
 from ana import reference, unloaded
 
-__all__ = ["Plan", "attributes", "check", "copied", "hooked", "newly", "plan_of", "restore", "set_attributes", "theirs"]
+__all__ = [
+    "Plan",
+    "attributes",
+    "check",
+    "copied",
+    "fill_plain",
+    "hooked",
+    "newly",
+    "plan_of",
+    "restore",
+    "set_attributes",
+    "theirs",
+]
 
 CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     dict: (lambda obj: dict(dict.items(obj)), dict.update),
@@ -360,6 +372,13 @@ def set_attributes(obj: Any, state: dict[str, Any]) -> None:
             mro[place].__dict__[name].__set__(obj, value)
     if rest:
         object.__getattribute__(obj, "__dict__").update(rest)
+
+
+def fill_plain(obj: Any, state: dict[str, Any]) -> None:
+    """Give a plain object its attributes: one by one and interned, so that all objects of a class share their keys."""
+    held = obj.__dict__
+    for name, value in state.items():
+        held[sys.intern(name) if type(name) is str else name] = value
 
 
 def _slots(cls: type) -> dict[str, int]:

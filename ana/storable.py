@@ -178,6 +178,9 @@ class Storable:
         if type(s) is reference.Reduced:
             states.restore(self, s)
             return
+        if states.plan_of(type(self)).plain:
+            states.fill_plain(self, s)
+            return
         content = states.CONTENT.get(unloaded.builtin_base(type(self)))
         if content is not None:
             s, items = s
@@ -211,12 +214,10 @@ class Storable:
             return reference.hashed, _hash_arguments(self, uuid)
         cls = type(self) if mark is None or mark.claim is None else unloaded.loaded_class(self)
         plan = states.plan_of(cls)
-        if mark is None:
-            if plan.plain and pickling.collector() is None:
-                # As pickle would do it by itself, in half the time; inside of states it has always been `new`.
-                return _NEWOBJ, (cls,), self.__dict__ or None
-            if isinstance(self, Ref):
-                return self.__reduce__()
+        if mark is None and plan.plain:
+            return _plain(self, cls)
+        if mark is None and isinstance(self, Ref):
+            return self.__reduce__()
         if plan.reduction and not plan.asked_first:
             return _theirs(self, mark, plan, protocol)
         if plan.asked_first:
@@ -343,6 +344,16 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
             return reference.load, (cls, _Stored(obj, mark.uuid), target.home)
         saving.store(target, obj)
     return reference.load, (cls, mark.uuid, target.home)
+
+
+def _plain(obj: Any, cls: type) -> Any:
+    """Return the reduction of a plain object without a UUID."""
+    collector = pickling.collector()
+    if collector is None:
+        # As pickle would do it by itself, in half the time; inside of states it has always been `new`.
+        return _NEWOBJ, (cls,), obj.__dict__ or None
+    collector.meet(obj)
+    return reference.new, (cls,), (dict(obj.__dict__),), None, None, reference.fill
 
 
 def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: Any) -> Any:

@@ -69,7 +69,9 @@ def make_shell(cls: type) -> Any:
 
     Raises TypeError for a class whose built-in base cannot be made without arguments.
     """
-    make: Callable[..., Any] = builtin_base(cls).__new__
+    make: Any = cls.__new__
+    if make is not object.__new__:
+        make = builtin_base(cls).__new__
     return make(cls)
 
 

@@ -1,6 +1,7 @@
 """What a class tells pickle (`__getstate__`, `__reduce__`, copyreg ...) is honoured, or the class is refused."""
 
 import collections
+import contextlib
 import copy
 import copyreg
 import dataclasses
@@ -10,7 +11,9 @@ import enum
 import gc
 import ipaddress
 import pickle
+import sys
 import threading
+import typing
 import uuid
 
 import classes
@@ -18,7 +21,7 @@ import pytest
 from helpers import processes
 
 import ana
-from ana import states, unloaded
+from ana import states
 
 
 def stored(obj):
@@ -620,16 +623,65 @@ def test_small_objects_are_pickled_as_plain_ones():
         assert pickle.loads(pickle.dumps(Small(1), protocol)).value == 2
 
 
-def test_a_destructor_of_a_half_made_object_is_its_own_affair(recwarn):
-    """`__del__` is not called on an object that never had its state."""
-    seen = []
+def test_small_objects_inside_of_states_share_their_keys():
+    """What comes back takes no more memory than what was stored."""
+    found = stored(classes.A([Small(n) for n in range(10)])).x
+    sizes = {sys.getsizeof(vars(one)) for one in found}
+    assert sizes == {sys.getsizeof(vars(Small(1)))}
 
-    class Resource(ana.Storable):
-        def __del__(self):
-            seen.append(self.__dict__)
 
-    obj = Resource()
-    unloaded.unload(obj, "missing", lambda: None)
+class Resource(ana.Storable):
+    """Its destructor wants what a state brings."""
+
+    closed: typing.ClassVar = []
+
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __setstate__(self, state):
+        if state["handle"] == "bad":
+            raise ValueError("bad handle")
+        self.__dict__.update(state)
+
+    def __del__(self):
+        self.closed.append(self.handle)
+
+
+@pytest.mark.parametrize("trouble", ["missing", "damaged", "refused"])
+def test_the_destructor_of_an_object_that_never_had_its_state_is_not_called(tmp_path, trouble):
+    """One that waits for it, or whose load failed; that of one that was loaded is."""
+    layer = ana.set_dl(pickle_dir=tmp_path, keep_bytes=0)
+    obj = Resource("bad" if trouble == "refused" else "good")
+    uuid = obj.make_uuid()
+    data = pickle.dumps(obj)
     del obj
+    layer.live.forget_kept()
     gc.collect()
-    assert seen == []
+    file = classes.file_of(tmp_path, uuid)
+    if trouble == "damaged":
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    elif trouble == "missing":
+        file.unlink()
+    Resource.closed.clear()
+    for act in (lambda: pickle.loads(data), lambda: Resource.ana_load(uuid)):
+        with contextlib.suppress(ana.ANAError):
+            act()
+        gc.collect()
+    assert Resource.closed == []
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_lazy_ref_loads_nothing(tmp_path, way):
+    """It is the Ref itself where it has a UUID, loaded or not; without one, a Ref of the value or of a copy of it."""
+    ana.set_dl(pickle_dir=tmp_path)
+    ref = ana.Ref([[1]])
+    copied = way(ref)
+    assert copied is not ref
+    assert copied.value == [[1]]
+    assert (copied.value is ref.value) == (way is copy.copy)
+    data = pickle.dumps(ref)
+    ana.set_dl(pickle_dir=tmp_path)
+    lazy = pickle.loads(data)
+    assert way(lazy) is lazy
+    assert way([lazy])[0] is lazy
+    assert "not loaded" in repr(lazy)
