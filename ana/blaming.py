@@ -33,28 +33,24 @@ _ATOMS = (bool, bytes, bytearray, complex, float, int, str, type, type(None))
 
 def dump(obj: Any, into: pickling.Collector, *, stays: bool) -> Pickled:
     """Pickle the state of an object, as `pickling.dump`; an error says what in it is to blame."""
-    states: list[Any] = []
-
-    def get_state() -> Any:
-        states.append(obj._ana_getstate())
-        return states[0]
-
     try:
-        return pickling.dump(get_state, into, stays=stays)
+        return pickling.dump(obj._ana_getstate, into, stays=stays)
     except Exception as error:
-        if states and not into.is_final(error):
-            _explain(error, obj, states[0])
+        if not into.is_final(error) and not isinstance(error, ANAError | OSError):
+            _explain(error, obj)
         raise
 
 
-def _explain(error: Exception, obj: Any, state: object) -> None:
-    """Add to an error the class, the way to what cannot be pickled, and the cure."""
-    if isinstance(error, ANAError | OSError):
-        return
+def _explain(error: Exception, obj: Any) -> None:
+    """Add to an error the class, the way to what cannot be pickled, and the cure; not where no state is to be had."""
     name = loaded_class(obj).__qualname__
     try:
+        state = obj._ana_getstate()
+    except Exception:  # noqa: BLE001 - the first error is the one to raise, and says it all
+        return
+    try:
         found = _way(obj, state, name)
-    except Exception:  # noqa: BLE001 - the state's own code may raise anything; the first error is the one to raise
+    except Exception:  # noqa: BLE001 - the state's own code may raise anything
         found = None
     what = f"in {name}" if found is None else f"{found[0]} is a {found[1]}"
     text = f"{what}. {_cure(error)}"

@@ -21,6 +21,8 @@ from ana.streams import PROTOCOL, Pickled, write
 __all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_value"]
 
 _MAIN = (b"__main__",)
+_EXTENSIONS: dict[tuple[str, str], int] = getattr(copyreg, "_extension_registry", {})
+"""What `copyreg.add_extension` knows."""
 _IN_MEMORY = (io.BytesIO, io.StringIO)
 _log = logging.getLogger("ana.pickling")
 
@@ -74,7 +76,8 @@ def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickle
         if into.is_final(error):
             raise
         return _dump_what_pickle_refuses(state, error, into)
-    _check_extensions(pickled)
+    if _EXTENSIONS:
+        _check_extensions(pickled)
     # A quick look first: the exact one pickles again.
     for name in by_value:
         for frames in pickled.frames:
@@ -90,9 +93,9 @@ def may_go_by_value(pickled: Pickled) -> bool:
 
 def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
     """Return what makes picklers of this kind that also know our reducers; those of users come first."""
-    table: dict[Any, Any] = reducers.table()
-    if not table:
+    if not reducers.are_needed():
         return pickler
+    table: dict[Any, Any] = reducers.table()
 
     def make(*arguments: Any, **options: Any) -> Any:
         made = pickler(*arguments, **options)
@@ -154,7 +157,8 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
             raise error from None
         raise
     checking.check(pickled, into.find)
-    _check_extensions(pickled)
+    if _EXTENSIONS:
+        _check_extensions(pickled)
     return pickled
 
 
@@ -230,15 +234,12 @@ def cloudpickler() -> Callable[..., Any] | None:
 
 def _check_extensions(pickled: Pickled) -> None:
     """Refuse a state that names a class by a number of `copyreg.add_extension`: other processes do not know it."""
-    codes: dict[Any, int] = getattr(copyreg, "_extension_registry", {})
-    if not codes:
-        return
     import pickletools  # noqa: PLC0415 - hardly ever needed
 
     stream = b"".join(pickled.segments()[0])
     for opcode, code, _ in pickletools.genops(stream):
         if opcode.name in ("EXT1", "EXT2", "EXT4"):
-            name = next((".".join(name) for name, known in codes.items() if known == code), "a class")
+            name = next((".".join(name) for name, known in _EXTENSIONS.items() if known == code), "a class")
             msg = (
                 f"copyreg.add_extension has {name} written as the number {code}, which other processes do not know: "
                 "call copyreg.remove_extension before it is stored"
