@@ -11,7 +11,7 @@ from ana import address, chunks, identity, loading, many, opening, pickling, pro
 from ana.adapter import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.fence import Fence
-from ana.stores import roots
+from ana.stores import ReplacedError, roots
 from ana.stores.directory import DirectoryStore
 from ana.stores.memory import MemoryStore
 
@@ -238,7 +238,11 @@ class DataLayer:
         """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""
         key = address.check_key(uuid)
         content, children = saving.serialise("", state)
-        self.store.put(key, content, children, heal=False)
+        try:
+            self.store.put(key, content, children, heal=False)
+        except ReplacedError:
+            saving.forget(self)
+            self.store.put(key, content, children, heal=False)
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""

@@ -25,6 +25,14 @@ def store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
     An object that does not pickle leaves the others as they are; a store that fails is given up after what is
     under way. The first error is raised at the end; an object that was not stored has no UUID that it had not before.
     """
+    try:
+        return _store(target, objects)
+    except stores.ReplacedError:
+        saving.forget(target)
+        return _store(target, objects)
+
+
+def _store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
     batch = _Batch(target, _threads_to_write(target.store))
     uuids: list[str] = []
     with saving.batching(batch):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ana import address, addressing, blaming, identity, pickling, record
 from ana.errors import StateChangedError
 from ana.naming import class_name
+from ana.stores import ReplacedError
 from ana.unloaded import loaded_class
 from ana.writing import Target, Write, note_stored
 
@@ -172,7 +173,11 @@ def make_address(target: Target, obj: Any, *, expected: str | None = None) -> id
         _check_expected(uuid, expected if one is obj else None)
         return give_address(target, one, uuid)
 
-    return addressing.address(obj, make, give)
+    try:
+        return addressing.address(obj, make, give)
+    except ReplacedError:
+        forget(target)
+        return addressing.address(obj, make, give)
 
 
 def content_address(target: Target, obj: Any) -> str | None:
@@ -234,7 +239,16 @@ def store(target: Target, obj: Any, *, heal: bool = False) -> None:
     if mark is not None and mark.claim is None:
         # Who asks for this one relies on it at once.
         with batching(None):
-            _store_all(target, obj, heal=heal)
+            try:
+                _store_all(target, obj, heal=heal)
+            except ReplacedError:
+                forget(target)
+                _store_all(target, obj, heal=heal)
+
+
+def forget(target: Target) -> None:
+    """Believe of nothing any more that it is stored in a layer: another store has taken the place of its own."""
+    target.uuid = address.random_uuid()
 
 
 def store_in_batch(target: Target, obj: Any) -> None:

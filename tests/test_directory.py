@@ -1,5 +1,6 @@
 """The tree on disk: where files lie, what is opened and what is refused, and what stands in a state's place."""
 
+import contextlib
 import errno
 import json
 import os
@@ -104,16 +105,119 @@ def test_a_tree_can_be_moved(tree, tmp_path):
     assert _load(tmp_path / "elsewhere", outer).value == "inner"
 
 
-def test_a_tree_that_was_removed_is_made_again(tree):
-    """A layer whose whole folder was purged stores on: configuration, folders and states are made anew."""
+def test_a_tree_that_was_purged_is_made_again(tree):
+    """A layer whose folder was emptied stores on: the same configuration, folders and states are made anew."""
     layer = ana.set_dl(pickle_dir=tree)
     layer.store_state(KEY, "state")
-    shutil.rmtree(tree)
+    before = raw_tree.config(tree)
+    for entry in tree.iterdir():
+        (shutil.rmtree if entry.is_dir() else os.unlink)(entry)
     with pytest.raises(ana.StateNotFoundError):
         layer.load_state(KEY)
     layer.store_state(KEY, "state")
-    assert raw_tree.config(tree)["format"] == 1
+    assert raw_tree.config(tree) == before
     assert layer.load_state(KEY) == "state"
+
+
+def gone_by_move(tree):
+    """The store is elsewhere now."""
+    tree.rename(tree.with_name("elsewhere"))
+
+
+def gone_by_removal(tree):
+    """The store is nowhere any more."""
+    shutil.rmtree(tree)
+
+
+def gone_below_a_mount(tree):
+    """An empty folder is left, as where a filesystem was mounted."""
+    tree.rename(tree.with_name("elsewhere"))
+    tree.mkdir(mode=0o700)
+
+
+GONE = [gone_by_move, gone_by_removal, gone_below_a_mount]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("go", GONE)
+def test_no_new_store_is_made_in_the_place_of_one_that_has_gone(tree, go, many):
+    """What is stored next is an error that says so, again and again; when it is back, all goes on."""
+    layer = ana.set_dl(pickle_dir=tree)
+    child = Part("child")
+    uuid = child.make_uuid()
+    go(tree)
+    parent = Part(child)
+    for _ in range(2):
+        with pytest.raises(ana.StoreError, match="the store that was opened here has gone"):
+            layer.store_many([parent]) if many else parent.make_uuid()
+        with pytest.raises(ana.StoreError, match="the store that was opened here has gone"):
+            layer.store_state("bare", 1)
+    assert parent.uuid is None
+    assert not tree.exists() or list(tree.iterdir()) == []
+    if go is gone_by_move:
+        with pytest.raises(ana.StateNotFoundError):
+            layer.load_state(uuid)
+    if go is not gone_by_removal:
+        with contextlib.suppress(FileNotFoundError):
+            tree.rmdir()
+        tree.with_name("elsewhere").rename(tree)
+        found = parent.make_uuid()
+        del parent, child
+        assert _load(tree, found).value == "child"
+
+
+def another_by_a_program(tree):
+    """Another program makes a store there."""
+    shutil.rmtree(tree)
+    ana.DirDataLayer(tree)
+
+
+def another_by_an_old_copy(tree):
+    """A copy of it from before anything was stored, with the same id."""
+    config = (tree / "ana.json").read_bytes()
+    tree.rename(tree.with_name("elsewhere"))
+    tree.mkdir(mode=0o700)
+    (tree / "ana.json").write_bytes(config)
+
+
+def emptied(tree):
+    """All that is in it is removed."""
+    for entry in tree.iterdir():
+        (shutil.rmtree if entry.is_dir() else os.unlink)(entry)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("replace", [another_by_a_program, another_by_an_old_copy, emptied])
+def test_in_a_store_that_was_replaced_all_is_stored_again(tree, caplog, replace, many):
+    """Nothing that was in the old one is believed to be in the new one; it is said once."""
+    layer = ana.set_dl(pickle_dir=tree)
+    grandchild = Part("grandchild")
+    grandchild.make_uuid()
+    child = Part(grandchild)
+    child.make_uuid()
+    replace(tree)
+    parent, other = Part(child), Part([grandchild, "other"])
+    uuids = layer.store_many([parent, other]) if many else [parent.make_uuid(), other.make_uuid()]
+    pickle.dumps(Part(child))
+    said = [record.message for record in caplog.records if "was purged or replaced" in record.message]
+    assert [text.partition(":")[0] for text in said] == [
+        f"the store at {tree} was purged or replaced (id {raw_tree.config(tree)['id']})"
+    ]
+    del parent, other, child, grandchild
+    assert _load(tree, uuids[0]).value.value == "grandchild"
+    assert _load(tree, uuids[1])[0].value == "grandchild"
+    assert maintenance.verify(tree).problems == []
+
+
+def test_a_bare_state_goes_into_the_store_that_is_there_now(tree):
+    """As an object does."""
+    layer = ana.set_dl(pickle_dir=tree)
+    layer.store_state("first", 1)
+    another_by_a_program(tree)
+    layer.store_state("second", 2)
+    assert layer.load_state("second") == 2
+    with pytest.raises(ana.StateNotFoundError):
+        layer.load_state("first")
 
 
 def test_a_shard_folder_that_was_removed_is_made_again(tree):

@@ -211,7 +211,9 @@ class Model(RuleBasedStateMachine):
         self.deleted |= set(self.trashed)
         self.trashed.clear()
         if whole:
-            shutil.rmtree(self.tree)
+            # But for the tree's own folder: a store that has gone as a whole is an error.
+            for entry in self.tree.iterdir():
+                (shutil.rmtree if entry.is_dir() else os.unlink)(entry)
         else:
             for path in raw_tree.files(self.tree):
                 (self.tree / path).unlink()

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from ana.errors import ANAError
 from ana.maintenance.opening import AHEAD_SECONDS, LOCK_SECONDS, Path, locked, now, open_store
-from ana.stores.tree import Stray, Tree
+from ana.stores.strays import Stray, remove_temporary, strays
+from ana.stores.tree import Tree
 
 __all__ = ["LEFTOVER_SECONDS", "Swept", "sweep"]
 
@@ -49,7 +50,7 @@ def sweep(
     with nullcontext() if dry_run else locked(store, lock_seconds):
         right_now = now(store, writable=not dry_run)
         unreadable: dict[str, ANAError] = {}
-        for stray in sorted(store.tree.strays(right_now, unreadable), key=lambda stray: stray.name):
+        for stray in sorted(strays(store.tree, right_now, unreadable), key=lambda stray: stray.name):
             if not stray.temporary:
                 found.skipped.append(stray.name)
             elif stray.age_seconds < -AHEAD_SECONDS:
@@ -65,7 +66,7 @@ def sweep(
 def _remove(tree: Tree, stray: Stray, found: Swept, *, dry_run: bool) -> None:
     try:
         if not dry_run:
-            tree.remove_temporary(stray.name)
+            remove_temporary(tree, stray.name)
     except ANAError as error:
         found.failed[stray.name] = str(error)
     else:

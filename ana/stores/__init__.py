@@ -5,8 +5,16 @@ from typing import Protocol
 
 from ana import record
 from ana.counters import Counters
+from ana.errors import StoreError
 
-__all__ = ["Store", "StoredFile", "StoredState"]
+__all__ = ["ReplacedError", "Store", "StoredFile", "StoredState"]
+
+
+class ReplacedError(StoreError):
+    """The store was purged, or another has taken its place: what was believed to be there has to be looked up.
+
+    It is open from then on: once more, and it works.
+    """
 
 
 class StoredState(Protocol):

@@ -8,7 +8,7 @@ from ana.access import Access
 from ana.errors import StoreError, UnsupportedFormatError
 from ana.trust import Trust
 
-__all__ = ["CONFIG", "FORMAT", "LEVELS", "Config", "amend", "of_fields", "publish", "read"]
+__all__ = ["CONFIG", "FORMAT", "LEVELS", "Config", "amend", "fields_of", "of_fields", "publish", "read"]
 
 CONFIG = "ana.json"
 FORMAT = 1
@@ -45,6 +45,13 @@ def of_fields(fields: Any) -> Config:
         fields.get("roots") is True,
         str(fields.get("key", "")),
     )
+
+
+def fields_of(said: Config) -> dict[str, object]:
+    """Return the fields that `of_fields` makes this of."""
+    fields: dict[str, object] = {"format": said.format, "levels": said.levels, "id": said.id}
+    marks = {"keyed": said.keyed, "key": said.fingerprint, "roots": said.roots}
+    return fields | {name: value for name, value in marks.items() if value}
 
 
 def read(root: str, trust: Trust) -> Config | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from ana import address, chunks, files, keys, locks, mounts, publishing, record, trash
 from ana.counters import Counters
 from ana.errors import CorruptedStateError, StateNotFoundError, StoreError
-from ana.stores import sealing
+from ana.stores import ReplacedError, sealing
 from ana.stores.config import Config
 from ana.stores.found import Found
 from ana.stores.tree import Tree
@@ -60,6 +60,7 @@ class DirectoryStore:
         """
         self.tree = Tree(root, durable=durable, create=create, ring=ring, trust=trust)
         self._check = self.tree.trust.check_file
+        self._ring = ring
         self.seal = sealing.seal_of(self.tree.config, root, ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
@@ -313,10 +314,18 @@ class DirectoryStore:
             name,
             fill,
             durable=self.durable,
-            make_folders=lambda: self.tree.make_folders(key),
+            make_folders=lambda: self._make_folders(key),
             access=self.tree.access,
             early=lambda: self.durable or self._waits_at_close,
         )
+
+    def _make_folders(self, key: str) -> None:
+        """Make the folders of a key, after a look whether the store is still the one that was opened."""
+        if not self.tree.is_same():
+            self.seal = sealing.seal_of(self.tree.config, self.home, self._ring)
+            self._suspects.clear()
+            raise ReplacedError(self.home, 0, "it was purged, or another store has taken its place: try again")
+        self.tree.make_folders(key)
 
     def _settle(self, path: str, found: files.Status) -> bool:
         """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""

@@ -4,6 +4,7 @@
 """
 
 import errno
+import logging
 import math
 import re
 import stat
@@ -20,22 +21,21 @@ from ana.stores import config, sealing
 from ana.stores.config import CONFIG, LEVELS, Config
 from ana.trust import EVERYDAY, Trust
 
-__all__ = ["Folder", "Stray", "Tree"]
+__all__ = ["Folder", "Tree", "is_shard"]
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
 _LOOKED_INTO = 1024
 """So many folders are listed to find out what they hold."""
+_GONE = (
+    "the store that was opened here has gone: it was moved or removed, or its filesystem is not mounted any more; "
+    "nothing is made in its place: bring it back, or open another (set_dl)"
+)
 _LISTING_THREADS = 32
 """How many folders of a network filesystem are listed at the same time."""
 
 
-class Stray(NamedTuple):
-    """Something in a tree that is no state; the name is relative to the tree."""
-
-    name: str
-    temporary: bool
-    age_seconds: float
+_log = logging.getLogger("ana.stores")
 
 
 class Folder(NamedTuple):
@@ -67,6 +67,9 @@ class Tree:
         self.root = root
         self.durable = durable
         self._ring = ring
+        self._seen: tuple[int, ...] | None = None
+        self._told: dict[tuple[int, ...] | None, object] = {}
+        self._root_identity: tuple[int, int] | None = None
         self.is_purged = False
         """Whether this is a store whose `ana.json` is gone, which whoever only looks does not write anew."""
         self.trust = trust.within(root)
@@ -154,9 +157,6 @@ class Tree:
     def make_folders(self, key: str) -> None:
         """Make the folders of a key, where they are missing."""
         folders = self.folders(key)
-        if files.look(f"{self.root}/{CONFIG}") is None:
-            # The whole tree was removed or purged under us.
-            self.config = self._open(create=True)
         try:
             # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
             publishing.make_folder(folders[-1], durable=self.durable, access=self.access)
@@ -166,6 +166,45 @@ class Tree:
             for folder in folders[1:]:
                 publishing.make_folder(folder, durable=self.durable, access=self.access)
 
+    def is_same(self) -> bool:
+        """Return whether the tree that was opened is there still, as far as one look at its `ana.json` shows.
+
+        False where that was purged, which is written anew as it was, or where another tree has taken its place, which
+        is open from now on. Raises StoreError where the tree has gone: nothing is made in its place, which may be the
+        empty folder below a lost mount.
+        """
+        which = self._look_at_config()
+        if which is not None and which == self._seen:
+            return True
+        before, said = self.config, None if which is None else self._read_config()
+        self.__dict__.pop("identity", None)
+        moved = self.identity != self._root_identity
+        if said is None and (moved or self.identity is None):
+            raise StoreError(self.root, errno.ENOENT, _GONE)
+        self._check_root()
+        if said is None:
+            self.config = self._make()
+            which = self._look_at_config()
+        else:
+            self.config = said
+        self._seen = which
+        if said is not None and said.id == before.id and not moved:
+            return True
+        self._believed.clear()
+        # Of threads that find it out at the same moment, one says it.
+        me = object()
+        if self._told.setdefault(which, me) is me:
+            fields = {"event": "store replaced", "store": self.root}
+            text = "the store at %s was purged or replaced (id %s): what was believed to be there is stored again"
+            _log.warning(text, self.root, self.config.id, extra=fields)
+        return False
+
+    def _look_at_config(self) -> tuple[int, ...] | None:
+        """Return what tells this very `ana.json` from others; None where there is none."""
+        seen = files.look(f"{self.root}/{CONFIG}")
+        # Numbers of inodes are given again: with the time it is this file.
+        return None if seen is None else (*seen.identity, seen.stat.st_ctime_ns)
+
     def walk(self, digits: str = "", unreadable: dict[str, ANAError] | None = None) -> Iterator[Folder]:
         """List the tree's folders, each once, the root first; several at a time on network filesystems.
 
@@ -174,43 +213,6 @@ class Tree:
         """
         at_once = _LISTING_THREADS if mounts.is_network(self.root) else 1
         yield from self._walk([""], self.config.levels, digits, at_once, unreadable)
-
-    def strays(self, now: float, unreadable: dict[str, ANAError]) -> Iterator[Stray]:
-        """List what is in the tree and is no state: temporary files, and what does not belong there.
-
-        `now`: in s since 1970, by the server's clock. `unreadable`: as for `walk`.
-        """
-        for folder in (*self._own(), *self.walk(unreadable=unreadable)):
-            for entry in folder.entries:
-                name = f"{folder.name}{entry.name}"
-                if entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
-                    found = files.look(f"{self.root}/{name}")
-                    if found is not None:
-                        yield Stray(name, temporary=True, age_seconds=now - found.modified)
-                elif not _belongs(entry, folder):
-                    yield Stray(name, temporary=False, age_seconds=0.0)
-
-    def remove_temporary(self, name: str) -> None:
-        """Remove a temporary file that `strays` has named. Raises StoreError; ValueError for another file's name."""
-        if not name.rpartition("/")[2].startswith(files.TEMPORARY):
-            msg = f"{name!r} is no temporary file"
-            raise ValueError(msg)
-        files.remove(f"{self.root}/{name}")
-
-    def _own(self) -> list[Folder]:
-        """List the tree's own folders, where they are."""
-        found = []
-        for name in (".ana/", ".ana/roots/"):
-            with suppress(StoreError):
-                entries = files.list_folder(f"{self.root}/{name}")
-                found.append(
-                    Folder(
-                        name,
-                        innermost=False,
-                        entries=[entry for entry in entries if entry.name.startswith(files.TEMPORARY)],
-                    )
-                )
-        return found
 
     def _walk(
         self,
@@ -285,6 +287,10 @@ class Tree:
 
     def _first_fields(self) -> dict[str, object]:
         """Return what the `ana.json` of a new tree says, or of one whose own was purged."""
+        known: Config | None = getattr(self, "config", None)
+        if known is not None and known.id:
+            # Purged while it was open: nothing that it said is lost.
+            return config.fields_of(known)
         if self._holds_states() is True:
             return sealing.fields_again(self, address.random_uuid(), self._ring)
         ring = self._ring
@@ -309,6 +315,7 @@ class Tree:
             found = files.look(self.root, follow=True)
         if found is None:
             return
+        self._root_identity = found.identity
         self.trust.check_root(self.root, found.stat)
         # Never more than may be believed.
         mode = stat.S_IMODE(found.stat.st_mode) | 0o700
@@ -383,13 +390,3 @@ def _foreign(entries: list[files.Entry]) -> list[str]:
         for entry in entries
         if entry.name != CONFIG and not entry.name.startswith(_IGNORED) and not is_shard(entry)
     )
-
-
-def _belongs(entry: files.Entry, folder: Folder) -> bool:
-    """Say whether a name is where a tree has it: states in the innermost folders, its own things in the root."""
-    if is_shard(entry) and not folder.innermost:
-        return True
-    if entry.kind == "file" and folder.innermost:
-        plain = entry.name.removeprefix(files.TRASH)
-        return address.is_file_name(plain) or entry.name.startswith(files.GONE)
-    return not folder.name and (entry.name, entry.kind) in {(CONFIG, "file"), (".ana", "folder")}
