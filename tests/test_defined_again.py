@@ -347,12 +347,12 @@ print([model.predict() for model in kept])
 """
 POOLS = {
     "joblib": """
-import contextlib, joblib
+import contextlib
+from joblib.externals.loky import get_reusable_executor
 @contextlib.contextmanager
 def make_pool():
-    with joblib.Parallel(n_jobs=1, backend="loky") as parallel:
-        yield lambda task, model: parallel([joblib.delayed(task)(model)])[0]
-    joblib.externals.loky.get_reusable_executor().shutdown()
+    with get_reusable_executor(max_workers=1) as executor:
+        yield lambda task, model: executor.submit(task, model).result(60)
 """,
     "fork": """
 import contextlib, multiprocessing
