@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ana import address, codec, identity, loading, many, naming, processes, sites, unloaded
+from ana import address, codec, identity, kinds, loading, many, naming, processes, sites, unloaded
 from ana.errors import ANAError, StateNotFoundError
 from ana.layer import DataLayer, DirDataLayer, by_home, checked_class, existing_layer, live_by_home, parents_layer
 
@@ -100,8 +100,7 @@ def load_reference(cls: type, uuid: str, home: str | None) -> Any:
     if layer is None:
         layer = _current
     elif cls.__module__ in naming.MAIN:
-        # The state may hold the class by value: here it is the script's own, or the notebook's latest.
-        cls = naming.newest(cls)
+        cls = kinds.inside(layer, cls, uuid)
     if layer is not None:
         live = layer.live.get(uuid)
         if live is not None and type(live) is cls:

@@ -2,9 +2,9 @@
 
 from ana import claims, fence, unloaded
 from ana.errors import StateLoadError
-from ana.naming import class_name, find_class, newest
+from ana.naming import MAIN, class_name, find_class, is_defined_here, newest
 
-__all__ = ["load_error", "to_find", "to_make"]
+__all__ = ["inside", "load_error", "to_find", "to_make"]
 
 
 def to_find(layer: claims.Source, cls: type, key: str) -> type:
@@ -25,6 +25,22 @@ def to_find(layer: claims.Source, cls: type, key: str) -> type:
         return cls
     reason = f"it is a {class_name(kind)}, not a {class_name(cls)}: {_right_call(class_name(kind), key)}"
     raise StateLoadError(key, class_name(kind), layer.store.home, reason)
+
+
+def inside(layer: claims.Source, cls: type, key: str) -> type:
+    """Return the class of a script that a reference inside of a state means: states hold such classes by value.
+
+    In a process that has the script's classes itself it is that one, the latest of a notebook; but among objects of
+    classes that came by value, as to workers of dask, it is the one that came.
+    """
+    latest = newest(cls)
+    if latest is cls:
+        return cls
+    claim = claims.local.session.unpickling
+    parent = object if claim is None else unloaded.loaded_class(claim.shell)
+    if parent.__module__ in MAIN:
+        return latest if newest(parent) is parent else cls
+    return latest if is_defined_here(cls) or layer.live.find(key, latest) is not None else cls
 
 
 def to_make(cls: type, stored: str, claim: claims.Claim) -> type:

@@ -4,9 +4,10 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
-__all__ = ["MAIN", "class_name", "find_class", "generation", "known_as", "newest"]
+__all__ = ["MAIN", "class_name", "find_class", "generation", "is_defined_here", "known_as", "newest"]
 
 MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
 """What workers of multiprocessing and of mpi4py.futures call the main module, which is the same script."""
@@ -34,6 +35,12 @@ def newest(cls: type) -> type:
     """Return the latest definition of a class: the one that is found under its name; `cls` where there is none."""
     found = known_as(cls)
     return found if isinstance(found, type) and class_name(found) == class_name(cls) else cls
+
+
+def is_defined_here(cls: type) -> bool:
+    """Return whether a class was defined by its module's code in this process, as far as its methods tell."""
+    module = vars(sys.modules[cls.__module__])
+    return all(value.__globals__ is module for value in vars(cls).values() if isinstance(value, FunctionType))
 
 
 def generation(cls: type) -> int:

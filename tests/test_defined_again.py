@@ -328,23 +328,6 @@ def test_a_state_that_holds_the_old_class_by_value(tmp_path):
     assert answer == ["500 True 5 True", "5000 True 5 True"]
 
 
-NOTEBOOK = """
-import sys, ana
-cell = '''class Model(ana.Storable):
-    def __init__(self, x): self.x = x
-    def predict(self): return self.x * {}
-'''
-def task(model): return model.predict(), isinstance(model, Model)
-ana.set_dl(pickle_dir=sys.argv[1], durable=False)
-with make_pool() as pool:
-    for factor in (1, 100, 1000):
-        exec(cell.format(factor))
-        model = Model(5)
-        model.make_uuid()
-        kept = [*globals().get("kept", []), model]
-        print(*pool(task, model))
-print([model.predict() for model in kept])
-"""
 POOLS = {
     "joblib": """
 import contextlib
@@ -353,6 +336,15 @@ from joblib.externals.loky import get_reusable_executor
 def make_pool():
     with get_reusable_executor(max_workers=1) as executor:
         yield lambda task, model: executor.submit(task, model).result(60)
+""",
+    "early fork": """
+import contextlib, multiprocessing
+@contextlib.contextmanager
+def make_pool():
+    def run(task, model):
+        return early.map(task, [model])[0]
+    with multiprocessing.get_context("fork").Pool(1) as early:
+        yield run
 """,
     "fork": """
 import contextlib, multiprocessing
@@ -372,6 +364,51 @@ def make_pool():
             yield lambda task, model: client.submit(task, model, pure=False).result(60)
 """,
 }
+SAME = """
+import sys, ana
+class Part(ana.Storable):
+    def __init__(self, x): self.x = x
+    def double(self): return self.x * 2
+def task(triple):
+    part, ref, holder = triple
+    return [ref.value[0] is part, holder.x is part, isinstance(part, Part), type(holder) is type(part), part.double()]
+if __name__ == "__main__":
+    with make_pool() as pool:
+        ana.set_dl(sys.argv[1], durable=False)
+        part = Part(5)
+        part.make_uuid()
+        holder = Part(part)
+        holder.make_uuid()
+        print(*pool(task, (part, ana.Ref([part]), holder)))
+"""
+
+
+@pytest.mark.parametrize("pool", ["joblib", "early fork", pytest.param("dask", marks=pytest.mark.slow)])
+def test_classes_of_a_script_are_the_same_in_tasks_and_in_states(tmp_path, pool):
+    """Workers with the script's own classes, by fork, and those that get them by value: one object for a UUID."""
+    if "fork" not in pool:
+        pytest.importorskip({"joblib": "joblib", "dask": "distributed"}[pool])
+    answer = classes.run(POOLS[pool] + SAME, str(tmp_path / "s"), cwd=tmp_path)
+    assert answer == "True True True True 10"
+
+
+NOTEBOOK = """
+import sys, ana
+cell = '''class Model(ana.Storable):
+    def __init__(self, x): self.x = x
+    def predict(self): return self.x * {}
+'''
+def task(model): return model.predict(), isinstance(model, Model)
+ana.set_dl(pickle_dir=sys.argv[1], durable=False)
+with make_pool() as pool:
+    for factor in (1, 100, 1000):
+        exec(cell.format(factor))
+        model = Model(5)
+        model.make_uuid()
+        kept = [*globals().get("kept", []), model]
+        print(*pool(task, model))
+print([model.predict() for model in kept])
+"""
 
 
 @pytest.mark.parametrize("pool", ["joblib", "fork", pytest.param("dask", marks=pytest.mark.slow)])
