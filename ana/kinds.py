@@ -2,7 +2,7 @@
 
 from ana import claims, fence, unloaded
 from ana.errors import StateLoadError
-from ana.naming import MAIN, class_name, find_class, is_defined_here, newest
+from ana.naming import MAIN, came_by_value, class_name, find_class, newest
 
 __all__ = ["inside", "load_error", "to_find", "to_make"]
 
@@ -40,7 +40,7 @@ def inside(layer: claims.Source, cls: type, key: str) -> type:
     parent = object if claim is None else unloaded.loaded_class(claim.shell)
     if parent.__module__ in MAIN:
         return latest if newest(parent) is parent else cls
-    return latest if is_defined_here(cls) or layer.live.find(key, latest) is not None else cls
+    return cls if came_by_value(cls) and layer.live.find(key, latest) is None else latest
 
 
 def to_make(cls: type, stored: str, claim: claims.Claim) -> type:

@@ -84,6 +84,7 @@ class Storable:
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse classes whose instances cannot be held weakly, so not be found again by their UUID."""
         super().__init_subclass__(**arguments)
+        naming.note_origin(cls)
         if cls.__weakrefoffset__ == 0:
             base = unloaded.builtin_base(cls).__name__
             msg = f"a Storable cannot derive from {base}, whose instances take no weak reference: use ana.Ref(value)"
