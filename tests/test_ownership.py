@@ -23,6 +23,7 @@ from ana.stores.directory import DirectoryStore
 
 OWNER, ATTACKER, COLLEAGUE = 23_451, 23_452, 23_453
 GROUP = 23_450
+CHOSEN = "5f3ac0e1-0000-4000-8000-000000000001"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users: sudo python -m pytest")
 
@@ -71,6 +72,9 @@ def folder(place):
     """A store of OWNER's with one object in it."""
     with user(OWNER):
         store(place / "store", "mine")
+        chosen = A("mine")
+        chosen.make_uuid(CHOSEN)
+        chosen.ana_store()
     return place / "store"
 
 
@@ -98,10 +102,13 @@ def path_of(folder, uuid):
 
 
 def trap(place):
-    """Return the bytes of a record that makes a file when it is unpickled, under the UUID of the state "mine"."""
-    uuid, sentinel = address("mine"), place / "sentinel"
+    """Return the bytes of a record that makes a file when it is unpickled, under a UUID that a program chose.
+
+    Under the address of "mine" its content would show that it is not that, whoever owns the file.
+    """
+    sentinel = place / "sentinel"
     content = record.content(f"{__name__}:A", [memoryview(pickle.dumps({"x": Trap(sentinel)}, 5))])
-    return record.encode(uuid, content), sentinel
+    return record.encode(CHOSEN, content), sentinel
 
 
 # New stores
@@ -303,7 +310,7 @@ def test_one_cure_is_enough_for_a_copy_with_a_wider_umask(folder, place, mode, c
 def test_a_planted_record_is_refused(folder, place, where):
     """A file, or a whole folder, of another user's in the place of one's own; the trap is not sprung."""
     data, sentinel = trap(place)
-    uuid = address("mine")
+    uuid = CHOSEN
     path = path_of(folder, uuid)
     for parent in (folder, path.parent.parent, path.parent):
         parent.chmod(0o777)
@@ -380,7 +387,7 @@ def test_the_root_may_be_a_link_of_ones_own(folder, place):
 def test_a_race_wins_nothing(folder, place):
     """While an attacker keeps swapping a shard folder for a link to theirs, only one's own state is ever loaded."""
     data, sentinel = trap(place)
-    uuid = address("mine")
+    uuid = CHOSEN
     path = path_of(folder, uuid)
     with user(ATTACKER):
         (place / "planted").mkdir()
