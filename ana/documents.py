@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 __all__ = ["parse"]
 
 _MOST_DIGITS = 19
+_BOM = b"\xef\xbb\xbf"
+"""What editors elsewhere begin a file with. Not by the codec "utf-8-sig", which is imported when it is first used."""
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -14,7 +16,7 @@ def parse(data: bytes) -> dict[str, Any]:
     Raises ValueError for anything else, also for what is nested too deep, or is not UTF-8.
     """
     try:
-        found = _DECODER.decode(data.decode("utf-8-sig"))
+        found = _DECODER.decode(str(data.removeprefix(_BOM), "utf-8"))
     except RecursionError:
         msg = "it is nested too deep"
         raise ValueError(msg) from None
