@@ -120,17 +120,9 @@ class _Keeper:
     def __init__(self) -> None:
         # Re-entrant: a destructor may run, and unpickle, while it is held.
         self.lock = threading.RLock()
-        self._kept: OrderedDict[tuple[int, str], tuple[LiveObjects, Any, int]] = OrderedDict()
+        self.kept: OrderedDict[tuple[int, str], tuple[LiveObjects, Any, int]] = OrderedDict()
         self._layers: dict[int, LiveObjects] = {}
         self._bytes = 0
-
-    def note_use(self, live: "LiveObjects", uuid: str) -> None:
-        """Take an object, if it is still kept, for the one that was used last."""
-        with self.lock:
-            key = live.kept.get(uuid)
-            if key is not None:
-                live.kept.move_to_end(uuid)
-                self._kept.move_to_end(key)
 
     def keep(self, live: "LiveObjects", uuid: str, obj: object, size_bytes: int) -> None:
         """Keep an object alive; let go of what its layer, and then the process, has beyond its budget."""
@@ -138,15 +130,16 @@ class _Keeper:
         with self.lock:
             dropped.append(self._drop(live.kept.get(uuid)))
             key = live.kept[uuid] = (id(live), uuid)
-            self._kept[key] = (live, obj, size_bytes)
+            self.kept[key] = (live, obj, size_bytes)
             self._layers[id(live)] = live
             self._bytes += size_bytes
             live.kept_bytes += size_bytes
             while live.kept_bytes > live.keep_bytes and len(live.kept) > 1:
                 dropped.append(self._drop(next(iter(live.kept.values()))))
-            most = max(one.keep_bytes for one in self._layers.values())
-            while self._bytes > most and len(self._kept) > 1:
-                dropped.append(self._drop(next(iter(self._kept))))
+            if self._bytes > live.keep_bytes:
+                most = max(one.keep_bytes for one in self._layers.values())
+                while self._bytes > most and len(self.kept) > 1:
+                    dropped.append(self._drop(next(iter(self.kept))))
         # Destructors run here, outside the lock.
         del dropped
 
@@ -160,7 +153,7 @@ class _Keeper:
         """Take an object out, and return what has to be let go of outside the lock."""
         if key is None:
             return None
-        live, obj, size_bytes = self._kept.pop(key)
+        live, obj, size_bytes = self.kept.pop(key)
         del live.kept[key[1]]
         self._bytes -= size_bytes
         live.kept_bytes -= size_bytes
@@ -190,8 +183,13 @@ class LiveObjects:
     def get(self, uuid: str) -> Any | None:
         """Return the object that is alive under `uuid`, or None."""
         found = self.table.get(uuid)
-        if found is not None and uuid in self.kept:
-            _keeper.note_use(self, uuid)
+        key = None if found is None else self.kept.get(uuid)
+        if key is not None:
+            # The most recently used one; in place, as each reference to a live object comes by here.
+            with _keeper.lock:
+                if uuid in self.kept:
+                    self.kept.move_to_end(uuid)
+                    _keeper.kept.move_to_end(key)
         return found
 
     def find(self, uuid: str, cls: type) -> Any | None:

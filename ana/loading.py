@@ -183,6 +183,8 @@ def _end(session: claims.Session) -> None:
 def _publish(session: claims.Session) -> None:
     """Make known what a session has loaded; it stays alive until the session's end."""
     ready = session.filled[session.published :]
+    if not ready:
+        return
     with claims.lock:
         session.published = len(session.filled)
         for claim in ready:
