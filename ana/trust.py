@@ -113,7 +113,8 @@ class Trust:
         trust = "" if others else ", or shared=True to trust the group (ANA_SHARED=1 in the environment)"
         said = f"{who} may write to it ({_described(found)}), and so have this process run code"
         place = self.root or path
-        kind = mounts.filesystem(place)
+        mount = mounts.mount_of(place)
+        kind = mount.kind if mount is not None else ""
         if mounts.has_fixed_modes(kind):
             return f"{said}: {kind} has no modes of its own here: {self._mounting(kind)}"
         # The whole store: a copy made with another umask has it in each file.
