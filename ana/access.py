@@ -10,6 +10,7 @@ from ana import files
 from ana.errors import StoreError, UntrustedStoreError
 
 __all__ = [
+    "FILE_BITS",
     "FREE",
     "Access",
     "adjust",
@@ -21,6 +22,8 @@ __all__ = [
     "settle_folder",
 ]
 
+FILE_BITS = 0o666
+"""What files get of a mode."""
 _LINKS = 40
 """So many links are followed, as by the kernel."""
 
@@ -48,11 +51,6 @@ class Access(NamedTuple):
             found.st_uid if by_root else -1,
             bool(mode & stat.S_IWGRP),
         )
-
-    @property
-    def file_mode(self) -> int:
-        """The mode of files."""
-        return self.mode & 0o666
 
 
 FREE = Access()
@@ -107,11 +105,13 @@ def open_regular(path: str, access: Access = FREE, flags: int = os.O_WRONLY) -> 
     UntrustedStoreError.
     """
     refuse_special(path, files.status_of(path))
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, access.file_mode)
+    descriptor = os.open(
+        path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, access.mode & FILE_BITS
+    )
     try:
         found = os.fstat(descriptor)
         refuse_special(path, found)
-        settle(descriptor, found, access, access.file_mode)
+        settle(descriptor, found, access, access.mode & FILE_BITS)
     except BaseException:
         os.close(descriptor)
         raise

@@ -34,7 +34,9 @@ class _TooDeep(BaseException):
         self.obj = obj
 
 
-class _Local(threading.local):
+class _State:
+    """What one thread is at."""
+
     def __init__(self) -> None:
         self.addressing: dict[int, Any] = {}
         self.foreseeing: dict[int, Any] = {}
@@ -42,18 +44,23 @@ class _Local(threading.local):
         self.failed: Exception | None = None
 
 
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.state = _State()
+
+
 _local = _Local()
 
 
 def meet(obj: object) -> None:
     """Note that the state that is being pickled holds an object that has no UUID yet."""
-    if id(obj) in _local.addressing:
+    if id(obj) in _local.state.addressing:
         raise _Cycle(obj)
 
 
 def is_final(error: Exception) -> bool:
     """Return whether an error came from addressing another object, which was met: to do that again is no cure."""
-    return error is _local.failed
+    return error is _local.state.failed
 
 
 def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
@@ -62,22 +69,29 @@ def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) 
     Where it is met again meanwhile, `give` gives it one that does not follow from its state. Raises what `make` raises;
     RecursionError where there is no end.
     """
-    meet(obj)
-    if _local.depth >= MAX_NESTED:
+    state = _local.state
+    if id(obj) in state.addressing:
+        raise _Cycle(obj)
+    if state.depth >= MAX_NESTED:
         raise _TooDeep(obj)
     waiting = [obj]
-    _local.depth += 1
+    state.depth += 1
+    state.addressing[id(obj)] = obj
     try:
-        return _address_all(waiting, make, give)
+        try:
+            return make(obj)
+        except (_Cycle, _TooDeep) as met:
+            _prepare(state, waiting, met, give)
+            return _address_all(state, waiting, make, give)
     except Exception as error:
-        _local.failed = error
+        state.failed = error
         raise
     finally:
         for one in waiting:
-            _local.addressing.pop(id(one), None)
-        _local.depth -= 1
-        if not _local.depth:
-            _local.failed = None
+            state.addressing.pop(id(one), None)
+        state.depth -= 1
+        if not state.depth:
+            state.failed = None
 
 
 def foresee(obj: Any, find: Callable[[], str | None]) -> str | None:
@@ -85,47 +99,54 @@ def foresee(obj: Any, find: Callable[[], str | None]) -> str | None:
 
     None where there is none: that of `find`, or of an object that was met meanwhile. Raises what `find` raises.
     """
-    if id(obj) in _local.foreseeing or len(_local.foreseeing) >= MAX_NESTED:
+    foreseeing = _local.state.foreseeing
+    if id(obj) in foreseeing or len(foreseeing) >= MAX_NESTED:
         raise _Cycle(obj)
-    _local.foreseeing[id(obj)] = obj
+    foreseeing[id(obj)] = obj
     try:
         found = find()
     except _Cycle:
         found = None
     finally:
-        del _local.foreseeing[id(obj)]
-    if found is None and _local.foreseeing:
+        del foreseeing[id(obj)]
+    if found is None and foreseeing:
         raise _Cycle(obj)
     return found
 
 
 def is_foreseeing() -> bool:
     """Return whether this thread pickles a state for its address alone, so that nothing may be stored."""
-    return bool(_local.foreseeing)
+    return bool(_local.state.foreseeing)
 
 
-def _address_all(waiting: list[Any], make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
+def _address_all(state: _State, waiting: list[Any], make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
     """Address the last object that waits, and so on, up to the first, whose mark is returned."""
     while True:
         obj = waiting[-1]
-        _local.addressing[id(obj)] = obj
+        state.addressing[id(obj)] = obj
         try:
             mark = make(obj)
-        except _Cycle as met:
-            if not any(met.obj is one for one in waiting):
-                raise
-            give(met.obj)
-        except _TooDeep as met:
-            # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
-            if _local.depth > MAX_NESTED // 2:
-                raise
-            _check_depth(waiting, met.obj)
-            waiting.append(met.obj)
+        except (_Cycle, _TooDeep) as met:
+            _prepare(state, waiting, met, give)
         else:
-            del _local.addressing[id(obj)]
+            del state.addressing[id(obj)]
             waiting.pop()
             if not waiting:
                 return mark
+
+
+def _prepare(state: _State, waiting: list[Any], met: _Cycle | _TooDeep, give: Callable[[Any], Mark]) -> None:
+    """Do what the last object that waits needs before it can be addressed. Raises `met` where others have to do it."""
+    if isinstance(met, _Cycle):
+        if not any(met.obj is one for one in waiting):
+            raise met
+        give(met.obj)
+        return
+    # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
+    if state.depth > MAX_NESTED // 2:
+        raise met
+    _check_depth(waiting, met.obj)
+    waiting.append(met.obj)
 
 
 def _check_depth(waiting: list[Any], obj: object) -> None:

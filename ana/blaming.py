@@ -14,11 +14,10 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 
 from ana import identity, pickling
-from ana.errors import ANAError
-from ana.streams import PROTOCOL, Pickled
+from ana.streams import PROTOCOL
 from ana.unloaded import loaded_class
 
-__all__ = ["dump"]
+__all__ = ["explain"]
 
 MOST_SECONDS = 2.0
 """So long may the search take; what it has not found then is not named."""
@@ -31,17 +30,7 @@ _ORDINARY = (AttributeError, NotImplementedError, RecursionError, TypeError, Val
 _ATOMS = (bool, bytes, bytearray, complex, float, int, str, type, type(None))
 
 
-def dump(obj: Any, into: pickling.Collector, *, stays: bool) -> Pickled:
-    """Pickle the state of an object, as `pickling.dump`; an error says what in it is to blame."""
-    try:
-        return pickling.dump(obj._ana_getstate, into, stays=stays)
-    except Exception as error:
-        if not into.is_final(error) and not isinstance(error, ANAError | OSError):
-            _explain(error, obj)
-        raise
-
-
-def _explain(error: Exception, obj: Any) -> None:
+def explain(error: Exception, obj: Any) -> None:
     """Add to an error the class, the way to what cannot be pickled, and the cure; not where no state is to be had."""
     name = loaded_class(obj).__qualname__
     try:

@@ -128,7 +128,8 @@ class _Keeper:
         """Keep an object alive; let go of what its layer, and then the process, has beyond its budget."""
         dropped = []
         with self.lock:
-            dropped.append(self._drop(live.kept.get(uuid)))
+            if uuid in live.kept:
+                dropped.append(self._drop(live.kept[uuid]))
             key = live.kept[uuid] = (id(live), uuid)
             self.kept[key] = (live, obj, size_bytes)
             self._layers[id(live)] = live
@@ -174,7 +175,8 @@ class LiveObjects:
     def __init__(self, keep_bytes: int) -> None:
         self.table: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self.keep_bytes = keep_bytes
-        self._displaced: weakref.WeakValueDictionary[tuple[str, int], Any] = weakref.WeakValueDictionary()
+        self.displaced: weakref.WeakValueDictionary[tuple[str, int], Any] | None = None
+        """Those that gave way to others under their UUID, if there ever were any."""
         self.kept: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self.kept_bytes = 0
         # Re-entrant: a destructor may run, and unpickle, while it is held.
@@ -198,10 +200,12 @@ class LiveObjects:
         Objects of a class that was defined again stay alive under their UUID beside those of the new class.
         """
         found = self.get(uuid)
-        if (found is not None and isinstance(found, cls)) or not self._displaced:
+        if self.displaced is None:
             return found if isinstance(found, cls) else None
+        if isinstance(found, cls):
+            return found
         with self._lock:
-            displaced = [obj for (key, _), obj in self._displaced.items() if key == uuid]
+            displaced = [obj for (key, _), obj in self.displaced.items() if key == uuid]
         return next((obj for obj in displaced if isinstance(obj, cls)), None)
 
     def add(self, uuid: str, obj: object, cls: type) -> Any:
@@ -212,7 +216,7 @@ class LiveObjects:
         with self._lock:
             holder = self.table.setdefault(uuid, obj)
             if holder is not obj and not isinstance(holder, cls) and class_name(type(holder)) == class_name(cls):
-                self._displaced[uuid, id(holder)] = holder
+                self._displace(uuid, holder)
                 self.table[uuid] = holder = obj
         found = mark_of(holder)
         if found is not None:
@@ -222,13 +226,18 @@ class LiveObjects:
     def put(self, uuid: str, obj: object) -> None:
         """Have `obj` hold `uuid`, whatever did before."""
         with self._lock:
-            before = self.table.get(uuid)
-            if before is not None and before is not obj:
-                self._displaced[uuid, id(before)] = before
-            self.table[uuid] = obj
+            before = self.table.setdefault(uuid, obj)
+            if before is not obj:
+                self._displace(uuid, before)
+                self.table[uuid] = obj
         found = mark_of(obj)
         if found is not None:
             found.home = self
+
+    def _displace(self, uuid: str, holder: object) -> None:
+        if self.displaced is None:
+            self.displaced = weakref.WeakValueDictionary()
+        self.displaced[uuid, id(holder)] = holder
 
     def keep(self, uuid: str, obj: object, size_bytes: int) -> None:
         """Keep a loaded object alive, and let the least recently used go beyond `keep_bytes` of raw state.

@@ -13,8 +13,11 @@ def to_find(layer: claims.Source, cls: type, key: str) -> type:
     Of a class that was defined again (a notebook's cell, `importlib.reload`) the latest counts. Raises StateLoadError
     where the live object is of another class altogether.
     """
+    other = layer.live.get(key)
+    if other is None and layer.live.displaced is None:
+        return cls
     live = layer.live.find(key, cls)
-    other = layer.live.get(key) if live is None else live
+    other = other if live is None else live
     if other is None:
         return cls
     kind = unloaded.loaded_class(other)

@@ -155,29 +155,36 @@ def _end(session: claims.Session) -> None:
     try:
         while session.put_off:
             _use_if_possible(session.put_off.pop())
-        missing = claims.wait_for_borrowed(session)
+        missing = claims.wait_for_borrowed(session) if session.entangled else None
         if missing is not None:
             for claim in session.filled[session.published :]:
                 _abandon(claim)
             raise kinds.load_error(missing, "another thread loads it, for this one too, and waits for something else")
     finally:
-        if missing is None:
+        if missing is None and session.published < len(session.filled):
             _publish(session)
-        with claims.lock:
-            if session.claims:
-                # A signal handler raised where nobody had taken care of it yet.
-                for claim in [claim for claim in claims.by_key.values() if claim.session is session]:
-                    _abandon(claim)
-            session.claims = session.published = 0
-            session.ended = session.entangled = False
+        if session.claims or session.entangled:
+            _disentangle(session)
+        if session.thread.asked:
             session.thread.forget()
-            session.filled.clear()
-            session.borrowed.clear()
-            claims.changed.notify_all()
+        session.filled.clear()
+        session.published = 0
         session.held.clear()
         session.put_off.clear()
         if not session.ahead_held:
             session.ahead.clear()
+
+
+def _disentangle(session: claims.Session) -> None:
+    """Give up what a session still claims, and what it has of others."""
+    with claims.lock:
+        # A signal handler raised where nobody had taken care of it yet.
+        for claim in [claim for claim in claims.by_key.values() if claim.session is session]:
+            _abandon(claim)
+        session.claims = 0
+        session.ended = session.entangled = False
+        session.borrowed.clear()
+        claims.changed.notify_all()
 
 
 def _publish(session: claims.Session) -> None:
@@ -213,7 +220,8 @@ def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
     stack = [top]
     is_deep = session.depth > WALKED_FROM
     try:
-        _look_ahead(session, top)
+        if session.unpickling is not None:
+            _look_ahead(session, top, session.unpickling)
         _open(session, top, patient=patient)
         while stack:
             claim = stack[-1]
@@ -234,10 +242,9 @@ def _build(session: claims.Session, top: claims.Claim, *, patient: bool) -> Any:
     return top.shell
 
 
-def _look_ahead(session: claims.Session, claim: claims.Claim) -> None:
+def _look_ahead(session: claims.Session, claim: claims.Claim, parent: claims.Claim) -> None:
     """Find what the state that is being unpickled refers to next: `claim` shows that not all of that is lazy."""
-    parent = session.unpickling
-    if parent is None or parent.layer is not claim.layer:
+    if parent.layer is not claim.layer:
         return
     children = _state_of(parent).header.children
     with suppress(ValueError):
@@ -362,7 +369,8 @@ def _unpickle(session: claims.Session, claim: claims.Claim) -> Any:
 def _set_state(claim: claims.Claim, state: Any) -> None:
     shell = claim.shell
     was_unloaded = unloaded.is_unloaded(shell)
-    unloaded.reload(shell)
+    if was_unloaded:
+        unloaded.reload(shell)
     try:
         shell._ana_setstate(state)
         claim.shell = unloaded.member(shell)

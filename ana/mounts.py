@@ -75,8 +75,8 @@ _MODELESS = frozenset(
     ]
 )
 """Modes and owners are mostly what was said when it was mounted, and chmod changes nothing."""
-_ESCAPE = re.compile(r"\\([0-7]{3})")
-_UPPER = re.compile(r",upperdir=([^,]*)")
+_ESCAPE = r"\\([0-7]{3})"
+_UPPER = r",upperdir=([^,]*)"
 
 
 class Mount(NamedTuple):
@@ -113,7 +113,7 @@ def is_local(path: str) -> bool:
     """
     mount = mount_of(path)
     if mount is not None and mount.kind == "overlay":
-        found = _UPPER.search(mount.options)
+        found = re.search(_UPPER, mount.options)
         mount = (mount_of(_plain(found[1])) if found else None) or mount
     return mount is not None and mount.kind in _LOCAL
 
@@ -171,7 +171,7 @@ def _find(device: int, path: str) -> Mount | None:
 
 def _plain(field: str) -> str:
     """Decode what the kernel writes as octal: blank, tab, newline, backslash, and #."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), field)
+    return re.sub(_ESCAPE, lambda found: chr(int(found[1], 8)), field)
 
 
 def _lines() -> list[str]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, Protocol
 
-from ana import checking, reducers
 from ana.fence import PATHS_OF_3_13, Fence, known_as
 from ana.streams import PROTOCOL, Pickled, write
 
@@ -23,6 +22,8 @@ __all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_
 _MAIN = (b"__main__",)
 _EXTENSIONS: dict[tuple[str, str], int] = getattr(copyreg, "_extension_registry", {})
 """What `copyreg.add_extension` knows."""
+_OTHER_PATHS = sys.version_info >= (3, 13)
+"""There `reducers` knows about `pathlib`."""
 _IN_MEMORY = (io.BytesIO, io.StringIO)
 _log = logging.getLogger("ana.pickling")
 
@@ -93,8 +94,10 @@ def may_go_by_value(pickled: Pickled) -> bool:
 
 def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
     """Return what makes picklers of this kind that also know our reducers; those of users come first."""
-    if not reducers.are_needed():
+    if "torch" not in sys.modules and not (_OTHER_PATHS and "pathlib" in sys.modules):
         return pickler
+    from ana import reducers  # noqa: PLC0415 - as few need them
+
     table: dict[Any, Any] = reducers.table()
 
     def make(*arguments: Any, **options: Any) -> Any:
@@ -156,7 +159,7 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
         if isinstance(error, RecursionError) and not into.is_final(last):
             raise error from None
         raise
-    checking.check(pickled, into.find)
+    _check_readable(pickled, into)
     if _EXTENSIONS:
         _check_extensions(pickled)
     return pickled
@@ -168,7 +171,7 @@ def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pic
         return _dump_what_pickle_refuses(state, ImportError("cloudpickle"), into)
     try:
         pickled = write(_with_reducers(pickler), state)
-        checking.check(pickled, into.find)
+        _check_readable(pickled, into)
     except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
         # By reference, as ever: it loads wherever the same script runs.
         _log.warning("a class of __main__ does not pickle by value (%s): it goes by reference", error)
@@ -245,3 +248,9 @@ def _check_extensions(pickled: Pickled) -> None:
                 "call copyreg.remove_extension before it is stored"
             )
             raise pickle.PicklingError(msg)
+
+
+def _check_readable(pickled: Pickled, into: Collector) -> None:
+    from ana import checking  # noqa: PLC0415 - for what cloudpickle wrote only
+
+    checking.check(pickled, into.find)

@@ -11,11 +11,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ana import hashing
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 __all__ = ["hand_down", "inherited_home", "leaves", "tell_by_value"]
 
@@ -47,7 +49,7 @@ class _OnImport:
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    ) -> "ModuleSpec | None":
         """Find the module as others do, and have `then` called when it has been executed."""
         if name != _MODULE:
             return None

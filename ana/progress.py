@@ -38,6 +38,8 @@ class Thread:
 
     def forget(self) -> None:
         """Begin anew: what was seen earlier says nothing."""
+        self.asked = False
+        """Whether anybody has looked since."""
         self._computed_seconds = -1.0
         self._since = 0.0
 
@@ -46,6 +48,7 @@ class Thread:
         if sys.is_finalizing():
             # It may have been ended, and then there is no clock of its own any more.
             return float("inf")
+        self.asked = True
         now = time.monotonic()
         computed = time.clock_gettime(time.pthread_getcpuclockid(self.number))
         expected = max(LEAST_SECONDS, SHARE * min(now - self._since, WINDOW_SECONDS))

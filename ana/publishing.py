@@ -11,7 +11,17 @@ from contextlib import suppress
 from functools import cache
 
 from ana import files, mounts
-from ana.access import FREE, Access, follow, open_regular, open_special, refuse_special, settle, settle_folder
+from ana.access import (
+    FILE_BITS,
+    FREE,
+    Access,
+    follow,
+    open_regular,
+    open_special,
+    refuse_special,
+    settle,
+    settle_folder,
+)
 from ana.errors import StoreError
 
 __all__ = [
@@ -231,7 +241,7 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
 
 
 def _create(temporary: str, make_folders: Callable[[], None], access: Access) -> int:
-    mode = access.file_mode
+    mode = access.mode & FILE_BITS
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(temporary, flags, mode)
@@ -267,7 +277,8 @@ def _write(
             os.fsync(descriptor)
         found = os.fstat(descriptor)
         _check_size(temporary, found.st_size, sum(sizes))
-        settle(descriptor, found, access, access.file_mode)
+        if access.shared or access.group != -1 or access.owner != -1:
+            settle(descriptor, found, access, access.mode & FILE_BITS)
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)

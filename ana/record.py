@@ -146,6 +146,11 @@ def write(
     """
     draft = _draft(key, state, children)
     if len(state.pieces) == 1:
+        if state.raw_bytes < chunks.SMALL_BYTES:
+            # Stable since it was hashed, so no memory is taken for it.
+            chunk, parts = chunks.encode(state.views, state.raw_bytes, state.leaves[0], level, chunks.Scratch())
+            sink(0, [draft.header([chunk], created_ns, seal), *parts])
+            return draft.header_bytes + chunk.stored
         with chunks.Scratch() as scratch:
             chunk, parts = _encode_piece(key, state, 0, state.views, level, scratch)
             sink(0, [draft.header([chunk], created_ns, seal), *parts])

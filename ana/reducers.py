@@ -9,16 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["are_needed", "storage", "table"]
+__all__ = ["storage", "table"]
 
 Reducer = Callable[[Any], Any]
 
 _OTHER_PATHS = sys.version_info >= (3, 13)
-
-
-def are_needed() -> bool:
-    """Return whether `table` would hold anything."""
-    return "torch" in sys.modules or (_OTHER_PATHS and "pathlib" in sys.modules)
 
 
 def table() -> dict[type, Reducer]:

@@ -3,13 +3,14 @@
 So a state that is in a store has its children there too, and what has an address needs one look-up.
 """
 
+import functools
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ana import address, addressing, blaming, identity, pickling, record
-from ana.errors import StateChangedError
+from ana import address, addressing, identity, pickling, record
+from ana.errors import ANAError, StateChangedError
 from ana.naming import class_name
 from ana.stores import ReplacedError
 from ana.unloaded import loaded_class
@@ -84,15 +85,18 @@ class _Task:
     def __init__(self, target: Target, obj: Any, only: tuple[str, ...] | None = None) -> None:
         self.obj = obj
         self.children = _Children(only)
-        pickled = blaming.dump(obj, self.children, stays=target.store.private)
+        try:
+            pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
+        except Exception as error:
+            if not addressing.is_final(error) and not isinstance(error, ANAError | OSError):
+                from ana import blaming  # noqa: PLC0415 - after a failure only
+
+                blaming.explain(error, obj)
+            raise
         self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
         # What goes by value into any other store has other bytes there.
         self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())
-
-    @property
-    def child_keys(self) -> tuple[str, ...]:
-        return tuple(self.children.objects)
 
 
 def _pickled_again(target: Target, obj: Any) -> _Task:
@@ -111,8 +115,8 @@ def _batch_of(target: Target) -> Batch | None:
 
 
 def _submit(write: Write) -> identity.Mark:
-    batch = _batch_of(write.target)
-    if batch is None:
+    batch = _local.batch
+    if batch is None or batch.target is not write.target:
         try:
             write.put()
         except StateChangedError:
@@ -132,7 +136,8 @@ def _anew(write: Write) -> Write:
     key = write.key
     if address.is_content_uuid(key) and identity.mark_of(write.obj) is None:
         key = address.content_uuid(task.content.digest)
-    return Write(write.target, task.obj, task.content, task.child_keys, key, given=write.given, heal=write.heal)
+    children = tuple(task.children.objects)
+    return Write(write.target, task.obj, task.content, children, key, given=write.given, heal=write.heal)
 
 
 @contextmanager
@@ -164,9 +169,7 @@ def make_address(target: Target, obj: Any, *, expected: str | None = None) -> id
     it is first pickled. Raises what pickling or the store raises, and ValueError where the address is not the
     `expected` one; the object has no address then.
     """
-
-    def make(one: Any) -> identity.Mark:
-        return _address(target, one, expected if one is obj else None)
+    make = functools.partial(_address, target, obj, expected)
 
     def give(one: Any) -> identity.Mark:
         uuid = address.random_uuid()
@@ -193,17 +196,18 @@ def content_address(target: Target, obj: Any) -> str | None:
     return addressing.foresee(obj, find)
 
 
-def _address(target: Target, obj: Any, expected: str | None) -> identity.Mark:
+def _address(target: Target, top: Any, expected: str | None, obj: Any) -> identity.Mark:
+    """Give an object an address, for the sake of `top`, which has to get the `expected` one, if any."""
     mark = identity.mark_of(obj)
     if mark is not None:
         return mark
     task = _Task(target, obj)
     key = address.content_uuid(task.content.digest) if task.has_address else address.random_uuid()
-    if expected is not None:
+    if expected is not None and obj is top:
         _check_expected(key, expected)
     for child in task.pending:
         _store_all(target, child)
-    write = Write(target, task.obj, task.content, task.child_keys, key, given=not task.has_address)
+    write = Write(target, task.obj, task.content, tuple(task.children.objects), key, given=not task.has_address)
     write.is_right = True
     return _submit(write)
 
@@ -356,4 +360,5 @@ class _Look:
 def _put(target: Target, task: _Task, *, heal: bool) -> None:
     mark = identity.mark_of(task.obj)
     if mark is not None:
-        _submit(Write(target, task.obj, task.content, task.child_keys, mark.uuid, given=mark.given, heal=heal))
+        children = tuple(task.children.objects)
+        _submit(Write(target, task.obj, task.content, children, mark.uuid, given=mark.given, heal=heal))

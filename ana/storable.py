@@ -11,7 +11,6 @@ from ana import (
     address,
     addressing,
     current,
-    describing,
     hashing,
     identity,
     literal,
@@ -268,6 +267,8 @@ class Ref(Storable, Generic[Value]):
         value = getattr(self, "_value", _MISSING)
         if value is _MISSING:
             return f"<{name}, not loaded>"
+        from ana import describing  # noqa: PLC0415 - for who looks only
+
         return f"<{name}: {describing.describe(value)}>"
 
     @property
@@ -279,18 +280,11 @@ class Ref(Storable, Generic[Value]):
             unloaded.use(self)
             return self._value
 
-    def make_uuid(self, uuid: str | None = None) -> str:
-        """Return the Ref's UUID, giving it one if it has none; see `Storable.make_uuid`."""
-        key = super().make_uuid(uuid)
-        live = (saving.storing_into() or current.get_dl()).live
-        holder = live.get(key)
-        if type(holder) is Ref and type(getattr(holder, "_value", None)) is not type(getattr(self, "_value", None)):
-            # Equal content, but the value's class was defined again since.
-            live.put(key, self)
-        return key
-
     def _ana_getstate(self) -> Value:
-        return self.value
+        try:
+            return self._value
+        except AttributeError:
+            return self.value
 
     def _ana_setstate(self, s: Value) -> None:
         self._value = s

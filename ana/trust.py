@@ -8,7 +8,6 @@ mostly 65534. That says nothing: neither that a file is one's own, nor that it i
 """
 
 import os
-import shlex
 import stat
 from collections.abc import Iterable
 
@@ -28,7 +27,7 @@ _PRIVATE_MODE, _SHARED_MODE = 0o700, 0o2770
 
 def _overflow_uid() -> int:
     try:
-        with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        with open("/proc/sys/kernel/overflowuid", "rb") as file:
             return int(file.read())
     except (OSError, ValueError):
         return 65534
@@ -119,6 +118,8 @@ class Trust:
             return f"{said}: {kind} has no modes of its own here: {self._mounting(kind)}"
         # The whole store: a copy made with another umask has it in each file.
         bits = "o" if self.shared else "go"
+        import shlex  # noqa: PLC0415 - for a message only
+
         return f"{said}: chmod -R {bits}-w {shlex.quote(place)}{trust}"
 
     def _mounting(self, kind: str) -> str:
@@ -163,7 +164,7 @@ def _says_nothing(uid: int) -> bool:
 def _mapped_uids() -> int:
     # Read each time: a process may enter a namespace at any moment, and few files are nobody's.
     try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
+        with open("/proc/self/uid_map", "rb") as file:
             return sum(int(line.split()[2]) for line in file)
     except (OSError, ValueError, IndexError):
         return 0

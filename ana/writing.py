@@ -120,6 +120,17 @@ def _compare(target: Target, uuid: str, content: record.Content) -> None:
 
 def note_stored(target: Target, obj: Any, mark: identity.Mark) -> None:
     """Take an object for stored in a layer, from now on."""
-    target.live.add(mark.uuid, obj, type(obj))
+    holder = target.live.add(mark.uuid, obj, type(obj))
+    if holder is not obj and _holds_another_class(holder, obj):
+        target.live.put(mark.uuid, obj)
     mark.layer = target.uuid
     mark.looked = time.monotonic()
+
+
+def _holds_another_class(holder: Any, ref: Any) -> bool:
+    """Say of two Refs of equal content whether the class of the value was defined again since the first one."""
+    return (
+        getattr(type(ref), "_ana_lazy", False)
+        and type(holder) is type(ref)
+        and type(getattr(holder, "_value", None)) is not type(getattr(ref, "_value", None))
+    )

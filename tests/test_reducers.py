@@ -75,7 +75,7 @@ class Held:
 
 def test_reducers_of_users_come_first(monkeypatch):
     """What a program has registered by copyreg is not replaced."""
-    monkeypatch.setattr("ana.reducers.are_needed", lambda: True)
+    monkeypatch.setattr("ana.pickling._OTHER_PATHS", True)
     monkeypatch.setattr("ana.reducers.table", lambda: {Held: lambda _: (str, ("ours",))})
     assert ana.Ref(Held())._ana_getstate()
     ana.set_dl(ana.DictDataLayer({}))
