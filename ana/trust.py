@@ -14,10 +14,14 @@ from collections.abc import Iterable
 from ana import mounts
 from ana.errors import UntrustedStoreError
 
-__all__ = ["EVERYDAY", "UNMAPPED", "Trust"]
+__all__ = ["EVERYDAY", "PLANTED", "UNMAPPED", "Trust"]
 
 UNMAPPED = -1
 """Among trusted users: whoever this user namespace has no number for."""
+PLANTED = (
+    "it is a symbolic link, where a store has a folder: look who put it there, then remove the link "
+    "(a folder that you had moved away goes back to its place)"
+)
 _ALL_UIDS = 2**32 - 1
 _OTHERS, _GROUP = stat.S_IWOTH, stat.S_IWGRP
 _KIND, _FILE, _FOLDER = stat.S_IFMT(0xFFFF), stat.S_IFREG, stat.S_IFDIR
@@ -76,8 +80,9 @@ class Trust:
         if found.st_mode & self._bits == _FOLDER and os.geteuid() == found.st_uid != _NOBODY:
             return
         if not stat.S_ISDIR(found.st_mode):
-            kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no folder"
-            raise UntrustedStoreError(path, f"it is {kind}, where a store has a folder")
+            raise UntrustedStoreError(
+                path, PLANTED if stat.S_ISLNK(found.st_mode) else "it is no folder, where a store has a folder"
+            )
         self._check(path, found, anybody=self.shared)
 
     def check_root(self, path: str, found: os.stat_result) -> None:

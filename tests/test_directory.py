@@ -300,6 +300,44 @@ def test_a_symlink_to_a_tree_is_a_tree(tree, tmp_path):
     assert _load(tree, _stored(tmp_path / "link", "another")) == "another"
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("how", ["store", "store large", "import", "load from the trash"])
+def test_nothing_is_written_through_a_planted_link(tree, tmp_path, depth, how):
+    """A shard folder that is a link is refused before anything is written behind it; it is named, with the cure."""
+    size = (64 << 20) if how == "store large" else 10
+    uuid = _stored(tmp_path / "source", "x" * size)
+    exported = tmp_path / "exported.ana"
+    maintenance.export_states(tmp_path / "source", [uuid], exported)
+    _stored(tree, "another")
+    place = tmp_path / "outside"
+    shutil.rmtree(tree / uuid[:2], ignore_errors=True)
+    link = tree / uuid[:2] if depth == 1 else tree / uuid[:2] / uuid[2:4]
+    link.parent.mkdir(mode=0o700, exist_ok=True)
+    (place / uuid[2:4] if depth == 1 else place).mkdir(mode=0o700, parents=True)
+    link.symlink_to(place)
+    if how == "load from the trash":
+        path = raw_tree.path_of(tree, uuid)
+        shutil.copy(raw_tree.path_of(tmp_path / "source", uuid), path.with_name(f".trash-{path.name}"))
+    before = raw_tree.files(place)
+    if how == "import":
+        (wrong,) = maintenance.import_file(tree, exported).problems
+        said = wrong.reason
+    else:
+        with pytest.raises(ana.ANAError) as caught:
+            _load(tree, uuid) if how == "load from the trash" else _stored(tree, "x" * size)
+        said = str(caught.value)
+    # Nobody looks for trash behind a link that is the innermost folder: there it is not found.
+    if (how, depth) != ("load from the trash", 2):
+        assert str(link) in said
+        assert "remove the link" in said
+    assert raw_tree.files(place) == before
+    name = str(link.relative_to(tree))
+    assert [wrong.name for wrong in maintenance.verify(tree).problems] == [name]
+    assert [info.name for info in maintenance.ls(tree) if info.problem] == [name]
+    assert [wrong.name for wrong in maintenance.stats(tree).problems] == [name]
+    assert list(maintenance.sweep(tree).failed) == [name]
+
+
 # Configurations that are not understood
 
 

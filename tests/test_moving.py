@@ -355,6 +355,40 @@ def test_what_is_no_list_of_names(many, tmp_path, data, words, said):
     assert not (tmp_path / "new").exists()
 
 
+def test_what_editors_add_to_a_list(many, tmp_path):
+    """A mark of the encoding, and blanks around a UUID, are not part of it."""
+    store, _ = many
+    data = b"\xef\xbb\xbf" + f"{numbered(1)} \r\n\t{numbered(2)}\n  \n".encode()
+    code, out, err = given_names(data, "-d", store, "--json", "keep", "root", "--from-file", "-")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["uuids"] == [numbered(1), numbered(2)]
+
+
+def test_a_list_without_end_is_refused(many, monkeypatch, capfd):
+    """No more is read than a root may have."""
+    monkeypatch.setattr("ana.cli.names._MOST_BYTES", 1 << 20)
+    done = care.ran(capfd, "-d", many[0], "keep", "root", "--from-file", "/dev/zero")
+    assert (done.code, done.out) == (2, "")
+    assert "at most 1 MiB" in done.err
+
+
+@pytest.mark.parametrize("name", ["ana.json", "new", ".ana/new", "link"])
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_nothing_is_put_into_a_store(many, tmp_path, capfd, name, command):
+    """A page or an exported file for a place in any store is wrong usage; the store stays as it is."""
+    store, _ = many
+    other = care.store(tmp_path / "other")
+    (other / ".ana").mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(other / "ana.json")
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    place = tmp_path / "link" if name == "link" else other / name
+    words = ["export", numbered(1)] if command == "export" else ["report"]
+    done = care.ran(capfd, "-d", store, *words, "-o", place)
+    assert done.code == 2
+    assert f"lies in the store {other}" in done.err
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+
+
 def test_too_many_names_for_one_file(many, tmp_path, monkeypatch):
     """What an import would refuse is not written."""
     monkeypatch.setattr("ana.maintenance.exporting.MOST_MANIFEST_BYTES", 100)

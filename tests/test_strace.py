@@ -237,22 +237,22 @@ def key(tmp_path, monkeypatch):
 
 
 WHOSE_FOLDERS = ["stat", "stat"]
-"""Whether others can have planted files in the two folders of a key: readers look, once for each folder and process."""
+"""Whether others can have planted files in the two folders of a key: a look, once for each folder and process."""
 
 
 def test_calls_of_a_store(tmp_path, key):
-    """A small new state in a folder that is there: one look, write, sync, link, unlink, sync the folder."""
+    """A small new state in a folder that is there: look, whose folders, write, sync, link, unlink, sync the folder."""
     raw_tree.path_of(tmp_path / "tree", key).unlink()
     calls = budgeted(tmp_path, "obj = A(stored[0])\nbegin()\nobj.make_uuid()\nend()")
     publish = ["open", "pwritev", "fsync", "stat", "close", "link", "unlink"]
-    assert calls == ["stat", *publish, "open", "fsync", "close"]
+    assert calls == ["stat", *WHOSE_FOLDERS, *publish, "open", "fsync", "close"]
 
 
 def test_calls_of_a_store_that_is_not_durable(tmp_path, key):
     """The same without waiting for the disk."""
     raw_tree.path_of(tmp_path / "tree", key).unlink()
     calls = budgeted(tmp_path, "layer.store.durable = False\nobj = A(stored[0])\nbegin()\nobj.make_uuid()\nend()")
-    assert calls == ["stat", "open", "pwritev", "stat", "close", "link", "unlink"]
+    assert calls == ["stat", *WHOSE_FOLDERS, "open", "pwritev", "stat", "close", "link", "unlink"]
 
 
 @pytest.mark.parametrize("refusal", [(), ("-e", "inject=sync_file_range:error=ENOSPC")], ids=["granted", "refused"])
@@ -314,8 +314,8 @@ def test_calls_of_a_load_from_the_trash(tmp_path, key):
         "stat",
         "preadv",
         "close",
-        *bring_back,
         *WHOSE_FOLDERS,
+        *bring_back,
     ]
     assert path.exists()
 

@@ -6,10 +6,14 @@ from typing import Any, TypeVar
 
 import click
 
+from ana import address
 from ana.cli.completion import uuids
 from ana.cli.output import name_or_uuid
 
 __all__ = ["given", "uuids_argument"]
+
+_MOST_BYTES = 256 << 20
+"""As much as a root may have."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,18 +49,27 @@ def given(uuids: tuple[str, ...], from_file: str | None, *, null: bool) -> list[
 
 def _read(path: str, *, null: bool) -> list[str]:
     if path == "-":
-        data = sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read(_MOST_BYTES + 1)
     else:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        msg = f"{path}: it is no list of UUIDs, or too long a one: at most {_MOST_BYTES >> 20} MiB are read"
+        raise click.UsageError(msg)
     try:
         # As `ls -0` writes them: there may be lone surrogates in them.
         text = data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         msg = f"{path}: it is no list of UUIDs ({error.reason} at byte {error.start})"
         raise click.UsageError(msg) from None
-    lines = text.split("\0") if null else [line.rstrip("\r") for line in text.split("\n")]
+    lines = text.split("\0") if null else [_plain(line) for line in text.removeprefix("\ufeff").split("\n")]
     if not null and "\0" in text:
         msg = f"{path}: there are NULs in it: give -0."
         raise click.UsageError(msg)
     return [name_or_uuid(line) for line in lines if line]
+
+
+def _plain(line: str) -> str:
+    """Take away what editors and other systems add to a line; the blanks of another name may be its own."""
+    stripped = line.strip()
+    return stripped if not stripped or address.is_canonical(stripped) else line.rstrip("\r")

@@ -11,7 +11,7 @@ from ana.chunks import Read
 from ana.errors import ANAError, StoreError
 from ana.maintenance.importing import MOST_MANIFEST_BYTES
 from ana.maintenance.looking import find_in
-from ana.maintenance.opening import Doing, Path, Tell, absolute, open_store
+from ana.maintenance.opening import Doing, Path, Tell, absolute, open_store, outside
 from ana.stores import adopting
 from ana.stores.closure import children_first
 from ana.stores.config import CONFIG, FORMAT
@@ -44,10 +44,10 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     the store is changed (but that states in the trash are brought back, as by any reader).
 
     Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError for what cannot be exported, StoreError
-    (errno EEXIST where there is a file of that name); no file is left then.
+    (errno EEXIST where there is a file of that name), ValueError for a place in a store; no file is left then.
     """
     store = open_store(pickle_dir)
-    place = absolute(path)
+    place, real = absolute(path), outside(path)
     keys = list(dict.fromkeys(find_in(store, uuid) for uuid in uuids))
     done = Exported(place, keys)
     survey = Survey(store)
@@ -57,7 +57,7 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     if len(manifest) > MOST_MANIFEST_BYTES:
         hint = f"{len(keys)} UUIDs are too many for one file: export them into several"
         raise StoreError(place, errno.EFBIG, hint)
-    place = access.follow(place)
+    place = real
     special = access.open_special(place)
     if special is not None:
         with files.reported(place), special as file:

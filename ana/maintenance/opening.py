@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ana import files, locks, opening, probes, publishing
+from ana import access, files, locks, opening, probes, publishing
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.paths import absolute
 from ana.stores.config import CONFIG
@@ -25,6 +25,7 @@ __all__ = [
     "locked",
     "now",
     "open_store",
+    "outside",
     "problem",
     "unlisted",
     "write_file",
@@ -75,13 +76,27 @@ def open_store(pickle_dir: Path, *, create: bool = False) -> DirectoryStore:
 def write_file(path: Path, data: bytes) -> None:
     """Put a small file in a place; who reads it sees the old or the new one, whole.
 
-    What is there and is no file (a pipe, a device) is written to, and where a link leads. Raises StoreError, and
-    UntrustedStoreError for a link that somebody may have planted.
+    What is there and is no file (a pipe, a device) is written to, and where a link leads. Raises StoreError,
+    UntrustedStoreError for a link that somebody may have planted, ValueError for a place in a store.
     """
-    place = absolute(path)
+    place = outside(path)
     if files.look(os.path.dirname(place)) is None:
         raise StoreError(place, 2, "its folder is not there")
     publishing.put_out(place, data)
+
+
+def outside(path: Path) -> str:
+    """Return where a path for output leads. Raises as `access.follow`, and ValueError for a place in a store."""
+    place = access.follow(absolute(path))
+    above = os.path.dirname(place)
+    while True:
+        with suppress(StoreError):
+            if files.look(os.path.join(above, CONFIG)) is not None:
+                msg = f"{place} lies in the store {above}, where only ana writes: give a path outside of it"
+                raise ValueError(msg)
+        if above == os.path.dirname(above):
+            return place
+        above = os.path.dirname(above)
 
 
 @contextmanager

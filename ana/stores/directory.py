@@ -139,7 +139,7 @@ class DirectoryStore:
         found = self._look(key, path, check=thorough)
         if found.there:
             return 0
-        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and _bring_back(path):
+        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and self._bring_back(key, path):
             found = self._look(key, path, check=thorough)
             if found.there:
                 return 0
@@ -228,6 +228,7 @@ class DirectoryStore:
     def _make_room(self, key: str, path: str, found: "_Look") -> None:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
+            self.tree.check_folders(key)
             sealing.check_key(self.tree, self.seal)
             aside = publishing.set_aside(path, found.damaged.identity)
             trash.forget(path, found.damaged.identity)
@@ -263,7 +264,7 @@ class DirectoryStore:
             # An NFS client answers from memory that a name was not there: make it look again.
             there = self._look_anew(key, pause_seconds)
             # Before the last look at its own name: who brings it back gives it that one before it loses the other.
-            opened = self._find_in_trash(path) if there and not number else None
+            opened = self._find_in_trash(key, path) if there and not number else None
             if opened is not None:
                 return opened
         opened = files.open_file(path, SMALL_BYTES, self._check)
@@ -271,16 +272,34 @@ class DirectoryStore:
             raise StateNotFoundError(key, self.tree.root, self._hint(key))
         return opened
 
-    def _find_in_trash(self, path: str) -> files.Opened | None:
+    def _find_in_trash(self, key: str, path: str) -> files.Opened | None:
         """Open a state that a collection has moved away, and bring it back, where that is allowed."""
         opened = files.open_file(trash.trash_path(path), SMALL_BYTES, self._check)
         if opened is None:
             return None
-        if _bring_back(path) is False:
+        try:
+            there = self._bring_back(key, path)
+        except BaseException:
+            opened.close()
+            raise
+        if there is False:
             # Deleted this very moment, and with it what it refers to; or another reader was first.
             opened.close()
             return None
         return opened
+
+    def _bring_back(self, key: str, path: str) -> bool | None:
+        """Bring a state back from the trash; False if there is none, None where that is not allowed."""
+        self.tree.check_folders(key)
+        try:
+            there = trash.bring_back(path)
+        except StoreError as error:
+            # Somebody else's, or read-only: it is read where it lies, or written anew.
+            _log.info("left in the trash: %s", error)
+            return None
+        if there:
+            _log.info("brought back from the trash: %s", path)
+        return there
 
     @staticmethod
     def _is_worth_finding(key: str, size_bytes: int) -> bool:
@@ -307,7 +326,11 @@ class DirectoryStore:
         return ""
 
     def publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
-        """Have a record written under a key; False if there is a file of that name already. Raises StoreError."""
+        """Have a record written under a key; False if there is a file of that name already.
+
+        Raises StoreError, and UntrustedStoreError for a folder that was planted: a link leads out of the store.
+        """
+        self.tree.check_folders(key)
         folder, name = self.tree.place(key)
         return publishing.publish(
             folder,
@@ -334,19 +357,6 @@ class DirectoryStore:
     def may_be_lost(self, written: float) -> bool:
         """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._waits_at_close
-
-
-def _bring_back(path: str) -> bool | None:
-    """Bring a state back from the trash; False if there is none, None where that is not allowed."""
-    try:
-        there = trash.bring_back(path)
-    except StoreError as error:
-        # Somebody else's, or read-only: it is read where it lies, or written anew.
-        _log.info("left in the trash: %s", error)
-        return None
-    if there:
-        _log.info("brought back from the trash: %s", path)
-    return there
 
 
 class _Look(NamedTuple):

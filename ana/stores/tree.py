@@ -19,7 +19,7 @@ from ana.access import Access, adjust
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.stores import config, sealing
 from ana.stores.config import CONFIG, LEVELS, Config
-from ana.trust import EVERYDAY, Trust
+from ana.trust import EVERYDAY, PLANTED, Trust
 
 __all__ = ["Folder", "Tree", "is_shard"]
 
@@ -238,10 +238,17 @@ class Tree:
         for name in names:
             entries = found.pop(name, [])
             yield Folder(name, not levels, entries)
-            shards = [entry.name for entry in entries if levels and is_shard(entry)]
-            below = [f"{name}{shard}/" for shard in shards if digits.startswith(shard[: len(digits)])]
+            named = [entry for entry in entries if levels and digits.startswith(entry.name[: len(digits)])]
+            if unreadable is not None:
+                unreadable |= self._planted(name, named)
+            below = [f"{name}{entry.name}/" for entry in named if is_shard(entry)]
             if below:
                 yield from self._walk(below, levels - 1, digits[2:], at_once, unreadable)
+
+    def _planted(self, name: str, entries: list[files.Entry]) -> dict[str, ANAError]:
+        """Return what is wrong with links that have names of shard folders: what lies behind them is not listed."""
+        links = [entry.name for entry in entries if entry.kind == "symlink" and _SHARD.fullmatch(entry.name)]
+        return {f"{name}{link}": UntrustedStoreError(f"{self.root}/{name}{link}", PLANTED) for link in links}
 
     def _open(self, *, create: bool) -> Config:
         self._check_root()
