@@ -4,6 +4,7 @@ import copyreg
 import functools
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -492,11 +493,15 @@ def test_a_write_that_is_cut_short(tmp_path):
 
 
 def test_a_folder_that_was_removed(folder):
-    """A store that vanished: what is stored next makes it again; what was in it is stored again by ana_store."""
+    """A store that vanished: storing raises, and nothing is made in its place; one that is opened anew takes all."""
     obj = classes.A(1)
     uuid = obj.make_uuid()
-    __import__("shutil").rmtree(folder)
-    classes.A(2).make_uuid()
+    shutil.rmtree(folder)
+    for store in (classes.A(2).make_uuid, obj.ana_store):
+        with pytest.raises(ana.StoreError, match="has gone"):
+            store()
+    assert not folder.exists()
+    ana.set_dl(pickle_dir=folder)
     obj.ana_store()
     ana.set_dl(pickle_dir=folder)
     assert classes.A.ana_load(uuid).x == 1

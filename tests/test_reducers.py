@@ -4,9 +4,7 @@ import pathlib
 import pickle
 import sys
 
-import classes
 import pytest
-from helpers import processes
 
 import ana
 from ana import fence, pickling
@@ -39,34 +37,6 @@ def test_other_missing_modules_are_errors():
     """A state that names one does not load."""
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         pickling.load([b"\x80\x05\x8c\x0eno_such_module\x8c\x01a\x93."])
-
-
-TORCH = """
-import ana, sys, torch
-torch.manual_seed(0)
-ana.set_dl(pickle_dir=sys.argv[1])
-net = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.BatchNorm1d(100))
-view = torch.arange(10_000.0).view(100, 100).t()[:50]
-value = [net, view, torch.ones(5000, dtype=torch.bfloat16), torch.empty(0), torch.eye(3).to_sparse()]
-print(ana.Ref(value).make_uuid())
-"""
-
-
-def test_a_torch_module_has_the_same_address_in_every_run(tmp_path):
-    """By its tensors, which go beside the pickle; strides, types and gradients come back."""
-    torch = pytest.importorskip("torch", reason="pip install torch", exc_type=ImportError)
-    (uuid,) = {processes.run_program(TORCH, tmp_path).strip() for _ in range(2)}
-    assert len(classes.states(tmp_path)) == 1
-    ana.set_dl(pickle_dir=tmp_path)
-    net, view, half, empty, sparse = ana.Ref.ana_load(uuid).value
-    assert isinstance(net[0].weight, torch.nn.Parameter)
-    assert net[0].weight.requires_grad
-    net[0].weight.data.add_(1)
-    assert torch.equal(view, torch.arange(10_000.0).view(100, 100).t()[:50])
-    assert view.stride() == (1, 100)
-    assert torch.equal(half, torch.ones(5000, dtype=torch.bfloat16))
-    assert empty.shape == (0,)
-    assert torch.equal(sparse.to_dense(), torch.eye(3))
 
 
 class Held:
