@@ -64,7 +64,7 @@ def _storage(held: Any) -> Any:
 
 def storage(content: Any, dtype: Any) -> Any:
     """Return a storage of torch with this content; with a dtype, a typed one."""
-    import torch  # type: ignore[import-not-found]  # noqa: PLC0415 - only where a state holds one
+    import torch  # noqa: PLC0415 - only where a state holds one
 
     view = memoryview(content)
     if view.readonly:
