@@ -3,6 +3,7 @@
 An address follows from a state, and a state from the addresses in it. So addresses are made one within the other.
 """
 
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 from ana.identity import Mark
 from ana.naming import class_name
 
-__all__ = ["address", "foresee", "is_final", "is_foreseeing", "meet"]
+__all__ = ["address", "foresee", "foreseen", "is_final", "is_foreseeing", "meet"]
+
+Find = Callable[[Any], str | None]
+Note = Callable[[Any, str | None], None]
 
 MAX_NESTED = 20
 """So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
@@ -34,12 +38,22 @@ class _TooDeep(BaseException):
         self.obj = obj
 
 
+class _Unforeseen(BaseException):
+    """No address can be foreseen, whatever else is tried. Not an error: picklers try another way after one."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+
+
 class _State:
     """What one thread is at."""
 
     def __init__(self) -> None:
         self.addressing: dict[int, Any] = {}
         self.foreseeing: dict[int, Any] = {}
+        """The object whose address is asked for, and what was met in it, down to what is being pickled."""
+        self.foreseeing_depth = 0
         self.depth = 0
         self.failed: Exception | None = None
 
@@ -59,8 +73,11 @@ def meet(obj: object) -> None:
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether an error came from addressing another object, which was met: to do that again is no cure."""
-    return error is _local.state.failed
+    """Return whether an error came from addressing another object, which was met, or from a signal's handler.
+
+    To pickle again is no cure for the former, and would swallow the latter.
+    """
+    return error is _local.state.failed or _is_from_signal(error)
 
 
 def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
@@ -94,24 +111,65 @@ def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) 
             state.failed = None
 
 
-def foresee(obj: Any, find: Callable[[], str | None]) -> str | None:
-    """Return the address that `find` says an object would get, which nothing is given and nothing is stored for.
+def foresee(obj: Any, find: Find, note: Note) -> None:
+    """Tell `note` which address `find` says an object would get, which nothing is given and nothing is stored for.
 
-    None where there is none: that of `find`, or of an object that was met meanwhile. Raises what `find` raises.
+    None where there is none: in circles, where pickling fails, where what is met has none. So for all objects that
+    are met: each is pickled once or twice, not once for each way to it. Raises what a signal's handler raises.
     """
-    foreseeing = _local.state.foreseeing
-    if id(obj) in foreseeing or len(foreseeing) >= MAX_NESTED:
-        raise _Cycle(obj)
-    foreseeing[id(obj)] = obj
+    state = _local.state
+    if state.foreseeing:
+        _foresee_within(state, obj, find, note)
+        return
     try:
-        found = find()
-    except _Cycle:
-        found = None
+        _foresee_all(state, obj, find, note)
+    except _Unforeseen as unforeseen:
+        if unforeseen.error is not None and _is_from_signal(unforeseen.error):
+            raise unforeseen.error from None
+        for one in state.foreseeing.values():
+            note(one, None)
     finally:
-        del foreseeing[id(obj)]
-    if found is None and foreseeing:
-        raise _Cycle(obj)
-    return found
+        state.foreseeing.clear()
+
+
+def foreseen(uuid: str | None) -> str:
+    """Return an address that was foreseen, within a state whose own one is asked for; where there is none, end that."""
+    if uuid is None:
+        raise _Unforeseen
+    return uuid
+
+
+def _foresee_all(state: _State, obj: Any, find: Find, note: Note) -> None:
+    """Foresee an object's address; first those of others, one after the other, where it has many within each other."""
+    above = state.foreseeing
+    above[id(obj)] = obj
+    while above:
+        # The last of those that wait for others, which it stays below: to meet one of them is a circle.
+        one = above.popitem()[1]
+        try:
+            _foresee_within(state, one, find, note)
+        except _TooDeep as met:
+            above[id(met.obj)] = met.obj
+            if len(above) > MOST_WAITING * MAX_NESTED:
+                raise _Unforeseen from None
+
+
+def _foresee_within(state: _State, obj: Any, find: Find, note: Note) -> None:
+    if id(obj) in state.foreseeing:
+        raise _Unforeseen
+    if state.foreseeing_depth >= MAX_NESTED:
+        raise _TooDeep(obj)
+    # It stays there where this fails: what is there then has no address, or waits for another.
+    state.foreseeing[id(obj)] = obj
+    state.foreseeing_depth += 1
+    try:
+        found = foreseen(find(obj))
+    except Exception as error:  # noqa: BLE001 - whatever pickling raises; whoever pickles will be told
+        raise _Unforeseen(error) from None
+    finally:
+        state.foreseeing_depth -= 1
+    del state.foreseeing[id(obj)]
+    note(obj, found)
 
 
 def is_foreseeing() -> bool:
@@ -154,3 +212,14 @@ def _check_depth(waiting: list[Any], obj: object) -> None:
     if len(waiting) >= MOST_WAITING:
         msg = f"{class_name(type(obj))}: nested in others that have no UUID yet, too deeply or without an end"
         raise RecursionError(msg) from None
+
+
+def _is_from_signal(error: Exception) -> bool:
+    """Say whether a signal's handler raised an error: somebody wants to end what goes on, and it says nothing of it."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while handlers and trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Container
 from types import FrameType
 
-__all__ = ["DASK", "engine", "is_asked"]
+__all__ = ["DASK", "engine", "insist", "is_asked"]
 
 _JOBLIB, _DASK = "joblib.hashing", "dask.tokenize"
 DASK = (_DASK,)
@@ -16,6 +16,7 @@ _PICKLERS = frozenset({"pickle", "cloudpickle", "cloudpickle.cloudpickle"})
 _ENGINES = frozenset(
     {"dask", "distributed", "executorlib", "joblib", "loky", "mpi4py", "multiprocessing", "parsl", "ray", "submitit"}
 )
+_SAME_NOWHERE = object()
 _REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 
 
@@ -36,6 +37,13 @@ def is_asked(by: Container[str] = (_JOBLIB, _DASK)) -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+def insist() -> None:
+    """Raise dask's TokenizationError where it insists on tokens that are the same in every process."""
+    dask = sys.modules.get(_DASK)
+    if dask is not None:
+        dask.normalize_token(_SAME_NOWHERE)
 
 
 def engine() -> str:

@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from ana import address
 from ana.naming import class_name
 
-__all__ = ["LiveObjects", "Mark", "address_of", "mark", "mark_of"]
+__all__ = ["LiveObjects", "Mark", "address_of", "mark", "mark_of", "note_address"]
 
 
 class Mark(weakref.ref[Any]):
@@ -78,12 +79,13 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
 
 
 class _Address(weakref.ref[Any]):
-    """The address that an object would be given; it goes with the object."""
+    """The address that an object would be given, or that there is none; it goes with the object."""
 
-    __slots__ = ("number", "uuid")
+    __slots__ = ("number", "token", "uuid")
 
     number: int
-    uuid: str
+    uuid: str | None
+    token: str
 
 
 _addresses: dict[int, _Address] = {}
@@ -95,18 +97,19 @@ def _forget_address(dead: _Address, addresses: dict[int, _Address] = _addresses)
         del addresses[dead.number]
 
 
-def address_of(obj: object, find: Callable[[], str | None]) -> str | None:
-    """Return the address that an object without a UUID would be given: what `find` said the first time, if anything."""
+def address_of(obj: object) -> _Address | None:
+    """Return what was noted about the address that an object without a UUID would be given, if anything."""
     known = _addresses.get(id(obj))
-    if known is not None and known() is obj:
-        return known.uuid
-    uuid = find()
-    if uuid is not None:
-        made = _Address(obj, _forget_address)
-        made.number = id(obj)
-        made.uuid = uuid
-        _addresses[made.number] = made
-    return uuid
+    return known if known is not None and known() is obj else None
+
+
+def note_address(obj: object, uuid: str | None) -> None:
+    """Note the address that an object would be given. Where there is none, its token is a random one, its own."""
+    made = _Address(obj, _forget_address)
+    made.number = id(obj)
+    made.uuid = uuid
+    made.token = uuid or f"random-{address.random_uuid()}"
+    _addresses[made.number] = made
 
 
 def unmark(obj: object) -> None:

@@ -24,7 +24,7 @@ __all__ = [
     "Target",
     "Write",
     "batching",
-    "content_address",
+    "foresee_address",
     "make_address",
     "serialise",
     "store",
@@ -88,7 +88,8 @@ class _Task:
         try:
             pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
         except Exception as error:
-            if not addressing.is_final(error) and not isinstance(error, ANAError | OSError):
+            # What is said where an address is foreseen nobody reads.
+            if not (addressing.is_final(error) or addressing.is_foreseeing() or isinstance(error, ANAError | OSError)):
                 from ana import blaming  # noqa: PLC0415 - after a failure only
 
                 blaming.explain(error, obj)
@@ -183,17 +184,17 @@ def make_address(target: Target, obj: Any, *, expected: str | None = None) -> id
         return addressing.address(obj, make, give)
 
 
-def content_address(target: Target, obj: Any) -> str | None:
-    """Return the address that `make_address` would give an object; nothing is stored, and nothing is given one.
+def foresee_address(target: Target, obj: Any) -> None:
+    """Note the address that `make_address` would give an object; nothing is stored, and nothing is given one.
 
-    None where it would be a random one, and in deep nests of Refs that have none. Raises what pickling raises.
+    None where it would be a random one, and where pickling fails. So for all Refs that are met.
     """
 
-    def find() -> str | None:
-        task = _Task(target, obj)
+    def find(one: Any) -> str | None:
+        task = _Task(target, one)
         return address.content_uuid(task.content.digest) if task.has_address else None
 
-    return addressing.foresee(obj, find)
+    addressing.foresee(obj, find, identity.note_address)
 
 
 def _address(target: Target, top: Any, expected: str | None, obj: Any) -> identity.Mark:

@@ -17,6 +17,7 @@ from ana import (
     naming,
     pickling,
     reference,
+    refs,
     saving,
     states,
     unloaded,
@@ -46,17 +47,15 @@ class _UUID:
 class _Token:
     """The method `__dask_tokenize__` of an object that has a UUID, and of a Ref, which gets one when it is pickled.
 
-    Absent on others, which dask tokenizes by value.
+    A Ref whose UUID nobody can foresee has a random token of its own. Absent on others, which dask tokenizes by value.
     """
 
     def __get__(self, obj: Any, owner: type) -> Callable[[], tuple[str | int, ...]]:
         mark = None if obj is None else identity.mark_of(obj)
-        uuid = _address_to_be(obj) if mark is None else mark.uuid
-        if uuid is None:
+        if mark is None and not isinstance(obj, Ref):
             msg = "__dask_tokenize__: only an object that has a UUID is tokenized by it"
             raise AttributeError(msg)
-        token = ("ana", *_hash_arguments(obj, uuid))
-        return lambda: token
+        return lambda: ("ana", *_hash_arguments(obj, _token_to_be(obj) if mark is None else mark.uuid))
 
 
 class Storable:
@@ -208,7 +207,7 @@ class Storable:
         if mark is not None:
             uuid = mark.uuid if hashing.is_asked() else None
         else:
-            uuid = _address_to_be(self) if self._ana_lazy and hashing.is_asked(hashing.DASK) else None
+            uuid = _token_to_be(self) if isinstance(self, Ref) and hashing.is_asked(hashing.DASK) else None
         if uuid is not None:
             reference.met[uuid] = self
             return reference.hashed, _hash_arguments(self, uuid)
@@ -282,9 +281,12 @@ class Ref(Storable, Generic[Value]):
 
     def _ana_getstate(self) -> Value:
         try:
-            return self._value
+            value = self._value
         except AttributeError:
-            return self.value
+            value = self.value
+        if type(self) is not Ref:
+            refs.check(self)
+        return value
 
     def _ana_setstate(self, s: Value) -> None:
         self._value = s
@@ -292,7 +294,7 @@ class Ref(Storable, Generic[Value]):
     def __reduce__(self) -> Any:
         if identity.mark_of(self) is None and not hashing.is_asked():
             if addressing.is_foreseeing():
-                return reference.load, (type(self), identity.address_of(self, lambda: _address(self)))
+                return reference.load, (type(self), addressing.foreseen(_address_to_be(self).uuid))
             # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
             self.make_uuid()
         return super().__reduce__()
@@ -304,19 +306,26 @@ def _hash_arguments(obj: object, uuid: str) -> tuple[str | int, ...]:
     return (uuid, number) if number else (uuid,)
 
 
-def _address_to_be(obj: object) -> str | None:
-    """Return the address that pickling will give a Ref, hashed once; None where that cannot be said, and for others."""
-    if not isinstance(obj, Ref):
-        return None
-    try:
-        return identity.address_of(obj, lambda: _address(obj))
-    except Exception:  # noqa: BLE001 - whatever pickling raises; dask goes by the value then, and says what is wrong
-        return None
+def _token_to_be(ref: Any) -> str:
+    """Return the address that pickling will give a Ref, or a random token where that cannot be said."""
+    known = _address_to_be(ref)
+    if known.uuid is None:
+        hashing.insist()
+    token: str = known.token
+    return token
 
 
-def _address(ref: Any) -> str | None:
+def _address_to_be(ref: Any) -> Any:
+    """Return what is known of the address that pickling will give a Ref; it is hashed once."""
+    known = identity.address_of(ref)
+    if known is not None:
+        return known
     target = current.get_dl()
-    return None if target._store_type == "simple" else saving.content_address(target, ref)  # noqa: SLF001 - as above
+    if target._store_type == "simple":  # noqa: SLF001 - an old program's word
+        identity.note_address(ref, None)
+    else:
+        saving.foresee_address(target, ref)
+    return identity.address_of(ref)
 
 
 def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:

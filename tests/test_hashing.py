@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import signal
 import threading
 
 import classes
@@ -167,23 +168,17 @@ print(tokens[0] != tokens[1], [ref.uuid for ref in refs])
 
 
 def test_the_token_of_a_ref_that_will_have_no_address(tmp_path):
-    """In memory, what holds objects of a script's own classes gets a random UUID: the token is that of the value."""
+    """In memory, what holds objects of a script's own classes gets a random UUID: each has a token of its own."""
     assert classes.run(OF_A_SCRIPT, cwd=tmp_path) == "True [None, None, None]"
 
 
 def test_the_token_of_refs_in_refs(tmp_path):
-    """Those inside have theirs for it, and nothing is stored; in circles, and where pickling fails, as ever."""
+    """Those inside have theirs for it, and nothing is stored."""
     ana.set_dl(tmp_path / "s")
     inner = ana.Ref([1])
     outer = ana.Ref([inner, classes.A(inner)])
     token = tokenize(outer)
     assert (inner.uuid, outer.uuid, classes.states(tmp_path / "s")) == (None, None, [])
-    ring = ana.Ref([])
-    ring.value.append(ana.Ref(ring))
-    with pytest.raises(AttributeError):
-        ring.__dask_tokenize__()
-    with pytest.raises(AttributeError):
-        ana.Ref(threading.Lock()).__dask_tokenize__()
     outer.make_uuid()
     assert tokenize(outer) == token
     deep = ana.Ref(0)
@@ -191,6 +186,92 @@ def test_the_token_of_refs_in_refs(tmp_path):
         deep = ana.Ref(deep)
     assert tokenize(deep)
     assert len(classes.states(tmp_path / "s")) == 2
+
+
+IN_REFS = """
+import threading, ana
+from dask.base import tokenize
+class Plain:
+    def __init__(self, x): self.x = x
+def chain(inner, length):
+    for _ in range(length):
+        inner = ana.Ref([inner])
+    return inner
+def ring(length):
+    first = ana.Ref([])
+    first.value.append(chain(first, length - 1))
+    return first
+def ladder(inner, length):
+    for _ in range(length):
+        inner = ana.Ref([ana.Ref([inner, 1]), ana.Ref([inner, 2])])
+    return inner
+ana.set_dl("s")
+for make in (%s):
+    one, other = make(), make()
+    tokens = [tokenize(one), tokenize([one]), tokenize(Plain(one))]
+    assert tokens == [tokenize(one), tokenize([one]), tokenize(Plain(one))]
+    assert (tokenize(other) == tokens[0]) is %s
+    assert one.uuid is None
+    if %s:
+        one.make_uuid()
+        assert tokenize(one) == tokens[0]
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("makes", "equal"),
+    [
+        ("lambda: chain(threading.Lock(), 50), lambda: ladder(threading.Lock(), 20)", False),
+        ("lambda: ring(1), lambda: ring(2), lambda: ring(300), lambda: chain(ring(30), 30)", False),
+        ("lambda: chain(1, 20), lambda: chain(2, 21), lambda: chain(3, 200), lambda: ladder(1, 12)", True),
+    ],
+)
+def test_the_token_of_many_refs_in_each_other(tmp_path, makes, equal):
+    """It takes linear time: where there is no address to foresee, each Ref has one of its own, which stays."""
+    assert classes.run(IN_REFS % (makes, equal, equal), cwd=tmp_path) == "done"
+
+
+@pytest.mark.parametrize("make", [lambda ref: ref, Plain], ids=["itself", "held"])
+def test_a_token_of_its_own_is_not_deterministic(tmp_path, make):
+    """Dask refuses it where it insists on that."""
+    ana.set_dl(tmp_path / "s")
+    held = make(ana.Ref([ana.Ref(threading.Lock())]))
+    assert tokenize(held) == tokenize(held)
+    with pytest.raises(RuntimeError, match="determinis"):
+        tokenize(held, ensure_deterministic=True)
+
+
+class StopError(Exception):
+    """What a program's signal handler raises."""
+
+
+class Slow:
+    """Gets a signal whenever it is pickled."""
+
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGUSR1)
+        return Slow, ()
+
+
+@pytest.mark.parametrize("do", [tokenize, pickle.dumps])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_a_signal_handler_raises_ends_a_pickling(tmp_path, do, depth):
+    """It is not taken for a failure of pickling, after which another way is tried."""
+
+    def stop(_number, _frame):
+        raise StopError
+
+    ana.set_dl(tmp_path / "s")
+    ref = Slow()
+    for _ in range(depth):
+        ref = ana.Ref([ref])
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises(StopError):
+            do(ref)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @HASHES

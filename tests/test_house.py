@@ -69,6 +69,8 @@ PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", 
 """What may be used from them anywhere: it only computes."""
 
 ALLOWED = {
+    # Whose exceptions are not to be swallowed.
+    "addressing": {"signal.getsignal", "signal.valid_signals"},
     # A message says on which host and in which process something happened.
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # Open files are not pickled; those in memory are.

@@ -7,11 +7,15 @@ import multiprocessing
 import os
 import pickle
 import threading
+from functools import cached_property
+from typing import TypeVar
 
 import classes
 import pytest
 
 import ana
+
+Value = TypeVar("Value")
 
 
 @pytest.fixture
@@ -302,3 +306,87 @@ def test_what_was_loaded_late_keeps_the_address_of_its_content(tmp_path, late):
     Reluctant.pickled = 0
     pickle.dumps(found)
     assert Reluctant.pickled == 0
+
+
+class WithUnit(ana.Ref):
+    """Holds more than a value."""
+
+    def __init__(self, value, unit):
+        super().__init__(value)
+        self.unit = unit
+
+
+class WithSlot(ana.Ref):
+    """In a slot."""
+
+    __slots__ = ("unit",)
+
+    def __init__(self, value, unit):
+        super().__init__(value)
+        self.unit = unit
+
+
+class WithHook(ana.Ref):
+    """Says what its state is, to pickle only."""
+
+    def __init__(self, value, _unit):
+        super().__init__(value)
+
+    def __getstate__(self):
+        return self._value
+
+
+class WithState(WithUnit):
+    """Says what its state is."""
+
+    def _ana_getstate(self):
+        return super()._ana_getstate(), self.unit
+
+    def _ana_setstate(self, s):
+        self._value, self.unit = s
+
+
+class OfNumbers(ana.Ref[Value]):
+    """Adds methods only."""
+
+    @cached_property
+    def total(self):
+        return sum(self.value)
+
+
+DO = [copy.copy, copy.deepcopy, pickle.dumps, lambda ref: ref.make_uuid(), lambda ref: pickle.dumps(ana.Ref([ref]))]
+
+
+@pytest.mark.parametrize("do", DO, ids=["copy", "deepcopy", "dumps", "make_uuid", "within"])
+@pytest.mark.parametrize("cls", [WithUnit, WithSlot, WithHook])
+def test_a_ref_that_holds_more_than_its_value_is_refused(folder, cls, do):
+    """Its state is the value, so the rest would be lost; the message says what, and the cure."""
+    ref = cls([1], "m")
+    with pytest.raises(TypeError, match=r"(unit|__getstate__) would be lost: derive from ana\.Storable"):
+        do(ref)
+    assert (ref.uuid, classes.states(folder)) == (None, [])
+
+
+def test_a_ref_of_a_class_that_says_its_state(folder):
+    """It comes back whole, copied and stored."""
+    ref = WithState([1], "m")
+    assert copy.deepcopy(ref).unit == "m"
+    data = pickle.dumps(ref)
+    del ref
+    gc.collect()
+    ana.set_dl(pickle_dir=folder)
+    found = pickle.loads(data)
+    assert (found.value, found.unit) == ([1], "m")
+
+
+def test_a_ref_of_a_class_that_adds_methods(folder):
+    """The parameter of a generic class and cached properties are not part of its state."""
+    ref, other = OfNumbers[int]([1, 2]), OfNumbers([1, 2])
+    assert ref.total == 3
+    assert copy.deepcopy(ref).value == [1, 2]
+    data = pickle.dumps(ref)
+    assert ref.uuid == other.make_uuid()
+    del ref, other
+    gc.collect()
+    ana.set_dl(pickle_dir=folder)
+    assert pickle.loads(data).total == 3
