@@ -199,7 +199,7 @@ def in_namespace(uid, work, *, mapped):
             said = f"no namespace: {os.strerror(ctypes.get_errno())}" if library.unshare(NAMESPACE) else ""
             if not said:
                 if mapped:
-                    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+                    Path("/proc/self/uid_map").write_bytes(f"{uid} {uid} 1".encode())
                 said = repr(work())
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
