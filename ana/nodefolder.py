@@ -278,7 +278,9 @@ def choose(place: str) -> str | None:
         existing = _existing(f"{place}/ana-{os.geteuid()}")
         if mounts.is_local(existing):
             return place
-        kind = mounts.filesystem(existing) or "unknown"
+        # Asked anew, as `is_local` does: device numbers are used again.
+        mount = mounts.mount_of(existing)
+        kind = "unknown" if mount is None else mount.kind
         reason = "which is a network filesystem, FUSE, or not known to be this node's own disk or memory"
         _log.warning("no node cache in %s: it is on %s, %s", place, kind, reason)
         return None

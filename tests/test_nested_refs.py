@@ -1,5 +1,6 @@
 """Refs in Refs: in a circle, thousands deep, around something that cannot be pickled. No hang, and no 2^n steps."""
 
+import gc
 import pickle
 import threading
 
@@ -116,6 +117,7 @@ def test_states_that_make_new_refs_are_stored_in_a_circle(layer):
     one.make_uuid()
     reference = pickle.dumps(one)
     del one, two
+    gc.collect()
     layer()
     loaded = pickle.loads(reference)
     (two,) = loaded.ref.value

@@ -143,7 +143,7 @@ class Busy(ana.Storable):
         seconds, asleep = self.state
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            time.sleep(0.01 if asleep else 0)
+            time.sleep(0.1 if asleep else 0)
         loaded.append("busy")
 
 
