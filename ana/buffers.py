@@ -45,6 +45,13 @@ def _aligned(view: memoryview, address: int, size: int) -> memoryview:
     return view[skip : skip + size]
 
 
+class _Memory(io.BytesIO):
+    """Memory whose end no cycle hastens: the collector would close the file first, and then its last views."""
+
+    def close(self) -> None:
+        """Do nothing: what is left of it goes with the object."""
+
+
 class Whole:
     """A `bytes` object that is being read: its memory is written through `view` until it is taken. Not copied.
 
@@ -53,7 +60,7 @@ class Whole:
 
     def __init__(self, size: int) -> None:
         """Take memory for `size` bytes. Raises MemoryError."""
-        self._file = io.BytesIO(bytes(size))
+        self._file = _Memory(bytes(size))
         self.view = self._file.getbuffer()
 
     def take(self, size: int | None = None) -> bytes:
