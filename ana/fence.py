@@ -12,8 +12,7 @@ from typing import Any
 __all__ = ["PATHS_OF_3_13", "Fence", "Refused", "allows", "known_as"]
 
 _ALWAYS = {
-    "ana.reference": {"load", "new", "fill", "Reduced"},
-    "ana.reducers": {"storage"},
+    "ana.reference": {"load", "new", "fill", "Reduced", "storage"},
     "ana.storable": {"Ref"},
     "builtins": {
         *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int"),

@@ -1,6 +1,6 @@
 """Values that pickle otherwise in another version of Python or in another run, made to pickle alike in states.
 
-`storage` is named inside pickles: it never moves, and never changes its arguments.
+`storage` is named inside pickles, as `ana.reference.storage`, and never changes its arguments.
 """
 
 import functools
@@ -75,3 +75,6 @@ def storage(content: Any, dtype: Any) -> Any:
     if dtype is None:
         return untyped
     return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+
+storage.__module__ = "ana.reference"

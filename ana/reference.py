@@ -1,7 +1,7 @@
 """The functions that are named inside pickles: they never move, and never change their arguments.
 
 `load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `Reduced` is
-the state of an object whose class has hooks of pickle's. `hashed` stands for an object with a UUID in what is pickled
+the state of an object whose class has hooks of pickle's, `storage` makes the memory of a torch tensor. `hashed` stands for an object with a UUID in what is pickled
 for a hash alone (`joblib.hash`, `dask.tokenize`).
 """
 
@@ -9,8 +9,10 @@ import weakref
 from typing import Any
 
 from ana import address, current, identity, unloaded
+from ana.reducers import storage
+from ana.states import Reduced
 
-__all__ = ["Reduced", "fill", "hashed", "load", "new"]
+__all__ = ["Reduced", "fill", "hashed", "load", "new", "storage"]
 
 met: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
 """The objects that were hashed and are still alive."""
@@ -57,21 +59,6 @@ def fill(obj: Any, state: tuple[Any]) -> None:
     if mark is not None:
         # Now other threads may have it.
         mark.claim = None
-
-
-class Reduced:
-    """What the class of an object tells pickle to do to an empty one. No `arguments`: `__init__` is not called."""
-
-    __slots__ = ("arguments", "items", "pairs", "state")
-
-    def __init__(self, arguments: tuple[Any, ...] | None, state: Any, items: Any, pairs: Any) -> None:
-        self.arguments = arguments
-        self.state = state
-        self.items = items
-        self.pairs = pairs
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Reduced, (self.arguments, self.state, self.items, self.pairs)
 
 
 def hashed(uuid: str, generation: int = 0) -> Any:  # noqa: ARG001 - a part of the hash

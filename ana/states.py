@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import MemberDescriptorType
 from typing import Any
 
-from ana import reference, unloaded
+from ana import unloaded
 
 __all__ = [
     "Plan",
@@ -53,6 +53,22 @@ _RECONSTRUCTOR = _COPYREG._reconstructor  # noqa: SLF001 - what old reductions s
 
 _slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDictionary()
 """The slots of a class, and where in the MRO each is. Not the members: those hold the class, which would never go."""
+
+
+class Reduced:
+    """What the class of an object tells pickle to do to an empty one. No `arguments`: `__init__` is not called."""
+
+    __module__ = "ana.reference"  # pickles name it there
+    __slots__ = ("arguments", "items", "pairs", "state")
+
+    def __init__(self, arguments: tuple[Any, ...] | None, state: Any, items: Any, pairs: Any) -> None:
+        self.arguments = arguments
+        self.state = state
+        self.items = items
+        self.pairs = pairs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reduced, (self.arguments, self.state, self.items, self.pairs)
 
 
 class Plan(weakref.ref[type]):
@@ -242,10 +258,10 @@ def hooked(obj: Any) -> Any:
         return None
     content = CONTENT.get(unloaded.builtin_base(type(obj)))
     items = None if content is None else content[0](obj)
-    return reference.Reduced(None, _fitting(type(obj), obj.__getstate__()), items, None)
+    return Reduced(None, _fitting(type(obj), obj.__getstate__()), items, None)
 
 
-def _in_place(cls: Any, said: Any) -> reference.Reduced:
+def _in_place(cls: Any, said: Any) -> Reduced:
     """Return what a reduction says as something to be done to an object that exists. Raises TypeError if it cannot."""
     if isinstance(said, str):
         msg = f"{cls.__qualname__} is pickled by its name, {said!r}, as its __reduce__ says: {_REF}"
@@ -258,7 +274,7 @@ def _in_place(cls: Any, said: Any) -> reference.Reduced:
         by = getattr(make, "__qualname__", repr(make))
         msg = f"{cls.__qualname__} is made anew by {by}, as its __reduce__ says, so cannot be filled later: {_CURES}"
         raise TypeError(msg)
-    return reference.Reduced(
+    return Reduced(
         None if is_empty else arguments,
         _fitting(cls, state),
         None if items is None else list(items),
@@ -277,14 +293,14 @@ def _fitting(cls: type, state: Any) -> Any:
     raise TypeError(msg)
 
 
-def restore(obj: Any, said: reference.Reduced) -> None:
+def restore(obj: Any, said: Reduced) -> None:
     """Do to an empty object what its class told pickle to do."""
     content = CONTENT.get(unloaded.builtin_base(type(obj)))
     if said.arguments is not None:
         type(obj).__init__(obj, *said.arguments)
     elif content is not None and said.items is not None and said.pairs is None:
         content[1](obj, said.items)
-        said = reference.Reduced(None, said.state, None, None)
+        said = Reduced(None, said.state, None, None)
     for item in said.items or ():
         obj.append(item)
     for key, value in said.pairs or ():
