@@ -1,7 +1,7 @@
 """ANA: store a large Python object once, and send references to it."""
 
 # Before all that takes time: the command answers Ctrl-C from here on.
-from ana import interrupts as _interrupts  # noqa: F401 - see there
+from ana.runtime import interrupts as _interrupts  # noqa: F401 - see there
 
 # isort: split
 import importlib
@@ -9,9 +9,7 @@ import logging
 import sys
 import types
 
-from ana import current as _current
 from ana._version import __version__
-from ana.current import get_dl, load, prefetch, set_dl, using_dl
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -24,7 +22,9 @@ from ana.errors import (
     UntrustedStoreError,
     UUIDConflictError,
 )
-from ana.layer import DataLayer, DictDataLayer, DirDataLayer, SimpleDataLayer
+from ana.layers import current as _current
+from ana.layers.current import get_dl, load, prefetch, set_dl, using_dl
+from ana.layers.layer import DataLayer, DictDataLayer, DirDataLayer, SimpleDataLayer
 from ana.storable import Ref, Storable, StorableABC
 
 __all__ = [

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from ana import interrupts, stdio
+from ana.runtime import interrupts, stdio
 
 __all__ = ["main"]
 

@@ -1,16 +1,19 @@
 """The functions that are named inside pickles: they never move, and never change their arguments.
 
 `load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `Reduced` is
-the state of an object whose class has hooks of pickle's, `storage` makes the memory of a torch tensor. `hashed` stands for an object with a UUID in what is pickled
-for a hash alone (`joblib.hash`, `dask.tokenize`).
+the state of an object whose class has hooks of pickle's, and `storage` makes the memory of a torch tensor; both are
+defined further down in the house. `hashed` stands for an object with a UUID in what is pickled for a hash alone
+(`joblib.hash`, `dask.tokenize`).
 """
 
 import weakref
 from typing import Any
 
-from ana import address, current, identity, unloaded
-from ana.reducers import storage
-from ana.states import Reduced
+from ana.format import address
+from ana.layers import current
+from ana.objects import ghost, identity
+from ana.objects.reducers import storage
+from ana.objects.states import Reduced
 
 __all__ = ["Reduced", "fill", "hashed", "load", "new", "storage"]
 
@@ -34,14 +37,14 @@ def new(cls: type, uuid: str | None = None) -> Any:
     With a UUID: from a layer that stores nothing, or in memory that this process does not see.
     """
     if uuid is None:
-        return unloaded.make_shell(cls)
+        return ghost.make_shell(cls)
     layer = current.get_dl()
     found = layer.live.find(uuid, cls)
     mark = identity.mark_of(found)
     if mark is not None and mark.claim is None:
         # Not one that another thread is about to fill, or whose own state is elsewhere.
         return found
-    shell = unloaded.make_shell(cls)
+    shell = ghost.make_shell(cls)
     if address.is_content_uuid(uuid) and not layer.store.private:
         # What goes into a shared store gets an address there: classes may go into it by value.
         return shell

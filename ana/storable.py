@@ -7,21 +7,12 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Generic, Self, TypeVar
 
-from ana import (
-    address,
-    addressing,
-    current,
-    hashing,
-    identity,
-    literal,
-    naming,
-    pickling,
-    reference,
-    refs,
-    saving,
-    states,
-    unloaded,
-)
+from ana import reference
+from ana.compat import literal
+from ana.format import address
+from ana.layers import current
+from ana.objects import class_names, ghost, hash_callers, identity, pickling, ref_classes, states
+from ana.persist import addressing, saving
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
@@ -82,9 +73,9 @@ class Storable:
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse classes whose instances cannot be held weakly, so not be found again by their UUID."""
         super().__init_subclass__(**arguments)
-        naming.note_origin(cls)
+        class_names.note_origin(cls)
         if cls.__weakrefoffset__ == 0:
-            base = unloaded.builtin_base(cls).__name__
+            base = ghost.builtin_base(cls).__name__
             msg = f"a Storable cannot derive from {base}, whose instances take no weak reference: use ana.Ref(value)"
             raise TypeError(msg)
 
@@ -155,7 +146,7 @@ class Storable:
     def to_literal(self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the object, and the Storables that it holds, as literals that go into JSON.
 
-        See `ana.literal.to_literal`; override `_ana_getliteral` to say what a class's objects look like.
+        See `ana.compat.literal.to_literal`; override `_ana_getliteral` to say what a class's objects look like.
         """
         return literal.to_literal(self, known_set, objects)
 
@@ -169,7 +160,7 @@ class Storable:
             if said is not None:
                 return said
         state = states.attributes(self)
-        content = states.CONTENT.get(unloaded.builtin_base(type(self)))
+        content = states.CONTENT.get(ghost.builtin_base(type(self)))
         return state if content is None else (state, content[0](self))
 
     def _ana_setstate(self, s: Any) -> None:
@@ -180,7 +171,7 @@ class Storable:
         if states.plan_of(type(self)).plain:
             states.fill_plain(self, s)
             return
-        content = states.CONTENT.get(unloaded.builtin_base(type(self)))
+        content = states.CONTENT.get(ghost.builtin_base(type(self)))
         if content is not None:
             s, items = s
             content[1](self, items)
@@ -199,19 +190,19 @@ class Storable:
     def __reduce__(self) -> Any:
         """Return ANA's own reduction; that of a class, which pickle calls, may call it by `super().__reduce__()`."""
         if states.is_asked_by_value(self):
-            return reference.new, (unloaded.loaded_class(self),), (None,), None, None, reference.fill
-        return _reduced(self, identity.mark_of(self), unloaded.loaded_class(self))
+            return reference.new, (ghost.loaded_class(self),), (None,), None, None, reference.fill
+        return _reduced(self, identity.mark_of(self), ghost.loaded_class(self))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         mark = identity.mark_of(self)
         if mark is not None:
-            uuid = mark.uuid if hashing.is_asked() else None
+            uuid = mark.uuid if hash_callers.is_asked() else None
         else:
-            uuid = _token_to_be(self) if isinstance(self, Ref) and hashing.is_asked(hashing.DASK) else None
+            uuid = _token_to_be(self) if isinstance(self, Ref) and hash_callers.is_asked(hash_callers.DASK) else None
         if uuid is not None:
             reference.met[uuid] = self
             return reference.hashed, _hash_arguments(self, uuid)
-        cls = type(self) if mark is None or mark.claim is None else unloaded.loaded_class(self)
+        cls = type(self) if mark is None or mark.claim is None else ghost.loaded_class(self)
         plan = states.plan_of(cls)
         if mark is None and plan.plain:
             return _plain(self, cls)
@@ -266,9 +257,9 @@ class Ref(Storable, Generic[Value]):
         value = getattr(self, "_value", _MISSING)
         if value is _MISSING:
             return f"<{name}, not loaded>"
-        from ana import describing  # noqa: PLC0415 - for who looks only
+        from ana.objects import value_repr  # noqa: PLC0415 - for who looks only
 
-        return f"<{name}: {describing.describe(value)}>"
+        return f"<{name}: {value_repr.describe(value)}>"
 
     @property
     def value(self) -> Value:
@@ -276,7 +267,7 @@ class Ref(Storable, Generic[Value]):
         try:
             return self._value
         except AttributeError:
-            unloaded.use(self)
+            ghost.use(self)
             return self._value
 
     def _ana_getstate(self) -> Value:
@@ -285,14 +276,14 @@ class Ref(Storable, Generic[Value]):
         except AttributeError:
             value = self.value
         if type(self) is not Ref:
-            refs.check(self)
+            ref_classes.check(self)
         return value
 
     def _ana_setstate(self, s: Value) -> None:
         self._value = s
 
     def __reduce__(self) -> Any:
-        if identity.mark_of(self) is None and not hashing.is_asked():
+        if identity.mark_of(self) is None and not hash_callers.is_asked():
             if addressing.is_foreseeing():
                 return reference.load, (type(self), addressing.foreseen(_address_to_be(self).uuid))
             # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
@@ -302,7 +293,7 @@ class Ref(Storable, Generic[Value]):
 
 def _hash_arguments(obj: object, uuid: str) -> tuple[str | int, ...]:
     """Return what a hash is made of: the UUID, and, of a class that was defined again, which definition it is."""
-    number = naming.generation(unloaded.loaded_class(obj))
+    number = class_names.generation(ghost.loaded_class(obj))
     return (uuid, number) if number else (uuid,)
 
 
@@ -310,7 +301,7 @@ def _token_to_be(ref: Any) -> str:
     """Return the address that pickling will give a Ref, or a random token where that cannot be said."""
     known = _address_to_be(ref)
     if known.uuid is None:
-        hashing.insist()
+        hash_callers.insist()
     token: str = known.token
     return token
 
@@ -343,7 +334,7 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if mark.claim is not None:
         return reference.load, (cls, mark.uuid, current.home_of(mark, target))
     if not saving.is_known(target, mark):
-        if naming.known_as(cls) is not cls:
+        if class_names.known_as(cls) is not cls:
             # Pickled after the class: nothing is stored if that does not pickle.
             return reference.load, (cls, _Stored(obj, mark.uuid), target.home)
         saving.store(target, obj)
@@ -366,7 +357,7 @@ def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: A
         # A member is found by its name or value, and is the member then.
         return states.theirs(obj, protocol)[0]
     if mark is not None and mark.claim is not None:
-        return _reduced(obj, mark, unloaded.loaded_class(obj))
+        return _reduced(obj, mark, ghost.loaded_class(obj))
     collector = pickling.collector()
     is_part = collector is not None and not collector.meet(obj)
     said, calls_ours = states.theirs(obj, protocol)

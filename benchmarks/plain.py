@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ana
-from ana import codec
+from ana.format import codec
 from benchmarks import measure
 from benchmarks.measure import median
 from benchmarks.options import Options

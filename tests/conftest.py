@@ -13,7 +13,7 @@ import pytest
 import wheels
 
 import ana
-from ana import current
+from ana.layers import current
 
 # No deadline: how long an example takes is the machine's affair, not a promise.
 # In CI the same examples every time: a red run can be repeated.

@@ -15,8 +15,9 @@ import pytest
 from helpers import care, processes
 
 import ana
-from ana import access, maintenance, publishing
+from ana import maintenance
 from ana.__main__ import main
+from ana.fs import atomic, permissions
 
 OWNER, MEMBER, GROUP = 23_461, 23_462, 23_460
 
@@ -204,17 +205,17 @@ def test_the_stores_own_folders_are_no_links(tmp_path, name):
 
 def test_a_file_is_opened_for_writing_only_if_it_is_one(tmp_path):
     """The one function that does it refuses each other kind, and makes what is missing."""
-    os.close(access.open_regular(str(tmp_path / "new")))
+    os.close(permissions.open_regular(str(tmp_path / "new")))
     assert (tmp_path / "new").is_file()
     for number, kind in enumerate(PLANTED):
         path = tmp_path / str(number) / "planted"
         untouched = plant(kind, path, tmp_path / str(number) / "target")
         with pytest.raises(ana.UntrustedStoreError, match="not a regular file"):
-            access.open_regular(str(path))
+            permissions.open_regular(str(path))
         with pytest.raises(ana.UntrustedStoreError, match="not a regular file"):
-            publishing.replace(str(path), b"new")
+            atomic.replace(str(path), b"new")
         with pytest.raises(ana.UntrustedStoreError, match="not a regular file"):
-            publishing.append(str(path), b"new")
+            atomic.append(str(path), b"new")
         untouched()
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ana import address, files, record
+from ana.format import address, record
+from ana.fs import files
 
 NAME_MAX = 255
 """Bytes that a file's name may have on every filesystem in use (pathconf(3))."""

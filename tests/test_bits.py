@@ -11,9 +11,9 @@ from helpers import limits, raw_record, raw_tree
 from test_directory import Part
 
 import ana
-from ana import record
-from ana.stores import directory
-from ana.stores.directory import DirectoryStore
+from ana.format import record
+from ana.stores.directory import store
+from ana.stores.directory.store import DirectoryStore
 
 KIB = 1 << 10
 NOISE = blake3.blake3(b"noise").digest(length=600 * KIB)
@@ -368,7 +368,7 @@ def test_what_another_has_healed_meanwhile_is_not_taken_away(tmp_path, monkeypat
     def rename_late(*names):
         monkeypatch.setattr(os, "rename", rename)
         # For the lock that the slow one holds; locks that lie are what this is about.
-        monkeypatch.setattr(directory, "LOCK_SECONDS", 0.5)
+        monkeypatch.setattr(store, "LOCK_SECONDS", 0.5)
         assert quick.put(place.uuid, content, (), heal=True)
         rename(*names)
         # From here on the slow one cannot write any more: what the quick one acknowledged has to be there.

@@ -21,8 +21,9 @@ from helpers.care import numbered, put, ran
 from test_cli import on_a_terminal
 
 import ana
-from ana import files, locks, maintenance
-from ana.cli import output
+from ana import maintenance
+from ana.cli import common
+from ana.fs import files, locks
 
 STATES = 10_000
 READING = [
@@ -840,7 +841,7 @@ def test_a_terminal_gets_a_bar(large):
 def test_elsewhere_a_line_says_how_far_it_is(small, capfd, monkeypatch):
     """Where there is no terminal, a plain line is printed every 30 s (here: every moment), on stderr."""
     store, _, _ = small
-    monkeypatch.setattr(output, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(common, "LINE_SECONDS", 0.0)
     done = ran(capfd, "-d", store, "verify")
     assert re.fullmatch(r"(ana verify: verifying: \d of 4 states, .*/s\n)+", done.err)
     assert ran(capfd, "-q", "-d", store, "verify").err == ""

@@ -22,8 +22,8 @@ from rich.console import Console
 import ana
 from ana import demo
 from ana.__main__ import main
+from ana.cli import common
 from ana.cli import demo as demo_cli
-from ana.cli import output
 
 ROOT = Path(ana.__file__).parents[1]
 TINY = ("demo", "--size", "2", "--tasks", "4", "--workers", "2")
@@ -233,9 +233,9 @@ def test_the_table_shows_the_measurements(result):
         f"{value.wall_seconds:.2f} s",
         f"{reference.wall_seconds:.2f} s",
         f"{reference.store_seconds:.2f} s",
-        output.size(value.pipe_bytes),
-        output.size(reference.pipe_bytes),
-        output.size(reference.disk_bytes),
+        common.size(value.pipe_bytes),
+        common.size(reference.pipe_bytes),
+        common.size(reference.disk_bytes),
         f"{result.flipped_byte.offset:,}",
         "CorruptedStateError",
         result.uuid,

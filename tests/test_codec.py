@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from helpers import processes, raw_record
 
-from ana import codec
+from ana.format import codec
 
 PACKAGE, STANDARD = "zstandard", "compression.zstd"
 LIBRARIES = [name for name in (PACKAGE, STANDARD) if find_spec(name.split(".")[0])]
@@ -110,7 +110,7 @@ import sys
 for name in sys.argv[1:]:
     sys.modules[name] = None
 try:
-    from ana import codec
+    from ana.format import codec
 except ImportError as error:
     print(error)
 else:

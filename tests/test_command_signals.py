@@ -12,7 +12,8 @@ from helpers.care import numbered, put
 from test_cli import environment
 
 import ana
-from ana import interrupts, maintenance
+from ana import maintenance
+from ana.runtime import interrupts
 
 SENDER = '''
 import os, signal, sys
@@ -35,7 +36,7 @@ import atexit; atexit.register(count)
 
 DESTRUCTOR = """
 import os, signal, sys, time
-from ana import interrupts
+from ana.runtime import interrupts
 class Thing:
     def __del__(self):
         os.kill(os.getpid(), int(sys.argv[1]))
@@ -49,7 +50,7 @@ sys.exit(interrupts.run(work))
 
 IN_EVAL = """
 import os, signal, sys
-from ana import interrupts
+from ana.runtime import interrupts
 interrupts.answer()
 sys.exit(interrupts.run(lambda: eval("os.kill(os.getpid(), signal.SIGINT)")))
 """

@@ -18,7 +18,7 @@ import pytest
 from helpers import engines
 
 import ana
-from ana import unloaded
+from ana.objects import ghost
 
 
 @pytest.fixture
@@ -573,8 +573,8 @@ def test_annotations_are_not_evaluated():
     future = "from __future__ import annotations\n" if sys.version_info < (3, 14) else ""
     made = {"ana": ana, "__name__": "made"}
     exec(future + "class Own(ana.Storable):\n    uuid: nowhere.Name\n    other: nowhere()", made)
-    assert unloaded._defines_uuid(made["Own"])
-    assert not unloaded._defines_uuid(classes.A)
+    assert ghost._defines_uuid(made["Own"])
+    assert not ghost._defines_uuid(classes.A)
 
 
 def test_an_attribute_named_uuid_after_healing(folder):

@@ -13,8 +13,9 @@ import pytest
 from helpers import raw_record, raw_tree
 
 import ana
-from ana import maintenance, record
-from ana.stores.directory import DirectoryStore
+from ana import maintenance
+from ana.format import record
+from ana.stores.directory.store import DirectoryStore
 
 KEY = "5f3ac0e1-1234-8123-9123-123456789abc"
 
@@ -655,7 +656,7 @@ def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
     del part
     (tmp_path / "tree" / "ana.json").unlink()
     ana.set_dl()
-    ana.current._met.clear()
+    ana.layers.current._met.clear()
     assert pickle.loads(reference).value == "state"
     assert raw_tree.states(tmp_path / "tree")
     assert maintenance.verify(tmp_path / "tree").problems == []

@@ -11,7 +11,8 @@ from helpers.care import ran
 from helpers.node import Node
 
 import ana
-from ana import chunks, codec, maintenance, record
+from ana import maintenance
+from ana.format import chunks, codec, record
 
 KIB, MIB = 1 << 10, 1 << 20
 MANY = 4 * MIB + 300 * KIB

@@ -15,7 +15,10 @@ from helpers import faults, memory, raw_record, raw_tree
 from helpers.faults import Fault
 
 import ana
-from ana import identity, maintenance, mounts, saving
+from ana import maintenance
+from ana.fs import mounts
+from ana.objects import identity
+from ana.persist import saving
 
 ERRORS = (
     errno.ENOSPC,

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import ana
-from ana import fence, limits, record
+from ana.format import record
+from ana.objects import restricted
+from ana.runtime import cgroups
 
 
 class A(ana.Storable):
@@ -109,11 +111,11 @@ def test_what_is_refused(module, name, tmp_path, monkeypatch):
         stream = (
             b"\x80\x05" + b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name)) + b"\x93."
         )
-        with pytest.raises(fence.Refused, match=module.partition(".")[0]):
-            fence.Fence(["fenced_package", "numpy"]).load(stream)
+        with pytest.raises(restricted.Refused, match=module.partition(".")[0]):
+            restricted.Fence(["fenced_package", "numpy"]).load(stream)
         good = stream.replace(b"\x8c" + bytes([len(name)]) + name.encode(), b"\x8c\x05Thing")
         if module == "fenced_package.helpers":
-            assert fence.Fence(["fenced_package"]).load(good).__name__ == "Thing"
+            assert restricted.Fence(["fenced_package"]).load(good).__name__ == "Thing"
     finally:
         for loaded in [loaded for loaded in sys.modules if loaded.startswith("fenced_package")]:
             del sys.modules[loaded]
@@ -245,7 +247,7 @@ def test_the_default_is_the_memory_that_there_is(folder, monkeypatch):
     """Of the machine or the cgroup; asked for large states only."""
     ana.set_dl(pickle_dir=folder)
     small, large = ana.Ref(bytes(900)).make_uuid(), ana.Ref(bytes(3_000_000)).make_uuid()
-    monkeypatch.setattr(limits, "memory_bytes", lambda: 2_000_000)
+    monkeypatch.setattr(cgroups, "memory_bytes", lambda: 2_000_000)
     ana.set_dl(pickle_dir=folder)
     assert ana.Ref.ana_load(small).value == bytes(900)
     with pytest.raises(ana.StateLoadError, match="the 2000000 bytes of the memory of this machine or cgroup"):

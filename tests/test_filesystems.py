@@ -17,8 +17,10 @@ from helpers import care, limits, mounts, processes, raw_record, raw_tree
 from test_directory import Part
 
 import ana
-from ana import maintenance, publishing, record
-from ana.stores.directory import DirectoryStore
+from ana import maintenance
+from ana.format import record
+from ana.fs import atomic
+from ana.stores.directory.store import DirectoryStore
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -237,7 +239,7 @@ def test_a_read_only_tree_can_be_loaded_from(read_only):
 WATCHED = """
 import os, sys
 import ana, classes
-from ana import counters
+from ana.runtime import counters
 
 attempts = []
 
@@ -455,8 +457,8 @@ SHARED = """
 import time
 from pathlib import Path
 from helpers import raw_tree
-from ana import locks, maintenance
-from ana.counters import Counters
+from ana.fs import locks; from ana import maintenance
+from ana.runtime.counters import Counters
 os.environ.update(ANA_SHARED="1", ANA_TRUSTED_UIDS="12345")
 layer = ana.set_dl(sys.argv[3])
 tree = Path(sys.argv[3])
@@ -575,7 +577,7 @@ def test_modes_that_are_the_mounts_have_a_cure_that_works(tmp_path, monkeypatch)
     """Where chmod changes nothing, the error names mount options, with which it works; nothing is left."""
     with mounts.exfat(tmp_path / "exfat", options="umask=000") as place:
         # The kernel gives a device number again: this one was that of another filesystem, which is gone.
-        monkeypatch.setitem(ana.mounts._types, place.stat().st_dev, "tmpfs")
+        monkeypatch.setitem(ana.fs.mounts._types, place.stat().st_dev, "tmpfs")
         with pytest.raises(ana.UntrustedStoreError, match="no modes of its own") as caught:
             ana.DirDataLayer(place / "tree")
         assert "chmod" not in str(caught.value)
@@ -638,17 +640,17 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
     def no_link(*_, **__):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
-    look = publishing.files.look
+    look = atomic.files.look
 
     def look_early(path, **options):
         found = look(path, **options)
-        monkeypatch.setattr(publishing.files, "look", look)
+        monkeypatch.setattr(atomic.files, "look", look)
         other.put("key", theirs, (), heal=False)
         return found
 
     def no_link_yet(*_, **__):
         monkeypatch.setattr(os, "link", no_link)
-        monkeypatch.setattr(publishing.files, "look", look_early)
+        monkeypatch.setattr(atomic.files, "look", look_early)
         no_link()
 
     monkeypatch.setattr(os, "link", no_link_yet)

@@ -12,10 +12,12 @@ from helpers import care, memory, mounts, raw_tree
 from helpers.care import make_older, numbered, put, ran
 
 import ana
-from ana import files, maintenance, publishing, record, trash
+from ana import maintenance
+from ana.format import record
+from ana.fs import atomic, files
 from ana.maintenance import Scope, collecting
-from ana.stores import roots
-from ana.stores.directory import DirectoryStore
+from ana.stores.directory import roots, trash
+from ana.stores.directory.store import DirectoryStore
 
 UNREACHABLE = Scope(unreachable=True)
 HOUR_SECONDS = 3600.0
@@ -521,7 +523,7 @@ class Stepping:
 def stepping(at, happens):
     """Let something happen before the system call of that number."""
     stand_in = Stepping(at, happens)
-    modules = files, publishing, trash
+    modules = files, atomic, trash
     before = [module.os for module in modules]
     for module in modules:
         module.os = stand_in
@@ -691,14 +693,14 @@ def test_nothing_is_lost_whichever_call_fails(code):
             store = care.store(folder / "store")
             before = furnish(store)
             failing = Failing(at, code)
-            for module in (files, publishing, trash):
+            for module in (files, atomic, trash):
                 module.os = failing
             try:
                 collect(store)
             except ana.StoreError as error:
                 errors.add(error.errno)
             finally:
-                for module in (files, publishing, trash):
+                for module in (files, atomic, trash):
                     module.os = os
             struck += failing.struck
             collect(store)

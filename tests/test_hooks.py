@@ -21,7 +21,7 @@ import pytest
 from helpers import processes
 
 import ana
-from ana import states
+from ana.objects import states
 
 
 def stored(obj):

@@ -296,7 +296,7 @@ def test_zip_files_and_folders_of_none(tmp_path, capfd):
 @pytest.mark.parametrize("kind", ["a file", "an old folder"])
 def test_many_states_wait_for_the_disk_together(kind, tmp_path, monkeypatch):
     """States that do not refer to each other are written at the same time, and each after those that it refers to."""
-    from ana.stores.directory import DirectoryStore
+    from ana.stores.directory.store import DirectoryStore
 
     store = care.store(tmp_path / "store")
     number = 200

@@ -27,28 +27,29 @@ MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path i
 CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, "__init__"})
 
 CALLERS = {
-    "access",
-    "buffers",
-    "files",
-    "interrupts",
-    "keys",
-    "limits",
-    "locks",
-    "mounts",
-    "nodefolder",
-    "paths",
-    "probes",
-    "publishing",
-    "stdio",
-    "threads",
-    "trash",
-    "turns",
+    "fs/atomic",
+    "fs/files",
+    "fs/locks",
+    "fs/mounts",
+    "fs/node_lock",
+    "fs/paths",
+    "fs/permissions",
+    "fs/probes",
+    "runtime/buffers",
+    "runtime/cgroups",
+    "runtime/interrupts",
+    "runtime/stdio",
+    "runtime/threads",
+    "stores/directory/keyring",
+    "stores/directory/trash",
+    "stores/node_cache/node_folder",
 }
 """The modules that make the system calls."""
 
 SYSTEM = {
     "ctypes",
     "fcntl",
+    "filelock",
     "glob",
     "io",
     "mmap",
@@ -70,27 +71,27 @@ PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", 
 
 ALLOWED = {
     # Whose exceptions are not to be swallowed.
-    "addressing": {"signal.getsignal", "signal.valid_signals"},
+    "persist/addressing": {"signal.getsignal", "signal.valid_signals"},
     # A message says on which host and in which process something happened.
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # Open files are not pickled; those in memory are.
-    "pickling": {"io.IOBase", "io.StringIO"},
+    "objects/pickling": {"io.IOBase", "io.StringIO"},
     # ANA_PICKLE_DIR, which says where the first layer is.
-    "current": {"os.environ"},
+    "layers/current": {"os.environ"},
     # A layer has an id of its own.
-    "layer": {"os.urandom"},
+    "layers/layer": {"os.urandom"},
     # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like.
-    "opening": {"os.environ"},
+    "layers/settings": {"os.environ"},
     # Who this process is, and which users its namespace knows.
-    "trust": {"open", "os.geteuid", "os.stat_result"},
+    "fs/ownership": {"open", "os.geteuid", "os.stat_result"},
     # The folder that a file goes into.
-    "maintenance/opening": {"os.path"},
+    "maintenance/common": {"os.path"},
     # What was found out is true of the host that it was found out on.
     "maintenance/doctor": {"os.uname"},
     # ANA_STATS; which process of which job on which host it is.
-    "reporting": {"os.environ", "os.getpid", "os.uname", "os.urandom"},
+    "layers/stats_file": {"os.environ", "os.getpid", "os.uname", "os.urandom"},
     # ANA_PATH_MAP.
-    "sites": {"os.environ", "os.path", "os.pathsep"},
+    "layers/path_map": {"os.environ", "os.path", "os.pathsep"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 

@@ -56,7 +56,7 @@ while time.monotonic() < end:
         except NameError: pass
         layer.live.forget_kept()
         assert A.ana_load(u).x.x[0] == number
-from ana import claims
+from ana.persist import inflight as claims
 assert not claims.by_key, claims.by_key
 assert interrupted > 20, (interrupted, number)
 assert len(kept) > 20
@@ -94,7 +94,7 @@ LARGE = bytes(range(256)) * 8192
 @pytest.fixture
 def impatient(monkeypatch):
     """Locks are waited for a second, not ten."""
-    monkeypatch.setattr("ana.stores.directory.LOCK_SECONDS", 0.5)
+    monkeypatch.setattr("ana.stores.directory.store.LOCK_SECONDS", 0.5)
 
 
 def lock_path(store, key):
@@ -141,7 +141,7 @@ def test_one_of_many_writers_writes_a_large_state(tmp_path):
     program = """
 import sys, ana
 ana.set_dl(pickle_dir=sys.argv[1])
-from ana import publishing
+from ana.fs import atomic as publishing
 written = []
 publish = publishing.publish
 def counting(folder, name, *arguments, **options):

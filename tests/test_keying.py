@@ -12,8 +12,9 @@ from helpers import mounts, raw_tree
 from helpers.care import ran
 
 import ana
-from ana import keys, maintenance
-from ana.maintenance import keying
+from ana import maintenance
+from ana.maintenance import keys as store_keys
+from ana.stores.directory import keyring
 
 
 class A(ana.Storable):
@@ -54,7 +55,7 @@ def load(store, uuid):
 
 def key_file(store):
     """Say where the store's key is."""
-    return Path(keys.default_path(json.loads((store / "ana.json").read_text())["id"]))
+    return Path(keyring.default_path(json.loads((store / "ana.json").read_text())["id"]))
 
 
 def test_ana_init_makes_a_store_with_a_key(tmp_path, capfd):
@@ -151,13 +152,13 @@ def test_a_rotation_signs_all_and_forgets_the_old_key(store, tmp_path, capfd):
     uuids = fill(store)
     backup = tmp_path / "backup"
     shutil.copytree(store, backup)
-    old = keys.load(str(key_file(store))).keys
+    old = keyring.load(str(key_file(store))).keys
     maintenance.keep(store, "mine", [uuids[0]])
     assert len(maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0).trashed) == 1
     done = ran(capfd, "--json", "-d", store, "key", "rotate")
     rotated = json.loads(done.out)
     assert (done.code, rotated["states"], rotated["signed"], rotated["finished"]) == (0, 3, 3, True)
-    new = keys.load(str(key_file(store))).keys
+    new = keyring.load(str(key_file(store))).keys
     assert len(new) == 1
     assert new != old
     assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
@@ -170,7 +171,7 @@ def test_a_rotation_signs_all_and_forgets_the_old_key(store, tmp_path, capfd):
 def test_a_rotation_that_is_interrupted_goes_on(store, monkeypatch):
     """In between all states load; the second run makes no third key, and ends with one."""
     uuids = fill(store)
-    sign, calls = keying.adopting.sign_anew, []
+    sign, calls = store_keys.ingest.sign_anew, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -179,15 +180,15 @@ def test_a_rotation_that_is_interrupted_goes_on(store, monkeypatch):
         return sign(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(keying.adopting, "sign_anew", interrupted)
+        patch.setattr(store_keys.ingest, "sign_anew", interrupted)
         with pytest.raises(KeyboardInterrupt):
             maintenance.rotate_key(store)
-    half = keys.load(str(key_file(store))).keys
+    half = keyring.load(str(key_file(store))).keys
     assert len(half) == 2
     assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
     done = maintenance.rotate_key(store)
     assert (done.resumed, done.finished, done.signed) == (True, True, 2)
-    assert keys.load(str(key_file(store))).keys == half[:1]
+    assert keyring.load(str(key_file(store))).keys == half[:1]
     assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
 
 
@@ -233,7 +234,7 @@ def without_fingerprint(store):
 def test_the_fingerprint_is_what_the_document_says(store):
     """8 bytes derived from key and id: they tell keys apart, and show nothing of one."""
     config = json.loads((store / "ana.json").read_text())
-    (key,) = keys.load(str(key_file(store))).keys
+    (key,) = keyring.load(str(key_file(store))).keys
     derived = blake3.blake3(
         key + config["id"].encode(), derive_key_context="ana 2026-11-26 store key fingerprint v1"
     ).hexdigest()
@@ -265,7 +266,7 @@ def test_a_wrong_key_replaces_nothing_where_there_is_no_fingerprint(store, tmp_p
     uuids = fill(store)
     without_fingerprint(store)
     before = states_of(store)
-    ring = keys.load(str(key_file(store)))
+    ring = keyring.load(str(key_file(store)))
     key_file(store).write_text(json.dumps({"store": ring.store_id, "keys": [b"k".hex() * 32]}))
     found = maintenance.verify(store, set_aside=True)
     assert {"wrong key" in wrong.reason for wrong in found.problems if wrong.kind == "failed"} == {True}
@@ -303,11 +304,11 @@ def test_a_key_of_two_stores_is_not_lost_by_rotating_one(tmp_path, monkeypatch):
     for name in ("a", "b"):
         ana.set_dl(pickle_dir=tmp_path / name, key=shared)
         uuids[name] = A(name).make_uuid()
-    before = keys.load(shared).keys
+    before = keyring.load(shared).keys
     done = maintenance.rotate_key(tmp_path / "a")
     assert (done.finished, done.signed, done.key_file) == (True, 1, str(key_file(tmp_path / "a")))
-    assert keys.load(shared).keys == before
-    assert keys.load(done.key_file).keys != before
+    assert keyring.load(shared).keys == before
+    assert keyring.load(done.key_file).keys != before
     for name in ("a", "b"):
         assert maintenance.verify(tmp_path / name).problems == []
         assert load(tmp_path / name, uuids[name]) == name
@@ -349,7 +350,7 @@ def test_without_its_key_a_purged_configuration_is_not_written(store, tmp_path):
     """Another one would have the store refused for ever: neither without a key, nor with a wrong one."""
     fill(store)
     (store / "ana.json").unlink()
-    key_files = Path(keys.default_path("x")).parent
+    key_files = Path(keyring.default_path("x")).parent
     key_files.rename(tmp_path / "away")
     for key in (None, b"k" * 32, other_key(tmp_path)):
         with pytest.raises(ana.UntrustedStoreError, match=r"ana\.json.*is gone.*signed with a key"):
@@ -380,7 +381,7 @@ def test_a_full_disk_leaves_no_key_file(tmp_path, capfd):
             (small / "fill").write_bytes(bytes(2 << 20))
         before = (small / "its.key").read_bytes()
         with pytest.raises(ana.StoreError):
-            keys.rotate(str(small / "its.key"))
+            keyring.rotate(str(small / "its.key"))
         assert (small / "its.key").read_bytes() == before
         for words in (
             ["key", "new", small / "new"],

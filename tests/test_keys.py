@@ -16,7 +16,8 @@ import pytest
 from helpers import raw_record
 
 import ana
-from ana import keys, record, seals
+from ana.format import record, signature
+from ana.stores.directory import keyring
 
 KEY = bytes(range(32))
 OTHER = bytes(range(1, 33))
@@ -85,7 +86,7 @@ def test_what_is_signed_loads(folder, x):
 def test_a_worker_finds_the_key_where_its_environment_says(folder, tmp_path):
     """A reference leads there; without the key, the object says on its first use what is missing."""
     key_file = tmp_path / "elsewhere" / "key"
-    keys.make(str(key_file), "a-store-of-mine", [str(folder)])
+    keyring.make(str(key_file), "a-store-of-mine", [str(folder)])
     uuid, _ = stored(folder, {"a": 1}, key_file)
     ana.set_dl(pickle_dir=folder, key=key_file)
     reference = pickle.dumps(ana.Ref([1, 2]))
@@ -145,8 +146,8 @@ def test_what_is_not_signed_is_refused(folder, tmp_path, attack):
     store_id = json.loads((folder / "ana.json").read_text())["id"]
     seal = {
         "unsigned": None,
-        "another key": seals.Seal(store_id, [OTHER]),
-        "another store": seals.Seal("another", [KEY]),
+        "another key": signature.Seal(store_id, [OTHER]),
+        "another store": signature.Seal("another", [KEY]),
         "flag only": None,
     }[attack]
     sentinel = planted(folder, path, tmp_path, seal=seal)
@@ -202,7 +203,7 @@ def test_a_record_with_a_new_content_under_an_old_header_is_refused(folder):
 def test_a_store_without_its_mark_is_refused(folder, tmp_path):
     """Who rewrites ana.json to say that there is no key, or another id, wins nothing, whoever knows the key."""
     key_file = tmp_path / "config" / "ana" / "keys" / "the-id"
-    keys.make(str(key_file), "the-id", [str(folder)])
+    keyring.make(str(key_file), "the-id", [str(folder)])
     uuid, path = stored(folder, 1, key_file)
     config = json.loads((folder / "ana.json").read_text())
     assert config["keyed"] is True
@@ -219,7 +220,7 @@ def test_a_store_without_its_mark_is_refused(folder, tmp_path):
 def test_a_store_without_a_key_refuses_signed_records(folder, tmp_path):
     """Nobody can say there what the signature is worth."""
     uuid, path = stored(folder, 1, None)
-    planted(folder, path, tmp_path, seal=seals.Seal("x", [KEY]))
+    planted(folder, path, tmp_path, seal=signature.Seal("x", [KEY]))
     with pytest.raises(ana.CorruptedStateError, match="signed with a key, and this store has none"):
         load(folder, uuid, None)
 
@@ -230,15 +231,15 @@ def test_a_store_without_a_key_refuses_signed_records(folder, tmp_path):
 def test_after_a_rotation_old_and_new_records_load(folder, tmp_path):
     """The new key signs, both are believed, until the old one is taken out: then a replayed record is refused."""
     key_file = tmp_path / "key"
-    keys.make(str(key_file), "the-id")
+    keyring.make(str(key_file), "the-id")
     old, path = stored(folder, 1, key_file)
-    ring = keys.rotate(str(key_file))
+    ring = keyring.rotate(str(key_file))
     assert len(ring.keys) == 2
     new, _ = stored(folder, 2, key_file)
     assert load(folder, old, key_file) == 1
     assert load(folder, new, key_file) == 2
     # As `ana key rotate` does, once all is signed anew.
-    ana.get_dl().store.tree.amend(key=seals.Seal("the-id", ring.keys).fingerprints[0])
+    ana.get_dl().store.tree.amend(key=signature.Seal("the-id", ring.keys).fingerprints[0])
     assert load(folder, new, ring.keys[0]) == 2
     with pytest.raises(ana.CorruptedStateError):
         load(folder, old, ring.keys[0])
@@ -253,7 +254,7 @@ def test_after_a_rotation_old_and_new_records_load(folder, tmp_path):
 def test_a_key_is_shown_to_nobody(folder, tmp_path, caplog):
     """Not in a repr, a pickle, an error, a log or a reference."""
     caplog.set_level(0)
-    ring = keys.make(str(tmp_path / "key"), "the-id", [str(folder)])
+    ring = keyring.make(str(tmp_path / "key"), "the-id", [str(folder)])
     uuid, path = stored(folder, 1, tmp_path / "key")
     layer = ana.get_dl()
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -272,11 +273,11 @@ def test_a_key_is_shown_to_nobody(folder, tmp_path, caplog):
 def test_a_key_file_is_for_its_owner_alone(folder, tmp_path):
     """It is made so; one that others can read is refused, with the command that mends it."""
     path = tmp_path / "deep" / "key"
-    keys.make(str(path), "the-id")
+    keyring.make(str(path), "the-id")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with pytest.raises(ana.StoreError):
-        keys.make(str(path), "the-id")
+        keyring.make(str(path), "the-id")
     for mode in (0o640, 0o604, 0o620):
         path.chmod(mode)
         with pytest.raises(ana.UntrustedStoreError, match=f"chmod 600 {path}"):
@@ -325,8 +326,8 @@ def test_a_stranger_reads_a_signed_record(folder):
 @pytest.mark.parametrize("store_id", ["", "..", "../../elsewhere", "."])
 def test_a_stores_id_leads_to_no_other_file(folder, tmp_path, store_id):
     """What stands in ana.json is not believed to be a path; a store without an id has no key."""
-    keys.make(str(tmp_path / "config" / "ana" / "keys" / "the-id"), "the-id")
-    keys.make(str(tmp_path / "config" / "elsewhere"), "another")
+    keyring.make(str(tmp_path / "config" / "ana" / "keys" / "the-id"), "the-id")
+    keyring.make(str(tmp_path / "config" / "elsewhere"), "another")
     uuid, _ = stored(folder, 1, None)
     config = json.loads((folder / "ana.json").read_text())
     (folder / "ana.json").write_text(json.dumps({**config, "id": store_id}))

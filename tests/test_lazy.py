@@ -6,8 +6,8 @@ import classes
 import pytest
 
 import ana
-from ana import fetching
-from ana.stores.directory import DirectoryStore
+from ana.persist import prefetching
+from ana.stores.directory.store import DirectoryStore
 
 
 class Special(ana.Ref):
@@ -18,7 +18,7 @@ class Special(ana.Ref):
 def folder(request, tmp_path, monkeypatch):
     """Return a store's folder, with a layer over it; it answers at once, or late."""
     if request.param == "network":
-        monkeypatch.setattr(fetching, "answers_late", fetching.is_folder)
+        monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
     ana.set_dl(pickle_dir=tmp_path / "s", durable=False)
     return tmp_path / "s"
 
@@ -72,7 +72,7 @@ def test_refs_in_a_storable_are_not_opened(folder, opened):
     lazy = {ref.uuid for ref in (*(one.x[0] for one in outer.x[:6]), *outer.x[6:])}
     # The first few after a Storable are looked up ahead, where that is done at all: what they are is not known.
     ahead = set(opened) - needed - {one.x[0].uuid for one in outer.x[:6]}
-    assert len(ahead & lazy) <= fetching.SAMPLE_STATES
+    assert len(ahead & lazy) <= prefetching.SAMPLE_STATES
     assert needed <= set(opened)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ana import limits
+from ana.runtime import cgroups
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_cgroups_quota(tmp_path, files, expected):
     """Of version 2 and 1; no limit, or none that can be read, is none."""
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert limits._quota(str(tmp_path)) == expected
+    assert cgroups._quota(str(tmp_path)) == expected
 
 
 def test_the_least_quota_of_all_levels_counts(monkeypatch, tmp_path):
@@ -29,13 +29,13 @@ def test_the_least_quota_of_all_levels_counts(monkeypatch, tmp_path):
     (tmp_path / "job" / "cpu.max").write_text("130000 100000\n")
     (tmp_path / "job" / "step" / "cpu.max").write_text("800000 100000\n")
     (tmp_path / "cgroup").write_text("0::/job/step\n")
-    monkeypatch.setattr(limits, "_CGROUP", str(tmp_path / "cgroup"))
-    monkeypatch.setattr(limits, "_CGROUP_ROOT", str(tmp_path))
-    limits._cpus.cache_clear()
+    monkeypatch.setattr(cgroups, "_CGROUP", str(tmp_path / "cgroup"))
+    monkeypatch.setattr(cgroups, "_CGROUP_ROOT", str(tmp_path))
+    cgroups._cpus.cache_clear()
     try:
-        assert limits._cpus(0) == 2
+        assert cgroups._cpus(0) == 2
     finally:
-        limits._cpus.cache_clear()
+        cgroups._cpus.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def test_a_cgroups_memory(tmp_path, files, expected):
     """Of version 2 and 1; no limit, one beyond the machine's memory, or none that can be read, is none."""
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert limits._limit_bytes(str(tmp_path)) == expected
+    assert cgroups._limit_bytes(str(tmp_path)) == expected
 
 
 def test_the_least_memory_of_all_levels_counts(monkeypatch, tmp_path):
     """A job's limit holds for its steps; without any, it is the machine's memory."""
     (tmp_path / "job" / "step").mkdir(parents=True)
     (tmp_path / "cgroup").write_text("0::/job/step\n")
-    monkeypatch.setattr(limits, "_CGROUP", str(tmp_path / "cgroup"))
-    monkeypatch.setattr(limits, "_CGROUP_ROOT", str(tmp_path))
-    limits._memory_bytes.cache_clear()
+    monkeypatch.setattr(cgroups, "_CGROUP", str(tmp_path / "cgroup"))
+    monkeypatch.setattr(cgroups, "_CGROUP_ROOT", str(tmp_path))
+    cgroups._memory_bytes.cache_clear()
     try:
-        assert limits._memory_bytes(0) == limits._machine_bytes() > 1 << 28
+        assert cgroups._memory_bytes(0) == cgroups._machine_bytes() > 1 << 28
         (tmp_path / "job" / "memory.max").write_text("300000000\n")
         (tmp_path / "job" / "step" / "memory.max").write_text("500000000\n")
-        assert limits._memory_bytes(1) == 300_000_000
+        assert cgroups._memory_bytes(1) == 300_000_000
     finally:
-        limits._memory_bytes.cache_clear()
+        cgroups._memory_bytes.cache_clear()

@@ -14,8 +14,9 @@ from classes import A, B, Counted, Node
 from gauge import Gauge
 
 import ana
-from ana import fetching, identity, many
-from ana.stores.directory import DirectoryStore
+from ana.objects import identity
+from ana.persist import bulk, prefetching
+from ana.stores.directory.store import DirectoryStore
 
 COUNT = 600
 """More than a window of reading."""
@@ -34,14 +35,14 @@ def layer(request, tmp_path, monkeypatch):
     if request.param == "memory":
         return ana.DataLayer()
     if request.param == "late":
-        monkeypatch.setattr(fetching, "answers_late", fetching.is_folder)
+        monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
     return ana.DirDataLayer(tmp_path / "store", durable=request.param == "durable")
 
 
 @pytest.fixture
 def late(tmp_path, monkeypatch):
     """A folder that is taken for one on a network filesystem."""
-    monkeypatch.setattr(fetching, "answers_late", fetching.is_folder)
+    monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
     return ana.DirDataLayer(tmp_path / "late", durable=False)
 
 
@@ -361,7 +362,7 @@ def test_puts_and_gets_overlap(tmp_path, monkeypatch):
     uuids = layer.store_many([A(number) for number in range(50)])
     assert puts.most > 1
     assert puts.calls == 50
-    monkeypatch.setattr(fetching, "answers_late", fetching.is_folder)
+    monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
     gc.collect()
     anew(layer).load_many(uuids)
     assert gets.most > 1
@@ -384,18 +385,18 @@ def test_children_are_read_at_the_same_time_unless_few(late, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", None)
     with ana.using_dl(anew(late)):
         assert len(A.ana_load(uuids[1]).x) == 2
-    monkeypatch.setattr(fetching, "answers_late", lambda _: False)
+    monkeypatch.setattr(prefetching, "answers_late", lambda _: False)
     with ana.using_dl(anew(late)):
         assert len(A.ana_load(uuids[0]).x) == 50
 
 
 def test_memory_is_bounded(late, monkeypatch):
     """No more than a window's bytes wait to be put, nor are held ahead, however many there are."""
-    monkeypatch.setattr(many, "WINDOW_BYTES", 1 << 20)
-    monkeypatch.setattr(fetching, "MOST_BYTES", 1 << 20)
-    monkeypatch.setattr(fetching, "SMALL_BYTES", 0)
+    monkeypatch.setattr(bulk, "WINDOW_BYTES", 1 << 20)
+    monkeypatch.setattr(prefetching, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(prefetching, "SMALL_BYTES", 0)
     waiting, ahead = [], []
-    flush, read = many._Batch.flush, fetching.Ahead._read
+    flush, read = bulk._Batch.flush, prefetching.Ahead._read
 
     def watched_flush(batch):
         waiting.append(batch._waiting_bytes)
@@ -406,8 +407,8 @@ def test_memory_is_bounded(late, monkeypatch):
         ahead.append(states._bytes)
         return result
 
-    monkeypatch.setattr(many._Batch, "flush", watched_flush)
-    monkeypatch.setattr(fetching.Ahead, "_read", watched_read)
+    monkeypatch.setattr(bulk._Batch, "flush", watched_flush)
+    monkeypatch.setattr(prefetching.Ahead, "_read", watched_read)
     contents = [os.urandom(100_000) for _ in range(60)] + [os.urandom(3 << 20), b"last"]
     uuids = late.store_many(A(content) for content in contents)
     assert 6 <= len(waiting) <= 10

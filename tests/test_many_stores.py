@@ -9,7 +9,8 @@ import classes
 import pytest
 
 import ana
-from ana import counters, current, layer
+from ana.layers import current, layer
+from ana.runtime import counters
 
 
 def references(tmp_path, number, size=100):

@@ -12,8 +12,8 @@ import pytest
 from helpers import raw_record, raw_tree
 
 import ana
-from ana import record
-from ana.stores.directory import DirectoryStore
+from ana.format import record
+from ana.stores.directory.store import DirectoryStore
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -8,7 +8,7 @@ from helpers import mounts as mounting
 from helpers import node as nodes
 
 import ana
-from ana import mounts
+from ana.fs import mounts
 
 
 @pytest.fixture

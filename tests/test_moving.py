@@ -391,7 +391,7 @@ def test_nothing_is_put_into_a_store(many, tmp_path, capfd, name, command):
 
 def test_too_many_names_for_one_file(many, tmp_path, monkeypatch):
     """What an import would refuse is not written."""
-    monkeypatch.setattr("ana.maintenance.exporting.MOST_MANIFEST_BYTES", 100)
+    monkeypatch.setattr("ana.maintenance.export.MOST_MANIFEST_BYTES", 100)
     store, names = many
     with pytest.raises(ana.StoreError, match="too many for one file"):
         maintenance.export_states(store, names, tmp_path / "new")

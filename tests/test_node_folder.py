@@ -15,7 +15,8 @@ from helpers import limits, mounts, processes
 from helpers.node import Node, is_mapped, noise
 
 import ana
-from ana import entries, files, nodefolder, tiers
+from ana.fs import files
+from ana.stores.node_cache import entries, node_folder, store
 
 KIB, MIB = 1 << 10, 1 << 20
 STRANGER = 12345
@@ -99,7 +100,7 @@ def test_what_is_too_large_does_not_keep_others_out(node):
 
 def test_many_entries_do_not_use_up_the_descriptors(node):
     """More states than the process may have files open are loaded and held; the program can still open files."""
-    uuids = [node.store(noise(number, tiers.LEAST_BYTES)) for number in range(60)]
+    uuids = [node.store(noise(number, store.LEAST_BYTES)) for number in range(60)]
     program = """
 import resource, sys, numpy as np, ana
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -112,7 +113,7 @@ print(*(float(array.sum()) for array in held))
     mapped, opened = map(int, said.split())
     assert mapped >= 16
     assert opened == 32
-    assert [float(word) for word in sums.split()] == [float(noise(n, tiers.LEAST_BYTES).sum()) for n in range(60)]
+    assert [float(word) for word in sums.split()] == [float(noise(n, store.LEAST_BYTES).sum()) for n in range(60)]
 
 
 def test_a_full_disk_means_no_caching(node, tmp_path):
@@ -146,7 +147,7 @@ DISKS = {
 def test_a_disk_that_becomes_full_meanwhile_means_no_caching(node, tmp_path, monkeypatch, make):
     """The real error of a write in the middle of an entry: the task gets its data, and nothing is left."""
     uuid = node.store(noise(1, 8 * MIB))
-    monkeypatch.setattr(nodefolder.NodeFolder, "_make_room", lambda *_: True)
+    monkeypatch.setattr(node_folder.NodeFolder, "_make_room", lambda *_: True)
     with DISKS[make](tmp_path / "disk") as node.cache:
         found = node.load(uuid)
         assert np.array_equal(found, noise(1, 8 * MIB))
@@ -157,9 +158,9 @@ def test_a_disk_that_becomes_full_meanwhile_means_no_caching(node, tmp_path, mon
 def test_after_a_refusal_the_disk_is_left_alone_for_a_while(node, tmp_path, monkeypatch):
     """A full disk is not filled up anew by each state."""
     uuids = [node.store(noise(number, 8 * MIB)) for number in range(3)]
-    monkeypatch.setattr(nodefolder.NodeFolder, "_make_room", lambda *_: True)
-    created, create = [], nodefolder._create
-    monkeypatch.setattr(nodefolder, "_create", lambda path: created.append(1) or create(path))
+    monkeypatch.setattr(node_folder.NodeFolder, "_make_room", lambda *_: True)
+    created, create = [], node_folder._create
+    monkeypatch.setattr(node_folder, "_create", lambda path: created.append(1) or create(path))
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as node.cache, ana.using_dl(node.layer()):
         for number, uuid in enumerate(uuids):
             assert np.array_equal(ana.Ref.ana_load(uuid).value, noise(number, 8 * MIB))
@@ -368,7 +369,7 @@ def test_entries_of_other_keys_stores_and_boots_are_never_used(node, reads, monk
         assert not _is_used(node, uuid, reads)
         assert entry.read_bytes() == right
     assert _is_used(node, uuid, reads)
-    monkeypatch.setattr(nodefolder, "boot_id", lambda: bytes(16))
+    monkeypatch.setattr(node_folder, "boot_id", lambda: bytes(16))
     assert not _is_used(node, uuid, reads)
 
 
@@ -419,8 +420,8 @@ def test_whenever_a_signal_handler_raises_an_entry_is_closed_once(node):
     uuid = node.store(noise(1))
     node.load(uuid)
     (entry,) = node.entries()
-    folder = nodefolder.NodeFolder(str(node.cache), entry.parent.name, None)
-    code = {nodefolder.NodeFolder.open.__code__, nodefolder.OpenedEntry.__init__.__code__}
+    folder = node_folder.NodeFolder(str(node.cache), entry.parent.name, None)
+    code = {node_folder.NodeFolder.open.__code__, node_folder.OpenedEntry.__init__.__code__}
     before = sys.gettrace()
     leaks = 0
     for moment in itertools.count():

@@ -18,9 +18,11 @@ from helpers import processes, raw_tree
 from helpers.node import Children, Node, is_mapped, noise
 
 import ana
-from ana import files, locks, nodefolder, tiers, turns
-from ana.counters import Counters
-from ana.stores import directory
+from ana.fs import files, locks, node_lock
+from ana.runtime.counters import Counters
+from ana.stores.directory import store as directory
+from ana.stores.node_cache import node_folder
+from ana.stores.node_cache import store as tiered
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -179,8 +181,8 @@ def test_a_forked_child_uses_what_is_mapped_and_maps_more(node):
 LEADER = """
 import sys, time
 import ana
-from ana import nodefolder, tiers
-writer = nodefolder._writer
+from ana.stores.node_cache import node_folder, store as tiered
+writer = node_folder._writer
 
 begun = []
 
@@ -194,7 +196,7 @@ def slowly(descriptor):
             sys.stdin.readline()
     return put_once
 
-nodefolder._writer = slowly
+node_folder._writer = slowly
 ana.set_dl(pickle_dir=sys.argv[1], node_cache=sys.argv[2])
 print(float(ana.Ref.ana_load(sys.argv[3]).value.sum()), flush=True)
 """
@@ -204,7 +206,7 @@ print(float(ana.Ref.ana_load(sys.argv[3]).value.sum()), flush=True)
 def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch):
     """Its lock dies with it; whoever waited fetches at once, and its half-written file is removed later."""
     uuid = node.store(noise(1))
-    monkeypatch.setattr(tiers, "WAIT_SECONDS", 100.0)
+    monkeypatch.setattr(tiered, "WAIT_SECONDS", 100.0)
     with Children(1, LEADER, node.tree, node.cache, uuid) as leader:
         assert leader.answers() == ["writing"]
         assert len(node.leftovers()) == 2
@@ -219,7 +221,7 @@ def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch):
     assert len(node.entries()) == 1
     (left,) = node.leftovers()
     assert left.name.startswith(".tmp-")
-    monkeypatch.setattr(nodefolder, "_LEFT_SECONDS", 0.0)
+    monkeypatch.setattr(node_folder, "_LEFT_SECONDS", 0.0)
     node.load(node.store(noise(2)))
     assert node.leftovers() == []
 
@@ -227,8 +229,8 @@ def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch):
 def test_a_leader_that_is_stopped_holds_others_up_for_a_bounded_time(node, monkeypatch, caplog):
     """After the wait another one fetches; the stopped one goes on later, and harms nobody."""
     uuid, other = node.store(noise(1)), node.store(noise(2))
-    monkeypatch.setattr(tiers, "WAIT_SECONDS", 0.3)
-    monkeypatch.setattr(nodefolder, "_LEFT_SECONDS", 0.0)
+    monkeypatch.setattr(tiered, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(node_folder, "_LEFT_SECONDS", 0.0)
     with Children(1, LEADER, node.tree, node.cache, uuid) as leader:
         assert leader.answers() == ["writing"]
         leader.all[0].send_signal(signal.SIGSTOP)
@@ -254,7 +256,7 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
     """The child closes its parent's lock and file; the parent's release is a release."""
     uuid = node.store(noise(1))
     begun, go_on = threading.Event(), threading.Event()
-    writer = nodefolder._writer
+    writer = node_folder._writer
 
     def slowly(descriptor):
         put = writer(descriptor)
@@ -266,13 +268,13 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
 
         return put_late
 
-    monkeypatch.setattr(nodefolder, "_writer", slowly)
+    monkeypatch.setattr(node_folder, "_writer", slowly)
     context = multiprocessing.get_context("fork")
     end, ready = context.Event(), context.Queue()
 
     def watched():
         # Closed ones of other tests may be waiting for the garbage collection.
-        return [file for file in turns._watched.values() if not file.closed]
+        return [file for file in node_lock._watched.values() if not file.closed]
 
     def child():
         ready.put([path for path in leaks._open_files() if str(node.cache) in path])
@@ -288,7 +290,7 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
             assert len(watched()) == 2
             go_on.set()
             fetching.result()
-            with turns.Turn(str(node.entries()[0].parent / ".lock-x"), lambda: None, 0.0) as turn:
+            with node_lock.Turn(str(node.entries()[0].parent / ".lock-x"), lambda: None, 0.0) as turn:
                 assert turn.held
         finally:
             go_on.set()
@@ -304,7 +306,7 @@ INTERRUPTED = """
 import os, random, shutil, signal, sys, time
 import numpy as np
 import ana
-from ana import turns
+from ana.fs import node_lock as turns
 
 class Alarm(BaseException):
     pass
@@ -363,7 +365,7 @@ def test_turns_are_taken_one_at_a_time(tmp_path, crowd):
 
     def take(_):
         for _ in range(20):
-            with turns.Turn(str(tmp_path / "lock"), lambda: None, 60.0) as turn:
+            with node_lock.Turn(str(tmp_path / "lock"), lambda: None, 60.0) as turn:
                 assert turn.held
                 inside.append(1)
                 most.append(len(inside))
@@ -388,7 +390,7 @@ def test_those_who_find_a_state_damaged_read_it_again_at_different_times(node, m
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    monkeypatch.setattr("ana.mounts.is_network", lambda _: True)
+    monkeypatch.setattr("ana.fs.mounts.is_network", lambda _: True)
     pauses = []
     monkeypatch.setattr(files, "look_anew", lambda _, pause=0.0: pauses.append(pause))
     for _ in range(20):
@@ -402,7 +404,7 @@ def test_those_who_find_a_state_damaged_read_it_again_at_different_times(node, m
 def test_those_who_miss_a_state_look_again_a_bounded_number_of_times(node, monkeypatch):
     """On a network filesystem: longer and longer pauses that differ between tasks, and not much more than ANA_WAIT."""
     node.store(noise(1))
-    monkeypatch.setattr("ana.mounts.is_network", lambda _: True)
+    monkeypatch.setattr("ana.fs.mounts.is_network", lambda _: True)
     monkeypatch.setenv("ANA_WAIT", "2")
     seen = []
     monkeypatch.setattr(files, "look_anew", lambda _, pause=0.0: seen.append(pause))

@@ -18,8 +18,8 @@ import filelock  # noqa: F401 - see above
 import pytest
 
 import ana
-from ana import record
-from ana.stores.directory import DirectoryStore
+from ana.format import record
+from ana.stores.directory.store import DirectoryStore
 
 OWNER, ATTACKER, COLLEAGUE = 23_451, 23_452, 23_453
 GROUP = 23_450

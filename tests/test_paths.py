@@ -9,8 +9,11 @@ from helpers import care
 from helpers.care import ran
 
 import ana
-from ana import keys, maintenance, paths, statistics
-from ana.cli import output
+from ana import maintenance
+from ana.cli import common
+from ana.fs import paths
+from ana.layers import statistics
+from ana.stores.directory import keyring
 
 NOBODY = 61004
 
@@ -91,7 +94,7 @@ def test_without_a_home_all_else_works(homeless, monkeypatch, capfd):
         layer.store_state("mine", 5)
         assert layer.load_state("mine") == 5
     assert ran(capfd, "-d", "store", "ls").code == 0
-    assert ran(capfd, "-d", "~/store", "ls").code == output.FAILED
+    assert ran(capfd, "-d", "~/store", "ls").code == common.FAILED
     assert sorted(path.name for path in homeless.iterdir()) == ["store"]
 
 
@@ -103,7 +106,7 @@ def test_a_folder_of_keys_is_found_from_everywhere(monkeypatch, tmp_path, config
     monkeypatch.setenv("XDG_CONFIG_HOME", config)
     where = maintenance.init(tmp_path / "store", keyed=True).key_file
     assert Path(where).parent == tmp_path / "me" / ".config" / "ana" / "keys"
-    assert where == keys.default_path(Path(where).name)
+    assert where == keyring.default_path(Path(where).name)
 
 
 def test_a_working_folder_that_is_gone(gone, tmp_path, capfd):
@@ -117,5 +120,5 @@ def test_a_working_folder_that_is_gone(gone, tmp_path, capfd):
     assert ran(capfd, "-d", store, "ls").code == 0
     for words in (("ls",), ("-d", "pickles", "ls"), ("-d", store, "export", care.numbered(1), "-o", "x.ana")):
         done = ran(capfd, *words)
-        assert (done.code, len(done.err.splitlines())) == (output.FAILED, 1)
+        assert (done.code, len(done.err.splitlines())) == (common.FAILED, 1)
         assert "working folder of this process is gone" in done.err

@@ -99,7 +99,7 @@ def test_results_made_by_workers(folder, method, monkeypatch):
 
 def use_environment():
     """Be a worker's initializer: forget what the parent set, as processes of another machine would."""
-    from ana import layer
+    from ana.layers import layer
 
     layer._current = None
 

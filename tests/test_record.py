@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ana
-from ana import record
+from ana.format import record
 
 SAMPLE = Path(__file__).parent / "data" / "tree-1"
 HELPERS = Path(raw_record.__file__).parent

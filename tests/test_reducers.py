@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import ana
-from ana import fence, pickling
+from ana.objects import pickling, restricted
 
 PATHS = {
     "where": pathlib.PurePosixPath("/a/b"),
@@ -27,7 +27,7 @@ def test_a_path_has_the_same_address_in_every_version_of_python():
     assert ana.Ref.ana_load(PATHS_UUID).value == PATHS
 
 
-@pytest.mark.parametrize("allowed", [None, fence.Fence(["classes"])])
+@pytest.mark.parametrize("allowed", [None, restricted.Fence(["classes"])])
 def test_a_path_that_python_3_13_wrote_loads_in_every_version(allowed):
     """Its module's name is not known to 3.11 and 3.12; behind a fence, too."""
     assert pickling.load([WRITTEN_BY_3_13], allowed) == pathlib.PosixPath("/a/b")
@@ -45,8 +45,8 @@ class Held:
 
 def test_reducers_of_users_come_first(monkeypatch):
     """What a program has registered by copyreg is not replaced."""
-    monkeypatch.setattr("ana.pickling._OTHER_PATHS", True)
-    monkeypatch.setattr("ana.reducers.table", lambda: {Held: lambda _: (str, ("ours",))})
+    monkeypatch.setattr("ana.objects.pickling._OTHER_PATHS", True)
+    monkeypatch.setattr("ana.objects.reducers.table", lambda: {Held: lambda _: (str, ("ours",))})
     assert ana.Ref(Held())._ana_getstate()
     ana.set_dl(ana.DictDataLayer({}))
     data = pickle.dumps(ana.Ref([Held()]))

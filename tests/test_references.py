@@ -423,7 +423,7 @@ def test_ana_store_heals_a_damaged_or_missing_state(folder):
 
 def test_a_process_that_only_passes_objects_on_loads_nothing(tmp_path, monkeypatch):
     """After `defer_loads`: what is unpickled is loaded when it is used, and pickled again into the same reference."""
-    from ana import current
+    from ana.layers import current
 
     ana.set_dl(pickle_dir=tmp_path / "s")
     obj = classes.Counted([1])

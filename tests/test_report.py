@@ -12,7 +12,9 @@ import pytest
 from helpers import care, mounts, processes, raw_tree
 from helpers.care import numbered, put, ran
 
-from ana import maintenance, record, statistics
+from ana import maintenance
+from ana.format import record
+from ana.layers import statistics
 
 INSTALL = "no chromium: apt-get install chromium"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")

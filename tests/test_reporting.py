@@ -13,8 +13,8 @@ import pytest
 from helpers import processes
 
 import ana
-from ana import statistics
-from ana.statistics import Stats
+from ana.layers import statistics
+from ana.layers.statistics import Stats
 
 PATIENCE_SECONDS = 60
 
@@ -243,7 +243,7 @@ def test_it_is_written_again_after_a_while(tmp_path):
     program = (
         MAKE
         + """
-from ana import reporting
+from ana.layers import stats_file as reporting
 reporting._reporter.next = 0.0  # as if a minute had passed
 classes.A(1).make_uuid()
 classes.A(2).make_uuid()
@@ -302,7 +302,7 @@ def test_what_goes_wrong_is_a_line_in_the_log(tmp_path, obstacle):
         + "import logging; logging.basicConfig()\n"
         + MAKE
         + """
-from ana import reporting
+from ana.layers import stats_file as reporting
 reporting._reporter.next = 0.0
 classes.A(2).make_uuid()
 """

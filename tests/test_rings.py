@@ -10,7 +10,7 @@ from helpers import rings
 from helpers.processes import ask_python, environment
 
 import ana
-from ana import progress
+from ana.runtime import thread_progress
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_who_reads_is_waited_for(folder):
     config = rings.Config(2)
     config.make_uuid()
     slow = """
-from ana.stores.directory import DirectoryStore
+from ana.stores.directory.store import DirectoryStore
 get, gets = DirectoryStore.get, []
 def slowly(*arguments, **options):
     rings.began.set(); gets.append(1)
@@ -192,7 +192,7 @@ def test_a_thread_that_computes_gets_on():
     lock, stop, seen = threading.Lock(), threading.Event(), []
 
     def work(wait):
-        seen.append(progress.Thread())
+        seen.append(thread_progress.Thread())
         if wait:
             with lock:
                 return

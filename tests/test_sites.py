@@ -9,9 +9,9 @@ import pytest
 from helpers import mounts, processes
 
 import ana
-from ana import current, sites
 from ana import reference as references
 from ana.errors import ANAError, StateNotFoundError
+from ana.layers import current, path_map
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def _map(monkeypatch, *pairs):
 def test_the_longest_pair_of_whole_components_counts(monkeypatch, said, home, found):
     """A home is mapped once, by the longest FROM that is a prefix of it component by component; else it stays."""
     monkeypatch.setenv("ANA_PATH_MAP", said)
-    assert sites.here(home) == found
+    assert path_map.here(home) == found
 
 
 BAD = ["/a", "/a=b", "a=/b", "/a=", "=/b", "/a=/b=/c", "/a=/b:nonsense", "/a=/b:/a=/c", " /a=/b"]
@@ -71,7 +71,7 @@ def test_a_map_that_makes_no_sense_is_refused(monkeypatch, said):
     """ANAError names the variable, what it holds, and how it should look."""
     monkeypatch.setenv("ANA_PATH_MAP", said)
     with pytest.raises(ANAError, match="ANA_PATH_MAP is FROM=TO") as caught:
-        sites.here("/a/x")
+        path_map.here("/a/x")
     assert repr(said) in str(caught.value)
 
 

@@ -255,9 +255,9 @@ def test_a_page_of_a_store_with_a_hostile_path(hostile, place):
 
 def test_numbers_that_json_has_not(capsys):
     """What is no number is null."""
-    from ana.cli import output
+    from ana.cli import common
 
-    output.emit({"a": float("nan"), "b": [float("inf"), 1.5], "c": ana.StateNotFoundError("x", "y")})
+    common.emit({"a": float("nan"), "b": [float("inf"), 1.5], "c": ana.StateNotFoundError("x", "y")})
     assert json.loads(capsys.readouterr().out)["b"] == [None, 1.5]
 
 

@@ -14,9 +14,11 @@ import pytest
 from helpers import processes, raw_tree
 
 import ana
-from ana import counters, locks, statistics
-from ana.statistics import Stats
-from ana.stores.directory import DirectoryStore
+from ana.fs import locks
+from ana.layers import statistics
+from ana.layers.statistics import Stats
+from ana.runtime import counters
+from ana.stores.directory.store import DirectoryStore
 
 MIB = 1 << 20
 NOISE = blake3.blake3(b"noise").digest(length=6 * MIB)
@@ -185,7 +187,7 @@ def test_a_lock_without_a_wait_is_none(tree):
 
 def test_a_lock_that_is_not_to_be_had(tree, monkeypatch):
     """After its time the writer goes on without, which is counted."""
-    monkeypatch.setattr("ana.stores.directory.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("ana.stores.directory.store.LOCK_SECONDS", 0.1)
     lock = _lock_of(tree, "large")
     ana.get_dl().store_state("large", NOISE[: 2 * MIB])
     lock.release()

@@ -10,7 +10,7 @@ import classes
 import pytest
 
 import ana
-from ana import unloaded
+from ana.objects import ghost
 
 
 class NamedPair(NamedTuple):
@@ -367,7 +367,7 @@ def test_a_class_that_nobody_has_any_more_goes_away(tmp_path, make, how):
         obj = cls()
         obj.x = number
         if how == "state missing":
-            unloaded.unload(obj, f"missing {number}", lambda: None)
+            ghost.unload(obj, f"missing {number}", lambda: None)
             assert "not loaded" in repr(obj)
         elif how == "stored":
             obj.make_uuid()
@@ -386,5 +386,5 @@ def test_the_unloaded_class_of_a_class_is_one(tmp_path):
     """As long as anybody has an object of it."""
     one, two = classes.A(1), classes.A(2)
     for obj in (one, two):
-        unloaded.unload(obj, f"missing {obj.x}", lambda: None)
+        ghost.unload(obj, f"missing {obj.x}", lambda: None)
     assert type(one) is type(two)

@@ -11,8 +11,8 @@ from helpers import places, raw_record
 from helpers.limits import largest_file
 
 import ana
-from ana import record
 from ana.errors import CorruptedStateError, StateNotFoundError, UnsupportedFormatError
+from ana.format import record
 
 KEY = "5f3ac0e1-1234-4123-9123-123456789abc"
 OTHER = "5f3ac0e1-1234-4123-9123-123456789abd"

@@ -12,7 +12,7 @@ from classes import A
 from helpers import processes, raw_record, raw_tree
 
 import ana
-from ana import files
+from ana.fs import files
 
 STORED = [[number, "x" * 2000] for number in range(2)]
 PROGRAM = """

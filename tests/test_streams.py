@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ana
-from ana import maintenance, streams
-from ana.streams import LARGE_BYTES
+from ana import maintenance
+from ana.objects import out_of_band
+from ana.objects.out_of_band import LARGE_BYTES
 
 LARGE = LARGE_BYTES
 SMALL = LARGE_BYTES - 1
@@ -30,7 +31,7 @@ class Thing:
 
 
 def _pickled(state, pickler_class=pickle.Pickler):
-    return streams.write(pickler_class, state)
+    return out_of_band.write(pickler_class, state)
 
 
 def _segments(pickled):
@@ -107,7 +108,7 @@ def test_a_state_without_large_bytes_is_the_pickle_that_python_makes(state):
         buffers = []
 
         def keep(buffer):
-            if buffer.raw().nbytes < streams.IN_BAND_BYTES:
+            if buffer.raw().nbytes < out_of_band.IN_BAND_BYTES:
                 return True
             buffers.append(bytes(buffer.raw()))
             return False
@@ -156,10 +157,10 @@ def test_a_frame_is_not_taken_for_an_object():
 
     # So long that the frame ends right behind the next integer.
     filler = "x" * 65_522
-    streams.write(Spy, [filler, 1 << 33, huge])
+    out_of_band.write(Spy, [filler, 1 << 33, huge])
     number = int.from_bytes(opcode(), "little")
     written.clear()
-    pickled = streams.write(Spy, [filler, number, huge])
+    pickled = out_of_band.write(Spy, [filler, number, huge])
     assert written[-2].endswith(opcode())
     assert pickled.wholes == ()
     assert _loaded(pickled) == [filler, number, huge]
@@ -169,7 +170,7 @@ def test_classes_are_looked_for_beside_large_objects():
     """Opcodes are searched for a name; what an object holds is not."""
 
     def mentions(state):
-        return any(b"__main__" in frames for frames in streams.write(pickle.Pickler, state).frames)
+        return any(b"__main__" in frames for frames in out_of_band.write(pickle.Pickler, state).frames)
 
     assert not mentions([b"__main__" * LARGE, "harmless"])
     assert mentions([[str(number) for number in range(900_000)], b"x" * LARGE, "__main__", 1 << 8 * LARGE])

@@ -8,9 +8,10 @@ import threading
 import pytest
 from helpers.processes import ask_python, run_program
 
-from ana import maintenance, threads
-from ana.cli.output import Output, progress
+from ana import maintenance
+from ana.cli.common import Output, progress
 from ana.errors import ANAError
+from ana.runtime import threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -115,7 +116,7 @@ def test_who_waits_for_another_thread_is_woken(broken):
 
 INTERRUPTED = """
 import os, signal, threading, time
-from ana import threads
+from ana.runtime import threads
 
 class Signal(BaseException):
     pass

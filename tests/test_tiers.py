@@ -13,7 +13,9 @@ from helpers import processes, raw_record, raw_tree
 from helpers.node import Node, is_mapped, noise
 
 import ana
-from ana import files, mounts, nodefolder, tiers
+from ana.fs import files, mounts
+from ana.stores.node_cache import node_folder
+from ana.stores.node_cache import store as tiered
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -68,7 +70,7 @@ def test_the_second_load_reads_nothing_of_the_tree(node, reads):
 
 def test_small_states_are_left_to_the_tree(node):
     """Below the threshold nothing is cached, not even the folder is made."""
-    array = noise(1, tiers.LEAST_BYTES // 2)
+    array = noise(1, tiered.LEAST_BYTES // 2)
     assert np.array_equal(node.load(node.store(array)), array)
     assert not node.cache.exists()
 
@@ -281,7 +283,7 @@ def test_auto_takes_the_first_place_that_is_local(node, tmp_path, monkeypatch):
         assert len(list(tmp_path.rglob(uuid))) == {"TMPDIR": 1, "LOCAL_SCRATCH": 2, "SLURM_TMPDIR": 3}[name]
     for bad in ("relative", str(tmp_path / "missing"), "/proc"):
         monkeypatch.setenv("SLURM_TMPDIR", bad)
-        assert nodefolder.choose("auto") == str(tmp_path / "LOCAL_SCRATCH")
+        assert node_folder.choose("auto") == str(tmp_path / "LOCAL_SCRATCH")
 
 
 def test_a_place_on_a_network_filesystem_is_refused(node, monkeypatch, caplog):
@@ -292,12 +294,12 @@ def test_a_place_on_a_network_filesystem_is_refused(node, monkeypatch, caplog):
     assert node.load(uuid).flags.writeable
     assert "network filesystem" in caplog.text
     monkeypatch.setenv("TMPDIR", str(node.cache.parent))
-    assert nodefolder.choose("auto") is None
+    assert node_folder.choose("auto") is None
 
 
 def test_without_a_boot_id_there_is_no_cache(node, monkeypatch, tmp_path):
     """Then nobody could tell an entry that was on its way to the disk when the node went down."""
-    monkeypatch.setattr(nodefolder, "_BOOT_ID", str(tmp_path / "missing"))
+    monkeypatch.setattr(node_folder, "_BOOT_ID", str(tmp_path / "missing"))
     assert node.load(node.store(noise(1))).flags.writeable
     assert not node.cache.exists()
 
@@ -316,7 +318,7 @@ def test_options_that_make_no_sense_are_refused(node, monkeypatch):
             node.layer()
     assert not node.tree.exists()
     for said, found in (("", None), ("17", 17), ("3k", 3 << 10), ("2M", 2 << 20), ("20G", 20 << 30), ("1T", 1 << 40)):
-        assert tiers.limit(said, "it") == found
+        assert tiered.limit(said, "it") == found
 
 
 def test_the_environments_bound_is_kept(node, monkeypatch):

@@ -10,7 +10,7 @@ import classes
 import pytest
 
 import ana
-from ana import processes
+from ana.layers import inheritance
 
 METHODS = pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 OTHERS = pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -143,7 +143,7 @@ def test_a_parents_store_that_is_gone(folder):
 @METHODS
 def test_without_any_store_values_travel(method, monkeypatch):
     """The default layer: arguments and results work, names and identity are kept; one warning names the cure."""
-    monkeypatch.setattr(processes, "_told", False)
+    monkeypatch.setattr(inheritance, "_told", False)
     before = ana.Ref(["before"])
     before.make_uuid()
     with warnings.catch_warnings(record=True) as caught, pool_of(method) as pool:

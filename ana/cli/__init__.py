@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ana._version import __version__
+from ana.cli.common import DONE, FAILED, exit_code, printable, refuse_empty, store_options, warn
 from ana.cli.completion import completion
 from ana.cli.demo import demo_command
 from ana.cli.health import info, stats, sweep, verify
@@ -19,10 +20,9 @@ from ana.cli.keeping import forget, gc, keep, roots
 from ana.cli.keying import init, key
 from ana.cli.looking import cat, ls, show
 from ana.cli.moving import export, import_command
-from ana.cli.output import DONE, FAILED, exit_code, printable, refuse_empty, store_options, warn
 from ana.cli.report import report
 from ana.errors import ANAError
-from ana.stdio import OutputError
+from ana.runtime.stdio import OutputError
 
 __all__ = ["ana", "run"]
 

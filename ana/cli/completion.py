@@ -6,7 +6,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from ana import maintenance
-from ana.cli.output import Output, store_options
+from ana.cli.common import Output, store_options
 from ana.errors import ANAError
 
 __all__ = ["completion", "roots", "uuids"]

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ana import demo
-from ana.cli.output import DONE, FAILED, Output, emit, output_options, said, size, times
+from ana.cli.common import DONE, FAILED, Output, emit, output_options, said, size, times
 
 __all__ = ["demo_command"]
 

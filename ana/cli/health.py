@@ -6,9 +6,8 @@ from typing import Any
 import click
 from rich.text import Text
 
-from ana import maintenance, statistics
-from ana.cli.jobs import ENVIRONMENT, document, jobs_option, show_jobs, view
-from ana.cli.output import (
+from ana import maintenance
+from ana.cli.common import (
     AGE,
     DAMAGE,
     DONE,
@@ -29,6 +28,8 @@ from ana.cli.output import (
     warn,
     warn_of,
 )
+from ana.cli.jobs import ENVIRONMENT, document, jobs_option, show_jobs, view
+from ana.layers import statistics
 
 __all__ = ["info", "stats", "sweep", "verify"]
 

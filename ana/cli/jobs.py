@@ -11,9 +11,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ana import maintenance, statistics
-from ana.cli.output import emit, said
-from ana.statistics import Stats, Summary
+from ana import maintenance
+from ana.cli.common import emit, said
+from ana.layers import statistics
+from ana.layers.statistics import Stats, Summary
 
 __all__ = ["ENVIRONMENT", "document", "jobs_option", "show_jobs", "view"]
 

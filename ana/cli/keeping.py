@@ -5,10 +5,7 @@ from typing import Any
 import click
 
 from ana import maintenance
-from ana.cli.completion import roots as root_names
-from ana.cli.looking import when
-from ana.cli.names import given, uuids_argument
-from ana.cli.output import (
+from ana.cli.common import (
     AGE,
     DAMAGE,
     DONE,
@@ -28,6 +25,9 @@ from ana.cli.output import (
     warn,
     warn_of,
 )
+from ana.cli.completion import roots as root_names
+from ana.cli.looking import when
+from ana.cli.names import given, uuids_argument
 
 __all__ = ["forget", "gc", "keep", "roots"]
 

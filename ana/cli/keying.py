@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ana import maintenance
-from ana.cli.output import (
+from ana.cli.common import (
     DONE,
     PARTLY,
     Output,

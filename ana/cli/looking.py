@@ -11,8 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ana import maintenance
-from ana.cli.completion import uuids
-from ana.cli.output import (
+from ana.cli.common import (
     AGE,
     DAMAGE,
     DONE,
@@ -28,6 +27,7 @@ from ana.cli.output import (
     table,
     warn,
 )
+from ana.cli.completion import uuids
 
 __all__ = ["cat", "ls", "show", "when"]
 

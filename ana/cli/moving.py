@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from ana import maintenance
-from ana.cli.names import given, uuids_argument
-from ana.cli.output import (
+from ana.cli.common import (
     DAMAGE,
     DONE,
     Output,
@@ -21,6 +20,7 @@ from ana.cli.output import (
     store_options,
     warn_of,
 )
+from ana.cli.names import given, uuids_argument
 
 __all__ = ["export", "import_command"]
 

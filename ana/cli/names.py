@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import click
 
-from ana import address
+from ana.cli.common import name_or_uuid
 from ana.cli.completion import uuids
-from ana.cli.output import name_or_uuid
+from ana.format import address
 
 __all__ = ["given", "uuids_argument"]
 

@@ -2,19 +2,9 @@
 
 import click
 
-from ana import maintenance, paths
-from ana.cli.output import (
-    AGE,
-    DAMAGE,
-    DONE,
-    Output,
-    emit,
-    output_place,
-    progress,
-    said,
-    store_options,
-    warn_of,
-)
+from ana import maintenance
+from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, output_place, progress, said, store_options, warn_of
+from ana.fs import paths
 
 __all__ = ["report"]
 

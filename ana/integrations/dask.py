@@ -11,7 +11,7 @@ from typing import Any
 from dask.tokenize import normalize_token as _dask_tokens
 from distributed import Scheduler, Worker, WorkerPlugin
 
-from ana import current
+from ana.layers import current
 from ana.storable import Storable
 
 __all__ = ["AnaPlugin", "dask_setup"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from ana import current
+from ana.layers import current
 from ana.storable import Ref
 
 __all__ = ["bcast"]

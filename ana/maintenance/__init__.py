@@ -4,19 +4,19 @@ All of it is safe beside running jobs, may be interrupted at any time and run ag
 maintenance lock, which saves work and carries no safety: two at once do no harm.
 """
 
-from ana.address import MAX_KEY_CHARACTERS
+from ana.format.address import MAX_KEY_CHARACTERS
 from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
+from ana.maintenance.common import LOCK_SECONDS, Doing, Problem, Tell, date, open_store, write_file
 from ana.maintenance.doctor import Finding, Information, info
-from ana.maintenance.exporting import Exported, export_states
-from ana.maintenance.importing import Imported, import_file, import_old
-from ana.maintenance.keeping import Kept, RootInfo, forget, keep, roots
-from ana.maintenance.keying import Initialised, Rotated, init, new_key, rotate_key
-from ana.maintenance.looking import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
-from ana.maintenance.opening import LOCK_SECONDS, Doing, Problem, Tell, date, open_store, write_file
-from ana.maintenance.reporting import report
-from ana.maintenance.statistics import Group, Moment, Stats, Summary, history, stats
-from ana.maintenance.sweeping import LEFTOVER_SECONDS, Swept, sweep
-from ana.maintenance.verifying import Verified, verify
+from ana.maintenance.export import Exported, export_states
+from ana.maintenance.import_ import Imported, import_file, import_old
+from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
+from ana.maintenance.listing import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
+from ana.maintenance.report import report
+from ana.maintenance.roots import Kept, RootInfo, forget, keep, roots
+from ana.maintenance.stats import Group, Moment, Stats, Summary, history, stats
+from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
+from ana.maintenance.verify import Verified, verify
 
 __all__ = [
     "GRACE_SECONDS",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ana import files
+from ana.fs import files
 
 __all__ = ["Member", "members", "part"]
 

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from ana import trash
 from ana.errors import ANAError
-from ana.maintenance.marking import Marking
-from ana.maintenance.opening import (
+from ana.maintenance.common import (
     AHEAD_SECONDS,
     LOCK_SECONDS,
     Doing,
@@ -19,10 +17,11 @@ from ana.maintenance.opening import (
     open_store,
     unlisted,
 )
-from ana.stores import roots
-from ana.stores.closure import children_first
-from ana.stores.directory import DirectoryStore
-from ana.stores.survey import File, Survey, plain_name, trash_name
+from ana.maintenance.mark import Marking
+from ana.stores.directory import roots, trash
+from ana.stores.directory.graph import children_first
+from ana.stores.directory.scan import File, Survey, plain_name, trash_name
+from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["GRACE_SECONDS", "Collected", "Scope", "gc"]
 

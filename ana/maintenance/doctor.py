@@ -3,9 +3,9 @@
 import os
 from dataclasses import dataclass, field
 
-from ana import mounts, probes
 from ana.errors import StoreError
-from ana.maintenance.opening import Path, open_store
+from ana.fs import mounts, probes
+from ana.maintenance.common import Path, open_store
 
 __all__ = ["Finding", "Information", "info"]
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-from ana import chunks, record
-from ana.counters import Counters
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
+from ana.format import chunks, record
+from ana.runtime.counters import Counters
 
 __all__ = ["FoundInMemory", "MemoryStore"]
 

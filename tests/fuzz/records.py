@@ -18,8 +18,8 @@ import atheris
 
 with atheris.instrument_imports(include=["ana"]):
     import ana
-    from ana import header, record, seals
-    from ana.stores.directory import DirectoryStore
+    from ana.format import header, record, signature
+    from ana.stores.directory.store import DirectoryStore
     from ana.stores.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -51,7 +51,7 @@ def main() -> None:
 def _target(root: Path) -> Callable[[bytes], None]:
     store = DirectoryStore(str(root), durable=False, wait_seconds=0)
     keyed = DirectoryStore(str(root), durable=False, wait_seconds=0)
-    keyed.seal = seal = seals.Seal("fuzz", [bytes(32)])
+    keyed.seal = seal = signature.Seal("fuzz", [bytes(32)])
     path = Path(store.path(KEY))
     path.parent.mkdir(parents=True)
 
@@ -78,7 +78,7 @@ def _target(root: Path) -> Callable[[bytes], None]:
     return one
 
 
-def _repair(data: bytearray, *, chunks: bool, seal: seals.Seal | None) -> None:
+def _repair(data: bytearray, *, chunks: bool, seal: signature.Seal | None) -> None:
     """Make digests right, so that what lies behind them is reached."""
     if len(data) < header.MIN_RECORD_BYTES:
         return

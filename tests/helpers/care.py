@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import ana
-from ana import record
 from ana.__main__ import main
+from ana.format import record
 from helpers import processes, raw_tree
 
 DAY_SECONDS = 86400.0

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ana import files, locks, mounts, publishing, trash
+from ana.fs import atomic, files, locks, mounts
+from ana.stores.directory import trash
 
 CALLS = (
     "access",
@@ -90,7 +91,7 @@ class _Hurried:
 @contextlib.contextmanager
 def under(fault: Fault | None = None) -> Iterator[FaultyOS]:
     """Put the stand-in under ana's modules for the length of a `with` block; without a fault, it only counts."""
-    modules = files, publishing, mounts, locks, trash
+    modules = files, atomic, mounts, locks, trash
     real = [module.os for module in modules]
     stand_in = FaultyOS(fault)
     for module in modules:

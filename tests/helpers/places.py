@@ -4,10 +4,10 @@ import threading
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-from ana.stores import Store
-from ana.stores.directory import DirectoryStore
+from ana.stores.base import Store
+from ana.stores.directory.store import DirectoryStore
 from ana.stores.memory import MemoryStore
-from ana.tiers import TieredStore
+from ana.stores.node_cache.store import TieredStore
 from helpers import raw_tree
 
 

@@ -8,10 +8,10 @@ import threading
 import time
 
 import ana
-from ana import claims
+from ana.persist import inflight
 
-claims.PATIENCE_SECONDS = 0.2
-claims.LAST_PATIENCE_SECONDS = 1.0
+inflight.PATIENCE_SECONDS = 0.2
+inflight.LAST_PATIENCE_SECONDS = 1.0
 
 LOCK, SHARED_POOL = threading.RLock(), concurrent.futures.ThreadPoolExecutor(2)
 loaded: list[str] = []

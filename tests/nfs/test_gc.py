@@ -8,8 +8,10 @@ import clients
 import raw_tree
 
 import ana
-from ana import files, maintenance, trash
+from ana import maintenance
+from ana.fs import files
 from ana.maintenance import Scope
+from ana.stores.directory import trash
 
 VALUES = ["small", "x" * 600_000]
 

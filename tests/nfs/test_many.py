@@ -9,7 +9,7 @@ from mountstats import RoundTrips
 from test_round_trips import filesystem, mount_point
 
 import ana
-from ana.stores.directory import DirectoryStore
+from ana.stores.directory.store import DirectoryStore
 
 COUNT = 100
 AT_ONCE = 8

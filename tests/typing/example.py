@@ -8,7 +8,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, assert_type
 
 import ana
-from ana.statistics import Stats
+from ana.layers.statistics import Stats
 
 
 class Model(ana.Storable):

@@ -1,0 +1,66 @@
+"""Layers of old programs as stores: subclasses of DataLayer that store and load states by methods of their own.
+
+Until 2019 a backend was a class with `store_state(uuid, state)` and `load_state(uuid)`. Those know states, not
+records; so a record is made and taken apart around them.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ana.errors import ANAError, StateNotFoundError
+from ana.format import record
+from ana.objects.pickling import load
+from ana.persist import saving
+from ana.runtime.counters import Counters
+from ana.stores.memory import FoundInMemory
+
+__all__ = ["MethodStore"]
+
+
+class MethodStore:
+    """A store over two functions: `store_state(uuid, state)` and `load_state(uuid)`. As safe as they are."""
+
+    private = False
+
+    def __init__(self, home: str, store_state: Callable[[str, Any], object], load_state: Callable[[str], Any]) -> None:
+        self.home = home
+        self.counters = Counters(home)
+        self._store_state = store_state
+        self._load_state = load_state
+
+    def has(self, key: str) -> bool:
+        """Say whether the state loads; there is no cheaper way to know."""
+        return self.is_whole(key)
+
+    def is_whole(self, key: str) -> bool:
+        """Say whether the state loads."""
+        try:
+            self._load_state(key)
+        except Exception:  # noqa: BLE001 - whatever an old program's backend raises
+            return False
+        return True
+
+    def get(self, key: str, *, patient: bool = True) -> FoundInMemory:  # noqa: ARG002 - it has its own idea of waiting
+        """Load a state. Whatever the method raises means that it is not there."""
+        try:
+            state = self._load_state(key)
+        except ANAError:
+            raise
+        except Exception as error:
+            raise StateNotFoundError(key, self.home, f"{type(error).__name__}: {error}") from error
+        content, children = saving.serialise("", state)
+        data = record.encode(key, content, children, created_ns=time.time_ns())
+        return FoundInMemory(data, key, self.home, self.counters)
+
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:  # noqa: ARG002 - the state itself names its children
+        """Hand the state over, unless it is there already."""
+        began = time.perf_counter()
+        if self.has(key):
+            self.counters.note_found(key, state.raw_bytes, began)
+            return False
+        data = record.encode(key, state)
+        header = record.parse_header(data, len(data), key, self.home)
+        self._store_state(key, load(record.decode(header, record.reader(data), self.home)))
+        self.counters.note_stored(key, state.raw_bytes, len(data), began)
+        return True

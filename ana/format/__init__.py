@@ -1,0 +1,1 @@
+"""The record format and addresses. Pure: bytes in, bytes out."""

@@ -1,0 +1,326 @@
+"""Chunks: pieces of a state's content as zstd frames, compressed or of raw blocks, each under a digest.
+
+Pure: bytes in, bytes out. `docs/format.md` describes the frames.
+"""
+
+import logging
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple, Self
+
+import blake3
+
+from ana.format import codec
+
+__all__ = [
+    "Changed",
+    "Chunk",
+    "Damaged",
+    "Read",
+    "Scratch",
+    "Space",
+    "digest",
+    "encode",
+    "is_possible",
+    "read",
+    "read_compressed",
+    "read_content",
+]
+
+ZSTD, RAW = 0, 1
+"""How a chunk is stored: a compressed frame (digest over it), or a frame of raw blocks (digest over the content)."""
+
+FRAME_MAGIC = 0xFD2FB528
+MAX_CHUNK_BYTES = 16 << 20
+"""No reader accepts a chunk that claims more raw bytes: it bounds what one chunk can make us allocate."""
+BLOCK_BYTES = 128 << 10
+"""The most that a zstd block may hold (RFC 8878, section 3.1.1.2.4)."""
+_BLOCK_HEADER_BYTES = 3
+DEFAULT_LEVEL = 1
+"""Others gain little: text records go to 21.6 % at level 1, 20.5 % at 3, 19.7 % at 6; small integers to 20, 24, 25."""
+MAX_LEVEL = 22
+"""zstd's own highest; the negative ones go on for ever."""
+
+_INCOMPRESSIBLE_BYTES = 3 << 10
+"""Smaller content is stored raw: a file takes 4 KiB at the least, so nothing is saved, and zstd takes 5 + 3 µs."""
+_SAMPLED_BYTES = 64 << 10
+_SAMPLE_BYTES = 8 << 10
+"""Of each of three samples at the most; a 64th of the piece is enough to tell noise from what compresses."""
+_WORTHWHILE = 0.875
+"""Compression that saves less than an eighth costs more time than it saves: float64 noise compresses to 94 %."""
+
+SMALL_BYTES = 256 << 10
+"""Smaller content that is a `bytes` object is written as it is: nothing can change it, and a copy would cost more."""
+SCRATCH_BYTES = 4 << 20
+_SPARE = 4
+"""So many blocks of scratch memory are kept for the next piece."""
+
+Read = Callable[[int, Sequence[memoryview]], None]
+"""Fills the given writable views with the record's bytes from an offset on."""
+
+
+class Chunk(NamedTuple):
+    """One entry of the chunk table; sizes in bytes."""
+
+    stored: int
+    raw: int
+    method: int
+    digest: bytes
+
+
+class Damaged(Exception):  # noqa: N818 - what it says of a chunk
+    """A chunk's bytes are not what was written; the message says how that shows."""
+
+
+class Changed(Exception):  # noqa: N818 - what it says of a piece of content
+    """A piece of content is not what its leaf was made of; it was modified meanwhile."""
+
+
+class Space:
+    """Segments laid end to end, addressed as one range of bytes."""
+
+    def __init__(self, segments: Sequence[memoryview]) -> None:
+        self.segments = segments
+        self.starts = list(accumulate((len(segment) for segment in segments), initial=0))
+
+    def views(self, start: int, size: int) -> list[memoryview]:
+        """Return the views that make up the range of `size` bytes from `start` on, in order."""
+        views = []
+        index = bisect_right(self.starts, start, hi=len(self.segments)) - 1
+        while size > 0:
+            segment = self.segments[index]
+            at = start - self.starts[index]
+            view = segment[at : at + size]
+            if len(view):
+                views.append(view)
+            start += len(view)
+            size -= len(view)
+            index += 1
+        return views
+
+
+class Scratch:
+    """Memory for one piece of content at a time, used again for later ones: new pages cost more than hashing them.
+
+    Each belongs to one thread, from `take` to the end of its `with` block.
+    """
+
+    __slots__ = ("_memory",)
+
+    def __init__(self) -> None:
+        self._memory: memoryview | None = None
+
+    def take(self, size: int) -> memoryview:
+        """Return `size` writable bytes; what was taken before is overwritten."""
+        memory = self._memory
+        if memory is None:
+            try:
+                memory = _spare.pop()
+            except IndexError:
+                memory = memoryview(bytearray(SCRATCH_BYTES))
+            self._memory = memory
+        return memory[:size] if size <= len(memory) else memoryview(bytearray(size))
+
+    def fill(self, views: Sequence[memoryview], size: int) -> memoryview:
+        """Return a copy of the views, one after the other."""
+        copied, at = self.take(size), 0
+        for view in views:
+            copied[at : at + len(view)] = view
+            at += len(view)
+        return copied
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._memory is not None and len(_spare) < _SPARE:
+            _spare.append(self._memory)
+        self._memory = None
+
+
+_spare: list[memoryview] = []
+
+
+_log = logging.getLogger("ana.chunks")
+
+
+def digest(views: Sequence[memoryview]) -> bytes:
+    """Return the 32 bytes of blake3 over the views, one after the other."""
+    if len(views) == 1:
+        return blake3.blake3(views[0]).digest()
+    hasher = blake3.blake3()
+    for view in views:
+        hasher.update(view)
+    return hasher.digest()
+
+
+def encode(
+    views: Sequence[memoryview], size: int, leaf: bytes, level: int, scratch: Scratch
+) -> tuple[Chunk, list[memoryview | bytes]]:
+    """Return a chunk's entry and bytes; `leaf` is the digest of its content of `size` bytes.
+
+    `level` is zstd's, 0 for no compression. The bytes are known to give content with that digest: a frame was
+    decompressed again, other content was copied first and the copy hashed. So they are right whatever happens to the
+    views meanwhile, and whatever the compressor does; they are good until `scratch` is used again. Raises Changed.
+    """
+    data = views[0] if len(views) == 1 else scratch.fill(views, size)
+    frame = _compress(data, leaf, level) if level and size >= _INCOMPRESSIBLE_BYTES else None
+    if frame is not None:
+        return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
+    if size >= SMALL_BYTES or not is_stable(views):
+        data = scratch.fill(views, size) if len(views) == 1 else data
+        if blake3.blake3(data).digest() != leaf:
+            raise Changed
+    if size <= BLOCK_BYTES:
+        lead = _lead(size)
+        return Chunk(len(lead) + size, size, RAW, leaf), [lead, data]
+    parts: list[memoryview | bytes] = []
+    for start, header in _raw_blocks(size):
+        parts += (header, data[start : start + BLOCK_BYTES])
+    return Chunk(sum(map(len, parts)), size, RAW, leaf), parts
+
+
+def is_stable(views: Sequence[memoryview]) -> bool:
+    """Return whether content is one `bytes` object, which nobody can modify."""
+    return len(views) == 1 and type(views[0].obj) is bytes
+
+
+def _compress(data: memoryview, leaf: bytes, level: int) -> bytes | None:
+    """Return a frame that gives the content of a leaf again, or None if it is not worth it, or none is had."""
+    if not _compressible(data, level):
+        return None
+    frame = codec.compress(data, level)
+    if len(frame) >= len(data) * _WORTHWHILE:
+        return None
+    try:
+        if blake3.blake3(_decompress(frame, len(data))).digest() == leaf:
+            return frame
+        reason = "has other content"
+    except Damaged as error:
+        reason = str(error)
+    _log.warning("a compressed chunk %s: the object changed meanwhile, or memory or zstd have a fault here", reason)
+    return None
+
+
+def most_bytes(raw_bytes: int, n_chunks: int) -> int:
+    """Return how many bytes the chunks of a state take at the most."""
+    blocks = raw_bytes // BLOCK_BYTES + n_chunks
+    return raw_bytes + _BLOCK_HEADER_BYTES * blocks + len(_frame_header(MAX_CHUNK_BYTES)) * n_chunks
+
+
+def is_possible(chunk: Chunk) -> bool:
+    """Say whether an entry's sizes can be those of a chunk; nothing is allocated for one whose cannot."""
+    if not 0 < chunk.raw <= MAX_CHUNK_BYTES:
+        return False
+    if chunk.method == RAW:
+        blocks = -(-chunk.raw // BLOCK_BYTES)
+        return chunk.stored == chunk.raw + len(_frame_header(chunk.raw)) + _BLOCK_HEADER_BYTES * blocks
+    # ZSTD_COMPRESSBOUND, generously: a frame that is larger than its content is no frame of ours.
+    # Nor does zstd do with less than three bytes for a block of 128 KiB.
+    least, most = 3 * chunk.raw // BLOCK_BYTES, chunk.raw + (chunk.raw >> 7) + 1024
+    return chunk.method == ZSTD and least < chunk.stored <= most
+
+
+def read(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> bytes:
+    """Read a chunk, verify it, put its content into the targets, and return its leaf. Raises Damaged."""
+    if chunk.method == RAW:
+        _read_raw(chunk, source, offset, targets)
+        return chunk.digest
+    data = read_compressed(chunk, source, offset)
+    content = memoryview(data)
+    for target in targets:
+        target[:] = content[: len(target)]
+        content = content[len(target) :]
+    return digest(targets)
+
+
+def read_content(chunk: Chunk, source: Read, offset: int, scratch: Scratch) -> memoryview:
+    """Return a chunk's verified content, which is good until `scratch` is used again. Raises Damaged."""
+    if chunk.method != RAW:
+        return memoryview(read_compressed(chunk, source, offset))
+    content = scratch.take(chunk.raw)
+    _read_raw(chunk, source, offset, [content])
+    return content
+
+
+def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:
+    """Return the verified content of a frame of one raw block that is in memory: without a copy. Raises Damaged."""
+    lead = _lead(chunk.raw)
+    content = frame[len(lead) : chunk.stored]
+    if frame[: len(lead)] != lead or blake3.blake3(content).digest() != chunk.digest:
+        raise Damaged(_MISMATCH)
+    return content
+
+
+def read_compressed(chunk: Chunk, source: Read, offset: int) -> bytes:
+    """Return the content of a compressed chunk; the frame is verified before it is decompressed. Raises Damaged."""
+    return _decompress(_read_frame(chunk, source, offset), chunk.raw)
+
+
+def _decompress(frame: bytes | bytearray, size: int) -> bytes:
+    try:
+        return codec.decompress(frame, size)
+    except codec.FrameError as error:
+        raise Damaged(str(error)) from None
+
+
+def _compressible(data: memoryview, level: int) -> bool:
+    """Guess from three samples whether a large piece is worth compressing; those of some kB are just tried."""
+    length = len(data)
+    if length < _SAMPLED_BYTES:
+        return True
+    size = min(_SAMPLE_BYTES, length // 64)
+    sample = b"".join(data[start : start + size] for start in (0, (length - size) // 2, length - size))
+    return len(codec.compress(sample, level)) < len(sample) * _WORTHWHILE
+
+
+def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset into the content, the bytes before it) of a zstd frame of raw blocks (RFC 8878, 3.1.1)."""
+    lead = _frame_header(size)
+    for start in range(0, size, BLOCK_BYTES):
+        block = min(BLOCK_BYTES, size - start)
+        last = start + block == size
+        yield start, lead + (block << 3 | last).to_bytes(_BLOCK_HEADER_BYTES, "little")
+        lead = b""
+
+
+def _lead(size: int) -> bytes:
+    """Return the bytes before the content of a frame of one raw block."""
+    return _frame_header(size) + (size << 3 | 1).to_bytes(_BLOCK_HEADER_BYTES, "little")
+
+
+def _frame_header(size: int) -> bytes:
+    if size < 256:  # noqa: PLR2004 - the size field's widths
+        return struct.pack("<IBB", FRAME_MAGIC, 0x20, size)
+    if size < 65536 + 256:
+        return struct.pack("<IBH", FRAME_MAGIC, 0x60, size - 256)
+    return struct.pack("<IBI", FRAME_MAGIC, 0xA0, size)
+
+
+def _read_frame(chunk: Chunk, source: Read, offset: int) -> bytearray:
+    frame = bytearray(chunk.stored)
+    source(offset, [memoryview(frame)])
+    if blake3.blake3(frame).digest() != chunk.digest:
+        raise Damaged(_MISMATCH)
+    return frame
+
+
+_MISMATCH = "does not match its checksum"
+
+
+def _read_raw(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> None:
+    """Read a frame of raw blocks with its content going straight to its place, block headers aside."""
+    expected = b""
+    space = Space(targets)
+    scratch: list[bytearray] = []
+    views: list[memoryview] = []
+    for start, lead in _raw_blocks(chunk.raw):
+        expected += lead
+        scratch.append(bytearray(len(lead)))
+        views.append(memoryview(scratch[-1]))
+        views += space.views(start, min(BLOCK_BYTES, chunk.raw - start))
+    source(offset, views)
+    if b"".join(scratch) != expected or digest(targets) != chunk.digest:
+        raise Damaged(_MISMATCH)

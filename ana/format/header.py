@@ -1,0 +1,287 @@
+"""What a record says of itself: the header, made and read. Pure: bytes in, bytes out.
+
+`docs/format.md` gives it byte by byte.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import blake3
+
+from ana.errors import CorruptedStateError, UnsupportedFormatError
+from ana.format import address, chunks
+from ana.format.chunks import Chunk
+from ana.format.signature import Seal
+
+__all__ = [
+    "MIN_RECORD_BYTES",
+    "Draft",
+    "Header",
+    "header_size",
+    "key_of",
+    "marked",
+    "parse_header",
+    "sealed_anew",
+    "signed_parts",
+]
+
+VERSION = 1
+SIGNED, WHOLES = 1, 2
+"""The flags that say: what stands behind the header is a signature; some segments are `bytes` objects."""
+_WHOLE = 1 << 63
+"""The bit of a segment's size that says so of this one."""
+MAGIC = b"ANA\x00PKL\n"
+SKIPPABLE = 0x184D2A50
+PREFIX = struct.Struct("<II")
+FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
+CHUNK = struct.Struct("<IIB7x32s")
+DIGEST_BYTES = 32
+FLAGS_AT = 18
+MIN_RECORD_BYTES = PREFIX.size + FIXED.size + DIGEST_BYTES
+MAX_HEADER_BYTES = 256 << 20
+"""No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
+
+MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS
+"""A key has up to 200 characters of up to four bytes."""
+
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Header(NamedTuple):
+    """All that a record says of itself without being decompressed. Sizes in bytes, time in ns since 1970.
+
+    `segments` are their sizes, `wholes` the numbers of those that are `bytes` objects.
+    """
+
+    key: str
+    class_name: str
+    children: tuple[str, ...]
+    segments: tuple[int, ...]
+    wholes: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+    raw_bytes: int
+    stored_bytes: int
+    created_ns: int
+    content: bytes
+    header_bytes: int
+
+
+class Draft:
+    """What a record's header says, but for its chunks; its size is known before theirs."""
+
+    def __init__(
+        self,
+        key: str,
+        class_name: str,
+        digest: bytes,
+        segments: Sequence[int],
+        wholes: Sequence[int],
+        n_chunks: int,
+        children: Sequence[str],
+    ) -> None:
+        self.digest = digest
+        self.raw_bytes = sum(segments)
+        self.flags = WHOLES if wholes else 0
+        self.segments = marked(segments, wholes) if wholes else segments
+        self.name = key
+        self.key = address.key_bytes(key)
+        self.class_name = address.key_bytes(class_name)
+        self.children = [address.key_bytes(child) for child in children]
+        named = sum(len(name) + 2 for name in self.children) + len(self.key) + len(self.class_name)
+        numbered = 8 * len(segments) + CHUNK.size * n_chunks
+        self.header_bytes = MIN_RECORD_BYTES + named + numbered
+        if self.header_bytes > MAX_HEADER_BYTES:
+            counts = f"{len(segments)} buffers with {len(children)} references"
+            msg = f"a state of {counts} has too large a header: use fewer"
+            raise ValueError(msg)
+
+    def header(self, table: Sequence[Chunk], created_ns: int, seal: Seal | None = None) -> bytes:
+        """Return the header of a record with these chunks, signed where there is a seal."""
+        head = b"".join(
+            [
+                PREFIX.pack(SKIPPABLE, self.header_bytes - PREFIX.size),
+                FIXED.pack(
+                    MAGIC,
+                    VERSION,
+                    self.flags if seal is None else self.flags | SIGNED,
+                    len(self.children),
+                    len(self.segments),
+                    len(table),
+                    len(self.key),
+                    len(self.class_name),
+                    0,
+                    self.raw_bytes,
+                    sum(chunk.stored for chunk in table),
+                    # A host's clock may be set to a time before 1970.
+                    max(0, created_ns),
+                    self.digest,
+                ),
+                self.key,
+                self.class_name,
+                *(len(name).to_bytes(2, "little") + name for name in self.children),
+                struct.pack(f"<{len(self.segments)}Q", *self.segments),
+                *(CHUNK.pack(*chunk) for chunk in table),
+            ]
+        )
+        digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
+        return head + digest
+
+
+def marked(segments: Sequence[int], wholes: Sequence[int]) -> Sequence[int]:
+    """Return the segments' sizes as they are written and hashed: with a bit set for each `bytes` object."""
+    those = set(wholes)
+    return [size | _WHOLE if number in those else size for number, size in enumerate(segments)]
+
+
+def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
+    """Return the header's size in bytes (frame header included) from a record's first 128 bytes.
+
+    Raises CorruptedStateError unless it is a plausible part of a file of `size_bytes`.
+    """
+    return _fixed_part(prefix, size_bytes, key, where)[0]
+
+
+def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
+    """Return a record's verified header with another signature, or with a plain digest."""
+    flags = int.from_bytes(head[FLAGS_AT : FLAGS_AT + 2], "little") & ~SIGNED | (0 if seal is None else SIGNED)
+    bare = head[:FLAGS_AT] + flags.to_bytes(2, "little") + head[FLAGS_AT + 2 : -DIGEST_BYTES]
+    return bare + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bare))
+
+
+def signed_parts(head: Bytes) -> tuple[memoryview, memoryview]:
+    """Return what of a whole header is signed, and the signature."""
+    view = memoryview(head)
+    return view[:-DIGEST_BYTES], view[-DIGEST_BYTES:]
+
+
+def is_signed(head: Bytes) -> bool:
+    """Return whether a whole header says that it is signed."""
+    return bool(int.from_bytes(head[FLAGS_AT : FLAGS_AT + 2], "little") & SIGNED)
+
+
+def key_of(prefix: Bytes) -> str:
+    """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
+    at = PREFIX.size + FIXED.size
+    if len(prefix) < MIN_RECORD_BYTES:
+        return ""
+    return str(prefix[at : at + FIXED.unpack_from(prefix, PREFIX.size)[6]], "utf-8", "replace")
+
+
+def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> Header:
+    """Return the verified header of the record of `key`; `data` holds it whole, `size_bytes` is the file's size.
+
+    With a seal, nothing is accepted but what it has signed. All sizes are checked against each other and the file
+    before anything is allocated for them. Raises CorruptedStateError, or UnsupportedFormatError for a version or a
+    flag that is not known.
+    """
+    end, fixed = _fixed_part(data, size_bytes, key, where)
+    if fixed[0] != MAGIC:
+        raise CorruptedStateError(key, where, "it is no record of ana")
+    view = memoryview(data)[:end]
+    if fixed[1] != VERSION or fixed[2] & ~(SIGNED | WHOLES):
+        # Whole or not: a newer program may have other checksums.
+        raise UnsupportedFormatError(where, f"{fixed[1]} (flags {fixed[2]:#x})", VERSION)
+    if seal is None and not fixed[2] & SIGNED:
+        if blake3.blake3(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
+            raise CorruptedStateError(key, where, "its header does not match its checksum")
+    else:
+        _check_signature(view, fixed[2] & SIGNED, key, where, seal)
+    header = _parse_fields(view, fixed, key, where)
+    _check_sums(header, size_bytes, key, where)
+    if header.key != key:
+        raise CorruptedStateError(key, where, f"it is the record of {header.key!r}, under another name")
+    return header
+
+
+def _check_signature(view: memoryview, flags: int, key: str, where: str, seal: Seal | None) -> None:
+    if seal is None:
+        raise CorruptedStateError(key, where, "it is signed with a key, and this store has none")
+    if not flags:
+        raise CorruptedStateError(key, where, "it is not signed, and this store accepts only what its key has signed")
+    if not seal.accepts(key, view[:-DIGEST_BYTES], view[-DIGEST_BYTES:]):
+        reason = "its signature is not by this store's key for this UUID: it was damaged, moved, or forged"
+        raise CorruptedStateError(key, where, reason)
+
+
+def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[int, tuple[Any, ...]]:
+    """Return the size of a header, and the fields of its fixed part, as soon as they are plausible."""
+    if size_bytes < MIN_RECORD_BYTES:
+        raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
+    magic, frame = PREFIX.unpack_from(prefix)
+    if magic != SKIPPABLE:
+        raise CorruptedStateError(key, where, "it does not begin with a record's header")
+    total: int = PREFIX.size + frame
+    if not MIN_RECORD_BYTES <= total <= min(size_bytes, MAX_HEADER_BYTES):
+        raise CorruptedStateError(key, where, f"its header claims {total} bytes of {size_bytes}")
+    fixed = FIXED.unpack_from(prefix, PREFIX.size)
+    n_children, n_segments, n_chunks, key_size, class_size = fixed[3:8]
+    least = MIN_RECORD_BYTES + key_size + class_size + 2 * n_children + 8 * n_segments + CHUNK.size * n_chunks
+    # Of a newer version nothing more is known.
+    if fixed[:2] == (MAGIC, VERSION) and not least <= total <= least + MAX_CHILD_BYTES * n_children:
+        raise CorruptedStateError(key, where, f"its header's counts do not fit into {total} bytes")
+    return total, fixed
+
+
+def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str) -> Header:
+    """Take the header's variable parts out of it; the counts are known to be possible for its size."""
+    n_children, n_segments, n_chunks, key_size, class_size = fixed[3:8]
+    raw_bytes, stored_bytes, created_ns, digest = fixed[9:]
+    at = PREFIX.size + FIXED.size
+    try:
+        found, at = _text(view, at, key_size)
+        class_name, at = _text(view, at, class_size)
+        children = []
+        for _ in range(n_children):
+            child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
+            children.append(child)
+        segments, wholes = _sizes(struct.unpack_from(f"<{n_segments}Q", view, at), fixed[2])
+        at += 8 * n_segments
+        table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at : at + CHUNK.size * n_chunks]))
+        at += CHUNK.size * n_chunks
+    except (ValueError, struct.error) as error:
+        raise CorruptedStateError(key, where, f"its header cannot be read ({error})") from None
+    if at != len(view) - DIGEST_BYTES or len(table) != n_chunks:
+        raise CorruptedStateError(key, where, "its header's parts do not add up")
+    return Header(
+        found,
+        class_name,
+        tuple(children),
+        segments,
+        wholes,
+        table,
+        raw_bytes,
+        stored_bytes,
+        created_ns,
+        digest,
+        len(view),
+    )
+
+
+def _sizes(written: tuple[int, ...], flags: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the segments' sizes, and the numbers of those that are `bytes` objects."""
+    if not flags & WHOLES:
+        return written, ()
+    wholes = tuple(number for number, size in enumerate(written) if size & _WHOLE)
+    return tuple(size & ~_WHOLE for size in written), wholes
+
+
+def _text(view: memoryview, at: int, size: int) -> tuple[str, int]:
+    return str(view[at : at + size], "utf-8", "surrogatepass"), at + size
+
+
+def _check_sums(header: Header, size_bytes: int, key: str, where: str) -> None:
+    """Refuse sizes that do not add up, before anything is allocated for them."""
+    raw_bytes = stored_bytes = 0
+    for chunk in header.chunks:
+        if not chunks.is_possible(chunk):
+            raise CorruptedStateError(key, where, "its chunk table holds impossible sizes")
+        raw_bytes += chunk.raw
+        stored_bytes += chunk.stored
+    fit = header.segments and sum(header.segments) == raw_bytes == header.raw_bytes
+    if not fit or header.stored_bytes != stored_bytes:
+        raise CorruptedStateError(key, where, "its sizes do not add up")
+    expected = header.header_bytes + stored_bytes
+    if expected != size_bytes:
+        raise CorruptedStateError(key, where, f"it has {size_bytes} bytes instead of {expected}")

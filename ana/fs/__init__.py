@@ -1,0 +1,1 @@
+"""System calls on files. Knows nothing of what they hold."""

@@ -1,0 +1,397 @@
+"""Making files appear: whole or not at all, without a lock, and durably; and taking damaged ones out of the way.
+
+Correct on NFS, where locks lie, replies get lost and errors come at close: see `docs/reliability.md`.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+
+from ana.errors import StoreError
+from ana.fs import files, mounts
+from ana.fs.permissions import (
+    FILE_BITS,
+    FREE,
+    Access,
+    follow,
+    open_regular,
+    open_special,
+    refuse_special,
+    settle,
+    settle_folder,
+)
+
+__all__ = [
+    "append",
+    "has_no_links",
+    "make_folder",
+    "make_folders",
+    "publish",
+    "put_out",
+    "replace",
+    "set_aside",
+    "sync_file",
+    "sync_folder",
+]
+
+Write = Callable[[int, Sequence[memoryview | bytes]], None]
+"""Puts parts, one after the other, at an offset of the file that is being made."""
+
+_EARLY_BYTES = 256 << 10
+"""Parts from this size on are sent to the disk or the server while the next ones are being made."""
+_SYNC_FILE_RANGE_WRITE = 2
+"""Of <fcntl.h>: begin to write what is dirty, and do not wait for it."""
+_ASIDE_NAME_BYTES = 220
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+"""Of <fcntl.h> and <stdio.h>: relative paths are as ever; a name that is taken is an error."""
+_FAULTS = frozenset(
+    {
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTCONN,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What is wrong with a disk, a server or a path. Any other error of link may mean that there are no links."""
+_noted: set[str] = set()
+_log = logging.getLogger("ana.publishing")
+
+
+def publish(
+    folder: str,
+    name: str,
+    fill: Callable[[Write], object],
+    *,
+    durable: bool,
+    make_folders: Callable[[], None],
+    access: Access = FREE,
+    replace: bool = False,
+    early: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Make a file appear under `name`, whole or not at all; False if there is one already.
+
+    `fill` is called with a function that puts parts at an offset of it, and may call that on several threads.
+    Written under a temporary name, (durable: fsynced,) checked, then linked: link is
+    first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
+    folder turns out not to be there. `access`: the file's mode and group. `replace`: whatever has the name already
+    makes room. `early` is asked for each large part whether to send it off at once, as the file is waited for in the
+    end: by fsync or, on a network filesystem, by close. Raises StoreError; no temporary file is left then.
+    """
+    path = f"{folder}/{name}"
+    # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
+    temporary = files.temporary_name(folder)
+    with files.reported(path):
+        # The file may be there before its descriptor is: a signal handler may raise in between.
+        try:
+            descriptor = _create(temporary, make_folders, access)
+            identity = _write(descriptor, temporary, fill, durable=durable, access=access, early=early)
+            fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
+        finally:
+            # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
+            try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
+                os.unlink(temporary)
+            except OSError:
+                pass
+        if durable:
+            _sync_folder(folder, identity[0])
+    return fresh
+
+
+def sync_file(path: str) -> bool:
+    """Bring a file's bytes and its name to the disk, as someone else wrote it a moment ago; False if it is gone."""
+    with files.reported(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # An image that nobody can write to (squashfs) has no such thing, and needs none.
+            if error.errno not in (errno.EINVAL, errno.EROFS):
+                raise
+        finally:
+            os.close(descriptor)
+        sync_folder(os.path.dirname(path))
+    return True
+
+
+def sync_folder(folder: str) -> None:
+    """Bring a folder's names to the disk; skipped on NFS, whose server has done it before it answered."""
+    with files.reported(folder):
+        _sync_folder(folder, os.stat(folder).st_dev)
+
+
+def _sync_folder(folder: str, device: int) -> None:
+    # By the device of a file in it: stat of a folder that has just changed is a round trip on NFSv4.
+    if mounts.type_of(device, folder).startswith("nfs"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network filesystems have no such thing for folders.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: str, *, durable: bool, access: Access = FREE) -> None:
+    """Make one folder (its parent must be there), or let it be."""
+    with files.reported(path):
+        try:
+            os.mkdir(path, access.mode)
+        except FileExistsError:
+            return
+        settle_folder(path, access)
+        if durable:
+            sync_folder(os.path.dirname(path))
+
+
+def make_folders(path: str, access: Access = FREE) -> None:
+    """Make a folder as `make_folder`, and what is missing above it. Raises StoreError."""
+    try:
+        make_folder(path, durable=False, access=access)
+    except StoreError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        with files.reported(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folder(path, durable=False, access=access)
+
+
+def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: bool = False) -> None:
+    """Put a small file in a place, or in that of an older one: readers see one of them, whole. Not durable.
+
+    Raises StoreError, UntrustedStoreError where something else than a file has the name; no temporary file is left
+    then.
+    """
+    folder = os.path.dirname(path)
+    temporary = files.temporary_name(folder)
+    with files.reported(path):
+        try:
+            refuse_special(path, files.status_of(path))
+            descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None, access)
+            _write(descriptor, temporary, lambda write: write(0, [data]), durable=False, access=access)
+            os.rename(temporary, path)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def put_out(path: str, data: bytes) -> None:
+    """Put data where a user wants it, outside of any store: into a file, which is replaced, a pipe or a device.
+
+    A link is followed, but for planted ones. Raises StoreError, UntrustedStoreError.
+    """
+    place = follow(path)
+    special = open_special(place)
+    if special is None:
+        replace(place, data)
+    else:
+        with files.reported(path), special as file:
+            file.write(data)
+
+
+def append(path: str, line: bytes, access: Access = FREE) -> None:
+    """Add a line to a file, which is made where it is missing. Raises StoreError, UntrustedStoreError."""
+    with files.reported(path):
+        descriptor = open_regular(path, access, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def set_aside(path: str, identity: tuple[int, int]) -> str | None:
+    """Rename a damaged file so that its name is free; it is kept. None if it is gone already.
+
+    `identity` is that of the file that was found damaged: where another writer has put a whole file there in
+    the meantime, that one gets its name back.
+    """
+    folder, name = os.path.split(path)
+    # A name may be as long as the filesystem takes: its end is what it is known by.
+    kept = os.fsdecode(os.fsencode(name)[-_ASIDE_NAME_BYTES:])
+    aside = f"{folder}/{files.BAD}{os.urandom(4).hex()}-{kept}"
+    with files.reported(path):
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return None
+        found = os.stat(aside, follow_symlinks=False)
+        if (found.st_dev, found.st_ino) == identity:
+            return aside
+        if _link(aside, path, identity):
+            with suppress(FileNotFoundError):
+                # Where a rename had to do, it has no other name.
+                os.unlink(aside)
+    return None
+
+
+def _create(temporary: str, make_folders: Callable[[], None], access: Access) -> int:
+    mode = access.mode & FILE_BITS
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(temporary, flags, mode)
+    except FileNotFoundError:
+        # A fresh shard folder costs its mkdir only here.
+        make_folders()
+        return os.open(temporary, flags, mode)
+
+
+def _write(
+    descriptor: int,
+    temporary: str,
+    fill: Callable[[Write], object],
+    *,
+    durable: bool,
+    access: Access,
+    early: Callable[[], bool] = lambda: False,
+) -> tuple[int, int]:
+    """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
+    sizes: list[int] = []
+
+    def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
+        size = _write_all(descriptor, offset, parts)
+        # Atomic: threads may write at once.
+        sizes.append(size)
+        if size >= _EARLY_BYTES and early():
+            _start_writing_back(descriptor, offset, size)
+
+    try:
+        fill(put)
+        if durable:
+            # Full disks and quotas show up only here, or at close, on NFS and with delayed allocation.
+            os.fsync(descriptor)
+        found = os.fstat(descriptor)
+        _check_size(temporary, found.st_size, sum(sizes))
+        if access.shared or access.group != -1 or access.owner != -1:
+            settle(descriptor, found, access, access.mode & FILE_BITS)
+    except BaseException:
+        with suppress(OSError):
+            os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
+    """Have the kernel begin to write a part of a file back. Whatever goes wrong shows when the file is waited for."""
+    start = _c_function("sync_file_range", "int", "int64", "int64", "uint")
+    if start is not None:
+        start(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _c_function(name: str, *kinds: str) -> Callable[..., int] | None:
+    """Return a function of the C library (Linux), called without the interpreter's lock; None where there is none."""
+    try:
+        import ctypes  # noqa: PLC0415 - takes milliseconds, and few states need it
+
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (ImportError, OSError, AttributeError):
+        return None
+    function.argtypes = [getattr(ctypes, f"c_{kind}") for kind in kinds]
+    found: Callable[..., int] = function
+    return found
+
+
+def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
+    if found_bytes != written_bytes:
+        raise OSError(errno.EIO, f"{path} has {found_bytes} bytes, {written_bytes} were written")
+
+
+def _write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes]) -> int:
+    """Write all the parts from `offset` on, however short the system's writes are; return the number of bytes."""
+    pending: Sequence[memoryview | bytes] = parts
+    total = left = sum(map(len, parts))
+    while left:
+        done = os.pwritev(descriptor, pending[: files.IOV_MAX], offset)
+        left -= done
+        offset += done
+        if left:
+            pending = files.advance([memoryview(part) for part in pending], done)
+    return total
+
+
+def _replace(temporary: str, path: str) -> bool:
+    os.rename(temporary, path)
+    return True
+
+
+def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:
+    """Give the temporary file its name; True if the name is ours now, False if it was taken."""
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        return _is_ours(path, identity)
+    except OSError as error:
+        if not has_no_links(error):
+            raise
+        return _rename(temporary, path, error)
+    return True
+
+
+def has_no_links(error: OSError) -> bool:
+    """Return whether an error of link may mean that there are no hard links, so that rename has to do.
+
+    EPERM and EOPNOTSUPP, as a rule; EXDEV from mergerfs and project quotas, EACCES from Android, EINVAL from some FUSE.
+    """
+    return error.errno not in _FAULTS
+
+
+def _is_ours(path: str, identity: tuple[int, int]) -> bool:
+    """Say whether the name is our own file: the server may have linked it and its reply got lost (NFSv3)."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == identity
+
+
+def _rename(temporary: str, path: str, error: OSError) -> bool:
+    """Publish where hard links do not exist. The first writer wins where the filesystem has a rename for that."""
+    if files.look(path) is not None:
+        return False
+    if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
+        raise error
+    try:
+        _rename_to_new(temporary, path)
+    except FileExistsError:
+        return False
+    kind = mounts.filesystem(os.path.dirname(path))
+    if kind not in _noted:
+        _noted.add(kind)
+        _log.warning("no hard links on %s (%s): publishing by rename, %s", path, kind or "unknown", error.strerror)
+    return True
+
+
+def _rename_to_new(old: str, new: str) -> None:
+    """Rename to a name that is free; where the filesystem cannot ask for that (rename(2), RENAME_NOREPLACE), to any."""
+    call = _c_function("renameat2", "int", "char_p", "int", "char_p", "uint")
+    if call is not None:
+        import ctypes  # noqa: PLC0415 - see _c_function
+
+        if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+            return
+        if ctypes.get_errno() == errno.EEXIST:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+    # Not to be had; or it failed, which this says.
+    os.rename(old, new)
+
+
+def _link_is_refused_for_other_reasons(error: OSError, folder: str) -> bool:
+    """EPERM also means an immutable or append-only folder, where rename fails as well: let it say so itself."""
+    return error.errno == errno.EPERM and not os.access(folder, os.W_OK)

@@ -1,0 +1,193 @@
+"""Locks that save work and carry no correctness: whoever cannot have one goes on without, or comes back later.
+
+On shared filesystems a lock may be missing (ENOSYS), refused (ENOLCK, EIO), exclude nobody (nolock,
+localflock), or hang with its server. So it is asked for in a thread that can be left behind, always with a
+timeout, and its holder's death or fork blocks nobody for longer than that.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ana.errors import LockTimeoutError, StoreError, UntrustedStoreError
+from ana.fs import atomic, files, json_files
+from ana.fs.permissions import FREE, Access, open_regular
+from ana.runtime import threads
+from ana.runtime.counters import Counters
+
+__all__ = ["exclusive", "saving_work"]
+
+_ASKED_TIMES = 200
+"""How often a lock is asked for, at the most (on average), before it is given up."""
+
+_log = logging.getLogger("ana.locks")
+
+
+class _Attempt:
+    """One try to get a lock, in a thread of its own; a lock that comes too late is given back at once."""
+
+    def __init__(self, path: str, timeout_seconds: float, access: Access, prepare: Callable[[], object] | None) -> None:
+        self.path = path
+        self.timeout_seconds = timeout_seconds
+        self.access = access
+        self.prepare = prepare
+        self.problem = ""
+        self.timed_out = False
+        self.waited = False
+        self.error: Exception | None = None
+        self._answered = threading.Event()
+        self._guard = threading.Lock()
+        self._given_up = False
+        self._lock: Any = None
+        self._thread = threading.Thread(target=self._acquire, name="ana-lock", daemon=True)
+
+    def acquire(self) -> bool:
+        """Say whether the lock was to be had in time."""
+        if not threads.start(self._thread):
+            # Without a thread to leave behind; a lock server that is away is met by whatever comes next, too.
+            self._acquire()
+            return self._lock is not None
+        # The lock's own timeout ends the wait; a little more is for a server that does not answer at all.
+        self._answered.wait(self.timeout_seconds + 1.0)
+        with self._guard:
+            self._given_up = self._lock is None
+        if self._answered.is_set():
+            self._thread.join()
+        elif not self.problem:
+            self.timed_out = True
+            self.problem = "the lock server does not answer"
+        return self._lock is not None
+
+    def release(self) -> None:
+        """Give the lock back. What goes wrong then is the operating system's to clean up."""
+        with suppress(OSError):
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            lock = self._lock_file()
+        except Exception as error:  # noqa: BLE001 - an import may raise anything at the interpreter's end
+            # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
+            self.timed_out = isinstance(error, TimeoutError)
+            self.error = error
+            self.problem = f"{type(error).__name__}: {error}"
+        else:
+            with self._guard:
+                if self._given_up:
+                    lock.release()
+                else:
+                    self._lock = lock
+        finally:
+            self._answered.set()
+
+    def _lock_file(self) -> Any:
+        if self.prepare is not None:
+            self.prepare()
+        else:
+            atomic.make_folders(os.path.dirname(self.path), self.access)
+        lock = _file_lock(self.path, self.access, self.timeout_seconds)
+        try:
+            lock.acquire(timeout=0)
+        except TimeoutError:
+            self.waited = True
+            lock.acquire(timeout=self.timeout_seconds)
+        return lock
+
+
+@contextmanager
+def saving_work(
+    path: str,
+    timeout_seconds: float,
+    counters: Counters,
+    access: Access = FREE,
+    prepare: Callable[[], object] | None = None,
+) -> Iterator[bool]:
+    """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
+
+    `access` is the file's; `prepare` makes its folder. Waiting, and waiting in vain, is counted. Never raises for a
+    lock's sake.
+    """
+    attempt = _Attempt(path, timeout_seconds, access, prepare)
+    began = time.perf_counter()
+    held = attempt.acquire()
+    seconds = time.perf_counter() - began
+    if attempt.waited or attempt.timed_out:
+        counters.note_wait(seconds)
+    if not held:
+        _tell(attempt, counters, seconds)
+    try:
+        yield held
+    finally:
+        if held:
+            attempt.release()
+
+
+def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
+    """Say that it goes on without the lock: a warning where that was waited for; some places simply have no locks."""
+    level, event = logging.INFO, "no lock"
+    if attempt.timed_out:
+        counters.lock_timeouts += 1
+        level, event = logging.WARNING, "lock timeout"
+    fields = {"event": event, "path": attempt.path, "store": counters.home, "seconds": seconds}
+    _log.log(level, "going on without the lock %s: %s", attempt.path, attempt.problem, extra=fields)
+
+
+@contextmanager
+def exclusive(
+    path: str, timeout_seconds: float, access: Access = FREE, prepare: Callable[[], object] | None = None
+) -> Iterator[bool]:
+    """Hold the lock file `path` for a `with` block, its holder's name beside it; yield whether there is such a lock.
+
+    Raises LockTimeoutError, which says who has it, where another holds it for longer than `timeout_seconds`. Where
+    locks do not work, or no file can be written, goes on without one.
+    """
+    attempt = _Attempt(path, timeout_seconds, access, prepare)
+    held = attempt.acquire()
+    if not held:
+        if isinstance(attempt.error, TimeoutError):
+            raise LockTimeoutError(path, timeout_seconds, _holder(path))
+        _log.warning("going on without the lock %s: %s", path, attempt.problem)
+    try:
+        signed = held and _sign(path, access)
+        yield held
+    finally:
+        if signed:
+            with suppress(OSError):
+                os.unlink(f"{path}.holder")
+        if held:
+            attempt.release()
+
+
+def _sign(path: str, access: Access) -> bool:
+    """Write down who holds a lock, for those that wait: for people only. False where that cannot be."""
+    host, pid, since = os.uname().nodename, os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    try:
+        atomic.replace(f"{path}.holder", json.dumps({"host": host, "pid": pid, "since": since}).encode(), access=access)
+    except (StoreError, UntrustedStoreError):
+        return False
+    return True
+
+
+def _holder(path: str) -> str:
+    """Say who holds a lock, as far as that was written down."""
+    try:
+        fields = json_files.parse(files.read_whole(f"{path}.holder", 4096) or b"")
+        return f"host {fields['host']}, pid {fields['pid']}, since {fields['since']}"
+    except (ValueError, KeyError, TypeError, StoreError, UntrustedStoreError):
+        return "another process"
+
+
+def _file_lock(path: str, access: Access, timeout_seconds: float) -> Any:
+    from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
+
+    # Made by us, so that it gets the store's mode: a group's members share it.
+    os.close(open_regular(path, access, os.O_RDWR))
+    # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
+    # Each asks at its own pace, and not often: of 64 writers on NFS each asking takes the server five answers.
+    poll = files.jitter(timeout_seconds / _ASKED_TIMES)
+    return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=poll)

@@ -1,0 +1,1 @@
+"""Layers: save and load objects, over a store and the live objects."""

@@ -1,0 +1,410 @@
+"""Which layer is the current one, and where a reference's object is to be found. The only global state.
+
+`ANA_PICKLE_DIR` is read when the first layer is needed, not at import. All of it is per process: threads
+share the current layer.
+"""
+
+import logging
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ana.errors import ANAError, StateNotFoundError
+from ana.format import address, codec
+from ana.layers import inheritance, path_map
+from ana.layers.layer import (
+    DataLayer,
+    DirDataLayer,
+    by_home,
+    checked_class,
+    existing_layer,
+    live_by_home,
+    parents_layer,
+)
+from ana.objects import class_names, ghost, identity
+from ana.persist import bulk, class_lookup, loading
+
+if TYPE_CHECKING:
+    from ana.storable import Storable
+
+__all__ = ["defer_loads", "get_dl", "home_of", "load", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
+
+ENVIRONMENT = "ANA_PICKLE_DIR"
+
+Thing = TypeVar("Thing")
+
+_log = logging.getLogger("ana.current")
+_lock = threading.RLock()
+_current: DataLayer | None = None
+_unasked: DataLayer | None = None
+"""The layer in memory that came up because nobody had chosen one."""
+_deferring = False
+MOST_MET = 16
+"""So many layers that references or the environment led to are held; what has not been asked for longest is let go."""
+_met: OrderedDict[str, DataLayer] = OrderedDict()
+
+
+def get_dl() -> DataLayer:
+    """Return the current layer; the first time, the one that `ANA_PICKLE_DIR` names, the parent's, or a dict in memory.
+
+    The parent's, if it is a folder: in a worker of multiprocessing, loky or joblib, say, that nobody configured.
+    Raises what opening the folder raises.
+    """
+    global _current, _unasked  # noqa: PLW0603 - the one current layer
+    if _current is None:
+        with _lock:
+            if _current is None:
+                pickle_dir = os.environ.get(ENVIRONMENT)
+                _current = DirDataLayer(pickle_dir) if pickle_dir else parents_layer()
+                if _current is None:
+                    _current = _unasked = DataLayer()
+                inheritance.hand_down(_home_to_hand_down)
+    return _current
+
+
+def set_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> DataLayer:
+    """Make a layer the current one of this process, and return it.
+
+    `set_dl()`: a new dict in memory; `set_dl(pickle_dir=PATH)` or `set_dl(PATH)`: a folder;
+    `set_dl(layer)`: that layer, for instance `DictDataLayer(mapping)`. Options as for `DataLayer`.
+    Raises TypeError for options that contradict each other; the layer stays as it was then.
+    """
+    global _current  # noqa: PLW0603 - the one current layer
+    made = _make(layer, options)
+    _current = made
+    inheritance.hand_down(_home_to_hand_down)
+    return made
+
+
+@contextmanager
+def using_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> Iterator[DataLayer]:
+    """Make a layer the current one for a `with` block, in all threads of the process; arguments as `set_dl`."""
+    global _current  # noqa: PLW0603 - the one current layer
+    before = _current
+    made = set_dl(layer, **options)
+    try:
+        yield made
+    finally:
+        _current = before
+
+
+def defer_loads(*, until_used: bool = True) -> None:
+    """Have references unpickle, in this process, into objects that load when they are used first.
+
+    For a process that only passes objects on: a scheduler unpickles a task, perhaps, and never looks into it.
+    """
+    global _deferring  # noqa: PLW0603 - what this process is there for
+    _deferring = until_used
+
+
+def load_reference(cls: type, uuid: str, home: str | None) -> Any:
+    """Return the object that a reference stands for: alive, or loaded, or unloaded and raising when it is used.
+
+    Looked up in the layer whose state is being loaded, the current one, that of `ANA_PICKLE_DIR`, and
+    the reference's home. Raises only where the current layer says `errors="raise"`.
+    """
+    layer = loading.loading_from()
+    if layer is None:
+        layer = _current
+    elif cls.__module__ in class_names.MAIN:
+        cls = class_lookup.inside(layer, cls, uuid)
+    if layer is not None:
+        live = layer.live.get(uuid)
+        if live is not None and type(live) is cls:
+            # As `note_live`, in place: a call would take as long as a third of the rest.
+            counters = layer.store.counters
+            counters.from_memory += 1
+            mark = identity._marks.get(id(live))  # noqa: SLF001 - a call of `mark_of` is too much here
+            if mark is not None:
+                counters.from_memory_raw_bytes += mark.raw_bytes
+            return live
+    return _Search(uuid, home).resolve(cls)
+
+
+def load_now(cls: type, uuid: object) -> Any:
+    """Return the object of a UUID from the current layer or that of `ANA_PICKLE_DIR`; raise if it is not there.
+
+    Raises TypeError and ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
+    StateLoadError (also where it is no `cls`), StoreError.
+    """
+    key = address.check_key(uuid)
+    layer = _current or get_dl()
+    if loading.loading_from() is None and not os.environ.get(ENVIRONMENT):
+        # One place to look in: what it says is the answer.
+        return loading.load(layer, cls, key)
+    return _Search(key, None).load(cls, None)
+
+
+@overload
+def load(uuid: str) -> Any: ...
+
+
+@overload
+def load(uuid: str, cls: type[Thing]) -> Thing: ...
+
+
+def load(uuid: str, cls: type = object) -> Any:
+    """Return the object with this UUID, whatever its class: the live one, or one loaded from the current layer.
+
+    The class is the one that was stored with it. Those of a script or notebook (`__main__`) are found only where
+    `cls` is one of its classes, as with `Model.ana_load(uuid)`.
+
+    Args:
+        uuid: The object's UUID.
+        cls: What the object has to be; by default anything.
+
+    Raises:
+        TypeError: `uuid` is no string, or `cls` no class.
+        ValueError: `uuid` is no UUID.
+        StateNotFoundError: There is no such state.
+        CorruptedStateError: It is damaged.
+        StateLoadError: Its class is not to be found here, is no `cls`, or has changed.
+        StoreError: The store cannot be read.
+
+    """
+    return load_now(checked_class(cls), uuid)
+
+
+def prefetch(refs: "Iterable[Storable | str]") -> None:
+    """Load the states of objects that are not loaded yet, many at a time, so that using them costs nothing later.
+
+    `refs`: Refs and other Storables, loaded or not, and UUIDs of states in the current layer, which its `keep_bytes`
+    keep alive. What cannot be had stays unloaded, and raises when it is used. Safe between threads; its
+    own threads, on network filesystems only, are gone when it returns. Raises TypeError and ValueError for what
+    is neither an object nor a UUID, before anything is loaded.
+    """
+    wanted: list[tuple[str, Any]] = []
+    homes: dict[str | None, None] = {None: None}
+    for ref in bulk.check_objects([refs] if isinstance(refs, str) else refs, or_uuids=True):
+        if not hasattr(type(ref), "_ana_getstate"):
+            wanted.append((address.check_key(ref), None))
+            continue
+        mark = identity.mark_of(ref)
+        if mark is not None and mark.claim is not None:
+            wanted.append((mark.uuid, ref))
+            homes[getattr(mark.claim, "home", None)] = None
+    layers = {layer.home: layer for home in homes for layer in _Search("", home).layers} if wanted else {}
+    if layers:
+        bulk.prefetch(list(layers.values()), wanted)
+
+
+def home_of(mark: identity.Mark, target: DataLayer) -> str:
+    """Return the home that the reference of an object without its state carries: where it was said to be."""
+    home = getattr(mark.claim, "home", None)
+    return target.home if home is None else str(home)
+
+
+class _Search:
+    """One look for a state in all the places where it may be; remembers what stood in the way."""
+
+    def __init__(self, uuid: str, home: str | None) -> None:
+        self.uuid = uuid
+        self.home = home
+        self.places: list[str] = []
+        self.error: ANAError | None = None
+        self.layers = list(self._layers())
+
+    def resolve(self, cls: type) -> Any:
+        """Return the live object, or load it, or make one that raises when it is used."""
+        for layer in self.layers:
+            live = layer.live.find(self.uuid, cls)
+            if live is not None:
+                layer.store.counters.note_live(identity.mark_of(live))
+                return live
+        if _deferring or getattr(cls, "_ana_lazy", False):
+            return self._make_waiting(cls)
+        if loading.too_deep():
+            shell = self._make_waiting(cls)
+            loading.put_off(shell)
+            return shell
+        try:
+            return self.load(cls, None)
+        except ANAError as error:
+            orphan = self._orphan(cls) if isinstance(error, StateNotFoundError) else None
+            if orphan is not None:
+                return orphan
+            if _current is not None and _current.errors == "raise":
+                raise
+            return self._make_waiting(cls)
+
+    def _orphan(self, cls: type) -> Any:
+        """Return the object if it is still alive though its layer in memory, and with it the state, is gone."""
+        home = self.home or ""
+        table = live_by_home.get(home) if home.startswith("memory:") else None
+        return table.find(self.uuid, cls) if table is not None else None
+
+    def load(self, cls: type, shell: Any) -> Any:
+        """Load the state, from the first place that has it (into `shell`, if given). Raises the gravest problem."""
+        for layer in self.layers:
+            try:
+                # Only the last place is worth waiting for: a file may show up late on a network filesystem.
+                return loading.load(layer, cls, self.uuid, shell, patient=layer is self.layers[-1])
+            except ANAError as error:
+                self._note(error)
+        raise self.error or StateNotFoundError(self.uuid, ", ".join(self.places), _hint(self.home))
+
+    def _note(self, error: ANAError) -> None:
+        missing = isinstance(error, StateNotFoundError) and error.uuid == self.uuid
+        if not missing:
+            self.error = self.error or error
+        elif len(self.places) == 1 and not str(self.home).startswith("memory:"):
+            # The one store's own words, which may hold a hint.
+            self.error = error
+
+    def _layers(self) -> Iterator[DataLayer]:
+        """Yield the layers to look in, each once, opening them as they are needed."""
+        seen = set()
+        said = os.environ.get(ENVIRONMENT)
+        for where in (loading.loading_from(), _current or self._first(), said, self._home_here()):
+            layer = where if where is None or isinstance(where, DataLayer) else self._layer_at(str(where))
+            if layer is not None and layer.home not in seen:
+                seen.add(layer.home)
+                self.places.append(layer.home)
+                yield layer
+
+    def _home_here(self) -> str | None:
+        """Return the reference's home as it is called on this host; None where the map of paths makes no sense."""
+        try:
+            return self.home and path_map.here(self.home)
+        except ANAError as error:
+            self._unreachable(error)
+            # To be raised as it is, where no other place has the state.
+            self.error = error
+            return None
+
+    def _first(self) -> DataLayer | None:
+        """Return the current layer; a folder that cannot be opened is no reason to raise while unpickling."""
+        try:
+            return get_dl()
+        except ANAError as error:
+            self._unreachable(error)
+            return None
+
+    def _layer_at(self, home: str) -> DataLayer | None:
+        """Return the layer of a home, opened for what is there; None if it is not to be had here."""
+        if not home:
+            return None
+        layer = by_home.get(home)
+        if layer is not None:
+            with suppress(KeyError):
+                _met.move_to_end(home)
+            return layer
+        if home.startswith("memory:"):
+            self.places.append("the memory of the process that made the reference")
+            return None
+        with _lock:
+            try:
+                layer = _met.get(home) or existing_layer(home, _current)
+            except (ANAError, ValueError) as error:
+                self._unreachable(error)
+                return None
+            _met[home] = layer
+            dropped = [_met.popitem(last=False) for _ in range(len(_met) - MOST_MET)]
+        # What it held for reuse is let go of here, outside the lock.
+        del dropped
+        _adopt(layer)
+        return layer
+
+    def _unreachable(self, error: Exception) -> None:
+        self.places.append(str(error))
+
+    def _make_waiting(self, cls: type) -> Any:
+        """Make an object that loads its state when it is used."""
+        shell = ghost.make_shell(cls)
+        last = self.layers[-1] if self.layers else None
+        # A bare reference is inside of a state: it means the store of that.
+        inside = loading.loading_from() or last
+        home = self.home or (inside.store.home if inside is not None else "")
+        claim = _Claim(shell, cls, self.uuid, home)
+        if getattr(cls, "_ana_lazy", False):
+            identity.mark(shell, self.uuid, given=True).claim = claim
+        else:
+            ghost.unload(shell, self.uuid, claim)
+        known = shell if last is None else last.live.add(self.uuid, shell, cls)
+        return known if isinstance(known, cls) else shell
+
+
+class _Claim:
+    """Loads the state of an object that waits for it; holds the object weakly, as its mark does."""
+
+    __slots__ = ("cls", "home", "shell", "uuid")
+
+    def __init__(self, shell: Any, cls: type, uuid: str, home: str) -> None:
+        self.shell: weakref.ref[Any] = weakref.ref(shell)
+        self.cls = cls
+        self.uuid = uuid
+        self.home = home
+
+    def __call__(self) -> None:
+        shell = self.shell()
+        if shell is None:
+            return
+        found = _Search(self.uuid, self.home or None).load(self.cls, shell)
+        if found is not shell:
+            # Another object of the UUID became known meanwhile: this one becomes its equal.
+            ghost.reload(shell)
+            shell._ana_setstate(found._ana_getstate())
+            mark = identity.mark_of(shell)
+            if mark is not None:
+                mark.claim = None
+
+
+def _adopt(layer: DataLayer) -> None:
+    """Go on with the store that a first reference led to, where nobody chose a layer: results go there, too."""
+    global _current  # noqa: PLW0603 - the one current layer
+    if _current is not None and _current is _unasked:
+        fields = {"event": "adopted", "store": layer.home}
+        said = "no layer was chosen: states are stored in %s from now on, where a reference led to"
+        _log.info(said, layer.home, extra=fields)
+        _current = layer
+
+
+def _home_to_hand_down() -> str:
+    """Return the home of the folder that children are to take over; "" where there is none."""
+    home = os.environ.get(ENVIRONMENT) or inheritance.inherited_home() if _current is None else _current.home
+    return "" if home.startswith("memory:") else home
+
+
+def _hint(home: str | None) -> str:
+    if home is not None and home.startswith("memory:"):
+        return "it was stored in memory, which other processes do not see: use set_dl(pickle_dir=...) or ANA_PICKLE_DIR"
+    return "it was never stored there, was removed or purged, or this host mounts another filesystem at that path"
+
+
+def _make(layer: object, options: dict[str, Any]) -> DataLayer:
+    if isinstance(layer, DataLayer):
+        if options:
+            msg = f"a layer is given, so its options are its own: {', '.join(options)} contradict it"
+            raise TypeError(msg)
+        return layer
+    if "mongo_args" in options:
+        msg = "there is no MongoDB backend any more: use set_dl(pickle_dir=...), or DictDataLayer(mapping) over it"
+        raise TypeError(msg)
+    if isinstance(layer, str | os.PathLike):
+        if "pickle_dir" in options:
+            msg = f"two folders are given: {layer!r} and pickle_dir={options['pickle_dir']!r}"
+            raise TypeError(msg)
+        options = {"pickle_dir": layer, **options}
+    elif layer is not None:
+        msg = f"set_dl takes a layer or a path, not {type(layer).__name__}; a mapping goes into DictDataLayer(mapping)"
+        raise TypeError(msg)
+    return DirDataLayer(**options) if options.get("pickle_dir") is not None else DataLayer(**options)
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - one per process, replaced after fork
+    _lock = threading.RLock()
+    codec.reset()
+    for layer in list(by_home.values()):
+        layer.live.renew_lock()
+    loading.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+# Children are also made of `Process` objects that are older than the first layer.
+inheritance.hand_down(_home_to_hand_down)

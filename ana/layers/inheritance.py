@@ -1,0 +1,149 @@
+"""Other processes of this program: the store that children take over from their parent, and what goes to them by value.
+
+multiprocessing copies the configuration of the process that starts a child into it, also through a fork server that
+runs already. Workers of loky, joblib and dask's LocalCluster are such children.
+"""
+
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ana.objects import hash_callers
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+__all__ = ["hand_down", "inherited_home", "leaves", "tell_by_value"]
+
+_MODULE = "multiprocessing.process"
+_KEY = "ana_home"
+
+_is_fork = False
+_copied_until = -math.inf
+"""What was stored in memory before this moment (time.monotonic, s), forked relatives have, too."""
+_told = False
+
+
+class _Home:
+    """Stands in the configuration for the home of the layer that is current when a child is started."""
+
+    def __init__(self, find: Callable[[], str], inherited: str) -> None:
+        self.find = find
+        self.inherited = inherited
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (self.find(),)
+
+
+class _OnImport:
+    """Waits on `sys.meta_path` for the import of multiprocessing: ana does without it, and it takes 10 ms."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> "ModuleSpec | None":
+        """Find the module as others do, and have `then` called when it has been executed."""
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        found = (finder.find_spec(name, path, target) for finder in list(sys.meta_path))
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_tell(module: ModuleType) -> None:
+                execute(module)
+                self.then()
+
+            # Of this one loader.
+            vars(spec.loader)["exec_module"] = execute_and_tell
+        return spec
+
+
+def hand_down(find: Callable[[], str]) -> None:
+    """Have the children that are started from now on take over the home that `find` returns then ("": none)."""
+    module = sys.modules.get(_MODULE)
+    if module is not None:
+        module.current_process()._config[_KEY] = _Home(find, inherited_home())  # noqa: SLF001 - it is what descendants inherit
+    elif not any(isinstance(finder, _OnImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _OnImport(lambda: hand_down(find)))
+
+
+def inherited_home() -> str:
+    """Return the home that this process was given when its parent started it, or ""."""
+    module = sys.modules.get(_MODULE)
+    home = "" if module is None else module.current_process()._config.get(_KEY, "")  # noqa: SLF001 - see hand_down
+    return home.inherited if isinstance(home, _Home) else str(home)
+
+
+def leaves(looked: float) -> bool:
+    """Say whether what is pickled now goes to a process that does not have this one's memory.
+
+    `looked`: when the state was last seen in memory (time.monotonic, s). A child's pickles go to its parent; those
+    that an engine makes, to its workers. Forked children have what their parent had stored before.
+    """
+    asks = hash_callers.engine()
+    if asks and (asks != "multiprocessing" or not _all_forked()):
+        return True
+    if asks or _is_one_of_many():
+        return looked >= _copied_until
+    return False
+
+
+def tell_by_value(what: str) -> None:
+    """Warn, once in a process, that something goes to other processes by value."""
+    global _told  # noqa: PLW0603 - once
+    if _told:
+        return
+    _told = True
+    cure = "ana.set_dl(pickle_dir=...) before the workers start, or ANA_PICKLE_DIR, has references sent instead"
+    # An error of it, if the user asked for that, would be the task's, or hang a pool.
+    with suppress(RuntimeWarning):
+        warnings.warn(
+            f"the layer is in memory, which other processes do not see, so {what} goes to them by value: {cure}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _is_one_of_many() -> bool:
+    """Say whether this process was made by another one of the same program, or is one of MPI's ranks."""
+    module = sys.modules.get(_MODULE)
+    if _is_fork or (module is not None and module.parent_process() is not None):
+        return True
+    mpi: Any = sys.modules.get("mpi4py.MPI")
+    # Its pickling is compiled, and to be seen in no frame.
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1
+
+
+def _all_forked() -> bool:
+    """Say whether all children that run have been forked, and none is being started otherwise."""
+    context = sys.modules["multiprocessing.context"]
+    if context.get_spawning_popen() is not None:
+        return False
+    children = list(sys.modules[_MODULE]._children)  # noqa: SLF001 - active_children() would reap them
+    return all(getattr(child._popen, "method", "") == "fork" for child in children)  # noqa: SLF001 - nowhere else
+
+
+def _before_fork() -> None:
+    global _copied_until  # noqa: PLW0603 - of this process
+    module = sys.modules.get(_MODULE)
+    if module is None or not module._children:  # noqa: SLF001 - active_children() would reap them
+        _copied_until = time.monotonic()
+
+
+def _after_fork() -> None:
+    global _is_fork, _copied_until  # noqa: PLW0603 - of this process
+    _is_fork = True
+    _copied_until = time.monotonic()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -1,0 +1,389 @@
+"""Data layers: live objects plus one store. Which of them is the current one is `current`'s business."""
+
+import logging
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
+
+from ana.compat.method_store import MethodStore
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
+from ana.format import address, chunks
+from ana.layers import inheritance, settings, stats_file
+from ana.objects import identity, pickling
+from ana.objects.restricted import Fence
+from ana.persist import bulk, loading, saving, writing
+from ana.stores.base import ReplacedError
+from ana.stores.directory import roots
+from ana.stores.directory.store import DirectoryStore
+from ana.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from ana.layers.statistics import Stats
+    from ana.storable import Storable
+    from ana.stores import base
+
+__all__ = [
+    "DataLayer",
+    "DictDataLayer",
+    "DirDataLayer",
+    "SimpleDataLayer",
+    "by_home",
+    "checked_class",
+    "existing_layer",
+    "live_by_home",
+    "parents_layer",
+]
+
+_log = logging.getLogger("ana.layer")
+
+KEEP_BYTES = 256 << 20
+RECHECK_SECONDS = 300.0
+
+Thing = TypeVar("Thing")
+
+by_home: "weakref.WeakValueDictionary[str, DataLayer]" = writing.by_home
+"""The latest layer of each home, for references that name it."""
+live_by_home: "weakref.WeakValueDictionary[str, identity.LiveObjects]" = weakref.WeakValueDictionary()
+"""The live objects of each home, which outlive its layer."""
+
+
+class DataLayer:
+    """Live objects and the store where states are; by default a dict in this process.
+
+    Safe to use from many threads; a forked child goes on with its own copy (of a dict: its own dict).
+    """
+
+    _store_type = "dict"
+
+    def __init__(  # noqa: PLR0913 - options, each by its name
+        self,
+        pickle_dir: str | os.PathLike[str] | None = None,
+        *,
+        keep_bytes: int = KEEP_BYTES,
+        errors: str = "defer",
+        strict: bool = False,
+        durable: bool | None = None,
+        recheck_seconds: float = RECHECK_SECONDS,
+        level: int = chunks.DEFAULT_LEVEL,
+        allowed: Iterable[str] | None = None,
+        max_state_bytes: int | None = None,
+        key: bytes | str | os.PathLike[str] | None = None,
+        shared: bool | None = None,
+        trusted_uids: Iterable[int | str] | None = None,
+        node_cache: str | os.PathLike[str] | None = None,
+        node_cache_bytes: int | None = None,
+    ) -> None:
+        """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
+
+        `keep_bytes`: how much raw state of loaded objects is kept alive for reuse; the last one always is.
+        Objects of all layers count together, against the largest of their budgets.
+        `errors`: what a reference does while it is unpickled and its state is missing or damaged: "defer"
+        makes an object that raises when it is used, "raise" raises at once. `strict`: raise
+        UUIDConflictError where an explicit UUID already names other content. `durable` (folders only):
+        wait for the disk before a state counts as stored (default: yes). `recheck_seconds`: how long an
+        object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
+        22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
+        less than an eighth; 0 stores all as it is. UUIDs do not depend on it. `allowed`: modules (with all below
+        them) whose classes and functions a state may name when it is loaded, besides those that only hold data;
+        by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
+        this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
+        that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
+        `shared` (folders only): a group may write to it, and is trusted with that; a new store is made so.
+        `trusted_uids` (folders only): users whose files are believed, besides this one's and root's; "unmapped":
+        those whom this user namespace has no number for (SECURITY.md). Where these two are not given, `ANA_SHARED` and
+        `ANA_TRUSTED_UIDS` count.
+
+        `node_cache` (folders only; default: `ANA_NODE_CACHE`): a folder on this node's own disk in which large states
+        are kept for all its processes, which map them: arrays are read-only and in memory once; "auto": the first of
+        `$SLURM_TMPDIR`, `$LOCAL_SCRATCH` and `$TMPDIR` that is local; "": none. What it cannot do is done without it.
+        `node_cache_bytes` (default: `ANA_NODE_CACHE_BYTES`, else half of what is free there) bounds all that this user
+        has at that place.
+
+        Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
+        """
+        _check_options(keep_bytes, errors, recheck_seconds, level)
+        if max_state_bytes is not None and max_state_bytes <= 0:
+            msg = f"max_state_bytes is a number of bytes, at least 1, not {max_state_bytes!r}"
+            raise ValueError(msg)
+        stats_file.begin()
+        self.fence = None if allowed is None else Fence(_module_names(allowed))
+        self.max_state_bytes = max_state_bytes
+        self.level = level
+        self.uuid = os.urandom(16).hex()
+        self.errors = errors
+        self.strict = strict
+        self.recheck_seconds = recheck_seconds
+        self.live = identity.LiveObjects(keep_bytes)
+        # With the layer, and before the interpreter takes itself apart: destructors need their modules.
+        weakref.finalize(self, self.live.forget_kept)
+        if pickle_dir is not None:
+            self._store_type = "pickle"
+            believed = settings.trust(shared, trusted_uids)
+            cache = settings.node_cache(node_cache, node_cache_bytes)
+            opened = settings.folder(pickle_dir, durable=durable is not False, level=level, key=key, believed=believed)
+            self.store: base.Store = cache(opened)
+        else:
+            _refuse_for_memory(
+                durable=durable,
+                key=key,
+                shared=shared,
+                trusted_uids=trusted_uids,
+                node_cache=node_cache,
+                node_cache_bytes=node_cache_bytes,
+            )
+            self.store = MemoryStore({}, f"memory:{self.uuid}", level)
+            if not type(self).load_state.__module__.startswith("ana."):
+                # An old program's own backend.
+                self.store = MethodStore(self.store.home, self.store_state, self.load_state)
+        by_home[self.home] = self
+        live_by_home[self.home] = self.live
+
+    def __repr__(self) -> str:
+        return f"<ana.{type(self).__name__} {self.home}>"
+
+    @property
+    def home(self) -> str:
+        """Where the store is, as references carry it: a folder's absolute path, or "memory:" and an id."""
+        return self.store.home
+
+    def stats(self) -> "Stats":
+        """Return what this process has done with the layer's store: states stored, found there, loaded, from where.
+
+        Since the layer was made or the process forked. Exact between threads; costs some 20 µs.
+        """
+        from ana.layers import statistics  # noqa: PLC0415 - dataclasses take longer to import than all of ana
+
+        return statistics.stats_of(self.store.counters)
+
+    def sends_by_value(self, mark: identity.Mark) -> bool:
+        """Say whether an object that is pickled now has to take its state along: nobody could follow a reference."""
+        if not self.store.private or not inheritance.leaves(mark.looked if mark.layer == self.uuid else math.inf):
+            return False
+        inheritance.tell_by_value(f"the object with the UUID {mark.uuid!r}")
+        return True
+
+    @property
+    def uuid_cache(self) -> MutableMapping[str, Any]:
+        """The live objects by UUID, held weakly."""
+        return self.live.table
+
+    @property
+    def _state_store(self) -> MutableMapping[str, Any] | None:
+        """The mapping of a layer in memory, which old programs save and restore as a whole; None over a folder."""
+        return self.store.mapping if isinstance(self.store, MemoryStore) else None
+
+    @_state_store.setter
+    def _state_store(self, mapping: MutableMapping[str, Any]) -> None:
+        self.store = MemoryStore(mapping, self.home, self.level)
+
+    def store_many(self, objects: "Iterable[Storable]") -> list[str]:
+        """Give each object an address in this layer, store it with all it refers to, and return the UUIDs in order.
+
+        As `make_uuid` on each (and storing what has a UUID already), but up to 32 states are written at the same
+        time, in threads that are gone when it returns; up to 1,024 of them, or 32 MiB of raw state, wait for that in
+        memory. In memory, and in a folder on a local disk without `durable`, where threads bring nothing, one by one.
+
+        Raises TypeError for what is no Storable, before anything is done. Where states cannot be pickled, all
+        others are stored; where the store fails, what is under way is finished; the first error is raised
+        then, with a note of which object it is. An object that was not stored has no UUID, unless it had one before.
+        """
+        return bulk.store(self, bulk.check_objects(objects))
+
+    @overload
+    def load_many(self, uuids: Iterable[str]) -> list[Any]: ...
+
+    @overload
+    def load_many(self, uuids: Iterable[str], cls: type[Thing]) -> list[Thing]: ...
+
+    def load_many(self, uuids: Iterable[str], cls: type = object) -> list[Any]:
+        """Return the objects of the UUIDs, in order: the live ones, or loaded from this layer.
+
+        `cls`: what all of them are; the classes of a script (`__main__`) are found only with it. As `ana_load` for
+        each, but on a network filesystem up to 32 states are read at the same time, in threads that are gone
+        when it returns; up to 512 small ones (of 256 KiB) and 64 MiB of larger ones wait in memory. Unpickling is
+        done in the caller's thread.
+
+        Raises TypeError and ValueError for what is no UUID or class, before anything is loaded; StateNotFoundError,
+        CorruptedStateError, StateLoadError (also where it is no `cls`), StoreError for the first that has one.
+        """
+        if isinstance(uuids, str):
+            msg = f"load_many takes many UUIDs, not one string: {uuids!r:.100}"
+            raise TypeError(msg)
+        return bulk.load(self, checked_class(cls), [address.check_key(uuid) for uuid in uuids])
+
+    def keep(self, name: str, *objects: "Storable") -> list[str]:
+        """Store objects, keep them under a name with all that they refer to (`ana gc` spares them), return the UUIDs.
+
+        What the name keeps already, it goes on keeping; `ana forget NAME` lets go of it. In memory nothing is ever
+        collected, so that the objects are stored, and that is all. Raises TypeError for what is no Storable,
+        ValueError for a name that is empty or longer than 200 characters, before anything is done; and what storing
+        raises. Safe between threads, processes and hosts.
+        """
+        address.check_key(name)
+        uuids = self.store_many(objects)
+        # Behind a node cache, too: what a node has is no copy that lasts.
+        tree = getattr(self.store, "store", self.store)
+        if isinstance(tree, DirectoryStore):
+            try:
+                problems = roots.keep(tree, name, uuids)
+            except (StateNotFoundError, CorruptedStateError) as error:
+                problems = [error]
+            if problems:
+                # It was believed to be there, and is not: purged, say.
+                for obj in objects:
+                    saving.store(self, obj, heal=True)
+                for problem in roots.keep(tree, name, uuids):
+                    raise problem
+        return uuids
+
+    def store_state(self, uuid: str, state: object) -> None:
+        """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""
+        key = address.check_key(uuid)
+        content, children = saving.serialise("", state)
+        try:
+            self.store.put(key, content, children, heal=False)
+        except ReplacedError:
+            saving.forget(self)
+            self.store.put(key, content, children, heal=False)
+
+    def load_state(self, uuid: str) -> Any:
+        """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
+        found = self.store.get(address.check_key(uuid))
+        loading.check_size(self, found)
+        return pickling.load(found.segments(), self.fence)
+
+
+class DirDataLayer(DataLayer):
+    """A layer over a folder on a (shared) filesystem; without `pickle_dir`, over `$PWD/pickles`."""
+
+    def __init__(self, pickle_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        """Open the store in a folder, making it where it is missing; options as for `DataLayer`.
+
+        Raises StoreError, UntrustedStoreError (not empty, and no store), UnsupportedFormatError.
+        """
+        super().__init__("pickles" if pickle_dir is None else pickle_dir, **options)
+
+
+class DictDataLayer(DataLayer):
+    """A layer over any mapping from strings to bytes: a dict, or a user's redis, fsspec, zict ..."""
+
+    def __init__(self, the_dict: MutableMapping[str, bytes] | None = None, **options: Any) -> None:
+        """Use the given mapping, or a new dict; options as for `DataLayer`, without those of folders."""
+        if the_dict is not None and not hasattr(the_dict, "__setitem__"):
+            msg = f"the_dict is a mapping from strings to bytes, not {type(the_dict).__name__}"
+            raise TypeError(msg)
+        super().__init__(**options)
+        if the_dict is not None:
+            self.store = MemoryStore(the_dict, self.home, self.level)
+
+
+class SimpleDataLayer(DataLayer):
+    """Plain pickling with identity: states travel in the pickle, and nothing is stored."""
+
+    _store_type = "simple"
+
+    def sends_by_value(self, mark: identity.Mark) -> bool:  # noqa: ARG002 - all of them
+        """Say yes: nothing is stored."""
+        return True
+
+    def store_many(self, objects: "Iterable[Storable]") -> list[str]:
+        """Give each object a random UUID, if it has none, and return the UUIDs; nothing is stored."""
+        found = bulk.check_objects(objects)
+        return [(identity.mark_of(obj) or saving.give_address(self, obj, address.random_uuid())).uuid for obj in found]
+
+    def store_state(self, uuid: str, state: object) -> None:
+        """Do nothing."""
+
+    def load_state(self, uuid: str) -> Any:
+        """Raise ANAError: there is nothing to load from."""
+        msg = f"SimpleDataLayer stores no states, so {uuid!r} cannot be loaded: use set_dl(pickle_dir=...)"
+        raise ANAError(msg)
+
+
+def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: int) -> None:
+    if errors not in ("defer", "raise"):
+        msg = f'errors is "defer" or "raise", not {errors!r}'
+        raise ValueError(msg)
+    if keep_bytes < 0 or recheck_seconds < 0:
+        msg = f"keep_bytes ({keep_bytes}) and recheck_seconds ({recheck_seconds}) are not negative"
+        raise ValueError(msg)
+    if isinstance(level, bool) or not isinstance(level, int):
+        msg = f"level is a whole number, not {level!r}"
+        raise TypeError(msg)
+    if not -chunks.MAX_LEVEL <= level <= chunks.MAX_LEVEL:
+        most = chunks.MAX_LEVEL
+        msg = f"level is -{most} (fastest) to {most} (smallest), or 0 for no compression, not {level}"
+        raise ValueError(msg)
+
+
+def _refuse_for_memory(**options: object) -> None:
+    """Refuse options of folders for a layer without one."""
+    for name, given in options.items():
+        if given is not None:
+            msg = f"{name}= is for a folder: give pickle_dir= too"
+            raise TypeError(msg)
+
+
+def _module_names(allowed: Iterable[str]) -> list[str]:
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
+        msg = f'allowed holds names of modules, as in ("mypackage", "numpy"), not {allowed!r:.100}'
+        raise TypeError(msg)
+    wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
+    if wrong:
+        msg = f"allowed holds names of modules, and {wrong[0]!r} is none"
+        raise ValueError(msg)
+    return names
+
+
+def checked_class(cls: object) -> type:
+    """Return the class whose instances are asked for. Raises TypeError for what is none."""
+    # Of Ref[int], say, instances are those of Ref.
+    given: object = get_origin(cls) or cls
+    if not isinstance(given, type):
+        msg = f"cls is a class, not {cls!r:.100}"
+        raise TypeError(msg)
+    return given
+
+
+def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
+    """Return a layer over the store that is at the absolute path `home`; nothing is made there.
+
+    That may be a layer in use, `preferred` first, which has come to the same store by another path: so that there is
+    one object for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
+    """
+    store = settings.folder(home, create=False)
+    for known in (preferred, *list(by_home.values())):
+        if known is not None and _is_over(known, store):
+            by_home[home] = known
+            return known
+    layer = DataLayer()
+    layer._store_type = "pickle"  # noqa: SLF001 - as DataLayer itself does
+    layer.store = settings.node_cache()(store)
+    # An earlier layer's objects may still be alive: one object for a UUID.
+    layer.live = live_by_home.get(layer.home, layer.live)
+    weakref.finalize(layer, layer.live.forget_kept)
+    by_home[layer.home] = layer
+    live_by_home[layer.home] = layer.live
+    return layer
+
+
+def parents_layer() -> DataLayer | None:
+    """Return a layer over the folder that was current where this process was started, if there was one."""
+    home = inheritance.inherited_home()
+    if not home:
+        return None
+    try:
+        return existing_layer(home)
+    except (ANAError, ValueError) as error:
+        said = "the parent's store cannot be opened here, states are stored in memory: %s"
+        _log.warning(said, error, extra={"event": "not inherited", "store": home})
+        return None
+
+
+def _is_over(layer: DataLayer, store: DirectoryStore) -> bool:
+    """Say whether a layer's store is this one by another path; of stores that are no folders, no."""
+    is_same: Callable[[DirectoryStore], bool] | None = getattr(layer.store, "is_same", None)
+    return is_same is not None and is_same(store)

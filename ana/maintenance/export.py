@@ -1,0 +1,170 @@
+"""States with all that they refer to as one file, for another site: a tar file that unpacks into a store."""
+
+import errno
+import json
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ana.errors import ANAError, StoreError
+from ana.format import address, record
+from ana.format.chunks import Read
+from ana.fs import atomic, files, permissions
+from ana.maintenance.common import Doing, Path, Tell, absolute, open_store, outside
+from ana.maintenance.import_ import MOST_MANIFEST_BYTES
+from ana.maintenance.listing import find_in
+from ana.stores.directory import ingest
+from ana.stores.directory.config import CONFIG, FORMAT
+from ana.stores.directory.graph import children_first
+from ana.stores.directory.scan import Survey
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["Exported", "export_states"]
+
+BLOCK_BYTES = 4 << 20
+
+
+@dataclass
+class Exported:
+    """What is in an exported file."""
+
+    path: str
+    uuids: list[str]
+    """What was asked for."""
+    states: list[str] = field(default_factory=list)
+    """All states in the file, children first."""
+    size_bytes: int = 0
+    """Of the file."""
+
+
+def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: Tell = lambda _: None) -> Exported:
+    """Write states and all that they refer to into one new file; unique beginnings of UUIDs are enough.
+
+    It is a tar file of a store: `ana.json`, then the states' files, children first, as they are. Each is verified.
+    The file appears when it is whole; a pipe or a device is written to. Needs no lock; nothing is unpickled, nothing in
+    the store is changed (but that states in the trash are brought back, as by any reader).
+
+    Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError for what cannot be exported, StoreError
+    (errno EEXIST where there is a file of that name), ValueError for a place in a store; no file is left then.
+    """
+    store = open_store(pickle_dir)
+    place, real = absolute(path), outside(path)
+    keys = list(dict.fromkeys(find_in(store, uuid) for uuid in uuids))
+    done = Exported(place, keys)
+    survey = Survey(store)
+    known = _all_children(survey, keys)
+    done.states = list(children_first(keys, lambda key: known[key] if key in known else _children(store, key)))
+    manifest = _manifest(store, done)
+    if len(manifest) > MOST_MANIFEST_BYTES:
+        hint = f"{len(keys)} UUIDs are too many for one file: export them into several"
+        raise StoreError(place, errno.EFBIG, hint)
+    place = real
+    special = permissions.open_special(place)
+    if special is not None:
+        with files.reported(place), special as file:
+            # A pipe, say: it is written from the beginning to the end.
+            _Writing(survey, done, lambda _, parts: file.writelines(parts), tell).write(manifest)
+        return done
+    folder, _, name = place.rpartition("/")
+    if not atomic.publish(
+        folder or "/",
+        name,
+        lambda write: _Writing(survey, done, write, tell).write(manifest),
+        durable=True,
+        make_folders=_no_folder,
+    ):
+        raise StoreError(place, 17, "there is a file of that name already")
+    return done
+
+
+def _no_folder() -> None:
+    """Make nothing: who names a folder that is not there is told so."""
+
+
+def _manifest(store: DirectoryStore, done: Exported) -> bytes:
+    fields = {"format": FORMAT, "levels": store.config.levels, "id": address.random_uuid()}
+    return json.dumps({**fields, "exported": done.uuids, "states": len(done.states)}).encode() + b"\n"
+
+
+def _all_children(survey: Survey, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the children of states and of all below them, looked up many at once; what fails is left out."""
+    known: dict[str, tuple[str, ...]] = {}
+    level = list(keys)
+    while level:
+        looked = survey.each(level, lambda key: _children(survey.store, key))
+        known |= {key: found for key, found in looked if not isinstance(found, ANAError)}
+        below = dict.fromkeys(child for key in level for child in known.get(key, ()))
+        level = [child for child in below if child not in known]
+    return known
+
+
+def _children(store: DirectoryStore, key: str) -> tuple[str, ...]:
+    found = store.get(key)
+    found.release()
+    return found.header.children
+
+
+class _Writing:
+    """A tar file while it is written."""
+
+    def __init__(self, survey: Survey, done: Exported, write: record.Write, tell: Tell) -> None:
+        self.survey = survey
+        self.store = survey.store
+        self.done = done
+        self.write_at = write
+        self.tell = tell
+        self.offset = 0
+
+    def write(self, manifest: bytes) -> None:
+        """Write all of it."""
+        self._put_file(CONFIG, len(manifest), record.reader(manifest))
+        for number, (key, small) in enumerate(self.survey.each(self.done.states, self._read), 1):
+            if isinstance(small, bytearray):
+                self._put_file(self.survey.name_of(key), len(small), record.reader(small))
+            else:
+                # Large, or something is wrong with it: this says what, or finds it right the second time.
+                self.store.get(key).verify()
+                with ingest.opened(self.store, key) as (size_bytes, read):
+                    self._put_file(self.survey.name_of(key), size_bytes, self._unsealed(key, size_bytes, read))
+            self.tell(Doing("exporting", number, len(self.done.states), self.offset))
+        self._put(bytes(2 * tarfile.BLOCKSIZE))
+        self.done.size_bytes = self.offset
+
+    def _read(self, key: str) -> bytearray | None:
+        """Return a small state's file, verified; None for a large one."""
+        with ingest.opened(self.store, key) as (size_bytes, read):
+            if size_bytes > ingest.START_BYTES:
+                return None
+            where = self.store.path(key)
+            record.verify(ingest.read_header(key, size_bytes, read, where, self.store.seal), read, where)
+            data = bytearray(size_bytes)
+            self._unsealed(key, size_bytes, read)(0, [memoryview(data)])
+            return data
+
+    def _unsealed(self, key: str, size_bytes: int, read: Read) -> Read:
+        """Return what reads a file as it is at another site, which has another key, or none."""
+        if self.store.seal is None:
+            return read
+        header = ingest.read_header(key, size_bytes, read, self.store.path(key), self.store.seal)
+        return ingest.resealed(header, read, None)
+
+    def _put_file(self, name: str, size_bytes: int, read: Read) -> None:
+        self._begin(name, size_bytes)
+        for at in range(0, size_bytes, BLOCK_BYTES):
+            block = bytearray(min(BLOCK_BYTES, size_bytes - at))
+            read(at, [memoryview(block)])
+            self._put(block)
+        self._end(size_bytes)
+
+    def _begin(self, name: str, size_bytes: int) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = size_bytes
+        member.mtime = files.now_ns() // 10**9
+        self._put(member.tobuf(tarfile.GNU_FORMAT))
+
+    def _end(self, size_bytes: int) -> None:
+        self._put(bytes(-size_bytes % tarfile.BLOCKSIZE))
+
+    def _put(self, data: bytes | bytearray) -> None:
+        self.write_at(self.offset, [memoryview(data)])
+        self.offset += len(data)

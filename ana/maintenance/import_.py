@@ -1,0 +1,368 @@
+"""States from elsewhere: trees of the original ANA (`UUID.p`), and files that `export_states` wrote."""
+
+import json
+import pickletools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from ana.errors import (
+    ANAError,
+    CorruptedStateError,
+    StateNotFoundError,
+    StoreError,
+    UnsupportedFormatError,
+    UntrustedStoreError,
+)
+from ana.format import address, record
+from ana.format.chunks import Read
+from ana.fs import files, paths
+from ana.maintenance import archive
+from ana.maintenance.common import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, open_store, problem
+from ana.runtime import cgroups, threads
+from ana.stores.directory import ingest
+from ana.stores.directory.config import FORMAT
+from ana.stores.directory.graph import by_level, children_first
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["Imported", "import_file", "import_old"]
+
+SUFFIX = ".p"
+MOST_MANIFEST_BYTES = 32 << 20
+"""Of `ana.json` in an exported file: it names what was asked for, 860,000 UUIDs at the most."""
+MOST_STATES = 10**12
+THREADS = 16
+"""They wait for the disk, or for servers: see `ana.fetching`."""
+WINDOW_STATES = 512
+WINDOW_BYTES = 64 << 20
+"""So many states, or bytes of them, are taken at a time: what refers to what is known of those, and of what is done."""
+SMALL_BYTES = 1 << 20
+"""Larger states are taken one by one, each on as many threads as there are CPUs."""
+D = "ana.d D"
+"""How the original ANA's pickles name what loads a reference."""
+
+
+@dataclass
+class Imported:
+    """What an import did. States go by their UUIDs."""
+
+    found: int = 0
+    """States in what was imported."""
+    imported: list[str] = field(default_factory=list)
+    present: int = 0
+    """Those that the store had already, the same."""
+    size_bytes: int = 0
+    """Of what was imported, as it was."""
+    exported: list[str] = field(default_factory=list)
+    """Of an exported file: the UUIDs that were asked for; what they refer to came along."""
+    ignored: list[str] = field(default_factory=list)
+    """Files that are no states."""
+    problems: list[Problem] = field(default_factory=list)
+    """States that were not imported, and why."""
+
+
+class _State(NamedTuple):
+    """A state that is to be stored: its key, its file, how large that is, what it refers to, where it begins."""
+
+    key: str
+    name: str
+    size_bytes: int
+    children: Sequence[str]
+    offset: int = 0
+
+
+class _Importing:
+    """Stores states, each after all that it refers to and many at once, and notes what became of them."""
+
+    def __init__(
+        self, store: DirectoryStore, put: Callable[[_State], bool], done: Imported, tell: Tell, total: int
+    ) -> None:
+        """Take what stores a state: it returns False for one that was there, and raises ANAError."""
+        self._store = store
+        self._put = put
+        self._done = done
+        self._tell = tell
+        self._total = total
+        self._here: set[str] = set()
+        self._waiting: dict[str, _State] = {}
+        self._taken = 0
+
+    def take(self, states: Sequence[_State]) -> None:
+        """Store those whose children are there."""
+        window = {state.key: state for state in states}
+        for keys in by_level(window, lambda key: window[key].children):
+            ready = []
+            for state in (window[key] for key in keys):
+                if self._missing(state, ()) is None:
+                    ready.append(state)
+                else:
+                    self._waiting[state.key] = state
+            self._put_all(ready)
+
+    def finish(self) -> None:
+        """Store also those that refer to each other or to what came after them; of the others, a child is missing."""
+        left = self._waiting
+        while missing := {key: child for key, state in left.items() if (child := self._missing(state, left))}:
+            for key, child in missing.items():
+                reason = f"it refers to {child}, which is neither among what was imported nor in the store"
+                self._done.problems.append(Problem(key, left[key].name, "missing", reason))
+            left = {key: state for key, state in left.items() if key not in missing}
+        order = children_first(left, lambda key: [child for child in left[key].children if child in left])
+        for keys in by_level(order, lambda key: left[key].children):
+            self._put_all([left[key] for key in keys])
+
+    def _missing(self, state: _State, coming: Iterable[str]) -> str | None:
+        for child in state.children:
+            if child not in self._here and child != state.key and child not in coming and not self._store.has(child):
+                return child
+        return None
+
+    def _put_all(self, states: Sequence[_State]) -> None:
+        results: dict[int, bool | Problem] = {}
+
+        def one(number: int) -> None:
+            state = states[number]
+            try:
+                results[number] = self._put(state)
+            except ANAError as error:
+                results[number] = problem(error, state.key, state.name)
+
+        large = [number for number, state in enumerate(states) if state.size_bytes > SMALL_BYTES]
+        threads.run(one, [number for number in range(len(states)) if number not in set(large)], THREADS)
+        for number in large:
+            one(number)
+        for number, state in enumerate(states):
+            self._note(state, results[number])
+        self._taken += len(states)
+        self._tell(Doing("importing", self._taken, self._total, self._done.size_bytes))
+
+    def _note(self, state: _State, result: bool | Problem) -> None:  # noqa: FBT001 - what became of it
+        if isinstance(result, Problem):
+            self._done.problems.append(result)
+            return
+        self._here.add(state.key)
+        if result:
+            self._done.imported.append(state.key)
+            self._done.size_bytes += state.size_bytes
+        else:
+            self._done.present += 1
+
+
+def import_old(
+    pickle_dir: Path, old_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: float = LOCK_SECONDS
+) -> Imported:
+    """Store the states of a folder of the original ANA, `UUID.p` each, under their UUIDs; the folder is only read.
+
+    `pickle_dir` becomes a store where it is none yet. Nothing is unpickled: each file is read to the end of its pickle,
+    opcode by opcode, and what it refers to is found on the way. Classes are known to references only, so that
+    `ana ls` shows none. What is stored already is compared. A symlink, or what is no file, is a problem, and is not
+    opened. Can be interrupted, and run again.
+
+    Raises StoreError, UntrustedStoreError for a folder without any such file, UnsupportedFormatError,
+    LockTimeoutError.
+    """
+    folder = absolute(old_dir)
+    done = Imported()
+    old = _OldFolder(folder, done)
+    if not old.keys:
+        raise UntrustedStoreError(folder, f"it holds no state of the original ANA (UUID{SUFFIX})")
+    store = open_store(pickle_dir, create=True)
+    with locked(store, lock_seconds):
+        importing = _Importing(store, lambda state: _put_old(store, old, state), done, tell, done.found)
+        # Children first: a state that is in a store has there what it refers to.
+        order = children_first(sorted(old.keys), lambda key: old.look_into(key).children)
+        for window in _windows(old.states[key] for key in order if key not in old.broken):
+            importing.take(window)
+        importing.finish()
+    return done
+
+
+def import_file(
+    pickle_dir: Path, path: Path, *, tell: Tell = lambda _: None, lock_seconds: float = LOCK_SECONDS
+) -> Imported:
+    """Store the states of a file that `export_states` wrote, as they are, each verified; nothing is unpickled.
+
+    `pickle_dir` becomes a store where it is none yet. A state whose children are neither in the file nor in the store
+    is not taken; of a file that is cut short or damaged, what is whole is. Can be interrupted, and run again.
+
+    Raises StoreError, UntrustedStoreError, UnsupportedFormatError for what is no such file, LockTimeoutError.
+    """
+    place = absolute(path)
+    done = Imported()
+    # The user names the file: a link to it is as good.
+    opened = files.open_file(paths.resolved(place))
+    if opened is None:
+        raise StoreError(place, 2, "there is no such file")
+    with opened:
+        members = archive.members(opened)
+        try:
+            done.exported, states = _manifest(opened, next(members, None), place)
+        except ValueError as error:
+            raise UntrustedStoreError(place, f"it is no file that ana export wrote, or damaged: {error}") from None
+        windows = _windows(_states(opened, members, done, place))
+        # Nothing is made for a file that nothing can be taken from.
+        first = next(windows, None)
+        if first is not None:
+            store = open_store(pickle_dir, create=True)
+            with locked(store, lock_seconds):
+                importing = _Importing(store, lambda state: _put_record(store, opened, state), done, tell, states)
+                for window in chain([first], windows):
+                    importing.take(window)
+                importing.finish()
+    if done.found != states and not any(wrong.name == place for wrong in done.problems):
+        text = f"the file is damaged: it holds {done.found} of {states} states"
+        done.problems.append(Problem("", place, "damaged", text))
+    return done
+
+
+def _windows(states: Iterable[_State]) -> Iterator[list[_State]]:
+    """Yield states in lists that are bounded in number and in bytes."""
+    window: list[_State] = []
+    size = 0
+    for state in states:
+        window.append(state)
+        size += state.size_bytes
+        if len(window) >= WINDOW_STATES or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+class _OldFolder:
+    """A folder of the original ANA."""
+
+    def __init__(self, folder: str, done: Imported) -> None:
+        self.folder = folder
+        self.broken: set[str] = set()
+        self.states: dict[str, _State] = {}
+        self.keys: set[str] = set()
+        self._done = done
+        for entry in files.list_folder(folder):
+            key = entry.name.removesuffix(SUFFIX)
+            if key == entry.name or key.startswith("."):
+                if entry.kind == "file":
+                    done.ignored.append(entry.name)
+            elif entry.kind == "file":
+                self.keys.add(key)
+            elif entry.kind != "folder":
+                done.problems.append(Problem(key, entry.name, "failed", "it is no regular file: it was not opened"))
+        done.ignored.sort()
+        done.found = len(self.keys)
+
+    def read(self, key: str) -> bytes:
+        """Return a state's pickle. Raises StateNotFoundError, StoreError."""
+        # It is copied once.
+        data = files.read_whole(f"{self.folder}/{key}{SUFFIX}", cgroups.memory_bytes() // 3)
+        if data is None:
+            raise StateNotFoundError(key, self.folder)
+        return data
+
+    def look_into(self, key: str) -> _State:
+        """Return what a state refers to in the folder; note what is wrong with it."""
+        name = f"{key}{SUFFIX}"
+        children: tuple[str, ...] = ()
+        size = 0
+        try:
+            data = self.read(key)
+            size = len(data)
+            names, strings = _look_into(key, data, f"{self.folder}/{name}")
+            address.check_key(key)
+            # A string that is a UUID of the folder may be one by chance: then too much is kept, never too little.
+            children = tuple(sorted((strings & self.keys) - {key})) if D in names else ()
+        except (ANAError, ValueError, MemoryError) as error:
+            self.broken.add(key)
+            wrong = problem(error, key, name) if isinstance(error, ANAError) else None
+            reason = str(error) or "it does not fit into memory"
+            self._done.problems.append(wrong or Problem(key, name, "failed", reason))
+        self.states[key] = _State(key, name, size, children)
+        return self.states[key]
+
+
+def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
+    """Return the globals and the strings in a pickle, without executing it. Raises CorruptedStateError."""
+    names: set[str] = set()
+    strings: set[str] = set()
+    last = ""
+    end = -1
+    try:
+        for opcode, argument, position in pickletools.genops(data):
+            if opcode.name == "GLOBAL":
+                names.add(str(argument))
+            elif isinstance(argument, str | bytes):
+                text = argument if isinstance(argument, str) else argument.decode("utf-8", "replace")
+                # Protocol 4 names a global by two strings, one after the other.
+                names.add(f"{last} {text}")
+                strings.add(text)
+                last = text
+            end = (position or 0) + 1
+    except Exception as error:
+        raise CorruptedStateError(key, where, f"it is no whole pickle ({error})") from error
+    if end != len(data):
+        raise CorruptedStateError(key, where, f"its pickle ends at byte {end} of {len(data)}")
+    return names, strings
+
+
+def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
+    data = old.read(state.key)
+    content = record.content("", [memoryview(data)])
+    if store.put(state.key, content, tuple(state.children), heal=False):
+        return True
+    found = store.get(state.key)
+    found.release()
+    if found.header.content != content.digest:
+        msg = "the store has another state under this UUID: the first one stays"
+        raise ANAError(msg)
+    return False
+
+
+def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -> tuple[list[str], int]:
+    """Return what was asked for, and how many states there are. Raises ValueError, UnsupportedFormatError."""
+    if member is None or member.name != "ana.json":
+        msg = "it does not begin with ana.json"
+        raise ValueError(msg)
+    if member.size_bytes > MOST_MANIFEST_BYTES:
+        msg = f"its ana.json has {member.size_bytes} bytes"
+        raise ValueError(msg)
+    try:
+        fields = json.loads(archive.part(opened, member.offset, member.size_bytes))
+        version, exported, states = fields["format"], fields["exported"], fields["states"]
+    except (KeyError, TypeError, RecursionError) as error:
+        msg = f"its ana.json makes no sense ({type(error).__name__}: {error})"
+        raise ValueError(msg) from None
+    numbers = isinstance(version, int) and isinstance(states, int) and 0 <= states <= MOST_STATES
+    if not numbers or not isinstance(exported, list) or not all(isinstance(uuid, str) for uuid in exported):
+        msg = "its ana.json makes no sense"
+        raise ValueError(msg)
+    if version != FORMAT:
+        raise UnsupportedFormatError(place, version, FORMAT)
+    return exported, states
+
+
+def _states(opened: files.Opened, members: Iterator[archive.Member], done: Imported, place: str) -> Iterator[_State]:
+    """Yield the states of an exported file whose headers are right, up to where it is damaged."""
+    try:
+        for member in members:
+            if not member.is_file or not address.is_file_name(member.name.rpartition("/")[2]):
+                done.ignored.append(member.name)
+                continue
+            done.found += 1
+            key = record.key_of(archive.part(opened, member.offset, min(member.size_bytes, 1024)))
+            named = address.key_of_name(member.name.rpartition("/")[2]) or ""
+            try:
+                header = ingest.read_header(key, member.size_bytes, _reader(opened, member.offset), member.name)
+            except ANAError as error:
+                done.problems.append(problem(error, named, member.name))
+            else:
+                yield _State(key, member.name, member.size_bytes, header.children, member.offset)
+    except ValueError as error:
+        done.problems.append(Problem("", place, "damaged", f"the file is damaged: {error}"))
+
+
+def _put_record(store: DirectoryStore, opened: files.Opened, state: _State) -> bool:
+    return ingest.adopt(store, state.key, state.size_bytes, _reader(opened, state.offset), state.name)
+
+
+def _reader(opened: files.Opened, start: int) -> Read:
+    return lambda offset, targets: opened.read(start + offset, targets)

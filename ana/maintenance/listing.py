@@ -1,0 +1,283 @@
+"""What is in a store: lists, one state's header, its children, its raw pickle. Nothing is unpickled."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
+from ana.format import address
+from ana.format.record import Header
+from ana.maintenance.common import Path, Problem, host_now, open_store, problem, unlisted
+from ana.stores.directory.scan import File, Survey, plain_name, trash_name
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = [
+    "AmbiguousPrefixError",
+    "Child",
+    "Shown",
+    "StateInfo",
+    "beginning",
+    "cat",
+    "find",
+    "find_in",
+    "ls",
+    "show",
+    "tree",
+]
+
+_HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
+
+
+class AmbiguousPrefixError(ANAError, ValueError):
+    """More than one state's UUID begins like that. Attributes: `prefix`, `uuids` (some of them)."""
+
+    def __init__(self, prefix: str, uuids: list[str]) -> None:
+        super().__init__(f"{prefix!r} is the beginning of more than one UUID: {', '.join(uuids)} ...: give more of it")
+        self.prefix = prefix
+        self.uuids = uuids
+
+
+@dataclass(frozen=True)
+class StateInfo:
+    """One state, as `ls` lists it. Sizes in bytes, ages in s by this host's clock."""
+
+    uuid: str
+    class_name: str
+    size_bytes: int
+    """Of its file."""
+    raw_bytes: int
+    children: int
+    age_seconds: float
+    """Since it was stored, or brought back from the trash."""
+    name: str
+    """Its file, relative to the store."""
+    problem: Problem | None = None
+    """What is wrong with it, if its header cannot be read: then class and raw size are not known. A folder that cannot
+    be listed has its `name`, and no `uuid`."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All that a state's header says. Times in s since 1970."""
+
+    uuid: str
+    class_name: str
+    path: str
+    size_bytes: int
+    raw_bytes: int
+    header_bytes: int
+    stored_bytes: int
+    segments: list[int]
+    """Sizes: the pickle stream, then each out-of-band buffer."""
+    chunks: list[dict[str, object]]
+    """Of each chunk `stored` and `raw` size, `method` (`zstd` or `raw`), `digest`."""
+    children: list[str]
+    content_digest: str
+    created: float
+    """By the writer's clock."""
+    modified: float
+    """By the server's: since then gc counts its age."""
+    in_trash: bool = False
+
+
+@dataclass(frozen=True)
+class Child:
+    """A state in the tree of those that a state refers to."""
+
+    uuid: str
+    class_name: str
+    size_bytes: int
+    problem: Problem | None = None
+    children: list["Child"] = field(default_factory=list)
+    repeated: bool = False
+    """Whether its own children are shown elsewhere in this tree."""
+
+
+Filter = Callable[[StateInfo], bool]
+
+
+def ls(
+    pickle_dir: Path,
+    *,
+    class_pattern: str | None = None,
+    larger_than: int | None = None,
+    smaller_than: int | None = None,
+    older_than_seconds: float | None = None,
+    newer_than_seconds: float | None = None,
+) -> Iterator[StateInfo]:
+    """Yield the states that pass all given filters, in the order of their folders; each file is opened once.
+
+    `class_pattern`: a regular expression that is found in "module:Class"; sizes in bytes of the file. Raises re.error,
+    and StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    """
+    pattern = None if class_pattern is None else re.compile(class_pattern)
+    store = open_store(pickle_dir)
+    right_now = host_now()
+    survey = Survey(store)
+    tests: list[Filter] = []
+    if pattern is not None:
+        tests.append(lambda state: pattern.search(state.class_name) is not None)
+    if larger_than is not None:
+        tests.append(lambda state: state.size_bytes > larger_than)
+    if smaller_than is not None:
+        tests.append(lambda state: state.size_bytes < smaller_than)
+    if older_than_seconds is not None:
+        tests.append(lambda state: state.age_seconds > older_than_seconds)
+    if newer_than_seconds is not None:
+        tests.append(lambda state: state.age_seconds < newer_than_seconds)
+    return chain(
+        (state for state in _listed(survey, right_now) if all(test(state) for test in tests)), _unlisted(survey)
+    )
+
+
+def find(pickle_dir: Path, prefix: str) -> str:
+    """Return the one UUID that begins with `prefix`, or is that. Raises StateNotFoundError, AmbiguousPrefixError."""
+    return find_in(open_store(pickle_dir), prefix)
+
+
+def beginning(pickle_dir: Path, prefix: str) -> list[str]:
+    """Return the UUIDs that begin with `prefix`. Raises what opening the store raises."""
+    store = open_store(pickle_dir)
+    return sorted(
+        _beginning(Survey(store), prefix, prefix[: 2 * store.config.levels] if _HEX.fullmatch(prefix) else "")
+    )
+
+
+def show(pickle_dir: Path, uuid: str) -> Shown:
+    """Return all that a state's header says; a unique beginning of its UUID is enough.
+
+    A state in the trash is shown from there, and not brought back. Raises StateNotFoundError, AmbiguousPrefixError,
+    CorruptedStateError, UnsupportedFormatError, StoreError.
+    """
+    store = open_store(pickle_dir)
+    key = find_in(store, uuid)
+    survey = Survey(store)
+    name = survey.name_of(key)
+    found = survey.header(name) or survey.header(trash_name(name))
+    if found is None:
+        raise StateNotFoundError(key, store.home)
+    return _shown(store, *found)
+
+
+def tree(pickle_dir: Path, uuid: str) -> Child:
+    """Return a state with all that it refers to, as a tree; what is missing or damaged carries its problem.
+
+    What is referred to more than once has its children at the first place only. Raises StateNotFoundError,
+    AmbiguousPrefixError, StoreError.
+    """
+    store = open_store(pickle_dir)
+    survey = Survey(store)
+    key = find_in(store, uuid)
+    top: list[Child] = []
+    seen: set[str] = set()
+    # Depth first, without recursion: chains may be long.
+    todo: list[tuple[str, list[Child]]] = [(key, top)]
+    while todo:
+        key, siblings = todo.pop()
+        if key in seen:
+            siblings.append(Child(key, "", 0, repeated=True))
+            continue
+        seen.add(key)
+        child, below = _child(survey, key)
+        siblings.append(child)
+        todo += [(name, child.children) for name in reversed(below)]
+    return top[0]
+
+
+def cat(pickle_dir: Path, uuid: str) -> list[bytes | memoryview]:
+    """Return a state's pickle stream and its out-of-band buffers, verified; a unique beginning of the UUID is enough.
+
+    Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError, UnsupportedFormatError, StoreError.
+    """
+    store = open_store(pickle_dir)
+    return store.get(find_in(store, uuid)).segments()
+
+
+def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
+    for name, found in survey.each(survey.states(), survey.header):
+        if isinstance(found, ANAError):
+            looked = _look(survey, name)
+            if looked is not None:
+                key = address.key_of_name(name.rpartition("/")[2]) or name
+                wrong = problem(found, key, name)
+                yield StateInfo(key, "", looked.size_bytes, 0, 0, right_now - looked.modified, name, wrong)
+        elif found is not None:
+            header, file = found
+            age = right_now - file.modified
+            yield StateInfo(
+                header.key, header.class_name, file.size_bytes, header.raw_bytes, len(header.children), age, name
+            )
+
+
+def _unlisted(survey: Survey) -> Iterator[StateInfo]:
+    # Known when all others are listed. No filter tells whether what is in them is wanted.
+    for wrong in unlisted(survey.unreadable):
+        yield StateInfo("", "", 0, 0, 0, 0.0, wrong.name, wrong)
+
+
+def _look(survey: Survey, name: str) -> File | None:
+    try:
+        return survey.look(name)
+    except ANAError:
+        return File(name, 0, 0.0)
+
+
+def find_in(store: DirectoryStore, prefix: str) -> str:
+    """Return the same of an open store."""
+    if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
+        return prefix
+    # A UUID's first digits are its folder: mostly one listing does.
+    survey = Survey(store)
+    found = _beginning(survey, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
+    found = found or _beginning(survey, prefix, "")
+    if len(found) > 1:
+        raise AmbiguousPrefixError(prefix, sorted(found)[:3])
+    if not found:
+        # It may be where nobody can look.
+        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home))
+    return found[0]
+
+
+def _beginning(survey: Survey, prefix: str, digits: str) -> list[str]:
+    names = (name.rpartition("/")[2] for name in survey.states(digits, trash=True))
+    keys = {address.key_of_name(name) for name in names}
+    return [key for key in keys if key is not None and key.startswith(prefix)]
+
+
+def _shown(store: DirectoryStore, header: Header, file: File) -> Shown:
+    return Shown(
+        uuid=header.key,
+        class_name=header.class_name,
+        path=f"{store.home}/{file.name}",
+        size_bytes=file.size_bytes,
+        raw_bytes=header.raw_bytes,
+        header_bytes=header.header_bytes,
+        stored_bytes=header.stored_bytes,
+        segments=list(header.segments),
+        chunks=[
+            {
+                "stored": chunk.stored,
+                "raw": chunk.raw,
+                "method": "raw" if chunk.method else "zstd",
+                "digest": chunk.digest.hex(),
+            }
+            for chunk in header.chunks
+        ],
+        children=list(header.children),
+        content_digest=header.content.hex(),
+        created=header.created_ns / 1e9,
+        modified=file.modified,
+        in_trash=plain_name(file.name) != file.name,
+    )
+
+
+def _child(survey: Survey, key: str) -> tuple[Child, tuple[str, ...]]:
+    try:
+        found = survey.header(survey.name_of(key))
+    except CorruptedStateError as error:
+        return Child(key, "", 0, problem(error, key)), ()
+    if found is None:
+        return Child(key, "", 0, problem(StateNotFoundError(key, survey.root), key)), ()
+    header, file = found
+    return Child(key, header.class_name, file.size_bytes), header.children

@@ -1,0 +1,96 @@
+"""Marking: which states others refer to, followed through the headers. Nothing is unpickled."""
+
+from collections.abc import Iterator, Mapping
+
+from ana.errors import ANAError
+from ana.format.record import Header
+from ana.maintenance.common import Doing, Problem, Tell, problem
+from ana.stores.directory.scan import File, Survey, trash_name
+
+__all__ = ["Marking"]
+
+
+Answer = tuple[Header, File, bool] | ANAError | None
+
+
+class Marking:
+    """Follows references from some states on. States go by their files' names, which follow from their keys."""
+
+    def __init__(self, survey: Survey, tell: Tell, what: str, beside: "Marking | None" = None) -> None:
+        """`beside`: what that has marked is as if it was marked here."""
+        self.survey = survey
+        self.marked: dict[str, int] = {}
+        """All that was reached, and is there, with the size of its file in bytes."""
+        self.in_trash: set[str] = set()
+        """Those of them that were in the trash."""
+        self.children: dict[str, tuple[str, ...]] = {}
+        """What states refer to that were looked into, as names."""
+        self.missing: dict[str, str] = {}
+        """What was referred to and is not there: name, and what refers to it."""
+        self.unreadable: list[Problem] = []
+        """What was reached and could not be read: nobody knows what it refers to."""
+        self.bytes = 0
+        self._tell = tell
+        self._what = what
+        self.ahead: dict[str, Answer] = beside.ahead if beside is not None else {}
+        """What was read ahead."""
+        self._beside = beside
+
+    def mark(self, names: Mapping[str, str]) -> None:
+        """Mark states and all that they refer to. `names`: each with what wants it, which is said if it is missing."""
+        wanted = {name: by for name, by in names.items() if not self._is_known(name)}
+        while wanted:
+            found: dict[str, str] = {}
+            for name, answer in self._answers(list(wanted)):
+                if isinstance(answer, ANAError):
+                    # It stays, whatever it is; what it refers to is not known.
+                    self.marked[name] = 0
+                    self.unreadable.append(problem(answer, name=name))
+                elif answer is None:
+                    self.missing[name] = wanted[name]
+                else:
+                    found |= dict.fromkeys(self._note(name, *answer), name)
+            wanted = {name: by for name, by in found.items() if not self._is_known(name)}
+
+    def take_over(self, other: "Marking") -> None:
+        """Mark what another has marked."""
+        self.marked |= other.marked
+        self.in_trash |= other.in_trash
+        self.children |= other.children
+        self.missing |= other.missing
+        self.unreadable += other.unreadable
+        self.bytes += other.bytes
+
+    def _is_known(self, name: str) -> bool:
+        beside = self._beside
+        return name in self.marked or name in self.missing or (beside is not None and name in beside.marked)
+
+    def read_ahead(self, names: list[str]) -> None:
+        """Look into states that will be asked for one after the other: many at once where a server answers."""
+        self.ahead.clear()
+        self.ahead.update(self.survey.each([name for name in names if not self._is_known(name)], self.look_into))
+
+    def _answers(self, names: list[str]) -> Iterator[tuple[str, "Answer"]]:
+        if len(names) == 1 and names[0] in self.ahead:
+            yield names[0], self.ahead.pop(names[0])
+        else:
+            yield from self.survey.each(names, self.look_into)
+
+    def look_into(self, name: str) -> tuple[Header, File, bool] | None:
+        """Return a state's header and file, and whether it was in the trash; None if it is nowhere."""
+        for _ in range(2):
+            for place, trashed in ((name, False), (trash_name(name), True)):
+                found = self.survey.header(place)
+                if found is not None:
+                    return *found, trashed
+            # Somebody may have brought it back between the two looks.
+        return None
+
+    def _note(self, name: str, header: Header, file: File, trashed: bool) -> tuple[str, ...]:  # noqa: FBT001 - a part of an answer
+        self.marked[name] = file.size_bytes
+        self.bytes += file.size_bytes
+        if trashed:
+            self.in_trash.add(name)
+        self.children[name] = tuple(map(self.survey.name_of, header.children))
+        self._tell(Doing(self._what, len(self.marked)))
+        return self.children[name]

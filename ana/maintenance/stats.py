@@ -1,0 +1,259 @@
+"""How much is in a store: counts from listings, sizes from headers, or from the summary that was made last."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from ana.errors import ANAError, StoreError
+from ana.format.record import Header
+from ana.fs import atomic, files, json_files
+from ana.maintenance.common import Doing, Path, Problem, Tell, host_now, now, open_store, problem, unlisted
+from ana.stores.directory.scan import Contents, File, Survey
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["Group", "Moment", "Stats", "Summary", "history", "stats"]
+
+SUMMARY = ".ana/summary.json"
+HISTORY = ".ana/history.jsonl"
+LIMIT_BYTES = 16 << 20
+_GROUPS = ("by_class", "by_age", "by_size")
+_RIGHT: dict[str, Any] = {"name": str, **dict.fromkeys(_GROUPS, list)}
+"""Of which types written fields are that are no numbers."""
+CLASSES = 50
+"""So many classes are told apart in a summary; the rest is one group."""
+_DAY_SECONDS = 86400.0
+_AGES = ((1, "under 1 d"), (7, "1 to 7 d"), (30, "7 to 30 d"), (90, "30 to 90 d"), (365, "90 to 365 d"))
+_SIZES = (
+    (4096, "up to 4 KiB"),
+    (1 << 16, "to 64 KiB"),
+    (1 << 20, "to 1 MiB"),
+    (1 << 24, "to 16 MiB"),
+    (1 << 28, "to 256 MiB"),
+)
+
+
+Made = TypeVar("Made", "Group", "Moment", "Summary")
+
+
+@dataclass(frozen=True)
+class Group:
+    """States that have something in common."""
+
+    name: str
+    states: int
+    raw_bytes: int
+    stored_bytes: int
+    """Of their files."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the headers of all states say together. Sizes in bytes, times in s since 1970."""
+
+    taken: float
+    states: int
+    raw_bytes: int
+    stored_bytes: int
+    """Of the files of all states."""
+    trash_bytes: int
+    references: int = 0
+    """How often states refer to others, all in all."""
+    shared_raw_bytes: int = 0
+    """What would be stored once more, raw, if each reference but the first to a state held a copy of it."""
+    by_class: list[Group] = field(default_factory=list)
+    by_age: list[Group] = field(default_factory=list)
+    by_size: list[Group] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A store's totals at one time (s since 1970), as each exact count leaves them."""
+
+    taken: float
+    states: int
+    inodes: int
+    raw_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What is in a store now."""
+
+    states: int
+    trash: int
+    damaged: int
+    """Files that were set aside as damaged."""
+    temporaries: int
+    foreign: int
+    """Files that are no business of a store."""
+    folders: int
+    inodes: int
+    """All of them together."""
+    summary: Summary | None
+    """Sizes: of now where `exact`, else as they were when somebody counted last; None if nobody did."""
+    summary_age_seconds: float
+    exact: bool
+    problems: list[Problem] = field(default_factory=list)
+    """Folders that cannot be listed, and states whose header cannot be read; only an exact count finds those."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times smaller the files are than what they hold; None where that is not known."""
+        summary = self.summary
+        return summary.raw_bytes / summary.stored_bytes if summary is not None and summary.stored_bytes else None
+
+
+def stats(pickle_dir: Path, *, exact: bool = False, tell: Tell = lambda _: None) -> Stats:
+    """Count what is in a store: one listing for each folder; with `exact` each state's header is read as well.
+
+    An exact count leaves a summary in the store, where it may: `.ana/summary.json`, and a line in `.ana/history.jsonl`.
+    Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    """
+    store = open_store(pickle_dir)
+    survey = Survey(store)
+    right_now = now(store, writable=False) if exact else host_now()
+    contents = survey.contents()
+    problems = unlisted(survey.unreadable)
+    counted = None
+    if exact:
+        counted = _count(survey, contents, right_now, problems, tell)
+        if not survey.unreadable:
+            _leave(store, counted, _inodes(contents))
+    summary = counted if exact else _last(survey.root)
+    return Stats(
+        states=len(contents.states),
+        trash=len(contents.trash) + len(contents.gone),
+        damaged=len(contents.bad),
+        temporaries=len(contents.temporary),
+        foreign=len(contents.foreign),
+        folders=len(contents.folders),
+        inodes=_inodes(contents),
+        summary=summary,
+        summary_age_seconds=0.0 if summary is None else max(0.0, right_now - summary.taken),
+        exact=exact,
+        problems=problems,
+    )
+
+
+def history(pickle_dir: Path) -> list[Moment]:
+    """Return what earlier exact counts have found, oldest first. Raises what opening the store raises."""
+    store = open_store(pickle_dir)
+    try:
+        data = files.read_whole(f"{store.home}/{HISTORY}", LIMIT_BYTES) or b""
+    except StoreError:
+        return []
+    found = []
+    for line in data.splitlines():
+        try:
+            found.append(_made(Moment, json_files.parse(line)))
+        except (ValueError, TypeError):
+            continue
+    return sorted(found, key=lambda moment: moment.taken)
+
+
+class _Groups:
+    """Adds states up by name."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[int]] = {}
+
+    def add(self, name: str, header: Header, file: File) -> None:
+        sums = self.sums.setdefault(name, [0, 0, 0])
+        sums[0] += 1
+        sums[1] += header.raw_bytes
+        sums[2] += file.size_bytes
+
+    def largest(self) -> list[Group]:
+        """Return the groups with the most bytes, and one for all others."""
+        ordered = sorted((Group(name, *sums) for name, sums in self.sums.items()), key=lambda g: -g.stored_bytes)
+        rest = ordered[CLASSES:]
+        if not rest:
+            return ordered
+        sums = (sum(g.states for g in rest), sum(g.raw_bytes for g in rest), sum(g.stored_bytes for g in rest))
+        return [*ordered[:CLASSES], Group("(others)", *sums)]
+
+    def in_order(self, names: list[str]) -> list[Group]:
+        return [Group(name, *self.sums.get(name, (0, 0, 0))) for name in names]
+
+
+def _count(survey: Survey, contents: Contents, right_now: float, problems: list[Problem], tell: Tell) -> Summary:
+    classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
+    raw: dict[str, int] = {}
+    referred: Counter[str] = Counter()
+    for number, (name, found) in enumerate(survey.each(contents.states, survey.header), 1):
+        if isinstance(found, ANAError):
+            problems.append(problem(found, name=name))
+        elif found is not None:
+            header, file = found
+            classes.add(header.class_name or "(bare state)", header, file)
+            ages.add(_step(_AGES, (right_now - file.modified) / _DAY_SECONDS, "over 365 d"), header, file)
+            sizes.add(_step(_SIZES, file.size_bytes, "over 256 MiB"), header, file)
+            everything.add("", header, file)
+            raw[header.key] = header.raw_bytes
+            referred.update(header.children)
+        tell(Doing("counting", number, len(contents.states), everything.sums.get("", [0, 0, 0])[2]))
+    trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
+    states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
+    return Summary(
+        right_now,
+        states,
+        raw_bytes,
+        stored_bytes,
+        trash,
+        referred.total(),
+        sum((count - 1) * raw.get(key, 0) for key, count in referred.items()),
+        classes.largest(),
+        ages.in_order([name for _, name in _AGES] + ["over 365 d"]),
+        sizes.in_order([name for _, name in _SIZES] + ["over 256 MiB"]),
+    )
+
+
+def _step(steps: tuple[tuple[int, str], ...], value: float, last: str) -> str:
+    return next((name for limit, name in steps if value <= limit), last)
+
+
+def _looked(survey: Survey, names: list[str]) -> Iterator[File]:
+    look: Callable[[str], File | None] = survey.look
+    for _, found in survey.each(names, look):
+        if isinstance(found, File):
+            yield found
+
+
+def _inodes(contents: Contents) -> int:
+    return sum(map(len, contents))
+
+
+def _leave(store: DirectoryStore, summary: Summary, inodes: int) -> None:
+    """Keep the sums for those who do not want to count; who may not write here counts for himself."""
+    moment = Moment(summary.taken, summary.states, inodes, summary.raw_bytes, summary.stored_bytes)
+    try:
+        store.tree.own_folder(".ana")
+        access = store.tree.access
+        atomic.replace(f"{store.home}/{SUMMARY}", json.dumps(asdict(summary)).encode(), access=access)
+        # A line begins anew, also behind one that was cut short by a full disk.
+        atomic.append(f"{store.home}/{HISTORY}", b"\n" + json.dumps(asdict(moment)).encode() + b"\n", access)
+    except ANAError:
+        return
+
+
+def _last(root: str) -> Summary | None:
+    try:
+        written = json_files.parse(files.read_whole(f"{root}/{SUMMARY}", LIMIT_BYTES) or b"")
+        written.update({name: [_made(Group, group) for group in written[name]] for name in _GROUPS})
+        return _made(Summary, written)
+    except (ValueError, TypeError, KeyError, AttributeError, ANAError):
+        return None
+
+
+def _made(kind: type[Made], written: dict[str, Any]) -> Made:
+    """Return what was written down of a dataclass, if its values are of the right types. Raises TypeError."""
+    made = kind(**{each.name: written[each.name] for each in fields(kind) if each.name in written})
+    for name, value in vars(made).items():
+        right = _RIGHT.get(name, (int, float))
+        if isinstance(value, bool) or not isinstance(value, right):
+            msg = f"{name} is {value!r:.50}"
+            raise TypeError(msg)
+    return made

@@ -1,0 +1,204 @@
+"""Reading every byte: which states are damaged, which are missing, and what another store can repair."""
+
+import random
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+
+from ana.errors import ANAError, CorruptedStateError
+from ana.format import address
+from ana.fs import mounts
+from ana.maintenance.common import (
+    LOCK_SECONDS,
+    Doing,
+    Path,
+    Problem,
+    Tell,
+    host_now,
+    locked,
+    open_store,
+    problem,
+    unlisted,
+)
+from ana.runtime import threads
+from ana.stores.directory import ingest
+from ana.stores.directory.graph import children_first
+from ana.stores.directory.scan import Survey
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["Verified", "verify"]
+
+WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What reading a store has found. `checked` states of `states`, and the bytes of their files."""
+
+    states: int
+    checked: int
+    size_bytes: int
+    problems: list[Problem] = field(default_factory=list)
+    """What is damaged, missing (a state refers to it) or could not be read, and was not repaired."""
+    repaired: list[str] = field(default_factory=list)
+    """UUIDs of states that were damaged or missing, and were taken from the other store."""
+    set_aside: list[str] = field(default_factory=list)
+    """The `.bad-…` files that damaged ones became, relative to the store."""
+
+
+def verify(
+    pickle_dir: Path,
+    *,
+    sample: float = 1.0,
+    older_than_seconds: float | None = None,
+    repair_from: Path | None = None,
+    set_aside: bool = False,
+    tell: Tell = lambda _: None,
+    lock_seconds: float = LOCK_SECONDS,
+) -> Verified:
+    """Read states and check every digest, several at once; and that all is there that they refer to.
+
+    `sample`: the share of all states that is read, chosen by chance; `older_than_seconds`: only those stored longer
+    ago. `set_aside`: damaged files become `.bad-…`, so that who has the objects stores them again. `repair_from`:
+    damaged files are set aside, and they and missing states are copied from another store, which changes nothing
+    there. Both hold the maintenance lock; verifying alone changes nothing and needs no lock.
+
+    Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store, LockTimeoutError, and
+    ValueError for a sample that is not between 0 and 1. What is wrong with states is in the result.
+    """
+    if not 0 < sample <= 1:
+        msg = f"sample ({sample}) is more than 0 and at most 1"
+        raise ValueError(msg)
+    store = open_store(pickle_dir)
+    source = None if repair_from is None else open_store(repair_from)
+    with locked(store, lock_seconds) if set_aside or source is not None else nullcontext():
+        reading = _Reading(store, tell)
+        reading.choose(sample, older_than_seconds)
+        reading.read()
+        if set_aside or source is not None:
+            reading.repair(source, set_aside=set_aside)
+    return Verified(
+        len(reading.names), reading.checked, reading.size_bytes, reading.problems, reading.repaired, reading.aside
+    )
+
+
+class _Reading:
+    """One pass over a store."""
+
+    def __init__(self, store: DirectoryStore, tell: Tell) -> None:
+        self.store = store
+        self.survey = Survey(store)
+        self.tell = tell
+        self.names = set(self.survey.states())
+        self.chosen: list[str] = []
+        self.checked = 0
+        self.size_bytes = 0
+        self.problems: list[Problem] = unlisted(self.survey.unreadable)
+        self.repaired: list[str] = []
+        self.aside: list[str] = []
+        self._children: set[str] = set()
+        self._lock = threading.Lock()
+
+    def choose(self, sample: float, older_than_seconds: float | None) -> None:
+        """Say which states are to be read."""
+        names: Iterable[str] = sorted(self.names)
+        if sample < 1:
+            chance = random.Random()  # noqa: S311 - a sample, not a secret
+            names = (name for name in names if chance.random() < sample)
+        if older_than_seconds is not None:
+            names = self._older(names, host_now() - older_than_seconds)
+        self.chosen = list(names)
+
+    def read(self) -> None:
+        """Read what was chosen, then look whether all that it refers to is there."""
+        at_once = max(threads.available(), 32 if mounts.is_network(self.store.home) else 1)
+        iterator = iter(self.chosen)
+        # In windows, so that an interruption ends soon.
+        while batch := list(islice(iterator, WINDOW)):
+            threads.run(self._check, batch, at_once)
+        for key in sorted(self._children):
+            # Listed first, read after: what was stored meanwhile is not in the list.
+            name = self.survey.name_of(key)
+            if name not in self.names:
+                self._look_for(key, name)
+        self.problems.sort(key=lambda wrong: (wrong.kind, wrong.uuid))
+
+    def repair(self, source: DirectoryStore | None, *, set_aside: bool) -> None:
+        """Set aside what is damaged, and copy it and what is missing from another store, children first."""
+        left = []
+        for wrong in self.problems:
+            try:
+                if wrong.kind == "failed" or not self._is_repaired(wrong, source, set_aside=set_aside):
+                    left.append(wrong)
+            except ANAError as error:
+                left += [wrong, problem(error, wrong.uuid, wrong.name)]
+        self.problems = left
+
+    def _is_repaired(self, wrong: Problem, source: DirectoryStore | None, *, set_aside: bool) -> bool:
+        key = wrong.uuid
+        better = source is not None and source.is_whole(key)
+        if wrong.kind == "damaged" and not (key and self.survey.name_of(key) == wrong.name):
+            # A copy in another's place (a sync tool's, a folder's that was moved): the state itself may be whole.
+            self._put_aside(wrong.name)
+        elif wrong.kind == "damaged" and (better or set_aside):
+            # Somebody may have healed it since.
+            if self.store.is_whole(key):
+                return True
+            self._put_aside(wrong.name)
+        if source is None or not better:
+            return False
+
+        def children_of(key: str) -> list[str]:
+            state = source.get(key)
+            state.release()
+            return [child for child in state.header.children if not self.store.has(child)]
+
+        for missing in children_first([key], children_of):
+            if ingest.copy(source, self.store, missing):
+                self.repaired.append(missing)
+        return True
+
+    def _put_aside(self, name: str) -> None:
+        aside = ingest.set_aside(self.store, f"{self.store.home}/{name}")
+        if aside is not None:
+            self.aside.append(aside.removeprefix(f"{self.store.home}/"))
+
+    def _check(self, name: str) -> None:
+        try:
+            found = self.survey.header(name)
+            if found is None:
+                return
+            header, file = found
+            state = self.store.get(header.key, patient=False)
+            state.verify()
+            state.release()
+        except ANAError as error:
+            key = address.key_of_name(name.rpartition("/")[2]) or (
+                error.uuid if isinstance(error, CorruptedStateError) else ""
+            )
+            wrong = problem(error, key, name)
+            with self._lock:
+                # Deleted between the listing and the reading is no problem, unless something refers to it.
+                if wrong.kind != "missing":
+                    self.problems.append(wrong)
+                    self.checked += 1
+            return
+        with self._lock:
+            self._children.update(header.children)
+            self.checked += 1
+            self.size_bytes += file.size_bytes
+            self.tell(Doing("verifying", self.checked, len(self.chosen), self.size_bytes))
+
+    def _older(self, names: Iterable[str], before: float) -> Iterator[str]:
+        for name, found in self.survey.each(names, self.survey.look):
+            if isinstance(found, ANAError) or (found is not None and found.modified < before):
+                yield name
+
+    def _look_for(self, key: str, name: str) -> None:
+        try:
+            if not self.survey.is_there(key):
+                self.problems.append(Problem(key, name, "missing", "a state refers to it"))
+        except ANAError as error:
+            self.problems.append(problem(error, key, name))

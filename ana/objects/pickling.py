@@ -1,0 +1,256 @@
+"""States to pickles and back: children, classes that go by value, buffers with memory of their own.
+
+While a state is pickled, a `Collector` stands for the record that is being made: references that are
+met are pickled bare (without the store's home) and noted as its children.
+"""
+
+import copyreg
+import io
+import logging
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
+from typing import Any, Protocol
+
+from ana.objects.out_of_band import PROTOCOL, Pickled, write
+from ana.objects.restricted import PATHS_OF_3_13, Fence, known_as
+
+__all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_value"]
+
+_MAIN = (b"__main__",)
+_EXTENSIONS: dict[tuple[str, str], int] = getattr(copyreg, "_extension_registry", {})
+"""What `copyreg.add_extension` knows."""
+_OTHER_PATHS = sys.version_info >= (3, 13)
+"""There `reducers` knows about `pathlib`."""
+_IN_MEMORY = (io.BytesIO, io.StringIO)
+_log = logging.getLogger("ana.pickling")
+
+
+class Collector(Protocol):
+    """What a Storable talks to while a state is being pickled."""
+
+    def meet(self, child: Any) -> bool:
+        """Return whether the state that is being pickled refers to `child`, or holds it; called for every Storable."""
+
+    def is_final(self, error: Exception) -> bool:
+        """Return whether an error came from a state that was met: pickling this one in another way is no cure."""
+
+    def find(self, uuid: str) -> Any:
+        """Return the child of that UUID that was met."""
+
+
+class _Active(threading.local):
+    collector: Collector | None = None
+
+
+_active = _Active()
+
+
+def collector() -> Collector | None:
+    """Return the collector of the state that this thread is pickling into a record, if any."""
+    return _active.collector
+
+
+def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> Pickled:
+    """Pickle a state: the pickle stream, then each buffer and each large `bytes` object as flat bytes.
+
+    References that are met (also by `get_state` itself) are told to `into` and pickled bare. Classes and
+    functions of `__main__`, or of modules that were registered by value, go by value through
+    cloudpickle, unless the state `stays` in this process; so does whatever plain pickle refuses. Raises what
+    pickling raises; PicklingError where cloudpickle would be needed for `__main__` and is not installed, or
+    cannot read what it wrote. Nothing is stored then.
+    """
+    before, _active.collector = _active.collector, into
+    try:
+        return _dump(get_state(), () if stays else _by_value_modules(), into)
+    finally:
+        _active.collector = before
+
+
+def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickled:
+    try:
+        pickled = write(_with_reducers(pickle.Pickler), state)
+    except Exception as error:
+        # Never again what failed further down: of n states in one another, that would be 2^n times.
+        if into.is_final(error):
+            raise
+        return _dump_what_pickle_refuses(state, error, into)
+    if _EXTENSIONS:
+        _check_extensions(pickled)
+    # A quick look first: the exact one pickles again.
+    for name in by_value:
+        for frames in pickled.frames:
+            if name in frames:
+                return _dump_by_value(state, pickled, into) if _meets(state, by_value) else pickled
+    return pickled
+
+
+def may_go_by_value(pickled: Pickled) -> bool:
+    """Return whether a state may name what other processes cannot import, so that it has other bytes for them."""
+    return any(name in frames for name in _by_value_modules() for frames in pickled.frames)
+
+
+def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes picklers of this kind that also know our reducers; those of users come first."""
+    if "torch" not in sys.modules and not (_OTHER_PATHS and "pathlib" in sys.modules):
+        return pickler
+    from ana.objects import reducers  # noqa: PLC0415 - as few need them
+
+    table: dict[Any, Any] = reducers.table()
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        made = pickler(*arguments, **options)
+        made.dispatch_table = {**table, **getattr(made, "dispatch_table", copyreg.dispatch_table)}
+        return made
+
+    return make
+
+
+def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -> Any:
+    """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says.
+
+    Raises what unpickling raises, and `fence.Refused` where it names what is not allowed.
+    """
+    stream = segments[0]
+    buffers = _alone(segments[1:]) if len(segments) > 1 else None
+    if allowed is not None:
+        return allowed.load(stream, buffers)
+    try:
+        return pickle.loads(stream, buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
+    except ModuleNotFoundError as error:
+        if error.name != PATHS_OF_3_13:
+            raise
+    return _Unpickler(io.BytesIO(stream), buffers=_alone(segments[1:])).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what version 1.0 wrote of a path in Python 3.13."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(known_as(module), name)
+
+
+def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield `bytes` objects as they are; of views, ones whose `obj` has just these bytes: some classes take that.
+
+    Not all the bytes that they were cut out of.
+    """
+    for segment in segments:
+        yield segment if isinstance(segment, bytes) else memoryview(pickle.PickleBuffer(segment))
+
+
+def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) -> Pickled:
+    """Pickle a state by cloudpickle: lambdas, local classes, modules ... Raises what stands in its way."""
+    pickler = cloudpickler()
+    if pickler is None:
+        if not _meets(state, _by_value_modules()):
+            raise error
+        msg = (
+            f"a state of type {type(state).__name__} holds a class or function of __main__, which other "
+            "processes cannot import: install cloudpickle (pip install cloudpickle), or move it to a module"
+        )
+        raise pickle.PicklingError(msg) from None
+    try:
+        pickled = write(_with_reducers(pickler), state)
+    except Exception as last:
+        # Of too deep a state cloudpickle says something else.
+        if isinstance(error, RecursionError) and not into.is_final(last):
+            raise error from None
+        raise
+    _check_readable(pickled, into)
+    if _EXTENSIONS:
+        _check_extensions(pickled)
+    return pickled
+
+
+def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pickled:
+    pickler = cloudpickler()
+    if pickler is None:
+        return _dump_what_pickle_refuses(state, ImportError("cloudpickle"), into)
+    try:
+        pickled = write(_with_reducers(pickler), state)
+        _check_readable(pickled, into)
+    except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
+        # By reference, as ever: it loads wherever the same script runs.
+        _log.warning("a class of __main__ does not pickle by value (%s): it goes by reference", error)
+        return by_reference
+    return pickled
+
+
+def _by_value_modules() -> tuple[bytes, ...]:
+    """Return the names of the modules whose classes other processes cannot import."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
+    if not registered:
+        return _MAIN
+    return (b"__main__", *(name.encode() for name in registered))
+
+
+class _Met(Exception):  # noqa: N818 - an answer, not an error
+    pass
+
+
+def _meets(state: object, modules: tuple[bytes, ...]) -> bool:
+    """Say whether pickling `state` would name a class or function of one of the modules."""
+    names = {name.decode() for name in modules}
+
+    class Scout(pickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, type | FunctionType) and _of_module(obj, names):
+                raise _Met
+            return NotImplemented
+
+    try:
+        Scout(io.BytesIO(), protocol=PROTOCOL, buffer_callback=lambda _: None).dump(state)
+    except _Met:
+        return True
+    except Exception:  # noqa: BLE001 - the first attempt's own error is the one to raise
+        return False
+    return False
+
+
+def _of_module(obj: type | FunctionType, names: set[str]) -> bool:
+    module = obj.__module__ or ""
+    return any(module == name or (name != "__main__" and module.startswith(f"{name}.")) for name in names)
+
+
+def cloudpickler() -> Callable[..., Any] | None:
+    """Return what makes cloudpickle's picklers, where it is installed."""
+    try:
+        import cloudpickle  # noqa: PLC0415 - optional, and only here
+    except ImportError:
+        return None
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        """Does not read open files: cloudpickle makes a StringIO of what is in them, and waits for a pipe."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, io.IOBase) and obj not in (sys.stdout, sys.stderr) and not isinstance(obj, _IN_MEMORY):
+                msg = f"cannot pickle {type(obj).__module__ + '.' + type(obj).__qualname__!r} object"
+                raise TypeError(msg)
+            return super().reducer_override(obj)
+
+    return Pickler
+
+
+def _check_extensions(pickled: Pickled) -> None:
+    """Refuse a state that names a class by a number of `copyreg.add_extension`: other processes do not know it."""
+    import pickletools  # noqa: PLC0415 - hardly ever needed
+
+    stream = b"".join(pickled.segments()[0])
+    for opcode, code, _ in pickletools.genops(stream):
+        if opcode.name in ("EXT1", "EXT2", "EXT4"):
+            name = next((".".join(name) for name, known in _EXTENSIONS.items() if known == code), "a class")
+            msg = (
+                f"copyreg.add_extension has {name} written as the number {code}, which other processes do not know: "
+                "call copyreg.remove_extension before it is stored"
+            )
+            raise pickle.PicklingError(msg)
+
+
+def _check_readable(pickled: Pickled, into: Collector) -> None:
+    from ana.objects import trial_load  # noqa: PLC0415 - for what cloudpickle wrote only
+
+    trial_load.check(pickled, into.find)

@@ -1,0 +1,32 @@
+"""Classes that derive from `ana.Ref`: their state is the value alone, so what else they hold would be lost."""
+
+from functools import cached_property
+from typing import Any
+
+from ana.objects import states
+from ana.objects.ghost import loaded_class
+
+__all__ = ["check"]
+
+_NO_STATE = frozenset({"_value", "__orig_class__"})
+"""The value, and the `R[int]` of `R[int](value)`."""
+_HOOKS = ("__getstate__", "__setstate__")
+
+
+def check(ref: Any) -> None:
+    """Refuse a Ref that holds more than its value, unless its class says itself what its state is. Raises TypeError."""
+    cls: Any = loaded_class(ref)
+    if cls._ana_getstate.__module__ != "ana.storable":
+        return
+    lost = [name for name in _HOOKS if getattr(cls, name, None) is not getattr(object, name, None)]
+    lost += [name for name in states.attributes(ref) if name not in _NO_STATE and not _is_cached(cls, name)]
+    if lost:
+        msg = (
+            f"{cls.__qualname__} is an ana.Ref, whose state is the value alone, so {', '.join(lost)} would be lost: "
+            "derive from ana.Storable, put it into the value, or define _ana_getstate and _ana_setstate"
+        )
+        raise TypeError(msg)
+
+
+def _is_cached(cls: type, name: str) -> bool:
+    return isinstance(getattr(cls, name, None), cached_property)

@@ -1,0 +1,413 @@
+"""What the state of an object is, and how it is given back: its attributes, or what its class tells pickle.
+
+Plain pickle makes an object when its state is there. ANA has made it before: other states refer to it, and it may have
+been waiting for years. So what pickle's hooks say is done in place; a class where that is impossible is refused.
+"""
+
+import copy
+import copyreg
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from types import MemberDescriptorType
+from typing import Any
+
+from ana.objects import ghost
+
+__all__ = [
+    "Plan",
+    "attributes",
+    "check",
+    "copied",
+    "fill_plain",
+    "hooked",
+    "newly",
+    "plan_of",
+    "restore",
+    "set_attributes",
+    "theirs",
+]
+
+CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
+    dict: (lambda obj: dict(dict.items(obj)), dict.update),
+    OrderedDict: (lambda obj: list(OrderedDict.items(obj)), OrderedDict.update),
+    list: (lambda obj: list(list.__iter__(obj)), list.extend),
+    set: (lambda obj: list(set.__iter__(obj)), set.update),
+}
+"""How the content of a built-in base is taken and given back, past the class's own methods."""
+
+_OURS = "ana.storable"
+_ANAS = frozenset({"_ana_getstate", "_ana_setstate"})
+_AS_ATTRIBUTES = frozenset({"collections", "dataclasses"})
+"""Modules whose hooks say no more than attributes and content do: Counter's, those of frozen slotted dataclasses."""
+_REF = "use ana.Ref(value)"
+_CURES = f"define _ana_getstate and _ana_setstate, or {_REF}"
+
+_COPYREG: Any = copyreg
+_NEWOBJ = _COPYREG.__newobj__
+_NEWOBJ_EX = _COPYREG.__newobj_ex__
+_RECONSTRUCTOR = _COPYREG._reconstructor  # noqa: SLF001 - what old reductions say
+
+_slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDictionary()
+"""The slots of a class, and where in the MRO each is. Not the members: those hold the class, which would never go."""
+
+
+class Reduced:
+    """What the class of an object tells pickle to do to an empty one. No `arguments`: `__init__` is not called."""
+
+    __module__ = "ana.reference"  # pickles name it there
+    __slots__ = ("arguments", "items", "pairs", "state")
+
+    def __init__(self, arguments: tuple[Any, ...] | None, state: Any, items: Any, pairs: Any) -> None:
+        self.arguments = arguments
+        self.state = state
+        self.items = items
+        self.pairs = pairs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reduced, (self.arguments, self.state, self.items, self.pairs)
+
+
+class Plan(weakref.ref[type]):
+    """How the objects of a class are pickled. It goes with the class, which it does not hold."""
+
+    __slots__ = (
+        *("asked_first", "asked_first_twice", "hooks", "is_enum"),
+        *("new_arguments", "number", "plain", "reduction", "refusal"),
+    )
+
+    number: int
+    plain: bool
+    """Pickle by itself does the same, without any Python code."""
+    is_enum: bool
+    hooks: bool
+    """`__getstate__` or `__setstate__` say what the state is."""
+    new_arguments: str
+    """`__getnewargs_ex__` or `__getnewargs__` where the class has one: only `__new__` can make its objects."""
+    reduction: str
+    """`__reduce_ex__` or `__reduce__` where the class has one that is not ours."""
+    asked_first: bool
+    """Pickle calls it, not us."""
+    asked_first_twice: bool
+    """And calls a `__reduce__` of the class by `super().__reduce_ex__()`, which ours has to call then."""
+    refusal: str
+    """Why objects of the class cannot be made without their state."""
+
+
+_plans: dict[int, Plan] = {}
+"""By the class's id: a table with weak keys takes three times as long to ask, for each object that is pickled."""
+
+
+def _forget(dead: Plan, plans: dict[int, Plan] = _plans) -> None:
+    # As a default: at the interpreter's end the module's own names are gone.
+    if plans.get(dead.number) is dead:
+        del plans[dead.number]
+
+
+def plan_of(cls: type) -> Plan:
+    """Return how objects of a class are pickled; found out once."""
+    found = _plans.get(id(cls))
+    if found is not None and found() is cls:
+        return found
+    plan = Plan(cls, _forget)
+    plan.number = id(cls)
+    own = _says_itself(cls)
+    enum: Any = sys.modules.get("enum")
+    plan.is_enum = enum is not None and issubclass(cls, enum.Enum)
+    plan.reduction = next((name for name in ("__reduce_ex__", "__reduce__") if _definer(cls, name, own=own)), "")
+    plan.asked_first = plan.reduction == "__reduce_ex__" and _is_in_front(cls, plan.reduction)
+    plan.asked_first_twice = plan.asked_first and _definer(cls, "__reduce__", own=True) is not None
+    plan.hooks = not own and any(_definer(cls, name) for name in ("__getstate__", "__setstate__"))
+    names = ("__getnewargs_ex__", "__getnewargs__")
+    plan.new_arguments = "" if own else next((name for name in names if _definer(cls, name)), "")
+    plan.refusal = "" if plan.is_enum else _refusal(cls, own=own)
+    plan.plain = not (own or plan.reduction or plan.hooks or plan.new_arguments or plan.refusal) and _is_plain(cls)
+    _plans[plan.number] = plan
+    return plan
+
+
+def _says_itself(cls: type) -> bool:
+    """Say whether a class has an `_ana_getstate` of its own: then that is the state, and no hook of pickle's."""
+    return _definer(cls, "_ana_getstate") is not None
+
+
+def _definer(cls: Any, name: str, *, own: bool = False) -> type | None:
+    """Return the first Python class in the MRO that defines `name`, if any; with `own`, only one before ours."""
+    for base in cls.__mro__:
+        if base.__module__ == _OURS and not (base.__name__ == "Ref" and name in _ANAS):
+            if own and base.__name__ == "Storable":
+                return None
+        elif name in vars(base) and not ghost.is_made_in_c(base):
+            known = getattr(vars(base)[name], "__module__", "") in _AS_ATTRIBUTES
+            return None if known else base
+    return None
+
+
+def _is_in_front(cls: type, name: str) -> bool:
+    found = getattr(cls, name)
+    return getattr(found, "__module__", "") != _OURS
+
+
+def _refusal(cls: type, *, own: bool) -> str:
+    """Say why no object of a class can be made and filled later; "" where one can."""
+    base: Any = ghost.builtin_base(cls)
+    if base is object or base in CONTENT:
+        return ""
+    said = f"{cls.__qualname__} derives from {base.__name__}, whose"
+    if base.__hash__ not in (None, object.__hash__) or not _can_be_empty(cls):
+        return f"{said} value cannot be given to an object that exists already: {_REF}"
+    return "" if own else f"{said} content the default state does not hold: {_CURES}"
+
+
+def _can_be_empty(cls: type) -> bool:
+    try:
+        ghost.make_shell(cls)
+    except Exception:  # noqa: BLE001 - whatever a type made in C says to no arguments
+        return False
+    return True
+
+
+def _is_plain(cls: Any) -> bool:
+    """Say whether pickle's own NEWOBJ and BUILD do what `reference.new` and `fill` do."""
+    return (
+        cls.__new__ is object.__new__
+        and cls.__dictoffset__ != 0
+        and not _slots(cls)
+        and cls.__getattribute__ is object.__getattribute__
+        and not any(hasattr(cls, name) for name in ("__getattr__", "__setstate__"))
+        and _definer(cls, "_ana_setstate") is None
+    )
+
+
+class _Asking(threading.local):
+    obj: Any = None
+    by_value = False
+    reached = False
+
+
+_asking = _Asking()
+
+
+def is_asked_by_value(obj: object) -> bool:
+    """Note that a class's own reduction calls ours; say whether it is asked for the value, UUID or not."""
+    if _asking.obj is not obj:
+        return False
+    _asking.reached = True
+    return _asking.by_value
+
+
+def theirs(obj: Any, protocol: Any, *, by_value: bool = False) -> tuple[Any, bool]:
+    """Return what the class's own reduction says, and whether it calls ours (`super().__reduce__()`) for that."""
+    cls = ghost.loaded_class(obj)
+    before = _asking.obj, _asking.by_value, _asking.reached
+    _asking.obj, _asking.by_value, _asking.reached = obj, by_value, False
+    try:
+        registered: Any = copyreg.dispatch_table.get(cls)
+        if registered is not None:
+            said = registered(obj)
+        else:
+            plan = plan_of(cls)
+            definer: Any = _definer(cls, plan.reduction)
+            reduce = vars(definer)[plan.reduction].__get__(obj, cls)
+            said = reduce(protocol) if plan.reduction == "__reduce_ex__" else reduce()
+        return said, _asking.reached
+    finally:
+        _asking.obj, _asking.by_value, _asking.reached = before
+
+
+def check(obj: Any) -> None:
+    """Refuse an object whose state could not be given back, or that pickle would not ask us for. Raises TypeError."""
+    cls = type(obj)
+    plan = plan_of(cls)
+    registered = cls in copyreg.dispatch_table
+    if plan.refusal:
+        raise TypeError(plan.refusal)
+    if plan.is_enum:
+        if _says_itself(cls):
+            msg = (
+                f"{cls.__qualname__} is an Enum, whose members are pickled by name: _ana_getstate would be passed over"
+            )
+            raise TypeError(msg)
+        return
+    if (registered or plan.asked_first) and not theirs(obj, 4, by_value=True)[1]:
+        asked = "the function that copyreg.pickle registered" if registered else "its own __reduce_ex__"
+        cure = "" if registered else "call super().__reduce_ex__() there, or "
+        msg = f"{cls.__qualname__} would be pickled by value all the same: pickle asks {asked}, not ANA: {cure}{_REF}"
+        raise TypeError(msg)
+
+
+def hooked(obj: Any) -> Any:
+    """Return the state of an object whose class tells pickle what that is; None where the attributes are the state.
+
+    Raises TypeError where it could not be given back to an object that exists already.
+    """
+    plan = plan_of(type(obj))
+    if plan.is_enum:
+        return None
+    if plan.reduction:
+        said, is_ours = theirs(obj, 4, by_value=True)
+        if not is_ours:
+            return _in_place(type(obj), said)
+    if plan.new_arguments:
+        msg = f"{type(obj).__qualname__} has {plan.new_arguments}: its objects exist once __new__ has run: {_CURES}"
+        raise TypeError(msg)
+    if not plan.hooks:
+        return None
+    content = CONTENT.get(ghost.builtin_base(type(obj)))
+    items = None if content is None else content[0](obj)
+    return Reduced(None, _fitting(type(obj), obj.__getstate__()), items, None)
+
+
+def _in_place(cls: Any, said: Any) -> Reduced:
+    """Return what a reduction says as something to be done to an object that exists. Raises TypeError if it cannot."""
+    if isinstance(said, str):
+        msg = f"{cls.__qualname__} is pickled by its name, {said!r}, as its __reduce__ says: {_REF}"
+        raise TypeError(msg)
+    make, arguments, state, items, pairs, setter = (*said, None, None, None, None)[:6]
+    base = ghost.builtin_base(cls)
+    usual = cls.__new__ is base.__new__ and type(cls).__call__ is type.__call__ and (base is object or base in CONTENT)
+    is_empty = (make, arguments) in ((_NEWOBJ, (cls,)), (_RECONSTRUCTOR, (cls, object, None)))
+    if setter is not None or not usual or not (is_empty or make is cls):
+        by = getattr(make, "__qualname__", repr(make))
+        msg = f"{cls.__qualname__} is made anew by {by}, as its __reduce__ says, so cannot be filled later: {_CURES}"
+        raise TypeError(msg)
+    return Reduced(
+        None if is_empty else arguments,
+        _fitting(cls, state),
+        None if items is None else list(items),
+        None if pairs is None else list(pairs),
+    )
+
+
+def _fitting(cls: type, state: Any) -> Any:
+    """Return a state that `__setstate__`, or pickle itself, can give back. Raises TypeError for another."""
+    if state is None or hasattr(cls, "__setstate__") or (isinstance(state, dict) and cls.__dictoffset__):
+        return state
+    if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, dict | None) for part in state):  # noqa: PLR2004 - a pair
+        return state
+    name = f"{cls.__qualname__}.__getstate__"
+    msg = f"{name} returns a {type(state).__name__}, which only a __setstate__ could take: define one, or {_REF}"
+    raise TypeError(msg)
+
+
+def restore(obj: Any, said: Reduced) -> None:
+    """Do to an empty object what its class told pickle to do."""
+    content = CONTENT.get(ghost.builtin_base(type(obj)))
+    if said.arguments is not None:
+        type(obj).__init__(obj, *said.arguments)
+    elif content is not None and said.items is not None and said.pairs is None:
+        content[1](obj, said.items)
+        said = Reduced(None, said.state, None, None)
+    for item in said.items or ():
+        obj.append(item)
+    for key, value in said.pairs or ():
+        obj[key] = value
+    if said.state is not None:
+        _build(obj, said.state)
+
+
+def _build(obj: Any, state: Any) -> None:
+    """Give an object its state as pickle does."""
+    if hasattr(type(obj), "__setstate__"):
+        obj.__setstate__(state)
+        return
+    state, slots = state if isinstance(state, tuple) else (state, None)
+    if state:
+        object.__getattribute__(obj, "__dict__").update((_interned(name), value) for name, value in state.items())
+    for name, value in (slots or {}).items():
+        setattr(obj, name, value)
+
+
+def _interned(name: Any) -> Any:
+    return sys.intern(name) if type(name) is str else name
+
+
+def newly(obj: Any) -> Any:
+    """Return the reduction of an object without a UUID that only `__new__` can make; None for all others.
+
+    Raises TypeError for what is refused.
+    """
+    plan = plan_of(type(obj))
+    if plan.refusal:
+        raise TypeError(plan.refusal)
+    if not plan.new_arguments or plan.reduction:
+        return None
+    said = getattr(obj, plan.new_arguments)()
+    make = _NEWOBJ_EX if plan.new_arguments == "__getnewargs_ex__" else _NEWOBJ
+    return make, (type(obj), *said), obj.__getstate__()
+
+
+def copied(obj: Any, memo: dict[int, Any] | None) -> Any:
+    """Return an ordinary copy of an object without a UUID, a deep one with `memo`, as its class wants it made."""
+    cls = type(obj)
+    said, is_ours = None, True
+    if cls in copyreg.dispatch_table or plan_of(cls).reduction:
+        said, is_ours = theirs(obj, 4, by_value=True)
+    if is_ours:
+        said = newly(obj)
+    if said is not None:
+        rebuild: Any = copy
+        # Private, but what copy itself does with a reduction, under this name from Python 2.3 to 3.15.
+        return obj if isinstance(said, str) else rebuild._reconstruct(obj, memo, *said)  # noqa: SLF001 - no public way
+    made = ghost.make_shell(cls)
+    state = obj._ana_getstate()
+    if memo is not None:
+        memo[id(obj)] = made
+        state = copy.deepcopy(state, memo)
+    made._ana_setstate(state)
+    return made
+
+
+def attributes(obj: Any) -> dict[str, Any]:
+    """Return what is in an object's `__dict__` and in the slots of all its classes."""
+    try:
+        # Not by getattr: a class that delegates would show us another object's.
+        state = dict(object.__getattribute__(obj, "__dict__"))
+    except AttributeError:
+        state = {}
+    mro = type(obj).__mro__
+    for name, place in _slots(type(obj)).items():
+        # A slot that was never set is left out.
+        with suppress(AttributeError):
+            state[name] = mro[place].__dict__[name].__get__(obj)
+    return state
+
+
+def set_attributes(obj: Any, state: dict[str, Any]) -> None:
+    """Put attributes where `attributes` took them from, past properties of the same names."""
+    slots, mro = _slots(type(obj)), type(obj).__mro__
+    rest = {}
+    for name, value in state.items():
+        place = slots.get(name)
+        if place is None:
+            rest[name] = value
+        else:
+            mro[place].__dict__[name].__set__(obj, value)
+    if rest:
+        object.__getattribute__(obj, "__dict__").update(rest)
+
+
+def fill_plain(obj: Any, state: dict[str, Any]) -> None:
+    """Give a plain object its attributes: one by one and interned, so that all objects of a class share their keys."""
+    held = obj.__dict__
+    for name, value in state.items():
+        held[sys.intern(name) if type(name) is str else name] = value
+
+
+def _slots(cls: type) -> dict[str, int]:
+    """Return the slots of a class and its Python bases; a private "__x" goes by the name "_Class__x"."""
+    known = _slots_of.get(cls)
+    if known is not None:
+        return known
+    found: dict[str, int] = {}
+    for place, base in enumerate(cls.__mro__):
+        if ghost.is_made_in_c(base):
+            continue
+        for name, member in vars(base).items():
+            if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
+                found.setdefault(name, place)
+    _slots_of[cls] = found
+    return found

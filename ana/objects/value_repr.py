@@ -1,0 +1,49 @@
+"""What the `repr` of a Ref says of its value: short, fast, and never an error.
+
+Engines put the repr of a task's arguments into their logs. The value's own repr may be as large as the value.
+"""
+
+from typing import Any
+
+from ana.objects.ghost import is_waiting, loaded_class
+
+__all__ = ["describe"]
+
+_TEXT_CHARACTERS = 60
+
+
+def describe(value: Any) -> str:
+    """Return a value's type and, where they are cheap, its shape and dtype, or its length, and its size in bytes."""
+    if is_waiting(value):
+        return f"{loaded_class(value).__name__}, not loaded"
+    parts = [_attempt(part, value) for part in (_type, _shape, _dtype, _size)]
+    return ", ".join(filter(None, parts))
+
+
+def _attempt(describe_part: Any, value: Any) -> str:
+    try:
+        text: str = describe_part(value)
+    except Exception:  # noqa: BLE001 - whatever a class of users does when it is asked
+        return ""
+    return text if len(text) <= _TEXT_CHARACTERS else f"{text[:_TEXT_CHARACTERS]}…"
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__
+
+
+def _shape(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"shape {tuple(map(int, shape))}"
+    return f"length {len(value):,}"
+
+
+def _dtype(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return "" if dtype is None else str(dtype)
+
+
+def _size(value: Any) -> str:
+    size = value.nbytes
+    return f"{size:,} bytes" if isinstance(size, int) else ""

@@ -1,0 +1,1 @@
+"""Objects to states and back: saving, loading, many at once."""

@@ -1,0 +1,79 @@
+"""Of which class an object is looked for, and of which it is made, when its state is loaded."""
+
+from ana.errors import StateLoadError
+from ana.objects import ghost, restricted
+from ana.objects.class_names import MAIN, came_by_value, class_name, find_class, newest
+from ana.persist import inflight
+
+__all__ = ["inside", "load_error", "to_find", "to_make"]
+
+
+def to_find(layer: inflight.Source, cls: type, key: str) -> type:
+    """Return `cls`, or the latest definition of the live object's class, where that is a subclass of `cls`.
+
+    Of a class that was defined again (a notebook's cell, `importlib.reload`) the latest counts. Raises StateLoadError
+    where the live object is of another class altogether.
+    """
+    other = layer.live.get(key)
+    if other is None and layer.live.displaced is None:
+        return cls
+    live = layer.live.find(key, cls)
+    other = other if live is None else live
+    if other is None:
+        return cls
+    kind = ghost.loaded_class(other)
+    latest = cls if kind is cls else newest(kind)
+    if latest is not kind and issubclass(latest, cls):
+        return latest
+    if live is not None or class_name(kind) == class_name(cls):
+        return cls
+    reason = f"it is a {class_name(kind)}, not a {class_name(cls)}: {_right_call(class_name(kind), key)}"
+    raise StateLoadError(key, class_name(kind), layer.store.home, reason)
+
+
+def inside(layer: inflight.Source, cls: type, key: str) -> type:
+    """Return the class of a script that a reference inside of a state means: states hold such classes by value.
+
+    In a process that has the script's classes itself it is that one, the latest of a notebook; but among objects of
+    classes that came by value, as to workers of dask, it is the one that came.
+    """
+    latest = newest(cls)
+    if latest is cls:
+        return cls
+    claim = inflight.local.session.unpickling
+    parent = object if claim is None else ghost.loaded_class(claim.shell)
+    if parent.__module__ in MAIN:
+        return latest if newest(parent) is parent else cls
+    return cls if came_by_value(cls) and layer.live.find(key, latest) is None else latest
+
+
+def to_make(cls: type, stored: str, claim: inflight.Claim) -> type:
+    """Return the class to make: `cls`, or the subclass of it that the header names. Raises StateLoadError."""
+    if stored == "" and not hasattr(cls, "_ana_setstate"):
+        raise load_error(claim, f"it is a bare state, not an object: get_dl().load_state({claim.key!r}) gives it")
+    if stored in ("", class_name(cls)):
+        return cls
+    found = find_class(stored, cls, restricted.allows(claim.layer.fence))
+    if found is not None and issubclass(found, cls):
+        return found
+    if found is None and stored.rpartition(":")[2] == cls.__qualname__:
+        # The class has moved to another module since.
+        return cls
+    reason = "it is" if found is not None else "its class is not to be found here, and is"
+    raise load_error(claim, f"{reason} no {class_name(cls)}: {_right_call(stored, claim.key)}")
+
+
+def _right_call(stored: str, key: str) -> str:
+    """Say how an object of a class is loaded."""
+    module, _, name = stored.rpartition(":")
+    if module == "__main__":
+        return f"where the script defines {name}, call {name}.ana_load({key!r})"
+    return f"call ana.load({key!r}), or {module}.{name}.ana_load({key!r})"
+
+
+def load_error(claim: inflight.Claim, reason: str) -> StateLoadError:
+    """Return the error that says why a state cannot be loaded."""
+    found = claim.found
+    name = found.header.class_name if found is not None else class_name(claim.cls)
+    where = found.where if found is not None else claim.layer.store.home
+    return StateLoadError(claim.key, name, where, reason)

@@ -1,0 +1,367 @@
+"""Storing objects: serialise first, touch the store after; the states that a state refers to before itself.
+
+So a state that is in a store has its children there too, and what has an address needs one look-up.
+"""
+
+import functools
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ana.errors import ANAError, StateChangedError
+from ana.format import address, record
+from ana.objects import identity, pickling
+from ana.objects.class_names import class_name
+from ana.objects.ghost import loaded_class
+from ana.persist import addressing
+from ana.persist.writing import Target, Write, note_stored
+from ana.stores.base import ReplacedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Batch",
+    "Target",
+    "Write",
+    "batching",
+    "foresee_address",
+    "make_address",
+    "serialise",
+    "store",
+    "store_in_batch",
+    "storing_into",
+]
+
+
+class Batch(Protocol):
+    """Takes the writes of one thread, to do many of them at once."""
+
+    target: Any
+
+    def add(self, write: "Write") -> None:
+        """Take a state over; it is put after those that it refers to. Raises if it could not be put."""
+
+    def holds(self, obj: object, mark: identity.Mark) -> bool:
+        """Say whether an object's state is among those that are still to be put."""
+
+    def seen(self, key: str) -> bool | None:
+        """Say whether a state was there when the batch looked; None where it did not."""
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.storing: dict[int, Any] = {}
+        self.batch: Batch | None = None
+
+
+_local = _Local()
+
+
+class _Children:
+    """Collects what a state refers to: what has a UUID, or (`only`) had one when the state got its own."""
+
+    def __init__(self, only: tuple[str, ...] | None = None) -> None:
+        self.objects: dict[str, Any] = {}
+        self._only = only
+
+    def meet(self, child: Any) -> bool:
+        found = identity.mark_of(child)
+        if found is not None and (self._only is None or found.uuid in self._only):
+            self.objects[found.uuid] = child
+            return True
+        addressing.meet(child)
+        return False
+
+    def is_final(self, error: Exception) -> bool:
+        return addressing.is_final(error)
+
+    def find(self, uuid: str) -> Any:
+        return self.objects.get(uuid)
+
+
+class _Task:
+    """One object on its way into the store."""
+
+    def __init__(self, target: Target, obj: Any, only: tuple[str, ...] | None = None) -> None:
+        self.obj = obj
+        self.children = _Children(only)
+        try:
+            pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
+        except Exception as error:
+            # What is said where an address is foreseen nobody reads.
+            if not (addressing.is_final(error) or addressing.is_foreseeing() or isinstance(error, ANAError | OSError)):
+                from ana.objects import unpicklable  # noqa: PLC0415 - after a failure only
+
+                unpicklable.explain(error, obj)
+            raise
+        self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
+        # What goes by value into any other store has other bytes there.
+        self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))
+        self.pending: Iterator[Any] = iter(self.children.objects.values())
+
+
+def _pickled_again(target: Target, obj: Any) -> _Task:
+    """Pickle an object that may have a UUID already."""
+    task = _Task(target, obj)
+    mark = identity.mark_of(obj)
+    if mark is not None and not address.is_right(mark.uuid, task.content.digest):
+        # Objects that it holds may have got their UUIDs since: then they were part of it.
+        task = _Task(target, obj, mark.children)
+    return task
+
+
+def _batch_of(target: Target) -> Batch | None:
+    batch = _local.batch
+    return batch if batch is not None and batch.target is target else None
+
+
+def _submit(write: Write) -> identity.Mark:
+    batch = _local.batch
+    if batch is None or batch.target is not write.target:
+        try:
+            write.put()
+        except StateChangedError:
+            write = _anew(write)
+            write.put()
+        return write.note()
+    write.announce()
+    batch.add(write)
+    return identity.mark(write.obj, write.key, given=write.given)
+
+
+def _anew(write: Write) -> Write:
+    """Pickle an object once more that changed while it was stored: what it is now may stay as it is."""
+    task = _pickled_again(write.target, write.obj)
+    for child in task.pending:
+        _store_all(write.target, child)
+    key = write.key
+    if address.is_content_uuid(key) and identity.mark_of(write.obj) is None:
+        key = address.content_uuid(task.content.digest)
+    children = tuple(task.children.objects)
+    return Write(write.target, task.obj, task.content, children, key, given=write.given, heal=write.heal)
+
+
+@contextmanager
+def batching(batch: Batch | None) -> "Iterator[None]":
+    """Have this thread's states for the batch's target put by the batch, and new addresses given in that target."""
+    before, _local.batch = _local.batch, batch
+    try:
+        yield
+    finally:
+        _local.batch = before
+
+
+def storing_into() -> Any:
+    """Return the layer into which this thread is storing many objects, if any."""
+    return None if _local.batch is None else _local.batch.target
+
+
+def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]]:
+    """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
+    children = _Children()
+    pickled = pickling.dump(lambda: state, children)
+    return record.content(name, pickled.views, pickled.sizes, pickled.wholes), tuple(children.objects)
+
+
+def make_address(target: Target, obj: Any, *, expected: str | None = None) -> identity.Mark:
+    """Give an object the address of its content, and store it and what it refers to.
+
+    An object that is part of a cycle of addressed objects gets a random UUID instead, and is stored when
+    it is first pickled. Raises what pickling or the store raises, and ValueError where the address is not the
+    `expected` one; the object has no address then.
+    """
+    make = functools.partial(_address, target, obj, expected)
+
+    def give(one: Any) -> identity.Mark:
+        uuid = address.random_uuid()
+        _check_expected(uuid, expected if one is obj else None)
+        return give_address(target, one, uuid)
+
+    try:
+        return addressing.address(obj, make, give)
+    except ReplacedError:
+        forget(target)
+        return addressing.address(obj, make, give)
+
+
+def foresee_address(target: Target, obj: Any) -> None:
+    """Note the address that `make_address` would give an object; nothing is stored, and nothing is given one.
+
+    None where it would be a random one, and where pickling fails. So for all Refs that are met.
+    """
+
+    def find(one: Any) -> str | None:
+        task = _Task(target, one)
+        return address.content_uuid(task.content.digest) if task.has_address else None
+
+    addressing.foresee(obj, find, identity.note_address)
+
+
+def _address(target: Target, top: Any, expected: str | None, obj: Any) -> identity.Mark:
+    """Give an object an address, for the sake of `top`, which has to get the `expected` one, if any."""
+    mark = identity.mark_of(obj)
+    if mark is not None:
+        return mark
+    task = _Task(target, obj)
+    key = address.content_uuid(task.content.digest) if task.has_address else address.random_uuid()
+    if expected is not None and obj is top:
+        _check_expected(key, expected)
+    for child in task.pending:
+        _store_all(target, child)
+    write = Write(target, task.obj, task.content, tuple(task.children.objects), key, given=not task.has_address)
+    write.is_right = True
+    return _submit(write)
+
+
+def _check_expected(key: str, expected: str | None) -> None:
+    if expected not in (None, key):
+        msg = (
+            f"UUID {expected!r} is of version 8, which stands for content, and this object's is {key!r}: "
+            "call make_uuid() without one, or with one of another version (uuid.uuid4())"
+        )
+        raise ValueError(msg)
+
+
+def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:
+    """Give an object a UUID that does not follow from its content; it is stored when it is first pickled."""
+    mark = identity.mark(obj, uuid, given=True)
+    target.live.add(mark.uuid, obj, type(obj))
+    return mark
+
+
+def is_known(target: Target, mark: identity.Mark) -> bool:
+    """Say whether an object is known to be stored in a layer, and was seen there recently enough."""
+    return mark.layer == target.uuid and time.monotonic() - mark.looked < target.recheck_seconds
+
+
+def store(target: Target, obj: Any, *, heal: bool = False) -> None:
+    """Store an object that has a UUID, unless its state is there.
+
+    `heal`: read and verify what is there, and replace it if it is damaged. Raises what pickling or the
+    store raises; the object is not taken for stored then.
+    """
+    mark = identity.mark_of(obj)
+    if mark is not None and mark.claim is None:
+        # Who asks for this one relies on it at once.
+        with batching(None):
+            try:
+                _store_all(target, obj, heal=heal)
+            except ReplacedError:
+                forget(target)
+                _store_all(target, obj, heal=heal)
+
+
+def forget(target: Target) -> None:
+    """Believe of nothing any more that it is stored in a layer: another store has taken the place of its own."""
+    target.uuid = address.random_uuid()
+
+
+def store_in_batch(target: Target, obj: Any) -> None:
+    """As `store`, by this thread's batch."""
+    _store_all(target, obj)
+
+
+def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
+    """Store an object and all it refers to, deepest first, without recursion: chains may be long."""
+    mark = identity.mark_of(top)
+    # Something that was stored is gone, or may be: nothing that was believed of the rest is believed then.
+    wary = heal or (mark is not None and mark.layer == target.uuid and not is_known(target, mark))
+    look = _Look(target, wary=wary)
+    if look.finds(top, whole=heal):
+        return
+    seen = {id(top)}
+    stack: list[_Task] = []
+    try:
+        stack.append(_begin(target, top))
+        while stack:
+            task = stack[-1]
+            for child in task.pending:
+                if id(child) not in seen and not look.finds(child):
+                    seen.add(id(child))
+                    stack.append(_begin(target, child))
+                    break
+            else:
+                _put(target, task, heal=heal and task.obj is top)
+                del _local.storing[id(task.obj)]
+                stack.pop()
+    finally:
+        for task in stack:
+            _local.storing.pop(id(task.obj), None)
+
+
+def _begin(target: Target, obj: Any) -> _Task:
+    """Pickle an object that is to be stored; what is stored meanwhile for that may refer to it."""
+    _local.storing[id(obj)] = obj
+    try:
+        return _pickled_again(target, obj)
+    except BaseException:
+        del _local.storing[id(obj)]
+        raise
+
+
+class _Look:
+    """One look at which states a layer has; each is looked up once at the most."""
+
+    def __init__(self, target: Target, *, wary: bool) -> None:
+        self.target = target
+        self.wary = wary
+        self.there: set[str] = set()
+        self.batch = _batch_of(target)
+
+    def finds(self, obj: Any, *, whole: bool = False) -> bool:
+        """Say whether an object's state is there with all that it refers to, so that nothing is to be done.
+
+        One look-up may show that; none is needed where it was seen there lately, unless `wary`.
+        """
+        mark = identity.mark_of(obj)
+        if mark is None or mark.claim is not None or self._is_pending(obj, mark) or id(obj) in _local.storing:
+            return True
+        if not self.wary and is_known(self.target, mark):
+            return True
+        if mark.given and mark.layer != self.target.uuid:
+            # Another content may be stored under a UUID that was given: that shows only when both are compared.
+            return False
+        # Not to be believed any more, whatever goes wrong from here on.
+        mark.layer = ""
+        if whole and not self.target.store.is_whole(mark.uuid):
+            return False
+        began = time.perf_counter()
+        if not self._has(mark.uuid) or (self.wary and not self._has_descendants(mark)):
+            return False
+        self.target.store.counters.note_found(mark.uuid, mark.raw_bytes, began)
+        note_stored(self.target, obj, mark)
+        return True
+
+    def _is_pending(self, obj: Any, mark: identity.Mark) -> bool:
+        return self.batch is not None and self.batch.holds(obj, mark)
+
+    def _has(self, key: str) -> bool:
+        if key not in self.there:
+            seen = None if self.batch is None else self.batch.seen(key)
+            if not (self.target.store.has(key) if seen is None else seen):
+                return False
+            self.there.add(key)
+        return True
+
+    def _has_descendants(self, mark: identity.Mark) -> bool:
+        """Look for all that an object is known to refer to: scratch filesystems purge by age, parents or children."""
+        todo = [key for key in mark.children if key not in self.there]
+        while todo:
+            key = todo.pop()
+            if key in self.there:
+                continue
+            if not self._has(key):
+                return False
+            child = identity.mark_of(self.target.live.get(key))
+            if child is not None:
+                todo += child.children
+        return True
+
+
+def _put(target: Target, task: _Task, *, heal: bool) -> None:
+    mark = identity.mark_of(task.obj)
+    if mark is not None:
+        children = tuple(task.children.objects)
+        _submit(Write(target, task.obj, task.content, children, mark.uuid, given=mark.given, heal=heal))

@@ -1,0 +1,138 @@
+"""One state on its way into a store: what may be put under its key, and what its object knows of it afterwards."""
+
+import logging
+import time
+import weakref
+from typing import Any, Protocol
+
+from ana.errors import ANAError, CorruptedStateError, StateChangedError, StateNotFoundError, UUIDConflictError
+from ana.format import address, record
+from ana.objects import identity
+from ana.stores import base
+
+__all__ = ["Target", "Write", "by_home", "note_stored"]
+
+_log = logging.getLogger("ana.saving")
+
+by_home: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
+"""The latest layer of each home."""
+
+
+class Target(Protocol):
+    """What storing needs of a layer."""
+
+    uuid: str
+    live: identity.LiveObjects
+    store: base.Store
+    strict: bool
+    recheck_seconds: float
+
+
+class Write:
+    """One state on its way into a store. `announce`, `note` and `withdraw` are for the thread that pickled it."""
+
+    def __init__(
+        self,
+        target: Target,
+        obj: Any,
+        content: record.Content,
+        children: tuple[str, ...],
+        key: str,
+        *,
+        given: bool,
+        heal: bool = False,
+    ) -> None:
+        self.target = target
+        self.obj = obj
+        self.content = content
+        self.children = children
+        self.key = key
+        self.given = given
+        self.heal = heal
+        self.is_right = False
+        """Whether the key is known to be one that this content may have."""
+        self._made: identity.Mark | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How much raw state it holds."""
+        return self.content.raw_bytes
+
+    def announce(self) -> None:
+        """Give the object its UUID already, so that states that are pickled next refer to it."""
+        if identity.mark_of(self.obj) is None:
+            self._made = identity.mark(self.obj, self.key, given=self.given)
+
+    def put(self) -> None:
+        """Put the state into the store, in any thread: no object and no code of users is touched."""
+        content, children = self.content, self.children
+        if not self.is_right and not address.is_right(self.key, content.digest):
+            content, children = self._original()
+        written = self.target.store.put(self.key, content, children, heal=self.heal)
+        if not written and self.given:
+            try:
+                _compare(self.target, self.key, content)
+            except (CorruptedStateError, StateNotFoundError):
+                # Nobody can say any more what it was; it is ours now.
+                self.target.store.put(self.key, content, children, heal=True)
+
+    def _original(self) -> tuple[record.Content, tuple[str, ...]]:
+        """Return the content that the key is the address of, from a store of this process. Raises StateChangedError.
+
+        The object pickles into other bytes now. That need not be anybody's fault: arrays that the node cache maps are
+        read-only, and a set of strings has another order in each process.
+        """
+        for layer in (self.target, *by_home.values()):
+            try:
+                found = layer.store.get(self.key, patient=False)
+                views = [memoryview(segment) for segment in found.segments()]
+            except ANAError:
+                continue
+            header = found.header
+            content = record.content(header.class_name, views, wholes=header.wholes)
+            if address.is_right(self.key, content.digest) and all(map(self.target.store.has, header.children)):
+                return content, header.children
+        what = "it is not what it was when it got its UUID, which is the address of that content"
+        raise StateChangedError(self.key, self.content.class_name, what)
+
+    def note(self) -> identity.Mark:
+        """Take the object for stored."""
+        mark = identity.mark(self.obj, self.key, given=self.given)
+        mark.children = self.children
+        mark.raw_bytes = self.content.raw_bytes
+        note_stored(self.target, self.obj, mark)
+        return mark
+
+    def withdraw(self) -> None:
+        """Take back what `announce` did: the state could not be put."""
+        if self._made is not None and identity.mark_of(self.obj) is self._made:
+            identity.unmark(self.obj)
+
+
+def _compare(target: Target, uuid: str, content: record.Content) -> None:
+    """Under an explicit UUID the first writer wins: say so where another content lost."""
+    found = target.store.get(uuid)
+    found.release()
+    if found.header.content == content.digest:
+        return
+    if target.strict:
+        raise UUIDConflictError(uuid, found.where)
+    _log.warning("UUID %r already names a state with other content in %s: the first writer wins", uuid, found.where)
+
+
+def note_stored(target: Target, obj: Any, mark: identity.Mark) -> None:
+    """Take an object for stored in a layer, from now on."""
+    holder = target.live.add(mark.uuid, obj, type(obj))
+    if holder is not obj and _holds_another_class(holder, obj):
+        target.live.put(mark.uuid, obj)
+    mark.layer = target.uuid
+    mark.looked = time.monotonic()
+
+
+def _holds_another_class(holder: Any, ref: Any) -> bool:
+    """Say of two Refs of equal content whether the class of the value was defined again since the first one."""
+    return (
+        getattr(type(ref), "_ana_lazy", False)
+        and type(holder) is type(ref)
+        and type(getattr(holder, "_value", None)) is not type(getattr(ref, "_value", None))
+    )

@@ -1,0 +1,157 @@
+"""Threads for one piece of work: started for it, gone with it.
+
+No pool is kept: starting a thread takes some 50 µs, and a thread that does not exist cannot hang in a forked
+child, hold up the interpreter's end or keep a CPU that a batch system has taken away.
+"""
+
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ana.errors import ANAError
+from ana.runtime import cgroups
+
+__all__ = ["GaveUp", "available", "can_start", "run", "start"]
+
+ENVIRONMENT = "ANA_THREADS"
+
+Item = TypeVar("Item")
+
+
+class GaveUp(Exception):  # noqa: N818 - another item's error is the reason
+    """An item's work waited for that of another, which failed."""
+
+
+def available() -> int:
+    """Return how many threads can run at once: this process's CPUs, within its cgroup's quota and `ANA_THREADS`.
+
+    Read anew each time (some 2 µs), as jobs and engines bind processes to CPUs while they run; the quota is read once.
+    Raises ANAError where `ANA_THREADS` is no whole number of at least 1.
+    """
+    count = min(len(os.sched_getaffinity(0)), cgroups.cpus())
+    said = os.environ.get(ENVIRONMENT)
+    if not said:
+        return count
+    if not (said.isascii() and said.isdigit() and int(said)):
+        msg = f"the environment's {ENVIRONMENT} is a number of threads, at least 1, not {said!r}"
+        raise ANAError(msg)
+    return min(count, int(said))
+
+
+def start(thread: threading.Thread) -> bool:
+    """Start a thread; return False where none can be had (ulimit -u, a cgroup's pids.max, the interpreter's end)."""
+    # In an interpreter that ends, a new thread may never run, and `Thread.start` waits until it does.
+    if sys.is_finalizing():
+        return False
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError):
+        return False
+    return True
+
+
+def can_start() -> bool:
+    """Return whether a thread can be had now, for libraries that start their own and fail without."""
+    thread = threading.Thread(target=int, name="ana-probe", daemon=True)
+    if not start(thread):
+        return False
+    thread.join()
+    return True
+
+
+def run(
+    work: Callable[[Item], object],
+    items: Sequence[Item],
+    threads: int,
+    *,
+    give_up: Callable[[], object] = lambda: None,
+) -> None:
+    """Call `work` with each item, on up to `threads` threads, of which the caller's is one; return when all is done.
+
+    Items are taken in order. After an exception no further item is begun; that of the earliest item is raised.
+    `give_up` is called then: it wakes threads whose work waits for that of another, to raise `GaveUp`.
+    Where no further thread can be had, those that there are do it all, or the caller's own.
+    """
+    if threads <= 1 or len(items) <= 1:
+        for item in items:
+            work(item)
+        return
+    _Crew(work, items, give_up).run(min(threads, len(items)))
+
+
+class _Crew:
+    """The threads of one `run`, and what they have left to do."""
+
+    def __init__(self, work: Callable[[Item], object], items: Sequence[Item], give_up: Callable[[], object]) -> None:
+        self.give_up = give_up
+        self.work: Callable[..., object] = work
+        self.items = items
+        # next() on it is atomic: no lock is needed to share it.
+        self.numbers = itertools.count()
+        self.failures: dict[int, BaseException] = {}
+        self.stopped = False
+        # Appending is atomic, too. Who begins after `stopped` was set does nothing.
+        self.begun: list[bool] = []
+        self.ended: list[bool] = []
+
+    def run(self, threads: int) -> None:
+        others = [threading.Thread(target=self._help, name="ana-worker", daemon=True) for _ in range(threads - 1)]
+        started = []
+        try:
+            for thread in others:
+                started.append(thread)
+                if not start(thread):
+                    started.pop()
+                    break
+            self.take_part()
+            for thread in started:
+                thread.join()
+        except BaseException:
+            # A signal handler's, not from within an item: nobody will do the next one.
+            self._stop()
+            self._see_all_end(started)
+            raise
+        if self.failures:
+            raise min(self.failures.items(), key=lambda item: (isinstance(item[1], GaveUp), item[0]))[1]
+
+    def _help(self) -> None:
+        self.begun.append(True)
+        try:
+            self.take_part()
+        finally:
+            self.ended.append(True)
+
+    def _see_all_end(self, started: list[threading.Thread]) -> None:
+        """Wait for threads that may be at work, whatever else signal handlers raise: they write into files and memory.
+
+        Not by join() alone: on Python 3.11 one that was interrupted takes the thread for ended from then on.
+        """
+        another = None
+        while True:
+            try:
+                while len(self.ended) < len(self.begun) or any(thread.is_alive() for thread in started):
+                    time.sleep(0.001)
+                break
+            except BaseException as error:  # noqa: BLE001 - raised below
+                another = error
+        if another is not None:
+            raise another
+
+    def take_part(self) -> None:
+        for number in self.numbers:
+            if self.stopped or number >= len(self.items):
+                return
+            try:
+                self.work(self.items[number])
+            except BaseException as error:  # noqa: BLE001 - raised again by `run`, in the caller's thread
+                self.failures[number] = error
+                self._stop()
+                return
+
+    def _stop(self) -> None:
+        self.stopped = True
+        self.give_up()

@@ -1,0 +1,137 @@
+"""Records that come from elsewhere, as they are: verified, copied into a store, verified there. For maintenance."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ana.errors import CorruptedStateError, StateNotFoundError
+from ana.format import record
+from ana.format.chunks import Read
+from ana.format.signature import Seal
+from ana.fs import atomic, files
+from ana.stores.directory import signing, trash
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["adopt", "copy", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
+
+BLOCK_BYTES = 4 << 20
+START_BYTES = 4096
+
+
+def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
+    """Store the record of `size_bytes` that `read` gives under its key; False if there is one of that name already.
+
+    `seal`: what it is signed with; here it gets this store's signature. It is verified before, and once more as it
+    lies in the store. Raises CorruptedStateError for one that is not what was written, UnsupportedFormatError,
+    StoreError.
+    """
+    header = read_header(key, size_bytes, read, where, seal)
+    record.verify(header, read, where)
+    if store.has(key):
+        return False
+    if seal is not store.seal:
+        read = resealed(header, read, store.seal)
+
+    written = store.publish(key, _copier(read, size_bytes))
+    store.get(key, patient=False).verify()
+    return written
+
+
+def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
+    """Have a state's file (by its name in the tree) carry the signature of the store's current key; False if it does.
+
+    Replaced by a copy: who has it open goes on with the old one. Raises StoreError.
+    """
+    seal = store.seal
+    if seal is None:
+        return False
+    path = f"{store.home}/{name}"
+    file = files.open_file(path, START_BYTES, store.tree.trust.check_file)
+    if file is None:
+        return False
+    with file:
+        read = record.reader(file.start) if len(file.start) == file.size_bytes else file.read
+        head = _start(read, header.header_bytes)
+        if seal.number(header.key, *record.signed_parts(head)) == 0:
+            return False
+        atomic.publish(
+            path.rpartition("/")[0],
+            path.rpartition("/")[2],
+            _copier(resealed(header, read, seal), file.size_bytes),
+            durable=store.durable,
+            make_folders=lambda: None,
+            access=store.tree.access,
+            replace=True,
+        )
+    return True
+
+
+def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
+    """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `adopt`."""
+    with opened(source, key) as (size_bytes, read):
+        return adopt(target, key, size_bytes, read, source.path(key), source.seal)
+
+
+@contextmanager
+def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
+    """Open a state's record: its size in bytes, and what reads it. Raises StateNotFoundError, StoreError."""
+    file = files.open_file(store.path(key), START_BYTES, store.tree.trust.check_file)
+    if file is None:
+        raise StateNotFoundError(key, store.home)
+    # A small file is closed by now, with all of it in memory.
+    with file:
+        small = len(file.start) == file.size_bytes
+        yield file.size_bytes, record.reader(file.start) if small else file.read
+
+
+def set_aside(store: DirectoryStore, path: str) -> str | None:
+    """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone.
+
+    Raises StoreError, and UntrustedStoreError where nothing tells damage from a wrong key.
+    """
+    found = files.look(path)
+    if found is None:
+        return None
+    signing.check_key(store.tree, store.seal)
+    aside = atomic.set_aside(path, found.identity)
+    trash.forget(path, found.identity)
+    return aside
+
+
+def _copier(read: Read, size_bytes: int) -> Callable[[record.Write], None]:
+    def fill(write: record.Write) -> None:
+        for offset in range(0, size_bytes, BLOCK_BYTES):
+            block = bytearray(min(BLOCK_BYTES, size_bytes - offset))
+            read(offset, [memoryview(block)])
+            write(offset, [memoryview(block)])
+
+    return fill
+
+
+def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:
+    """Return what reads a record with this header as if it had another signature, or none."""
+    head = record.sealed_anew(bytes(_start(read, header.header_bytes)), header.key, seal)
+
+    def read_resealed(offset: int, targets: Sequence[memoryview]) -> None:
+        read(offset, targets)
+        for target in targets:
+            part = head[offset : offset + len(target)]
+            target[: len(part)] = part
+            offset += len(target)
+
+    return read_resealed
+
+
+def read_header(key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> record.Header:
+    """Return the verified header of a record. Raises CorruptedStateError, UnsupportedFormatError."""
+    if size_bytes < record.MIN_RECORD_BYTES:
+        raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
+    start = _start(read, min(size_bytes, START_BYTES))
+    end = record.header_size(start, size_bytes, key, where)
+    return record.parse_header(start if end <= len(start) else _start(read, end), size_bytes, key, where, seal)
+
+
+def _start(read: Read, size_bytes: int) -> bytearray:
+    start = bytearray(size_bytes)
+    targets: Sequence[memoryview] = [memoryview(start)]
+    read(0, targets)
+    return start

@@ -1,0 +1,251 @@
+"""Files that hold a store's key: outside the store, for its owner's eyes only.
+
+A key file is JSON: the store's id, the folders where that store is known to be, and its keys in hex, the current one
+first.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from ana.errors import ANAError, StoreError, UntrustedStoreError
+from ana.format.signature import KEY_BYTES, Seal
+from ana.fs import atomic, files, paths
+from ana.fs.permissions import Access
+
+__all__ = [
+    "ENVIRONMENT",
+    "KeyRing",
+    "default_path",
+    "find",
+    "forget_old",
+    "from_option",
+    "load",
+    "make",
+    "note_store",
+    "own_file",
+    "rotate",
+    "save",
+]
+
+ENVIRONMENT = "ANA_KEY_FILE"
+_LIMIT_BYTES = 64 << 10
+_ONLY_OWNER = 0o077
+
+
+class KeyRing:
+    """The keys of one store, the current one first, and where that store is known to be. Shows its keys to nobody."""
+
+    __slots__ = ("folders", "keys", "path", "store_id", "stores")
+
+    def __init__(self, keys: Sequence[bytes], store_id: str = "", folders: Sequence[str] = (), path: str = "") -> None:
+        """Take keys of 32 bytes, the store's id ("" for whichever they are given for), and the file they are from."""
+        self.keys = tuple(keys)
+        self.store_id = store_id
+        self.folders = tuple(folders)
+        self.path = path
+        self.stores: dict[str, str] = {}
+        """Ids and folders of those that were made with keys for whichever: without its id a store is lost."""
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {len(self.keys)} key(s) for store {self.store_id!r}>"
+
+
+def note_store(ring: KeyRing, store_id: str, root: str) -> None:
+    """Have a key file that names no store remember one that was made with it, where that file may be written to."""
+    if ring.path and not ring.store_id:
+        with suppress(ANAError):
+            ring = load(ring.path)
+            ring.stores[store_id] = root
+            save(ring)
+
+
+def from_option(key: object) -> KeyRing:
+    """Return the keys that an option gives: 32 bytes, or the path of a key file.
+
+    Raises TypeError, ValueError, StoreError, UntrustedStoreError.
+    """
+    if isinstance(key, bytes | bytearray | memoryview):
+        if len(key) != KEY_BYTES:
+            msg = f"a store's key has {KEY_BYTES} bytes, this one has {len(key)}"
+            raise ValueError(msg)
+        return KeyRing((bytes(key),))
+    if isinstance(key, str | os.PathLike):
+        return load(paths.absolute(key))
+    msg = f"key is {KEY_BYTES} bytes or the path of a key file, not {type(key).__name__}"
+    raise TypeError(msg)
+
+
+def find(store_id: str, root: str, fingerprint: str = "") -> KeyRing | None:
+    """Return the keys of a store: out of the file that `ANA_KEY_FILE` names, or the user's own folder of keys.
+
+    A file that names the store goes before one that names none, and one that has the key of that fingerprint before
+    one that has not. Also where only the folder `root` is that of a store with a key, though it says it is another:
+    then somebody has replaced it. Raises StoreError, UntrustedStoreError.
+    """
+    first = None
+    for ring in _candidates(store_id, root):
+        first = first or ring
+        if not fingerprint or fingerprint in Seal(store_id, ring.keys).fingerprints:
+            return ring
+    return first
+
+
+def _candidates(store_id: str, root: str) -> Iterator[KeyRing]:
+    said = os.environ.get(ENVIRONMENT)
+    named = load(paths.absolute(said)) if said else None
+    if named is not None and (named.store_id == store_id != "" or root in named.folders):
+        yield named
+    own = _own(store_id, root)
+    if own is not None:
+        yield own
+    if named is not None and not named.store_id:
+        yield named
+
+
+def _own(store_id: str, root: str) -> KeyRing | None:
+    """Return the keys of a store out of the user's own folder of keys."""
+    try:
+        _folder()
+    except StoreError:
+        # Nobody's home: there are no keys in it.
+        return None
+    # The id is what somebody wrote into the store: it names a file in the folder of keys, and none elsewhere.
+    if store_id and "/" not in store_id and not store_id.startswith(".") and os.path.exists(default_path(store_id)):
+        return load(default_path(store_id))
+    return next((ring for ring in _all() if root in ring.folders), None)
+
+
+def default_path(store_id: str) -> str:
+    """Return where a store's key file is unless one says otherwise: `~/.config/ana/keys/STORE_ID`.
+
+    Raises StoreError where there is no home folder.
+    """
+    return f"{_folder()}/{store_id}"
+
+
+def make(path: str, store_id: str, folders: Iterable[str] = ()) -> KeyRing:
+    """Make a new key and its file, mode 0600, in a folder that is made where it is missing. Raises StoreError."""
+    ring = KeyRing((os.urandom(KEY_BYTES),), store_id, tuple(folders), path)
+    with files.reported(path):
+        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+    if not _write(ring, replace=False):
+        found = files.look(path)
+        empty = "an empty one, as a full disk leaves: remove it" if found is not None and not found.size_bytes else ""
+        raise StoreError(path, errno.EEXIST, empty or "a key file is never overwritten: give another path")
+    return ring
+
+
+def save(ring: KeyRing) -> None:
+    """Replace a key file as a whole. Raises StoreError."""
+    _write(ring, replace=True)
+
+
+def own_file(ring: KeyRing, store_id: str, root: str) -> KeyRing:
+    """Copy keys out of a file that names no store, so that others may have them too, into the store's own one.
+
+    Raises StoreError, also where there is such a file.
+    """
+    own = KeyRing(ring.keys, store_id, (root,), default_path(store_id))
+    with files.reported(own.path):
+        os.makedirs(os.path.dirname(own.path), mode=0o700, exist_ok=True)
+    if not _write(own, replace=False):
+        raise StoreError(
+            own.path, errno.EEXIST, "it does not have the key that the store is read with: see which is right"
+        )
+    return own
+
+
+def rotate(path: str) -> KeyRing:
+    """Put a new key before those of a file, which are still believed. Raises StoreError, UntrustedStoreError."""
+    ring = load(path)
+    ring = KeyRing((os.urandom(KEY_BYTES), *ring.keys), ring.store_id, ring.folders, path)
+    save(ring)
+    return ring
+
+
+def forget_old(path: str) -> KeyRing:
+    """Leave only the current key in a file. Raises StoreError, UntrustedStoreError."""
+    ring = load(path)
+    ring = KeyRing(ring.keys[:1], ring.store_id, ring.folders, path)
+    save(ring)
+    return ring
+
+
+def load(path: str) -> KeyRing:
+    """Read a key file that only its owner can read. Raises StoreError, UntrustedStoreError."""
+    _check_owner(path)
+    data = files.read_whole(path, _LIMIT_BYTES)
+    if data is None:
+        raise StoreError(path, 2, f"there is no key file: make one with `ana key new`, or see {ENVIRONMENT}")
+    try:
+        fields = json.loads(data)
+        keys = tuple(bytes.fromhex(key) for key in fields["keys"])
+        folders = tuple(str(folder) for folder in fields.get("folders", ()))
+        ring = KeyRing(keys, str(fields.get("store", "")), folders, path)
+        ring.stores = {str(store_id): str(root) for store_id, root in fields.get("stores", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Without the cause: it may quote what is in the file.
+        text = (
+            "it is a key file that is empty or cut short: remove it, and make or copy it anew" if _is_cut(data) else ""
+        )
+        raise UntrustedStoreError(path, text or "it is no key file of ana") from None
+    if not keys or any(len(key) != KEY_BYTES for key in keys):
+        raise UntrustedStoreError(path, f"it is a key file, but its keys are not {KEY_BYTES} bytes each")
+    return ring
+
+
+def _is_cut(data: bytes) -> bool:
+    """Return whether a file is the beginning of a key file: the disk was full when an older version made it."""
+    return b'{\n "store"'.startswith(data[:10]) and not data.rstrip().endswith(b"}")
+
+
+def _check_owner(path: str) -> None:
+    with files.reported(path):
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+    if not stat.S_ISREG(found.st_mode):
+        raise UntrustedStoreError(path, "a key file is a regular file")
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & _ONLY_OWNER:
+        reason = f"others may know or replace its key (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o})"
+        raise UntrustedStoreError(path, f"{reason}: chmod 600 {path}, and make a new key if they did")
+
+
+def _write(ring: KeyRing, *, replace: bool) -> bool:
+    """Make a key file appear whole, mode 0600, or leave nothing; False if there is one and it is not to be replaced."""
+    text: dict[str, object] = {"store": ring.store_id, "folders": list(ring.folders)}
+    text |= {"stores": ring.stores} if ring.stores else {}
+    text["keys"] = [key.hex() for key in ring.keys]
+    data = json.dumps(text, indent=1).encode() + b"\n"
+    folder, _, name = ring.path.rpartition("/")
+    return atomic.publish(
+        folder or "/",
+        name,
+        lambda write: write(0, [data]),
+        durable=True,
+        make_folders=lambda: None,
+        access=Access(0o600),
+        replace=replace,
+    )
+
+
+def _folder() -> str:
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    # One that is no path from / on does not count (XDG Base Directory Specification).
+    return f"{config if config.startswith('/') else f'{paths.home()}/.config'}/ana/keys"
+
+
+def _all() -> Iterable[KeyRing]:
+    try:
+        names = os.listdir(_folder())
+    except OSError:
+        return
+    for name in names:
+        # One that cannot be used is another store's trouble.
+        with suppress(ANAError):
+            yield load(f"{_folder()}/{name}")

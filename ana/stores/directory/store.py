@@ -1,0 +1,368 @@
+"""Records as files in a sharded tree on a shared filesystem. `docs/format.md` draws the tree."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+from ana.errors import CorruptedStateError, StateNotFoundError, StoreError
+from ana.format import address, chunks, record
+from ana.fs import atomic, files, locks, mounts
+from ana.fs.ownership import EVERYDAY, Trust
+from ana.runtime.counters import Counters
+from ana.stores.base import ReplacedError
+from ana.stores.directory import keyring, signing, trash
+from ana.stores.directory.config import Config
+from ana.stores.directory.stored_file import Found
+from ana.stores.directory.tree import Tree
+
+__all__ = ["DirectoryStore"]
+
+SMALL_BYTES = 256 << 10
+"""Files up to this size are read in one go when they are opened."""
+FRESH_SECONDS = 60.0
+"""A file younger than this may not be on the disk yet, if its writer did not wait for that."""
+TRIES = 50
+"""How often a name may be taken when we publish, and free or damaged when we look, while others write and remove."""
+LOCKED_BYTES = 1 << 20
+"""From this raw size on, writers of the same state wait for each other."""
+LOCK_SECONDS = 10.0
+SLOW_BYTES_PER_SECOND = 50e6
+"""How slowly another writer may be writing a state before we write it too."""
+FIRST_PAUSE_SECONDS = 0.05
+
+_log = logging.getLogger("ana.stores")
+
+Result = TypeVar("Result")
+
+
+class DirectoryStore:
+    """A tree of records. Safe between threads, processes and hosts; survives fork (it holds nothing open)."""
+
+    private = False
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        durable: bool = True,
+        create: bool = True,
+        wait_seconds: float = 2.0,
+        level: int = chunks.DEFAULT_LEVEL,
+        ring: keyring.KeyRing | None = None,
+        trust: Trust = EVERYDAY,
+    ) -> None:
+        """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
+
+        Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
+        (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
+        to show a state that another host has just written. `level`: see `ana.format.chunks.encode`. `ring`:
+        the store's keys, if they are not to be looked for. `trust`: whose files are believed.
+        """
+        self.tree = Tree(root, durable=durable, create=create, ring=ring, trust=trust)
+        self._check = self.tree.trust.check_file
+        self._ring = ring
+        self.seal = signing.seal_of(self.tree.config, root, ring)
+        self.durable = durable
+        self.wait_seconds = wait_seconds
+        self.level = level
+        self.counters = Counters(root)
+        self._suspects: set[str] = set()
+
+    @property
+    def home(self) -> str:
+        """The tree's absolute path."""
+        return self.tree.root
+
+    @cached_property
+    def _on_network(self) -> bool:
+        return mounts.is_network(self.tree.root)
+
+    @cached_property
+    def _waits_at_close(self) -> bool:
+        return mounts.waits_at_close(self.tree.root)
+
+    @property
+    def config(self) -> Config:
+        """What the tree's `ana.json` says."""
+        return self.tree.config
+
+    def is_same(self, other: "DirectoryStore") -> bool:
+        """Say whether another one is this very tree, by another path.
+
+        The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
+        """
+        return self.config.id == other.config.id and self.tree.identity == other.tree.identity is not None
+
+    def path(self, key: str) -> str:
+        """Return the path of a key's file."""
+        folder, name = self.tree.place(key)
+        return f"{folder}/{name}"
+
+    def has(self, key: str) -> bool:
+        """Say, after one look-up, whether a file that can be a record is there; after reading it, if it was damaged."""
+        if key in self._suspects:
+            return self.is_whole(key)
+        path = self.path(key)
+        found = files.look(path)
+        if found is None:
+            return False
+        self._check(path, found.stat)
+        return found.size_bytes >= record.MIN_RECORD_BYTES and self._settle(path, found)
+
+    def is_whole(self, key: str) -> bool:
+        """Read and verify all of a state."""
+        try:
+            self.get(key).verify()
+        except (StateNotFoundError, CorruptedStateError):
+            return False
+        self._suspects.discard(key)
+        return True
+
+    def get(self, key: str, *, patient: bool = True) -> Found:
+        """Find a state and verify its header."""
+        path = self.path(key)
+        return self.watch(key, lambda: Found(self, key, path, self.open_state(key, path, patient=patient)))
+
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+        """Store a state unless there is one: one look-up, then compression, then the publishing."""
+        began = time.perf_counter()
+        file_bytes = self._put(key, state, children, thorough=heal or key in self._suspects)
+        if file_bytes:
+            self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
+            return True
+        self.counters.note_found(key, state.raw_bytes, began)
+        return False
+
+    def _put(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
+        """Store a state unless there is one; return the size of the file that was written, 0 for none."""
+        path = self.path(key)
+        found = self._look(key, path, check=thorough)
+        if found.there:
+            return 0
+        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and self._bring_back(key, path):
+            found = self._look(key, path, check=thorough)
+            if found.there:
+                return 0
+        if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
+            return self._write(key, path, state, children)
+        # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
+        lock = f"{self.tree.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
+        with locks.saving_work(
+            lock,
+            LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND,
+            self.counters,
+            self.tree.access,
+            lambda: self.tree.own_folder(".ana/locks"),
+        ):
+            found = self._look(key, path, check=thorough)
+            if found.there:
+                return 0
+            self._make_room(key, path, found)
+            return self._write(key, path, state, children)
+
+    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> int:
+        created_ns = files.now_ns()
+        sizes: list[int] = []
+
+        def fill(write: record.Write) -> None:
+            sizes.append(
+                record.write(write, key, state, children, created_ns=created_ns, level=self.level, seal=self.seal)
+            )
+
+        for _ in range(TRIES):
+            if self.publish(key, fill):
+                return sizes[-1]
+            # Another writer was first: what it wrote has to be whole.
+            found = self._look(key, path, check=True)
+            if found.there:
+                return 0
+            self._make_room(key, path, found)
+        raise StoreError(path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
+
+    def watch(self, key: str, attempt: Callable[[], Result]) -> Result:
+        """Do it; once more where bytes were wrong, and up to three times where the file was replaced meanwhile.
+
+        What is still wrong then is remembered, so that this process does not take it for stored.
+        """
+        for _ in range(files.STALE_TRIES - 1):
+            try:
+                return attempt()
+            except CorruptedStateError:
+                # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
+                # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
+                # jitter: a job's tasks all find it at the same time, and each reads all of it again.
+                self._look_anew(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0)
+                break
+            except StoreError as error:
+                if not files.is_stale(error):
+                    raise
+                # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
+                self._look_anew(key)
+        try:
+            return attempt()
+        except CorruptedStateError as error:
+            self._suspects.add(key)
+            self.counters.note_damaged(key, error.path, error.reason)
+            raise
+
+    def _look_anew(self, key: str, pause_seconds: float = 0.0) -> bool:
+        """Prepare to look for a file, or read it, once more; say whether its folder is there."""
+        self.counters.retries += 1
+        if pause_seconds:
+            self.counters.note_wait(pause_seconds)
+        return files.look_anew(self.tree.folders(key), pause_seconds)
+
+    def _look(self, key: str, path: str, *, check: bool) -> "_Look":
+        """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
+        found = files.look(path)
+        if found is None:
+            return _Look(there=False)
+        self._check(path, found.stat)
+        if found.size_bytes < record.MIN_RECORD_BYTES:
+            return _Look(there=False, damaged=found)
+        damaged = self._is_damaged(key) if check else False
+        if damaged:
+            return _Look(there=False, damaged=found)
+        return _Look(there=damaged is not None and self._settle(path, found))
+
+    def _make_room(self, key: str, path: str, found: "_Look") -> None:
+        """Set a damaged file aside, so that its name is free; it is kept."""
+        if found.damaged is not None:
+            self.tree.check_folders(key)
+            signing.check_key(self.tree, self.seal)
+            aside = atomic.set_aside(path, found.damaged.identity)
+            trash.forget(path, found.damaged.identity)
+            fields = {"event": "set aside", "uuid": key, "store": self.home, "path": path, "aside": aside}
+            _log.warning("state %r is damaged: %s is set aside as %s", key, path, aside, extra=fields)
+        self._suspects.discard(key)
+
+    def _is_damaged(self, key: str) -> bool | None:
+        """Read and verify all of a state; None if it is gone meanwhile."""
+        try:
+            self.get(key, patient=False).verify()
+        except CorruptedStateError:
+            return True
+        except StateNotFoundError:
+            return None
+        return False
+
+    def open_state(self, key: str, path: str, *, patient: bool) -> files.Opened:
+        """Open a state's file; what says that it is believed is asked of the file that was opened."""
+        opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, patient=patient)
+        try:
+            self.tree.check_folders(key)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _find_late(self, key: str, path: str, *, patient: bool) -> files.Opened:
+        for number, pause_seconds in enumerate(self._pauses(patient=patient)):
+            opened = files.open_file(path, SMALL_BYTES, self._check) if number else None
+            if opened is not None:
+                return opened
+            # An NFS client answers from memory that a name was not there: make it look again.
+            there = self._look_anew(key, pause_seconds)
+            # Before the last look at its own name: who brings it back gives it that one before it loses the other.
+            opened = self._find_in_trash(key, path) if there and not number else None
+            if opened is not None:
+                return opened
+        opened = files.open_file(path, SMALL_BYTES, self._check)
+        if opened is None:
+            raise StateNotFoundError(key, self.tree.root, self._hint(key))
+        return opened
+
+    def _find_in_trash(self, key: str, path: str) -> files.Opened | None:
+        """Open a state that a collection has moved away, and bring it back, where that is allowed."""
+        opened = files.open_file(trash.trash_path(path), SMALL_BYTES, self._check)
+        if opened is None:
+            return None
+        try:
+            there = self._bring_back(key, path)
+        except BaseException:
+            opened.close()
+            raise
+        if there is False:
+            # Deleted this very moment, and with it what it refers to; or another reader was first.
+            opened.close()
+            return None
+        return opened
+
+    def _bring_back(self, key: str, path: str) -> bool | None:
+        """Bring a state back from the trash; False if there is none, None where that is not allowed."""
+        self.tree.check_folders(key)
+        try:
+            there = trash.bring_back(path)
+        except StoreError as error:
+            # Somebody else's, or read-only: it is read where it lies, or written anew.
+            _log.info("left in the trash: %s", error)
+            return None
+        if there:
+            _log.info("brought back from the trash: %s", path)
+        return there
+
+    @staticmethod
+    def _is_worth_finding(key: str, size_bytes: int) -> bool:
+        """Say whether to look in the trash before writing a state: under a UUID that was given the first wins."""
+        return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
+
+    def _pauses(self, *, patient: bool) -> Iterator[float]:
+        """Yield how long to wait between looks, in s: once not at all, then, on network filesystems, longer and longer.
+
+        With jitter, so that the tasks of a job do not all ask the server at the same moment.
+        """
+        yield 0.0
+        if not patient or not self.wait_seconds or not self._on_network:
+            return
+        left, pause = self.wait_seconds, FIRST_PAUSE_SECONDS
+        while left > 0:
+            yield min(left, files.jitter(pause))
+            left -= pause
+            pause *= 2
+
+    def _hint(self, key: str) -> str:
+        if key != key.lower() and address.is_canonical(key.lower()):
+            return "UUIDs are lower-case here"
+        return ""
+
+    def publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
+        """Have a record written under a key; False if there is a file of that name already.
+
+        Raises StoreError, and UntrustedStoreError for a folder that was planted: a link leads out of the store.
+        """
+        self.tree.check_folders(key)
+        folder, name = self.tree.place(key)
+        return atomic.publish(
+            folder,
+            name,
+            fill,
+            durable=self.durable,
+            make_folders=lambda: self._make_folders(key),
+            access=self.tree.access,
+            early=lambda: self.durable or self._waits_at_close,
+        )
+
+    def _make_folders(self, key: str) -> None:
+        """Make the folders of a key, after a look whether the store is still the one that was opened."""
+        if not self.tree.is_same():
+            self.seal = signing.seal_of(self.tree.config, self.home, self._ring)
+            self._suspects.clear()
+            raise ReplacedError(self.home, 0, "it was purged, or another store has taken its place: try again")
+        self.tree.make_folders(key)
+
+    def _settle(self, path: str, found: files.Status) -> bool:
+        """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
+        return not self.may_be_lost(found.modified) or atomic.sync_file(path)
+
+    def may_be_lost(self, written: float) -> bool:
+        """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
+        return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._waits_at_close
+
+
+class _Look(NamedTuple):
+    """What a look for a state found: it, nothing, or a damaged file in its place."""
+
+    there: bool
+    damaged: files.Status | None = None

@@ -1,0 +1,102 @@
+"""A state that was found in a tree: its verified header, and its content on demand."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from ana.errors import CorruptedStateError
+from ana.format import chunks, record
+from ana.fs import files
+
+if TYPE_CHECKING:
+    from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["Found"]
+
+_log = logging.getLogger("ana.stores")
+
+Result = TypeVar("Result")
+
+
+class Found:
+    """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
+
+    def __init__(self, store: "DirectoryStore", key: str, where: str, opened: files.Opened) -> None:
+        self.where = where
+        self._store = store
+        self._key = key
+        self._opened: files.Opened | None = opened
+        self._modified = opened.modified
+        try:
+            self.header, self._data = self._read_header(opened)
+        except BaseException:
+            opened.close()
+            raise
+        if self._data is not None:
+            self._opened = None
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether a power cut may still take it: its writer may not have waited for the disk."""
+        return self._store.may_be_lost(self._modified)
+
+    def segments(self) -> list[bytes | memoryview]:
+        """Read, verify and decompress; a digest that fails is read once more from the file."""
+        began = time.perf_counter()
+        segments = self._segments()
+        header = self.header
+        file_bytes = header.header_bytes + header.stored_bytes
+        self._store.counters.note_loaded(self._key, header.raw_bytes, file_bytes, began)
+        return segments
+
+    def _segments(self) -> list[bytes | memoryview]:
+        if self._data is not None:
+            data, self._data = self._data, None
+            try:
+                return record.decode_small(self.header, data, self.where)
+            except CorruptedStateError as error:
+                self._store.counters.retries += 1
+                _log.debug("reading again: %s", error)
+        return self._store.watch(self._key, lambda: self._with_file(record.decode))
+
+    def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
+        """Read, verify and decompress a piece at a time; a digest that fails is read once more from the file."""
+        content = self.header.content
+
+        def work(header: record.Header, read: chunks.Read, where: str) -> None:
+            if header.content != content:
+                raise CorruptedStateError(self._key, where, "it was replaced by another state while it was read")
+            record.copy(header, read, where, offsets, put)
+
+        self._store.watch(self._key, lambda: self._with_file(work))
+
+    def verify(self) -> None:
+        """Read all of the content and check its digests; what fails is read once more from the file."""
+        self._store.watch(self._key, lambda: self._with_file(record.verify))
+
+    def release(self) -> None:
+        """Close the file."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _with_file(self, work: Callable[[record.Header, chunks.Read, str], Result]) -> Result:
+        opened, self._opened = self._opened, None
+        again = opened is None
+        with opened or self._store.open_state(self._key, self.where, patient=True) as opened:
+            data = None
+            if again:
+                self.header, data = self._read_header(opened)
+            return work(self.header, opened.read if data is None else record.reader(data), self.where)
+
+    def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
+        """Return the verified header, and the whole file if it is small."""
+        size, start = opened.size_bytes, opened.start
+        if size == len(start):
+            return record.parse_header(start, size, self._key, self.where, self._store.seal), start
+        end = record.header_size(start, size, self._key, self.where)
+        if end > len(start):
+            start = bytearray(end)
+            opened.read(0, [memoryview(start)])
+        return record.parse_header(start, size, self._key, self.where, self._store.seal), None

@@ -1,0 +1,401 @@
+"""The tree of a directory store: its `ana.json`, its folders, and what does not belong there.
+
+`docs/format.md` draws it.
+"""
+
+import errno
+import logging
+import math
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
+
+from ana.errors import ANAError, StoreError, UntrustedStoreError
+from ana.format import address
+from ana.fs import atomic, files, mounts
+from ana.fs.ownership import EVERYDAY, PLANTED, Trust
+from ana.fs.permissions import Access, adjust
+from ana.runtime import threads
+from ana.stores.directory import config, keyring, signing, trash
+from ana.stores.directory.config import CONFIG, LEVELS, Config
+
+__all__ = ["Folder", "Tree", "is_shard"]
+
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
+_LOOKED_INTO = 1024
+"""So many folders are listed to find out what they hold."""
+_GONE = (
+    "the store that was opened here has gone: it was moved or removed, or its filesystem is not mounted any more; "
+    "nothing is made in its place: bring it back, or open another (set_dl)"
+)
+_LISTING_THREADS = 32
+"""How many folders of a network filesystem are listed at the same time."""
+
+
+_log = logging.getLogger("ana.stores")
+
+
+class Folder(NamedTuple):
+    """One listing: a folder's name in the tree ("", or "5f/3a/"), whether states belong there, and what it holds."""
+
+    name: str
+    innermost: bool
+    entries: list[files.Entry]
+
+
+class Tree:
+    """A folder that is a store. Safe between threads, processes and hosts; it holds nothing open."""
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        durable: bool = True,
+        create: bool = True,
+        ring: keyring.KeyRing | None = None,
+        trust: Trust = EVERYDAY,
+    ) -> None:
+        """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
+
+        One that is made has the keys of `ring`. Raises StoreError, UntrustedStoreError
+        (a folder that is no tree, or that others can write to), UnsupportedFormatError (a newer tree) before anything
+        is written.
+        """
+        self.root = root
+        self.durable = durable
+        self._ring = ring
+        self._seen: tuple[int, ...] | None = None
+        self._told: dict[tuple[int, ...] | None, object] = {}
+        self._root_identity: tuple[int, int] | None = None
+        self.is_purged = False
+        """Whether this is a store whose `ana.json` is gone, which whoever only looks does not write anew."""
+        self.trust = trust.within(root)
+        self.access = Access(trust.new_mode, shared=trust.shared)
+        """What the root has, and all that is made in it gets."""
+        self._believed: set[str] = set()
+        self.config = self._open(create=create)
+
+    @cached_property
+    def identity(self) -> tuple[int, int] | None:
+        """The folder's device and inode, which are the same by whatever path it is reached; None: not to be had."""
+        try:
+            found = files.look(f"{self.root}/.")
+        except StoreError:
+            return None
+        return None if found is None else found.identity
+
+    def place(self, key: str) -> tuple[str, str]:
+        """Return the innermost folder of a key, and the name of its file there."""
+        shard, name = address.place(key, self.config.levels)
+        return f"{self.root}/{shard}" if shard else self.root, name
+
+    @property
+    def mode(self) -> int:
+        """That of the root, from which those of folders and files in it follow."""
+        return self.access.mode
+
+    def own_folder(self, name: str) -> str:
+        """Return one of the tree's own folders, as ".ana/roots", and make it where it is missing, as the root is.
+
+        Raises UntrustedStoreError where others may have planted files there, StoreError.
+        """
+        path = self.root
+        for part in name.split("/"):
+            path = f"{path}/{part}"
+            found = files.status_of(path)
+            if found is None:
+                atomic.make_folder(path, durable=True, access=self.access)
+                found = files.status_of(path)
+            if found is not None:
+                # Older versions made it with whichever mode the first who came had.
+                self.trust.check_folder(path, adjust(path, found, self.access))
+        return path
+
+    def check_own(self, name: str) -> bool:
+        """Refuse one of the tree's own folders where others may have planted or removed files; False: not there."""
+        path = self.root
+        for part in name.split("/"):
+            path = f"{path}/{part}"
+            found = files.status_of(path)
+            if found is None:
+                return False
+            self.trust.check_folder(path, found)
+        return True
+
+    def check_folders(self, key: str) -> None:
+        """Refuse a key's folders if others may have planted files there: links, another's, open to all. Once for each.
+
+        Raises UntrustedStoreError, StoreError.
+        """
+        shard = address.place(key, self.config.levels)[0]
+        believed = self._believed
+        if shard in believed:
+            return
+        at = 0
+        while at >= 0:
+            at = shard.find("/", at + 1)
+            part = shard if at < 0 else shard[:at]
+            if part not in believed:
+                folder = f"{self.root}/{part}"
+                found = files.status_of(folder)
+                if found is None:
+                    return
+                self.trust.check_folder(folder, found)
+                believed.add(part)
+
+    def folders(self, key: str) -> list[str]:
+        """Return the root and the key's shard folders, outermost first."""
+        folders = [self.root]
+        shard, _ = address.place(key, self.config.levels)
+        for part in shard.split("/") if shard else ():
+            folders.append(f"{folders[-1]}/{part}")
+        return folders
+
+    def make_folders(self, key: str) -> None:
+        """Make the folders of a key, where they are missing."""
+        folders = self.folders(key)
+        try:
+            # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
+            atomic.make_folder(folders[-1], durable=self.durable, access=self.access)
+        except StoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            for folder in folders[1:]:
+                atomic.make_folder(folder, durable=self.durable, access=self.access)
+
+    def is_same(self) -> bool:
+        """Return whether the tree that was opened is there still, as far as one look at its `ana.json` shows.
+
+        False where that was purged, which is written anew as it was, or where another tree has taken its place, which
+        is open from now on. Raises StoreError where the tree has gone: nothing is made in its place, which may be the
+        empty folder below a lost mount.
+        """
+        which = self._look_at_config()
+        if which is not None and which == self._seen:
+            return True
+        before, said = self.config, None if which is None else self._read_config()
+        self.__dict__.pop("identity", None)
+        moved = self.identity != self._root_identity
+        if said is None and (moved or self.identity is None):
+            raise StoreError(self.root, errno.ENOENT, _GONE)
+        self._check_root()
+        if said is None:
+            self.config = self._make()
+            which = self._look_at_config()
+        else:
+            self.config = said
+        self._seen = which
+        if said is not None and said.id == before.id and not moved:
+            return True
+        self._believed.clear()
+        # Of threads that find it out at the same moment, one says it.
+        me = object()
+        if self._told.setdefault(which, me) is me:
+            fields = {"event": "store replaced", "store": self.root}
+            text = "the store at %s was purged or replaced (id %s): what was believed to be there is stored again"
+            _log.warning(text, self.root, self.config.id, extra=fields)
+        return False
+
+    def _look_at_config(self) -> tuple[int, ...] | None:
+        """Return what tells this very `ana.json` from others; None where there is none."""
+        seen = files.look(f"{self.root}/{CONFIG}")
+        # Numbers of inodes are given again: with the time it is this file.
+        return None if seen is None else (*seen.identity, seen.stat.st_ctime_ns)
+
+    def walk(self, digits: str = "", unreadable: dict[str, ANAError] | None = None) -> Iterator[Folder]:
+        """List the tree's folders, each once, the root first; several at a time on network filesystems.
+
+        With `digits`, only those for names that begin with them. Shard folders that vanish meanwhile are passed
+        over. One that cannot be listed is noted in `unreadable`, and the rest goes on; without that it is an error.
+        """
+        at_once = _LISTING_THREADS if mounts.is_network(self.root) else 1
+        yield from self._walk([""], self.config.levels, digits, at_once, unreadable)
+
+    def _walk(
+        self,
+        names: list[str],
+        levels: int,
+        digits: str,
+        at_once: int,
+        unreadable: dict[str, ANAError] | None,
+    ) -> Iterator[Folder]:
+        found: dict[str, list[files.Entry]] = {}
+
+        def look_into(name: str) -> None:
+            try:
+                found[name] = files.list_folder(f"{self.root}/{name}")
+            except (StoreError, UntrustedStoreError) as error:
+                if name and isinstance(error, StoreError) and files.is_missing(error):
+                    return
+                if not name or unreadable is None:
+                    raise
+                unreadable[name] = error
+
+        threads.run(look_into, names, at_once)
+        for name in names:
+            entries = found.pop(name, [])
+            yield Folder(name, not levels, entries)
+            named = [entry for entry in entries if levels and digits.startswith(entry.name[: len(digits)])]
+            if unreadable is not None:
+                unreadable |= self._planted(name, named)
+            below = [f"{name}{entry.name}/" for entry in named if is_shard(entry)]
+            if below:
+                yield from self._walk(below, levels - 1, digits[2:], at_once, unreadable)
+
+    def _planted(self, name: str, entries: list[files.Entry]) -> dict[str, ANAError]:
+        """Return what is wrong with links that have names of shard folders: what lies behind them is not listed."""
+        links = [entry.name for entry in entries if entry.kind == "symlink" and _SHARD.fullmatch(entry.name)]
+        return {f"{name}{link}": UntrustedStoreError(f"{self.root}/{name}{link}", PLANTED) for link in links}
+
+    def _open(self, *, create: bool) -> Config:
+        self._check_root()
+        found = self._read_config()
+        if found is None:
+            # Another host may have made it since this one looked.
+            files.look_anew([self.root.rpartition("/")[0] or "/", self.root])
+            self._check_root()
+            found = self._read_config()
+        if found is not None:
+            return found
+        if not create:
+            if not self._looks_purged():
+                raise StoreError(self.root, 2, f"there is no ANA store at this place on this host{self._store_above()}")
+            # Who only looks writes nothing: the next writer makes it anew.
+            self.is_purged = True
+            return config.of_fields(signing.fields_again(self, "", self._ring))
+        return self._make()
+
+    def _make(self) -> Config:
+        """Make the tree, or its `ana.json` anew, and return what that says."""
+        missing = files.look(self.root) is None
+        atomic.make_folders(self.root, self.access)
+        try:
+            self._check_root()
+        except UntrustedStoreError:
+            if missing:
+                # Modes are the mount's here, say. Nothing is left of the attempt.
+                trash.remove_empty_folder(self.root, math.inf)
+            raise
+        self._refuse_foreign()
+        fields = self._first_fields()
+        config.publish(self.root, fields, self.access)
+        atomic.sync_folder(self.root.rpartition("/")[0] or "/")
+        # Another process may have been first: its word counts.
+        found = self._read_config()
+        if found is None:
+            msg = f"{self.root}/{CONFIG}"
+            raise StoreError(msg, 2, "it vanished while the store was being made")
+        if self._ring is not None and found.id == fields["id"]:
+            keyring.note_store(self._ring, found.id, self.root)
+        return found
+
+    def _first_fields(self) -> dict[str, object]:
+        """Return what the `ana.json` of a new tree says, or of one whose own was purged."""
+        known: Config | None = getattr(self, "config", None)
+        if known is not None and known.id:
+            # Purged while it was open: nothing that it said is lost.
+            return config.fields_of(known)
+        if self._holds_states() is True:
+            return signing.fields_again(self, address.random_uuid(), self._ring)
+        ring = self._ring
+        if ring is not None and ring.folders and self.root not in ring.folders:
+            reason = f"{ring.path} is the key of the store {ring.folders[0]}, not of one that is to be made here"
+            raise UntrustedStoreError(self.root, f"{reason}: make a key for it (ana key new, ana init --keyed)")
+        return signing.fields_of((ring.store_id if ring is not None else "") or address.random_uuid(), ring)
+
+    def state_paths(self) -> Iterator[str]:
+        """Yield the paths of what lies where states of a tree of the usual levels do. Raises StoreError."""
+        for folder in self._walk([""], LEVELS, "", 1, {}):
+            for entry in folder.entries:
+                if folder.innermost and _lies_right(folder.name, entry):
+                    yield f"{self.root}/{folder.name}{entry.name}"
+
+    def _check_root(self) -> None:
+        """Refuse a root in which others may have planted files; take its mode over."""
+        found = files.look(self.root)
+        if found is not None:
+            # Perhaps a link, which may be one's own.
+            self.trust.check_root(self.root, found.stat)
+            found = files.look(self.root, follow=True)
+        if found is None:
+            return
+        self._root_identity = found.identity
+        self.trust.check_root(self.root, found.stat)
+        # Never more than may be believed.
+        mode = stat.S_IMODE(found.stat.st_mode) | 0o700
+        mode &= 0o2775 if mode & stat.S_IWGRP else 0o2755
+        self.access = Access.of(mode, found.stat)
+
+    def _read_config(self) -> Config | None:
+        return config.read(self.root, self.trust)
+
+    def amend(self, **fields: object) -> None:
+        """Have `ana.json` say something more, or something else. Raises StoreError, UntrustedStoreError."""
+        self.config = config.amend(self.root, fields, self.access, self.trust)
+
+    def _looks_purged(self) -> bool:
+        """Return whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""
+        try:
+            return not _foreign(files.list_folder(self.root)) and self._holds_states() is True
+        except StoreError:
+            return False
+
+    def _holds_states(self) -> bool | None:
+        """Return whether states lie where a tree has them (True), or other files do; None where neither is found."""
+        found = None
+        for folder in islice(self._walk([""], LEVELS, "", 1, {}), _LOOKED_INTO):
+            for entry in folder.entries:
+                if folder.innermost and _lies_right(folder.name, entry):
+                    return True
+                if folder.name and not is_shard(entry) and not entry.name.startswith(_IGNORED):
+                    found = False
+        return found
+
+    def _store_above(self) -> str:
+        """Return a hint where this is a folder of a store: a slip with TAB."""
+        above = self.root
+        for _ in range(LEVELS):
+            above = above.rpartition("/")[0]
+            with suppress(StoreError):
+                if files.look(f"{above}/{CONFIG}") is not None:
+                    return f"; it lies in the store {above}"
+        return ""
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds something else, lest two programs write into each other's files."""
+        entries = files.list_folder(self.root)
+        foreign = _foreign(entries)
+        others = not foreign and any(map(is_shard, entries)) and self._holds_states() is False
+        if not (foreign or others) or self._read_config() is not None:
+            # What is there may be the tree that another process has made since we looked for its ana.json.
+            return
+        held = f"{foreign[0]!r} and {len(foreign) - 1} more" if foreign else "folders with files that are no states"
+        reason = f"it is not empty and no ANA store (it holds {held}{self._store_above()})"
+        if any(name.endswith(".p") for name in foreign):
+            reason += "; it looks like a store of the original ANA: `ana -d NEW import` makes a store of it"
+        raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+
+
+def is_shard(entry: files.Entry) -> bool:
+    """Say whether a name in a tree is that of one of its folders for states."""
+    return entry.kind == "folder" and _SHARD.fullmatch(entry.name) is not None
+
+
+def _lies_right(folder: str, entry: files.Entry) -> bool:
+    """Return whether a name in an innermost folder is that of a state which belongs there."""
+    key = address.key_of_name(entry.name.removeprefix(files.TRASH))
+    return entry.kind == "file" and key is not None and address.place(key, LEVELS)[0] == folder.rstrip("/")
+
+
+def _foreign(entries: list[files.Entry]) -> list[str]:
+    """Return the names that a root does not have; one whose ana.json was purged has nothing but shard folders."""
+    return sorted(
+        entry.name
+        for entry in entries
+        if entry.name != CONFIG and not entry.name.startswith(_IGNORED) and not is_shard(entry)
+    )

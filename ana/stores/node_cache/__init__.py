@@ -1,0 +1,1 @@
+"""The cache of large states on a node's own disk."""

@@ -1,0 +1,294 @@
+"""The node-local tier: a store in front of a tree, in which all processes of a node share large states.
+
+A state is fetched, verified and decompressed once on each node, into a file on the node's own disk that all
+processes map read-only. `docs/node-cache.md` says what it promises, and what is trusted.
+"""
+
+import logging
+import time
+from functools import cached_property
+
+from ana.errors import ANAError
+from ana.format import address, record
+from ana.fs import node_lock
+from ana.runtime.counters import Counters
+from ana.stores.base import StoredFile, StoredState
+from ana.stores.directory.store import DirectoryStore
+from ana.stores.node_cache import entries, node_folder
+
+__all__ = ["LEAST_BYTES", "TieredStore", "limit"]
+
+LEAST_BYTES = 256 << 10
+"""Raw size from which on a state is cached."""
+WAIT_SECONDS = 10.0
+SLOW_BYTES_PER_SECOND = 50e6
+"""How slowly another process may be fetching a state before this one does it."""
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_log = logging.getLogger("ana.tiers")
+
+
+def limit(said: str, name: str) -> int | None:
+    """Return the bytes that a text like "20G" means (K, M, G, T: powers of 1024), None for an empty one.
+
+    Raises ANAError, which calls the text `name`, for any other.
+    """
+    unit = said[-1:].upper() if said[-1:].isalpha() else ""
+    digits = said.removesuffix(said[-1:]) if unit else said
+    if not said:
+        return None
+    if unit not in _UNITS or not (digits.isascii() and digits.isdigit() and int(digits)):
+        msg = f'{name} is a number of bytes, or one like "20G", not {said!r}'
+        raise ANAError(msg)
+    return int(digits) << _UNITS[unit]
+
+
+class TieredStore:
+    """A tree with a node-local tier in front of it: reads go through the tier, writes and look-ups to the tree.
+
+    Where the tier cannot be had (no local disk, a full or foreign one) it is as if there were none. Safe
+    between threads and processes; survives fork.
+    """
+
+    def __init__(self, store: DirectoryStore, place: str, limit_bytes: int | None = None, *, verify: bool) -> None:
+        """Put a tier at the folder `place` ("auto": where the node says) in front of a store; nothing is made yet.
+
+        `limit_bytes`: see `NodeFolder`. `verify`: check the digest of an entry's content each time it is mapped.
+        """
+        self.store = store
+        self._place = place
+        self._limit_bytes = limit_bytes
+        self._verify = verify
+
+    @property
+    def home(self) -> str:
+        """The tree's absolute path."""
+        return self.store.home
+
+    @property
+    def private(self) -> bool:
+        """As the tree's."""
+        return self.store.private
+
+    def is_same(self, other: DirectoryStore) -> bool:
+        """Say whether another one is this very tree, by another path."""
+        return self.store.is_same(other)
+
+    @property
+    def counters(self) -> Counters:
+        """The tree's: what is counted is counted for the store."""
+        return self.store.counters
+
+    @property
+    def durable(self) -> bool:
+        """As the tree's."""
+        return self.store.durable
+
+    def has(self, key: str) -> bool:
+        """Ask the tree."""
+        return self.store.has(key)
+
+    def is_whole(self, key: str) -> bool:
+        """Ask the tree."""
+        return self.store.is_whole(key)
+
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+        """Put it into the tree."""
+        return self.store.put(key, state, children, heal=heal)
+
+    def get(self, key: str, *, patient: bool = True) -> StoredState:
+        """Find a state: under a content's own address an entry will do, under another the tree is asked first."""
+        cached = self._tier.find(key) if address.is_content_uuid(key) and self._tier is not None else None
+        if cached is not None:
+            return _Cached(self, key, cached)
+        found = self.store.get(key, patient=patient)
+        if found.header.raw_bytes < LEAST_BYTES or self._tier is None:
+            return found
+        return _Uncached(self, key, found)
+
+    @cached_property
+    def _tier(self) -> "_Tier | None":
+        base, boot = node_folder.choose(self._place), node_folder.boot_id()
+        if base is None or boot is None:
+            return None
+        config = self.store.config
+        # By its id where that is one, else by its path.
+        name = config.id if address.is_canonical(config.id) else address.file_name(config.id or self.home)
+        name = name.removesuffix(address.SUFFIX)
+        folder = node_folder.NodeFolder(base, name, self._limit_bytes)
+        return _Tier(folder, entries.Origin(boot, name), verify=self._verify)
+
+    def fetch(self, key: str, found: StoredFile) -> list[bytes | memoryview]:
+        """Return a state's segments: mapped, where the tier has them or takes them, else read from the tree."""
+        began = time.perf_counter()
+        cached = None if self._tier is None else self._tier.obtain(key, found)
+        if cached is None:
+            return found.segments()
+        found.release()
+        header = cached.header
+        if cached.is_new:
+            self.counters.note_loaded(key, header.raw_bytes, header.header_bytes + header.stored_bytes, began)
+        else:
+            self.counters.note_from_tier(key, header.raw_bytes, began)
+        return cached.segments()
+
+
+class _Mapped:
+    """An entry that this process has mapped. Its segments are read-only views, and keep the mapping alive.
+
+    But for `bytes` objects: their memory is their own.
+    """
+
+    def __init__(self, entry: entries.Entry, memory: memoryview, where: str, *, is_new: bool = False) -> None:
+        self.header = entry.header
+        self.where = where
+        self.is_new = is_new
+        self._views = [
+            memory[offset : offset + size] for offset, size in zip(entry.offsets, entry.header.segments, strict=True)
+        ]
+
+    def is_right(self) -> bool:
+        """Hash all of the content, and say whether its digest is that of the record."""
+        found = record.content(self.header.class_name, self._views, wholes=self.header.wholes)
+        return found.digest == self.header.content
+
+    def segments(self) -> list[bytes | memoryview]:
+        """Return the stream and the buffers."""
+        wholes = set(self.header.wholes)
+        return [bytes(view) if number in wholes else view for number, view in enumerate(self._views)]
+
+
+class _Tier:
+    """The entries of one store on this node."""
+
+    def __init__(self, folder: node_folder.NodeFolder, origin: entries.Origin, *, verify: bool) -> None:
+        self._folder = folder
+        self._origin = origin
+        self._verify = verify
+
+    def find(self, key: str, content: bytes | None = None) -> _Mapped | None:
+        """Map the entry of a key (with this content digest, if one is given) if there is one that is as it must be."""
+        name = _name(key)
+        opened = self._folder.open(name)
+        if opened is None:
+            return None
+        try:
+            start = opened.read(entries.FIRST_BYTES)
+            size = entries.header_size(start)
+            if size > len(start):
+                start = opened.read(min(size, opened.size_bytes))
+            entry = entries.parse(start, opened.size_bytes, key, self._origin)
+            if entry is None or content not in (None, entry.header.content):
+                _log.info("the entry of %r in %s is not as it must be: it is not used", key, self._folder.path)
+                return None
+            memory = opened.map()
+        finally:
+            opened.close()
+        if memory is None:
+            return None
+        return self._checked(_Mapped(entry, memory, f"{self._folder.path}/{name}"))
+
+    def obtain(self, key: str, found: StoredFile) -> _Mapped | None:
+        """Map the entry of a state that the tree has; the first process of the node makes it, the others wait for it.
+
+        None where the tier does not take it, or it took too long. Raises what reading the tree raises.
+        """
+        content = found.header.content
+        cached = self.find(key, content)
+        if cached is not None:
+            return cached
+        entry, head = entries.draft(found.header, self._origin)
+        if not self._folder.prepare(entry.size_bytes):
+            return None
+        patience = WAIT_SECONDS + entry.size_bytes / SLOW_BYTES_PER_SECOND
+        lock = f"{self._folder.path}/{node_folder.LOCK}{_name(key)}"
+        with node_lock.Turn(lock, lambda: self.find(key, content), patience) as turn:
+            # Whose turn was before ours may have left no room, rather than the entry.
+            if not turn.held or (turn.waited and not self._folder.prepare(entry.size_bytes)):
+                return turn.found
+            return turn.found or self._make(key, found, entry, head)
+
+    def _make(self, key: str, found: StoredFile, entry: entries.Entry, head: bytes) -> _Mapped | None:
+        def fill(put: node_folder.Put) -> None:
+            put(0, head)
+            found.copy(entry.offsets, put)
+
+        memory = self._folder.make(_name(key), entry.size_bytes, fill)
+        where = f"{self._folder.path}/{_name(key)}"
+        return None if memory is None else _Mapped(entry, memory, where, is_new=True)
+
+    def _checked(self, cached: _Mapped) -> _Mapped | None:
+        if not self._verify or cached.is_right():
+            return cached
+        _log.warning("the content of %s does not match its digest: it is fetched anew", cached.where)
+        return None
+
+
+class _Cached:
+    """A state that was found in the tier, under its content's address."""
+
+    may_be_lost = True
+    """Nobody has asked the tree: who stores what refers to it has to."""
+
+    def __init__(self, tiered: TieredStore, key: str, cached: _Mapped) -> None:
+        self.header = cached.header
+        self.where = cached.where
+        self._tiered = tiered
+        self._key = key
+        self._cached: _Mapped | None = cached
+
+    def segments(self) -> list[bytes | memoryview]:
+        """Return what is mapped, once; after that, or a release, find it again."""
+        cached, self._cached = self._cached, None
+        if cached is None:
+            return self._tiered.get(self._key).segments()
+        self._tiered.counters.note_from_tier(self._key, self.header.raw_bytes, time.perf_counter())
+        return cached.segments()
+
+    def verify(self) -> None:
+        """Read all of it in the tree, which is what lasts."""
+        self._tiered.store.get(self._key).verify()
+
+    def release(self) -> None:
+        """Let go of the mapping."""
+        self._cached = None
+
+
+class _Uncached:
+    """A large state that was found in the tree."""
+
+    def __init__(self, tiered: TieredStore, key: str, found: StoredFile) -> None:
+        self._tiered = tiered
+        self._key = key
+        self._found = found
+
+    @property
+    def header(self) -> record.Header:
+        """What the record in the tree says of itself."""
+        return self._found.header
+
+    @property
+    def where(self) -> str:
+        """The file in the tree."""
+        return self._found.where
+
+    @property
+    def may_be_lost(self) -> bool:
+        """As the tree's."""
+        return self._found.may_be_lost
+
+    def segments(self) -> list[bytes | memoryview]:
+        """Have it cached, or read it."""
+        return self._tiered.fetch(self._key, self._found)
+
+    def verify(self) -> None:
+        """Read all of it in the tree."""
+        self._found.verify()
+
+    def release(self) -> None:
+        """Close the file."""
+        self._found.release()
+
+
+def _name(key: str) -> str:
+    return address.file_name(key).removesuffix(address.SUFFIX)
