@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import leaks
 import pytest
-import wheels
+from support import leaks, wheels
 
 import ana
 from ana.layers import current
@@ -24,7 +23,7 @@ hypothesis.settings.load_profile("ana")
 
 # Its wheel on PyPI brings 2 GB of CUDA with it: who wants this says `pip install torch`; CI takes one without, where
 # its index has one.
-collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch.py"]
+collect_ignore = [] if importlib.util.find_spec("torch") else ["objects/test_torch.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,8 +10,8 @@ import sys
 import threading
 import uuid as uuid_module
 
-import classes
 import pytest
+from support import classes
 
 import ana
 
@@ -463,7 +463,7 @@ def test_a_mapping_that_fails():
 
 
 FULL = """
-import resource, signal, pickle, os, sys, ana, classes
+import resource, signal, pickle, os, sys, ana; from support import classes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 layer = ana.set_dl(pickle_dir=sys.argv[1])
 obj = classes.A(os.urandom(3_000_000))
@@ -513,7 +513,7 @@ def test_a_folder_that_is_read_only(folder, tmp_path):
     obj = classes.A([1])
     uuid = obj.make_uuid()
     code = (
-        "import sys, os, ana, classes\n"
+        "import sys, os, ana; from support import classes\n"
         "os.chdir('/'); os.setgid(65534); os.setuid(65534)\n"
         "ana.set_dl(pickle_dir=sys.argv[1])\n"
         "print(classes.A.ana_load(sys.argv[2]).x)\n"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import wheels
+from support import wheels
 from test_nfs_lab import needs_lab
 
 ROOT = Path(__file__).resolve().parent.parent

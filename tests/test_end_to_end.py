@@ -3,12 +3,11 @@
 import pickle
 import threading
 
-import classes
 import numpy as np
 import pytest
-from helpers import raw_record, raw_tree
-from helpers.care import ran
-from helpers.node import Node
+from support import classes, raw_record, raw_tree
+from support.care import ran
+from support.node import Node
 
 import ana
 from ana import maintenance

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from helpers import processes
-from helpers.engines import LAB, on_ranks, require, run
+from support import processes
+from support.engines import LAB, on_ranks, require, run
 
 ENGINES = Path(__file__).parent / "engines"
 TASKS = 8

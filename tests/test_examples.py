@@ -4,8 +4,8 @@ import re
 import sys
 
 import pytest
-from helpers import processes
-from helpers.engines import LAB, on_ranks, require, run
+from support import processes
+from support.engines import LAB, on_ranks, require, run
 
 EXAMPLES = processes.ROOT / "examples"
 SUM = sum(range(100_000)) * sum(range(100))

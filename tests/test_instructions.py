@@ -1,7 +1,7 @@
 """What each small operation costs, in the processor's instructions: ratios to a plain program, against a baseline."""
 
 import pytest
-from helpers import instructions, memory
+from support import instructions, memory
 
 NAME = "ana_load, cold"
 

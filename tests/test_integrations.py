@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.engines import LAB, on_ranks, require, run
+from support.engines import LAB, on_ranks, require, run
 
 RANKS = """
 import sys, time

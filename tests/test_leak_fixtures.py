@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import wheels
+from support import wheels
 
 pytest_plugins = ["pytester"]
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 LEAKS = """
 import os, subprocess, sys, threading, time
-import leaks
+from support import leaks
 import pytest
 
 leaks.GRACE_SECONDS = 0.2
@@ -199,8 +199,10 @@ markers = leaves_temporaries(reason): as in setup.cfg
 @pytest.fixture
 def project(pytester):
     """A folder with this project's conftest in which pytest runs as a process of its own."""
-    for name in ("conftest.py", "leaks.py", "wheels.py"):
-        shutil.copy(HERE / name, pytester.path / name)
+    shutil.copy(HERE / "conftest.py", pytester.path)
+    pytester.mkpydir("support")
+    for name in ("leaks.py", "wheels.py"):
+        shutil.copy(HERE / "support" / name, pytester.path / "support")
     pytester.makeini(INI)
     return pytester
 

@@ -7,10 +7,9 @@ import shutil
 import sys
 
 import blake3
-import classes
 import filelock
 import pytest
-from helpers import processes, raw_tree
+from support import classes, processes, raw_tree
 
 import ana
 
@@ -46,7 +45,7 @@ def events(caplog):
 def test_a_program_that_asked_for_nothing_hears_nothing(tree):
     """Not even warnings: damage, whatever is set aside, and a lock that is not to be had."""
     program = """
-import os, sys, ana, classes
+import os, sys, ana; from support import classes
 layer = ana.set_dl(pickle_dir=sys.argv[1])
 made = classes.A("state")
 path = layer.store.path(made.make_uuid())

@@ -10,8 +10,8 @@ import threading
 from functools import cached_property
 from typing import TypeVar
 
-import classes
 import pytest
+from support import classes
 
 import ana
 

@@ -6,9 +6,8 @@ import logging
 import pickle
 import pickletools
 
-import classes
 import pytest
-from helpers import raw_record
+from support import classes, raw_record
 
 import ana
 from ana import reference
@@ -36,7 +35,7 @@ def test_a_reference_is_load_of_class_uuid_and_home(folder):
     a = classes.A(1)
     uuid = a.make_uuid()
     assert a.__reduce_ex__(5) == (reference.load, (classes.A, uuid, folder))
-    assert globals_of(pickle.dumps(a, 2)) == ["ana.reference.load", "classes.A"]
+    assert globals_of(pickle.dumps(a, 2)) == ["ana.reference.load", "support.classes.A"]
 
 
 def test_a_reference_inside_a_state_is_bare(folder):
@@ -157,7 +156,7 @@ def test_same_class_and_state_is_the_same_uuid_in_another_process(folder, tmp_pa
     uuid = a.make_uuid()
     before = classes.tree(folder)
     code = (
-        "import classes, ana, sys; ana.set_dl(pickle_dir=sys.argv[1])\n"
+        "import ana, sys; from support import classes; ana.set_dl(pickle_dir=sys.argv[1])\n"
         "print(classes.A({'k': [1.5, None, b'x' * 10_000]}).make_uuid())"
     )
     assert classes.run(code, folder, cwd=tmp_path, PYTHONHASHSEED="7") == uuid

@@ -6,8 +6,8 @@ import pickle
 import weakref
 from typing import NamedTuple
 
-import classes
 import pytest
+from support import classes
 
 import ana
 from ana.objects import ghost

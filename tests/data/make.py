@@ -1,8 +1,8 @@
 """Makes the sample tree beside this file, without ana: `python tests/data/make.py FOLDER`.
 
 Three states of `ana.Ref`: a small one, whose only chunk is compressed; one with two out-of-band buffers that do not
-compress, which refers to the first; and one with a large `bytes` object. tests/test_record.py checks that the files
-are what this makes.
+compress, which refers to the first; and one with a large `bytes` object. tests/format/test_record.py checks that the
+files are what this makes.
 """
 
 import json
@@ -14,7 +14,7 @@ import blake3
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers import raw_record
+from support import raw_record
 
 CLASS = "ana.storable:Ref"
 CREATED_NS = 1_700_000_000_000_000_000

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["ana"]):
     from ana.stores.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers import raw_record
+from support import raw_record
 
 KEY = "fuzz"
 MAX_STATE_BYTES = 32 << 20

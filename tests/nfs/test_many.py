@@ -4,8 +4,8 @@ import os
 
 import clients
 import pytest
-from gauge import Gauge
 from mountstats import RoundTrips
+from support.gauge import Gauge
 from test_round_trips import filesystem, mount_point
 
 import ana

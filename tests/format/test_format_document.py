@@ -1,0 +1,93 @@
+"""docs/format.md, read as a stranger would: with struct, zstd and blake3, without ana."""
+
+import ast
+import json
+import pickle
+import re
+import struct
+from pathlib import Path
+
+import blake3
+import pytest
+from support import raw_record
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The bytes of the document's worked example."""
+    dump = re.search(r"```hex\n(.*?)```", DOCUMENT.read_text(), re.DOTALL).group(1)
+    return bytes.fromhex("".join(line[4:] for line in dump.splitlines()))
+
+
+def digest(data):
+    """Return what the document calls a digest."""
+    return blake3.blake3(data).digest()
+
+
+def test_header_reads_as_the_tables_say(example):
+    """Every field of the header stands where the offset table puts it, and says what the text says."""
+    magic, size = struct.unpack_from("<II", example)
+    end = 8 + size
+    assert magic == 0x184D2A50
+    assert example[8:16] == b"ANA\0PKL\n"
+    assert struct.unpack_from("<HHIIIHHI", example, 16) == (1, 0, 1, 1, 1, 36, 9, 0)
+    raw, stored, made = struct.unpack_from("<QQQ", example, 40)
+    assert (raw, stored, made) == (39, 48, 1_764_000_000_000_000_000)
+    assert len(example) == end + stored
+    assert example[96:132] == b"f73a74bb-2940-8155-bb2f-95ce63bbd931"
+    assert example[132:141] == b"example:A"
+    assert example[141:143] == b"\x24\0"
+    assert example[143:179] == b"5f3ac0e1-0000-4000-8000-000000000001"
+    assert struct.unpack_from("<Q", example, 179) == (39,)
+    assert struct.unpack_from("<IIB", example, 187) == (48, 39, 1)
+    assert example[end - 32 : end] == digest(example[: end - 32])
+
+
+def test_content_is_the_state_that_the_text_shows(example):
+    """The chunk is a legal zstd frame, its digest covers its content, and the pickle is the shown dict."""
+    content = raw_record.decompress(example)
+    assert digest(content) == example[0xCB:0xEB]
+    assert content == example[-39:]
+    shown = re.search(r"The record of the state `(\{.*?\})`", DOCUMENT.read_text()).group(1)
+    assert pickle.loads(content) == ast.literal_eval(shown)
+
+
+def test_address_follows_from_the_content(example):
+    """The content digest is what the text says, and its first bits are the key."""
+    parts = (
+        b"ana content address v1",
+        b"example:A",
+        struct.pack("<Q", 39),
+        digest(example[-39:]),
+    )
+    found = digest(b"".join(struct.pack("<Q", len(part)) + part for part in parts))
+    assert found == example[64:96]
+    bits = int.from_bytes(found[:16]) & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62
+    assert example[96:132].decode().replace("-", "") == f"{bits:032x}"
+
+
+def test_every_row_of_the_walk_through_is_in_the_dump(example):
+    """The bytes of each row of the example's table stand at the row's offset."""
+    table = DOCUMENT.read_text().split("## Worked example")[1]
+    rows = re.findall(r"^\| ([0-9a-f]{4}) \| `([0-9a-f ]+)", table, re.MULTILINE)
+    assert len(rows) == 17
+    for offset, shown in rows:
+        expected = bytes.fromhex(shown)
+        assert example[int(offset, 16) :].startswith(expected), offset
+
+
+def test_tree_is_the_one_that_is_written(tmp_path):
+    """The shown ana.json, folders and names are those of a store that is made now."""
+    import ana
+
+    layer = ana.set_dl(pickle_dir=tmp_path / "pickles", durable=False)
+    config = json.loads((tmp_path / "pickles" / "ana.json").read_text())
+    assert config["format"] == 1
+    assert config["levels"] == 2
+    layer.store_state("f73a74bb-2940-8155-bb2f-95ce63bbd931", 1)
+    layer.store_state("my mesh", 2)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zst")}
+    tree = DOCUMENT.read_text().split("```")[1]
+    assert found == {f"pickles/{line.split('  ')[1]}" for line in tree.splitlines() if re.match(r"  ../../[^.]", line)}
