@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from ana._version import __version__
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ana"
 README = ROOT / "README.md"
+MAP = ROOT / "docs" / "architecture.md"
 CI = ROOT / ".ci" / "run"
 
 COMMANDS = {"__main__", "cli", "demo"}
@@ -336,3 +338,26 @@ def test_proofs_of_the_promises_exist():
     assert len(named) > 20
     missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text("utf-8")]
     assert missing == []
+
+
+ROOMS = sorted({name.split("/")[0] for name in MODULES if not name.startswith("_")})
+
+
+def names_on_the_map():
+    """Return what the map names in backticks that begins with a room, as "persist.saving.make_address"."""
+    return sorted(set(re.findall(rf"`\(?((?:{'|'.join(ROOMS)})\.\w[\w.]*)", MAP.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("name", names_on_the_map())
+def test_names_on_the_map_exist(name):
+    """Each module, class and function that docs/architecture.md names is where it says."""
+    assert pkgutil.resolve_name(f"ana.{name}") is not None
+
+
+def test_each_room_is_on_the_map():
+    """docs/architecture.md has each package in its picture and in its table, and names many of their modules."""
+    text = MAP.read_text(encoding="utf-8")
+    picture = text.split("```")[1]
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {name for name in packages if f"\n| `{name}` |" not in text or name not in picture} == set()
+    assert len(names_on_the_map()) > 25
