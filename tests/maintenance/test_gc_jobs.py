@@ -15,9 +15,9 @@ from ana import maintenance
 
 
 @contextlib.contextmanager
-def job(role, folder, seed, grace, until):
-    """Run one of the processes for the length of a block; it ends by itself, or is killed."""
-    words = [sys.executable, "-m", "support.gc_jobs", role, folder / "store", folder / "logs", seed, grace, until]
+def job(role, folder, seed, grace):
+    """Run one of the processes for the length of a block; it ends when it is told to, or is killed."""
+    words = [sys.executable, "-m", "support.gc_jobs", role, folder / "store", folder / "logs", seed, grace]
     process = subprocess.Popen(
         [str(word) for word in words],
         env=processes.environment(),
@@ -32,29 +32,49 @@ def job(role, folder, seed, grace, until):
         process.communicate()
 
 
+def collected(logs):
+    """Return how often the collectors collected, and how much they put into the trash and deleted."""
+    lines = [line for path in logs.glob("collector-*") for line in gc_jobs.Log(path).read()]
+    return len(lines), sum(line[1] for line in lines), sum(line[2] for line in lines)
+
+
+def wait_for_a_collection(logs, pair):
+    """Wait until the collectors that were just started have collected; a slow machine takes seconds to start them."""
+    before, _, _ = collected(logs)
+    patience = time.monotonic() + processes.PATIENCE_SECONDS
+    while collected(logs)[0] == before:
+        assert time.monotonic() < patience
+        for process in pair:
+            assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+
+
 def run_jobs(folder, seconds, grace):
     """Run writers, readers and collectors, kill the collectors now and then; return the logs and the loads."""
     chance = random.Random(0)
-    (folder / "logs").mkdir()
+    logs = folder / "logs"
+    logs.mkdir()
     store = care.store(folder / "store")
     with ana.using_dl(pickle_dir=store) as layer:
         layer.keep("first", gc_jobs.A("first"))
-    until = time.time() + seconds
+    end, patience = time.monotonic() + seconds, time.monotonic() + 20 * seconds
     loads = kills = 0
     with contextlib.ExitStack() as stack:
         honest = [
-            stack.enter_context(job(role, folder, seed, grace, until))
+            stack.enter_context(job(role, folder, seed, grace))
             for role, seed in (("write", 1), ("write", 2), ("read", 3), ("read", 4))
         ]
-        while time.time() < until:
+        while time.monotonic() < end or (min(collected(logs)[1:]) <= 20 and time.monotonic() < patience):
             with contextlib.ExitStack() as killed:
-                pair = [killed.enter_context(job("collect", folder, seed, grace, until)) for seed in (5, 6)]
-                time.sleep(min(1 + 2 * chance.random(), max(0.0, until - time.time())))
+                pair = [killed.enter_context(job("collect", folder, seed, grace)) for seed in (5, 6)]
+                wait_for_a_collection(logs, pair)
+                time.sleep(2 * chance.random())
                 for process in pair:
-                    assert process.poll() in {None, 0}, process.communicate()[1]
+                    assert process.poll() is None, process.communicate()[1]
             kills += 2
+        (logs / gc_jobs.STOP).touch()
         for process in honest:
-            said, problem = process.communicate(timeout=60)
+            said, problem = process.communicate(timeout=processes.PATIENCE_SECONDS)
             assert process.returncode == 0, problem
             loads += json.loads(said)["loads"] if said else 0
     return store, loads, kills
@@ -89,10 +109,9 @@ def test_nothing_reachable_is_lost_beside_running_jobs(seconds, grace):
     """Writers and readers work while two collections at once are killed and started again: nothing kept is lost."""
     with memory.folder() as folder:
         store, loads, kills = run_jobs(folder, seconds, grace)
-        lines = [line for path in (folder / "logs").glob("collector-*") for line in gc_jobs.Log(path).read()]
-        trashed, deleted = (sum(line[at] for line in lines) for at in (1, 2))
+        _, trashed, deleted = collected(folder / "logs")
         assert loads > 20
         assert trashed > 20
-        assert deleted > 0
+        assert deleted > 20
         assert kills >= 4
         check_end(store, folder / "logs", grace)

@@ -16,6 +16,8 @@ from support.classes import A, Node
 VALUES = 25
 """So few that what was collected is stored again all the time."""
 ROOTS = 30
+STOP = "stop"
+"""The name of the file, beside the logs, that ends the jobs."""
 
 
 def leaf_value(number):
@@ -52,13 +54,13 @@ def kept_now(logs):
     return kept
 
 
-def write(store, logs, seed, grace, until):
+def write(store, logs, seed, grace):
     """Store parents of shared leaves, keep most of them under names, and forget the oldest names."""
     chance = random.Random(seed)
     log = Log(logs / f"writer-{seed}")
     names = []
     number = 0
-    while time.time() < until:
+    while not (logs / STOP).exists():
         number += 1
         layer = ana.set_dl(pickle_dir=store, durable=False, recheck_seconds=grace / 8)
         leaves = chance.sample(range(VALUES), 3)
@@ -86,11 +88,11 @@ def check(uuid, leaves):
     assert [child.x for child in parent.after] == [leaf_value(leaf) for leaf in leaves]
 
 
-def read(store, logs, seed, grace, until):
+def read(store, logs, seed, grace):
     """Load what is kept; a reader that comes too late for what was let go of is no failure."""
     chance = random.Random(seed)
     loads = 0
-    while time.time() < until:
+    while not (logs / STOP).exists():
         kept = kept_now(logs)
         for uuid in chance.sample(sorted(kept), min(5, len(kept))):
             ana.set_dl(pickle_dir=store, errors="raise", keep_bytes=0)
@@ -104,12 +106,12 @@ def read(store, logs, seed, grace, until):
     print(json.dumps({"loads": loads}))
 
 
-def collect(store, logs, seed, grace, until):
+def collect(store, logs, seed, grace):
     """Collect again and again, with locks that exclude nobody."""
     collecting.locked = lambda *_: contextlib.nullcontext()
     chance = random.Random(seed + os.getpid())
     log = Log(logs / f"collector-{seed}")
-    while time.time() < until:
+    while not (logs / STOP).exists():
         scope = chance.choice([Scope(unreachable=True), Scope(older_than_seconds=grace), Scope(max_files=40)])
         done = maintenance.gc(store, scope, grace_seconds=grace)
         assert not done.refused, done.problems
@@ -118,6 +120,6 @@ def collect(store, logs, seed, grace, until):
 
 
 if __name__ == "__main__":
-    role, place, log_folder, number, grace_seconds, end = sys.argv[1:]
+    role, place, log_folder, number, grace_seconds = sys.argv[1:]
     work = {"write": write, "read": read, "collect": collect}[role]
-    work(Path(place), Path(log_folder), int(number), float(grace_seconds), float(end))
+    work(Path(place), Path(log_folder), int(number), float(grace_seconds))
