@@ -339,21 +339,21 @@ def times(before: float, after: float, better: str, worse: str) -> str:
 
 
 @contextmanager
-def progress(output: Output, command: str) -> Iterator[maintenance.Tell]:
+def progress(output: Output, command: str) -> Iterator[maintenance.OnProgress]:
     """Show a bar on stderr where that is a terminal, else a plain line every 30 s; nothing with `-q`."""
     console = Console(stderr=True)
     if output.quiet:
         yield lambda _: None
     elif console.is_terminal and threads.can_start():
         # The bar moves in a thread of rich's own.
-        with _bar(console) as tell:
-            yield tell
+        with _bar(console) as on_progress:
+            yield on_progress
     else:
-        yield _Lines(command).tell
+        yield _Lines(command).on_progress
 
 
 @contextmanager
-def _bar(console: Console) -> Iterator[maintenance.Tell]:
+def _bar(console: Console) -> Iterator[maintenance.OnProgress]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<24}"),
@@ -366,12 +366,12 @@ def _bar(console: Console) -> Iterator[maintenance.Tell]:
         bar = bars.add_task("", total=None, rate="")
         begin = time.monotonic()
 
-        def tell(doing: maintenance.Doing) -> None:
+        def on_progress(doing: maintenance.Progress) -> None:
             rate = doing.size_bytes / max(0.1, time.monotonic() - begin)
             text = f"{size(rate)}/s" if doing.size_bytes else ""
             bars.update(bar, description=doing.what, completed=doing.done, total=doing.total, rate=text)
 
-        yield tell
+        yield on_progress
 
 
 class _Lines:
@@ -381,7 +381,7 @@ class _Lines:
         self.command = command
         self.begin = self.last = time.monotonic()
 
-    def tell(self, doing: maintenance.Doing) -> None:
+    def on_progress(self, doing: maintenance.Progress) -> None:
         now = time.monotonic()
         if now - self.last < LINE_SECONDS:
             return

@@ -175,8 +175,8 @@ def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -
     if jobs is not None:
         show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)
         return DONE
-    with progress(output, "ana stats") as tell:
-        found = maintenance.stats(output.store, exact=exact, tell=tell)
+    with progress(output, "ana stats") as on_progress:
+        found = maintenance.stats(output.store, exact=exact, on_progress=on_progress)
     done = statistics.summarize(said_jobs) if (said_jobs := os.environ.get(ENVIRONMENT)) else None
     if output.as_json:
         emit({**vars(found), "ratio": found.ratio, "jobs": None if done is None else document(done)})
@@ -253,8 +253,8 @@ def verify(output: Output, /, **options: Any) -> int:
     to. A damaged file is never deleted: it is renamed, and whoever has the
     object stores it again. The other store is only read.
     """
-    with progress(output, "ana verify") as tell:
-        found = maintenance.verify(output.store, tell=tell, **options)
+    with progress(output, "ana verify") as on_progress:
+        found = maintenance.verify(output.store, on_progress=on_progress, **options)
     if output.as_json:
         emit(found)
     elif not output.quiet:

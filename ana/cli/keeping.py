@@ -187,14 +187,14 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
         raise click.UsageError(msg)
     store, scope = output.store, maintenance.Scope(**options)
     try:
-        with progress(output, "ana gc") as tell:
+        with progress(output, "ana gc") as on_progress:
             found = maintenance.gc(
                 store,
                 scope,
                 grace_seconds=grace_seconds,
                 without_roots=without_roots,
                 dry_run=dry_run,
-                tell=tell,
+                on_progress=on_progress,
                 lock_seconds=lock_seconds,
             )
     except ValueError as error:

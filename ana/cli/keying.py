@@ -107,8 +107,8 @@ def rotate(output: Output, /, lock_seconds: float) -> int:
     from now on. Jobs that have opened the store before do not know the new
     key: start them anew. May be interrupted, and goes on when it is run again.
     """
-    with progress(output, "ana key rotate") as tell:
-        done = maintenance.rotate_key(output.store, tell=tell, lock_seconds=lock_seconds)
+    with progress(output, "ana key rotate") as on_progress:
+        done = maintenance.rotate_key(output.store, on_progress=on_progress, lock_seconds=lock_seconds)
     if output.as_json:
         emit(dataclasses.asdict(done))
     elif not output.quiet:

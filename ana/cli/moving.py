@@ -65,8 +65,8 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
     already is not stored again: an import can be interrupted and run again.
     """
     work: Any = maintenance.import_old if os.path.isdir(source) else maintenance.import_file
-    with progress(output, "ana import") as tell:
-        found: maintenance.Imported = work(output.place[0], source, tell=tell, lock_seconds=lock_seconds)
+    with progress(output, "ana import") as on_progress:
+        found: maintenance.Imported = work(output.place[0], source, on_progress=on_progress, lock_seconds=lock_seconds)
     if output.as_json:
         emit(found)
     elif not output.quiet:
@@ -101,8 +101,8 @@ def export(output: Output, /, path: str, from_file: str | None, *, uuids: tuple[
     """
     names = given(uuids, from_file, null=null)
     path, speaks = output_place(path)
-    with progress(output, "ana export") as tell:
-        found = maintenance.export_states(output.store, names, path, tell=tell)
+    with progress(output, "ana export") as on_progress:
+        found = maintenance.export_states(output.store, names, path, on_progress=on_progress)
     if not speaks:
         return DONE
     if output.as_json:

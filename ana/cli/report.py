@@ -50,9 +50,9 @@ def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs
     the next page's history. An older page is replaced when the new one is whole.
     """
     problems: list[maintenance.Problem] = []
-    with progress(output, "ana report") as tell:
+    with progress(output, "ana report") as on_progress:
         page = maintenance.report(
-            output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, tell=tell, problems=problems
+            output.store, purge_after_seconds=purge_after_seconds, jobs=jobs, on_progress=on_progress, problems=problems
         )
     path, speaks = output_place(path)
     place, data = paths.absolute(path), page.encode("utf-8", "backslashreplace")

@@ -363,7 +363,7 @@ def _is_ours(path: str, identity: tuple[int, int]) -> bool:
 
 def _rename(temporary: str, path: str, error: OSError) -> bool:
     """Publish where hard links do not exist. The first writer wins where the filesystem has a rename for that."""
-    if files.look(path) is not None:
+    if files.stat(path) is not None:
         return False
     if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
         raise error

@@ -7,10 +7,10 @@ many threads and processes.
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from stat import S_ISREG
 from typing import NamedTuple, Self
 
 from ana.errors import StoreError, UntrustedStoreError
@@ -20,12 +20,12 @@ __all__ = [
     "Opened",
     "Status",
     "list_folder",
-    "look",
-    "look_anew",
     "open_file",
     "read_whole",
     "remove",
     "reported",
+    "revalidate",
+    "stat",
     "status_of",
 ]
 
@@ -76,7 +76,7 @@ class Status(NamedTuple):
     @property
     def is_file(self) -> bool:
         """Whether it is a regular file."""
-        return stat.S_ISREG(self.stat.st_mode)
+        return S_ISREG(self.stat.st_mode)
 
 
 class Entry(NamedTuple):
@@ -110,7 +110,7 @@ class reported:  # noqa: N801 - used as a function; a generator would cost more 
         raise StoreError(self.path, code, _HINTS.get(code, "")) from error
 
 
-def look(path: str, *, follow: bool = False) -> Status | None:
+def stat(path: str, *, follow: bool = False) -> Status | None:
     """Look a file up, once; None if there is none. One round trip on NFS. Raises StoreError."""
     with reported(path):
         try:
@@ -180,7 +180,7 @@ def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Op
             return None
         try:
             found = os.fstat(descriptor)
-            regular = stat.S_ISREG(found.st_mode)
+            regular = S_ISREG(found.st_mode)
             if check is not None:
                 check(path, found)
             size = found.st_size if found.st_size <= start_bytes else min(start_bytes, HEAD_BYTES)
@@ -228,7 +228,7 @@ def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes
     return bytes(opened.start)
 
 
-def look_anew(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
+def revalidate(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
     """Make an NFS client look again: for up to a minute it remembers that a name was not there, or what it was.
 
     Opening a folder revalidates it (stat does not on NFSv3). The innermost will do where it is known; else the

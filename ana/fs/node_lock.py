@@ -16,7 +16,7 @@ from typing import Generic, Self, TypeVar
 
 from ana.fs import files
 
-__all__ = ["Turn", "is_free", "unlock", "watch"]
+__all__ = ["NodeLock", "is_free", "unlock", "watch"]
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ _watched: "weakref.WeakValueDictionary[int, io.FileIO]" = weakref.WeakValueDicti
 """Files that a forked child has no use for: with them it would hold the locks of its parent's threads."""
 
 
-class Turn(Generic[Result]):
+class NodeLock(Generic[Result]):
     """Context manager: waits until the thing is done (`found`), or it is this process's turn (`held`), or too long.
 
     `ready` returns what others have done, or None. The wait is `seconds` for each holder of the lock, and twice that

@@ -6,7 +6,7 @@ maintenance lock, which saves work and carries no safety: two at once do no harm
 
 from ana.format.address import MAX_KEY_CHARACTERS
 from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
-from ana.maintenance.common import LOCK_SECONDS, Doing, Problem, Tell, date, open_store, write_file
+from ana.maintenance.common import LOCK_SECONDS, OnProgress, Problem, Progress, date, open_store, write_file
 from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.export import Exported, export_states
 from ana.maintenance.import_ import Imported, import_file, import_old
@@ -26,7 +26,6 @@ __all__ = [
     "AmbiguousPrefixError",
     "Child",
     "Collected",
-    "Doing",
     "Exported",
     "Finding",
     "Group",
@@ -35,7 +34,9 @@ __all__ = [
     "Initialised",
     "Kept",
     "Moment",
+    "OnProgress",
     "Problem",
+    "Progress",
     "RootInfo",
     "Rotated",
     "Scope",
@@ -44,7 +45,6 @@ __all__ = [
     "Stats",
     "Summary",
     "Swept",
-    "Tell",
     "Verified",
     "beginning",
     "cat",

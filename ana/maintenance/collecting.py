@@ -8,10 +8,10 @@ from ana.errors import ANAError
 from ana.maintenance.common import (
     AHEAD_SECONDS,
     LOCK_SECONDS,
-    Doing,
+    OnProgress,
     Path,
     Problem,
-    Tell,
+    Progress,
     locked,
     now,
     open_store,
@@ -19,7 +19,7 @@ from ana.maintenance.common import (
 )
 from ana.maintenance.mark import Marking
 from ana.stores.directory import roots, trash
-from ana.stores.directory.graph import children_first
+from ana.stores.directory.graph import postorder
 from ana.stores.directory.scan import File, Survey, plain_name, trash_name
 from ana.stores.directory.store import DirectoryStore
 
@@ -96,7 +96,7 @@ def gc(
     grace_seconds: float = GRACE_SECONDS,
     without_roots: bool = False,
     dry_run: bool = False,
-    tell: Tell = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     lock_seconds: float = LOCK_SECONDS,
 ) -> Collected:
     """Move what may go into the trash, and delete what has been there for longer than the grace.
@@ -123,17 +123,19 @@ def gc(
         msg = f"{store.home} has no roots: all of it would go; keep something first, or say that this is meant"
         raise ValueError(msg)
     with nullcontext() if dry_run else locked(store, lock_seconds):
-        return _Collection(store, scope, grace_seconds, tell, dry_run=dry_run).run()
+        return _Collection(store, scope, grace_seconds, on_progress, dry_run=dry_run).run()
 
 
 class _Collection:
     """One collection, from the roots to the empty folders."""
 
-    def __init__(self, store: DirectoryStore, scope: Scope, grace_seconds: float, tell: Tell, *, dry_run: bool) -> None:
+    def __init__(
+        self, store: DirectoryStore, scope: Scope, grace_seconds: float, on_progress: OnProgress, *, dry_run: bool
+    ) -> None:
         self.survey = Survey(store)
         self.root = store.home
         self.scope = scope
-        self.tell = tell
+        self.on_progress = on_progress
         self.dry_run = dry_run
         self.done = Collected(dry_run=dry_run)
         # The order counts: what is stored after this moment is young, whatever the listing shows of it.
@@ -147,7 +149,7 @@ class _Collection:
         self.contents = self.survey.contents()
         self.live = set(self.contents.states)
         self.done.states = len(self.live)
-        self.kept = Marking(self.survey, tell, "marking")
+        self.kept = Marking(self.survey, on_progress, "marking")
         self.files: dict[str, File] = {}
 
     def run(self) -> Collected:
@@ -184,7 +186,7 @@ class _Collection:
 
     def _mark(self) -> None:
         self.kept.mark(self.wanted)
-        for name, found in self.survey.each(self.live - self.kept.marked.keys(), self.survey.look):
+        for name, found in self.survey.each(self.live - self.kept.marked.keys(), self.survey.stat):
             if isinstance(found, ANAError):
                 # Nothing is known of it: it stays.
                 self.done.failed[name] = str(found)
@@ -211,7 +213,7 @@ class _Collection:
                 self.kept.read_ahead([other.name for other in rest[number : number + AHEAD]])
             if file.name in self.kept.marked:
                 continue
-            trial = Marking(self.survey, self.tell, "marking", beside=self.kept)
+            trial = Marking(self.survey, self.on_progress, "marking", beside=self.kept)
             trial.mark({file.name: ""})
             if not self._fits(len(self.kept.marked) + len(trial.marked), self.kept.bytes + trial.bytes):
                 return
@@ -251,7 +253,7 @@ class _Collection:
                 moved.add(name)
                 self.done.trashed.append(name)
                 self.done.trashed_bytes += self.files[name].size_bytes if name in self.files else 0
-            self.tell(Doing("moving into the trash", number, total, self.done.trashed_bytes))
+            self.on_progress(Progress("moving into the trash", number, total, self.done.trashed_bytes))
         return moved
 
     def _discard_one(self, name: str) -> str:
@@ -278,7 +280,7 @@ class _Collection:
 
     def _by_age(self, trashed: set[str]) -> tuple[set[str], set[str]]:
         old, waiting = set(), set()
-        for name, found in self.survey.each(sorted(trashed), lambda name: self.survey.look(trash_name(name))):
+        for name, found in self.survey.each(sorted(trashed), lambda name: self.survey.stat(trash_name(name))):
             if isinstance(found, File) and found.modified < self.before:
                 old.add(name)
                 self.files[name] = found
@@ -294,7 +296,7 @@ class _Collection:
         if self._is_blind():
             return None
         new = {*again.states, *({*map(plain_name, again.trash)} - trashed)}
-        staying = Marking(self.survey, self.tell, "marking what waits in the trash", beside=self.kept)
+        staying = Marking(self.survey, self.on_progress, "marking what waits in the trash", beside=self.kept)
         staying.mark(dict.fromkeys(new | (self.live - self.kept.marked.keys()) | waiting, ""))
         # What is damaged refers to nothing that anybody could load through it.
         unknown = [wrong for wrong in staying.unreadable if wrong.kind != "damaged"]
@@ -302,7 +304,7 @@ class _Collection:
         return None if unknown else staying
 
     def _children(self, names: set[str]) -> dict[str, tuple[str, ...]]:
-        found = Marking(self.survey, self.tell, "marking the trash")
+        found = Marking(self.survey, self.on_progress, "marking the trash")
         for name, answer in self.survey.each(sorted(names), found.look_into):
             if answer is not None and not isinstance(answer, ANAError):
                 found.children[name] = tuple(map(self.survey.name_of, answer[0].children))
@@ -316,8 +318,8 @@ class _Collection:
                 self._note_deleted(name)
             if answer != trash.DELETED:
                 # It is to be had again, or may be: so is all that it refers to.
-                spared.update(children_first([name], lambda name: children.get(name, ())))
-            self.tell(Doing("deleting", len(self.done.deleted), None, self.done.deleted_bytes))
+                spared.update(postorder([name], lambda name: children.get(name, ())))
+            self.on_progress(Progress("deleting", len(self.done.deleted), None, self.done.deleted_bytes))
 
     def _delete_one(self, name: str) -> str:
         return trash.DELETED if self.dry_run else trash.delete(f"{self.root}/{name}", self.before)
@@ -363,7 +365,7 @@ class _Collection:
 def _parents_first(names: Iterable[str], children: dict[str, tuple[str, ...]]) -> Iterator[list[str]]:
     """Yield the names in groups, each after those that refer to it (but for cycles)."""
     wanted = set(names)
-    order = [name for name in children_first(sorted(wanted), lambda name: children.get(name, ())) if name in wanted]
+    order = [name for name in postorder(sorted(wanted), lambda name: children.get(name, ())) if name in wanted]
     level: dict[str, int] = {}
     for name in reversed(order):
         above = level.setdefault(name, 0)

@@ -16,10 +16,10 @@ from ana.stores.directory.store import DirectoryStore
 __all__ = [
     "AHEAD_SECONDS",
     "LOCK_SECONDS",
-    "Doing",
+    "OnProgress",
     "Path",
     "Problem",
-    "Tell",
+    "Progress",
     "absolute",
     "date",
     "host_now",
@@ -40,7 +40,7 @@ LOCK_SECONDS = 10.0
 Path = str | os.PathLike[str]
 
 
-class Doing(NamedTuple):
+class Progress(NamedTuple):
     """How far a piece of work is: what it does, how many of how many states, how many bytes it has read or written."""
 
     what: str
@@ -49,7 +49,7 @@ class Doing(NamedTuple):
     size_bytes: int = 0
 
 
-Tell = Callable[[Doing], object]
+OnProgress = Callable[[Progress], object]
 """Is told how far the work is, for each state; has to be quick."""
 
 
@@ -81,7 +81,7 @@ def write_file(path: Path, data: bytes) -> None:
     UntrustedStoreError for a link that somebody may have planted, ValueError for a place in a store.
     """
     place = outside(path)
-    if files.look(os.path.dirname(place)) is None:
+    if files.stat(os.path.dirname(place)) is None:
         raise StoreError(place, 2, "its folder is not there")
     atomic.put_out(place, data)
 
@@ -92,7 +92,7 @@ def outside(path: Path) -> str:
     above = os.path.dirname(place)
     while True:
         with suppress(StoreError):
-            if files.look(os.path.join(above, CONFIG)) is not None:
+            if files.stat(os.path.join(above, CONFIG)) is not None:
                 msg = f"{place} lies in the store {above}, where only ana writes: give a path outside of it"
                 raise ValueError(msg)
         if above == os.path.dirname(above):

@@ -10,12 +10,12 @@ from ana.errors import ANAError, StoreError
 from ana.format import address, record
 from ana.format.chunks import Read
 from ana.fs import atomic, files, permissions
-from ana.maintenance.common import Doing, Path, Tell, absolute, open_store, outside
+from ana.maintenance.common import OnProgress, Path, Progress, absolute, open_store, outside
 from ana.maintenance.import_ import MOST_MANIFEST_BYTES
 from ana.maintenance.listing import find_in
 from ana.stores.directory import ingest
 from ana.stores.directory.config import CONFIG, FORMAT
-from ana.stores.directory.graph import children_first
+from ana.stores.directory.graph import postorder
 from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore
 
@@ -37,7 +37,9 @@ class Exported:
     """Of the file."""
 
 
-def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: Tell = lambda _: None) -> Exported:
+def export_states(
+    pickle_dir: Path, uuids: Iterable[str], path: Path, *, on_progress: OnProgress = lambda _: None
+) -> Exported:
     """Write states and all that they refer to into one new file; unique beginnings of UUIDs are enough.
 
     It is a tar file of a store: `ana.json`, then the states' files, children first, as they are. Each is verified.
@@ -53,7 +55,7 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     done = Exported(place, keys)
     survey = Survey(store)
     known = _all_children(survey, keys)
-    done.states = list(children_first(keys, lambda key: known[key] if key in known else _children(store, key)))
+    done.states = list(postorder(keys, lambda key: known[key] if key in known else _children(store, key)))
     manifest = _manifest(store, done)
     if len(manifest) > MOST_MANIFEST_BYTES:
         hint = f"{len(keys)} UUIDs are too many for one file: export them into several"
@@ -63,13 +65,13 @@ def export_states(pickle_dir: Path, uuids: Iterable[str], path: Path, *, tell: T
     if special is not None:
         with files.reported(place), special as file:
             # A pipe, say: it is written from the beginning to the end.
-            _Writing(survey, done, lambda _, parts: file.writelines(parts), tell).write(manifest)
+            _Writing(survey, done, lambda _, parts: file.writelines(parts), on_progress).write(manifest)
         return done
     folder, _, name = place.rpartition("/")
     if not atomic.publish(
         folder or "/",
         name,
-        lambda write: _Writing(survey, done, write, tell).write(manifest),
+        lambda write: _Writing(survey, done, write, on_progress).write(manifest),
         durable=True,
         make_folders=_no_folder,
     ):
@@ -107,12 +109,12 @@ def _children(store: DirectoryStore, key: str) -> tuple[str, ...]:
 class _Writing:
     """A tar file while it is written."""
 
-    def __init__(self, survey: Survey, done: Exported, write: record.Write, tell: Tell) -> None:
+    def __init__(self, survey: Survey, done: Exported, write: record.Write, on_progress: OnProgress) -> None:
         self.survey = survey
         self.store = survey.store
         self.done = done
         self.write_at = write
-        self.tell = tell
+        self.on_progress = on_progress
         self.offset = 0
 
     def write(self, manifest: bytes) -> None:
@@ -126,7 +128,7 @@ class _Writing:
                 self.store.get(key).verify()
                 with ingest.opened(self.store, key) as (size_bytes, read):
                     self._put_file(self.survey.name_of(key), size_bytes, self._unsealed(key, size_bytes, read))
-            self.tell(Doing("exporting", number, len(self.done.states), self.offset))
+            self.on_progress(Progress("exporting", number, len(self.done.states), self.offset))
         self._put(bytes(2 * tarfile.BLOCKSIZE))
         self.done.size_bytes = self.offset
 

@@ -19,11 +19,21 @@ from ana.format import address, record
 from ana.format.chunks import Read
 from ana.fs import files, paths
 from ana.maintenance import archive
-from ana.maintenance.common import LOCK_SECONDS, Doing, Path, Problem, Tell, absolute, locked, open_store, problem
+from ana.maintenance.common import (
+    LOCK_SECONDS,
+    OnProgress,
+    Path,
+    Problem,
+    Progress,
+    absolute,
+    locked,
+    open_store,
+    problem,
+)
 from ana.runtime import cgroups, threads
 from ana.stores.directory import ingest
 from ana.stores.directory.config import FORMAT
-from ana.stores.directory.graph import by_level, children_first
+from ana.stores.directory.graph import by_level, postorder
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Imported", "import_file", "import_old"]
@@ -76,13 +86,13 @@ class _Importing:
     """Stores states, each after all that it refers to and many at once, and notes what became of them."""
 
     def __init__(
-        self, store: DirectoryStore, put: Callable[[_State], bool], done: Imported, tell: Tell, total: int
+        self, store: DirectoryStore, put: Callable[[_State], bool], done: Imported, on_progress: OnProgress, total: int
     ) -> None:
         """Take what stores a state: it returns False for one that was there, and raises ANAError."""
         self._store = store
         self._put = put
         self._done = done
-        self._tell = tell
+        self._on_progress = on_progress
         self._total = total
         self._here: set[str] = set()
         self._waiting: dict[str, _State] = {}
@@ -108,7 +118,7 @@ class _Importing:
                 reason = f"it refers to {child}, which is neither among what was imported nor in the store"
                 self._done.problems.append(Problem(key, left[key].name, "missing", reason))
             left = {key: state for key, state in left.items() if key not in missing}
-        order = children_first(left, lambda key: [child for child in left[key].children if child in left])
+        order = postorder(left, lambda key: [child for child in left[key].children if child in left])
         for keys in by_level(order, lambda key: left[key].children):
             self._put_all([left[key] for key in keys])
 
@@ -135,7 +145,7 @@ class _Importing:
         for number, state in enumerate(states):
             self._note(state, results[number])
         self._taken += len(states)
-        self._tell(Doing("importing", self._taken, self._total, self._done.size_bytes))
+        self._on_progress(Progress("importing", self._taken, self._total, self._done.size_bytes))
 
     def _note(self, state: _State, result: bool | Problem) -> None:  # noqa: FBT001 - what became of it
         if isinstance(result, Problem):
@@ -150,7 +160,7 @@ class _Importing:
 
 
 def import_old(
-    pickle_dir: Path, old_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: float = LOCK_SECONDS
+    pickle_dir: Path, old_dir: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Imported:
     """Store the states of a folder of the original ANA, `UUID.p` each, under their UUIDs; the folder is only read.
 
@@ -169,9 +179,9 @@ def import_old(
         raise UntrustedStoreError(folder, f"it holds no state of the original ANA (UUID{SUFFIX})")
     store = open_store(pickle_dir, create=True)
     with locked(store, lock_seconds):
-        importing = _Importing(store, lambda state: _put_old(store, old, state), done, tell, done.found)
+        importing = _Importing(store, lambda state: _put_old(store, old, state), done, on_progress, done.found)
         # Children first: a state that is in a store has there what it refers to.
-        order = children_first(sorted(old.keys), lambda key: old.look_into(key).children)
+        order = postorder(sorted(old.keys), lambda key: old.look_into(key).children)
         for window in _windows(old.states[key] for key in order if key not in old.broken):
             importing.take(window)
         importing.finish()
@@ -179,7 +189,7 @@ def import_old(
 
 
 def import_file(
-    pickle_dir: Path, path: Path, *, tell: Tell = lambda _: None, lock_seconds: float = LOCK_SECONDS
+    pickle_dir: Path, path: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Imported:
     """Store the states of a file that `export_states` wrote, as they are, each verified; nothing is unpickled.
 
@@ -206,7 +216,9 @@ def import_file(
         if first is not None:
             store = open_store(pickle_dir, create=True)
             with locked(store, lock_seconds):
-                importing = _Importing(store, lambda state: _put_record(store, opened, state), done, tell, states)
+                importing = _Importing(
+                    store, lambda state: _put_record(store, opened, state), done, on_progress, states
+                )
                 for window in chain([first], windows):
                     importing.take(window)
                 importing.finish()
@@ -361,7 +373,7 @@ def _states(opened: files.Opened, members: Iterator[archive.Member], done: Impor
 
 
 def _put_record(store: DirectoryStore, opened: files.Opened, state: _State) -> bool:
-    return ingest.adopt(store, state.key, state.size_bytes, _reader(opened, state.offset), state.name)
+    return ingest.ingest(store, state.key, state.size_bytes, _reader(opened, state.offset), state.name)
 
 
 def _reader(opened: files.Opened, start: int) -> Read:

@@ -9,10 +9,10 @@ from ana.fs import files
 from ana.layers import settings
 from ana.maintenance.common import (
     LOCK_SECONDS,
-    Doing,
+    OnProgress,
     Path,
     Problem,
-    Tell,
+    Progress,
     absolute,
     locked,
     open_store,
@@ -91,7 +91,9 @@ def new_key(path: Path) -> str:
     return where
 
 
-def rotate_key(pickle_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: float = LOCK_SECONDS) -> Rotated:
+def rotate_key(
+    pickle_dir: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
+) -> Rotated:
     """Give a store another key: it is made, all states are signed with it, then the old one is forgotten.
 
     Until then both are believed, by processes that read the key file from now on. One that was interrupted is gone on
@@ -122,7 +124,7 @@ def rotate_key(pickle_dir: Path, *, tell: Tell = lambda _: None, lock_seconds: f
         done.states = len(names)
         for number, name in enumerate(names, 1):
             _sign(store, survey, name, done)
-            tell(Doing("signing", number, done.states))
+            on_progress(Progress("signing", number, done.states))
         if all(wrong.kind == "damaged" for wrong in done.problems):
             # Once more: who noted something else there at the same moment may have taken it away.
             store.tree.amend(key=fingerprint)

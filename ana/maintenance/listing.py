@@ -197,7 +197,7 @@ def cat(pickle_dir: Path, uuid: str) -> list[bytes | memoryview]:
 def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
     for name, found in survey.each(survey.states(), survey.header):
         if isinstance(found, ANAError):
-            looked = _look(survey, name)
+            looked = _stat(survey, name)
             if looked is not None:
                 key = address.key_of_name(name.rpartition("/")[2]) or name
                 wrong = problem(found, key, name)
@@ -216,9 +216,9 @@ def _unlisted(survey: Survey) -> Iterator[StateInfo]:
         yield StateInfo("", "", 0, 0, 0, 0.0, wrong.name, wrong)
 
 
-def _look(survey: Survey, name: str) -> File | None:
+def _stat(survey: Survey, name: str) -> File | None:
     try:
-        return survey.look(name)
+        return survey.stat(name)
     except ANAError:
         return File(name, 0, 0.0)
 

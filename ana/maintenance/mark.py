@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from ana.errors import ANAError
 from ana.format.record import Header
-from ana.maintenance.common import Doing, Problem, Tell, problem
+from ana.maintenance.common import OnProgress, Problem, Progress, problem
 from ana.stores.directory.scan import File, Survey, trash_name
 
 __all__ = ["Marking"]
@@ -16,7 +16,7 @@ Answer = tuple[Header, File, bool] | ANAError | None
 class Marking:
     """Follows references from some states on. States go by their files' names, which follow from their keys."""
 
-    def __init__(self, survey: Survey, tell: Tell, what: str, beside: "Marking | None" = None) -> None:
+    def __init__(self, survey: Survey, on_progress: OnProgress, what: str, beside: "Marking | None" = None) -> None:
         """`beside`: what that has marked is as if it was marked here."""
         self.survey = survey
         self.marked: dict[str, int] = {}
@@ -30,7 +30,7 @@ class Marking:
         self.unreadable: list[Problem] = []
         """What was reached and could not be read: nobody knows what it refers to."""
         self.bytes = 0
-        self._tell = tell
+        self._on_progress = on_progress
         self._what = what
         self.ahead: dict[str, Answer] = beside.ahead if beside is not None else {}
         """What was read ahead."""
@@ -92,5 +92,5 @@ class Marking:
         if trashed:
             self.in_trash.add(name)
         self.children[name] = tuple(map(self.survey.name_of, header.children))
-        self._tell(Doing(self._what, len(self.marked)))
+        self._on_progress(Progress(self._what, len(self.marked)))
         return self.children[name]

@@ -8,7 +8,7 @@ from ana.layers.statistics import Summary as JobSummary
 from ana.layers.statistics import summarize
 from ana.maintenance import charts
 from ana.maintenance.charts import Bar
-from ana.maintenance.common import Path, Problem, Tell, date, open_store
+from ana.maintenance.common import OnProgress, Path, Problem, date, open_store
 from ana.maintenance.roots import roots
 from ana.maintenance.stats import Group, Moment, Stats, Summary, history, stats
 from ana.stores.directory.store import DirectoryStore
@@ -65,7 +65,7 @@ def report(
     *,
     purge_after_seconds: float | None = None,
     jobs: Path | None = None,
-    tell: Tell = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     problems: list[Problem] | None = None,
 ) -> str:
     """Return a page about a store as HTML: what is in it, how it grew, what it saves, what is too old.
@@ -77,7 +77,7 @@ def report(
     UntrustedStoreError, UnsupportedFormatError where there is no store.
     """
     store = open_store(pickle_dir)
-    counted = stats(pickle_dir, exact=True, tell=tell)
+    counted = stats(pickle_dir, exact=True, on_progress=on_progress)
     summary = counted.summary
     assert summary is not None  # noqa: S101 - an exact count has one
     kept = len(roots(pickle_dir, problems=counted.problems))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from ana.errors import ANAError, StoreError
 from ana.format.record import Header
 from ana.fs import atomic, files, json_files
-from ana.maintenance.common import Doing, Path, Problem, Tell, host_now, now, open_store, problem, unlisted
+from ana.maintenance.common import OnProgress, Path, Problem, Progress, host_now, now, open_store, problem, unlisted
 from ana.stores.directory.scan import Contents, File, Survey
 from ana.stores.directory.store import DirectoryStore
 
@@ -106,7 +106,7 @@ class Stats:
         return summary.raw_bytes / summary.stored_bytes if summary is not None and summary.stored_bytes else None
 
 
-def stats(pickle_dir: Path, *, exact: bool = False, tell: Tell = lambda _: None) -> Stats:
+def stats(pickle_dir: Path, *, exact: bool = False, on_progress: OnProgress = lambda _: None) -> Stats:
     """Count what is in a store: one listing for each folder; with `exact` each state's header is read as well.
 
     An exact count leaves a summary in the store, where it may: `.ana/summary.json`, and a line in `.ana/history.jsonl`.
@@ -119,7 +119,7 @@ def stats(pickle_dir: Path, *, exact: bool = False, tell: Tell = lambda _: None)
     problems = unlisted(survey.unreadable)
     counted = None
     if exact:
-        counted = _count(survey, contents, right_now, problems, tell)
+        counted = _count(survey, contents, right_now, problems, on_progress)
         if not survey.unreadable:
             _leave(store, counted, _inodes(contents))
     summary = counted if exact else _last(survey.root)
@@ -179,7 +179,9 @@ class _Groups:
         return [Group(name, *self.sums.get(name, (0, 0, 0))) for name in names]
 
 
-def _count(survey: Survey, contents: Contents, right_now: float, problems: list[Problem], tell: Tell) -> Summary:
+def _count(
+    survey: Survey, contents: Contents, right_now: float, problems: list[Problem], on_progress: OnProgress
+) -> Summary:
     classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
     raw: dict[str, int] = {}
     referred: Counter[str] = Counter()
@@ -194,7 +196,7 @@ def _count(survey: Survey, contents: Contents, right_now: float, problems: list[
             everything.add("", header, file)
             raw[header.key] = header.raw_bytes
             referred.update(header.children)
-        tell(Doing("counting", number, len(contents.states), everything.sums.get("", [0, 0, 0])[2]))
+        on_progress(Progress("counting", number, len(contents.states), everything.sums.get("", [0, 0, 0])[2]))
     trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
     states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
     return Summary(
@@ -216,8 +218,8 @@ def _step(steps: tuple[tuple[int, str], ...], value: float, last: str) -> str:
 
 
 def _looked(survey: Survey, names: list[str]) -> Iterator[File]:
-    look: Callable[[str], File | None] = survey.look
-    for _, found in survey.each(names, look):
+    stat: Callable[[str], File | None] = survey.stat
+    for _, found in survey.each(names, stat):
         if isinstance(found, File):
             yield found
 

@@ -12,10 +12,10 @@ from ana.format import address
 from ana.fs import mounts
 from ana.maintenance.common import (
     LOCK_SECONDS,
-    Doing,
+    OnProgress,
     Path,
     Problem,
-    Tell,
+    Progress,
     host_now,
     locked,
     open_store,
@@ -24,7 +24,7 @@ from ana.maintenance.common import (
 )
 from ana.runtime import threads
 from ana.stores.directory import ingest
-from ana.stores.directory.graph import children_first
+from ana.stores.directory.graph import postorder
 from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore
 
@@ -55,7 +55,7 @@ def verify(
     older_than_seconds: float | None = None,
     repair_from: Path | None = None,
     set_aside: bool = False,
-    tell: Tell = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     lock_seconds: float = LOCK_SECONDS,
 ) -> Verified:
     """Read states and check every digest, several at once; and that all is there that they refer to.
@@ -74,7 +74,7 @@ def verify(
     store = open_store(pickle_dir)
     source = None if repair_from is None else open_store(repair_from)
     with locked(store, lock_seconds) if set_aside or source is not None else nullcontext():
-        reading = _Reading(store, tell)
+        reading = _Reading(store, on_progress)
         reading.choose(sample, older_than_seconds)
         reading.read()
         if set_aside or source is not None:
@@ -87,10 +87,10 @@ def verify(
 class _Reading:
     """One pass over a store."""
 
-    def __init__(self, store: DirectoryStore, tell: Tell) -> None:
+    def __init__(self, store: DirectoryStore, on_progress: OnProgress) -> None:
         self.store = store
         self.survey = Survey(store)
-        self.tell = tell
+        self.on_progress = on_progress
         self.names = set(self.survey.states())
         self.chosen: list[str] = []
         self.checked = 0
@@ -155,7 +155,7 @@ class _Reading:
             state.release()
             return [child for child in state.header.children if not self.store.has(child)]
 
-        for missing in children_first([key], children_of):
+        for missing in postorder([key], children_of):
             if ingest.copy(source, self.store, missing):
                 self.repaired.append(missing)
         return True
@@ -189,10 +189,10 @@ class _Reading:
             self._children.update(header.children)
             self.checked += 1
             self.size_bytes += file.size_bytes
-            self.tell(Doing("verifying", self.checked, len(self.chosen), self.size_bytes))
+            self.on_progress(Progress("verifying", self.checked, len(self.chosen), self.size_bytes))
 
     def _older(self, names: Iterable[str], before: float) -> Iterator[str]:
-        for name, found in self.survey.each(names, self.survey.look):
+        for name, found in self.survey.each(names, self.survey.stat):
             if isinstance(found, ANAError) or (found is not None and found.modified < before):
                 yield name
 

@@ -7,7 +7,7 @@ from ana.errors import StoreError
 from ana.format import record
 from ana.runtime.counters import Counters
 
-__all__ = ["ReplacedError", "Store", "StoredFile", "StoredState"]
+__all__ = ["CopyableState", "ReplacedError", "Store", "StoredState"]
 
 
 class ReplacedError(StoreError):
@@ -42,7 +42,7 @@ class StoredState(Protocol):
         """Let go of what is held open; `segments` still works."""
 
 
-class StoredFile(StoredState, Protocol):
+class CopyableState(StoredState, Protocol):
     """A state that can also be had a piece at a time."""
 
     def copy(self, offsets: Sequence[int], put: Callable[[int, memoryview | bytes], None]) -> None:

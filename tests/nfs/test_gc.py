@@ -55,7 +55,7 @@ def test_what_one_client_moved_another_reads_and_brings_back(shared, other):
     assert len(collect(shared.near).trashed) == 2
     assert other.call(load_all, shared.far, uuids) == VALUES
     assert other.call(load_all, shared.far, uuids) == VALUES
-    files.look_anew([str(raw_tree.path_of(shared.near, uuids[0]).parent)], 0.1)
+    files.revalidate([str(raw_tree.path_of(shared.near, uuids[0]).parent)], 0.1)
     assert raw_tree.path_of(shared.near, uuids[0]).exists()
     # The server's clock says that they are young.
     assert collect(shared.near).trashed == []
@@ -80,7 +80,7 @@ def test_what_was_brought_back_is_not_deleted(shared, other):
     collect(shared.near)
     make_older(shared.near, 2)
     name = raw_tree.path_of(shared.near, uuid)
-    assert files.look(str(name)) is None
+    assert files.stat(str(name)) is None
     real, seen = trash.delete, []
 
     def delete(path: str, before: float) -> str:

@@ -194,8 +194,8 @@ def test_a_terminal_without_threads_gets_lines(monkeypatch, capfd):
     """Progress bars move in a thread: where there is none, they are left out."""
     monkeypatch.setattr(threads, "start", lambda _: False)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with progress(Output(), "verify") as tell:
-        tell(maintenance.Doing("reading", 1, 2))
+    with progress(Output(), "verify") as on_progress:
+        on_progress(maintenance.Progress("reading", 1, 2))
     assert capfd.readouterr().err == ""
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["by_level", "children_first"]
+__all__ = ["by_level", "postorder"]
 
 
-def children_first(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[str]:
+def postorder(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[str]:
     """Yield the keys and all that they lead to, each once and after its children (of a cycle, one comes first).
 
     `children_of` is called once for each; what it does not want followed, it leaves out.

@@ -11,13 +11,13 @@ from ana.fs import atomic, files
 from ana.stores.directory import signing, trash
 from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["adopt", "copy", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
+__all__ = ["copy", "ingest", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
 
 BLOCK_BYTES = 4 << 20
 START_BYTES = 4096
 
 
-def adopt(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
+def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
     """Store the record of `size_bytes` that `read` gives under its key; False if there is one of that name already.
 
     `seal`: what it is signed with; here it gets this store's signature. It is verified before, and once more as it
@@ -66,9 +66,9 @@ def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
 
 
 def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
-    """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `adopt`."""
+    """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `ingest`."""
     with opened(source, key) as (size_bytes, read):
-        return adopt(target, key, size_bytes, read, source.path(key), source.seal)
+        return ingest(target, key, size_bytes, read, source.path(key), source.seal)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def set_aside(store: DirectoryStore, path: str) -> str | None:
 
     Raises StoreError, and UntrustedStoreError where nothing tells damage from a wrong key.
     """
-    found = files.look(path)
+    found = files.stat(path)
     if found is None:
         return None
     signing.check_key(store.tree, store.seal)

@@ -133,7 +133,7 @@ def make(path: str, store_id: str, folders: Iterable[str] = ()) -> KeyRing:
     with files.reported(path):
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     if not _write(ring, replace=False):
-        found = files.look(path)
+        found = files.stat(path)
         empty = "an empty one, as a full disk leaves: remove it" if found is not None and not found.size_bytes else ""
         raise StoreError(path, errno.EEXIST, empty or "a key file is never overwritten: give another path")
     return ring

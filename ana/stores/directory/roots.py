@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.fs import atomic, files, json_files
-from ana.stores.directory.graph import children_first
+from ana.stores.directory.graph import postorder
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["FOLDER", "Root", "check_there", "forget", "keep", "note_roots", "read", "revive"]
@@ -118,7 +118,7 @@ def revive(store: DirectoryStore, keys: list[str]) -> list[Problem]:
         found.release()
         return found.header.children
 
-    for _ in children_first(keys, children_of):
+    for _ in postorder(keys, children_of):
         pass
     return problems
 
@@ -131,7 +131,7 @@ def _path(name: str, uuids: list[str]) -> str:
 
 def _files(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None) -> list[tuple[str, Root]]:
     folder = f"{store.home}/{FOLDER}"
-    files.look_anew([folder])
+    files.revalidate([folder])
     try:
         # Who can write there can take roots away: then nobody knows what is to be kept.
         entries = files.list_folder(folder) if store.tree.check_own(FOLDER) else []

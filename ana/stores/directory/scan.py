@@ -94,11 +94,11 @@ class Survey:
     def is_there(self, key: str) -> bool:
         """Say whether a state is there, or in the trash, from where its readers bring it back. Raises StoreError."""
         name = self.name_of(key)
-        return any(self.look(found) is not None for found in (name, trash_name(name)))
+        return any(self.stat(found) is not None for found in (name, trash_name(name)))
 
-    def look(self, name: str) -> File | None:
+    def stat(self, name: str) -> File | None:
         """Return a file's size and age after one look-up; None if it is gone, or is no regular file."""
-        found = files.look(f"{self.root}/{name}")
+        found = files.stat(f"{self.root}/{name}")
         return File(name, found.size_bytes, found.modified) if found is not None and found.is_file else None
 
     def header(self, name: str) -> tuple[record.Header, File] | None:

@@ -14,7 +14,7 @@ from ana.runtime.counters import Counters
 from ana.stores.base import ReplacedError
 from ana.stores.directory import keyring, signing, trash
 from ana.stores.directory.config import Config
-from ana.stores.directory.stored_file import Found
+from ana.stores.directory.stored_file import StoredFile
 from ana.stores.directory.tree import Tree
 
 __all__ = ["DirectoryStore"]
@@ -105,7 +105,7 @@ class DirectoryStore:
         if key in self._suspects:
             return self.is_whole(key)
         path = self.path(key)
-        found = files.look(path)
+        found = files.stat(path)
         if found is None:
             return False
         self._check(path, found.stat)
@@ -120,10 +120,10 @@ class DirectoryStore:
         self._suspects.discard(key)
         return True
 
-    def get(self, key: str, *, patient: bool = True) -> Found:
+    def get(self, key: str, *, patient: bool = True) -> StoredFile:
         """Find a state and verify its header."""
         path = self.path(key)
-        return self.watch(key, lambda: Found(self, key, path, self.open_state(key, path, patient=patient)))
+        return self.watch(key, lambda: StoredFile(self, key, path, self.open_state(key, path, patient=patient)))
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
@@ -138,11 +138,11 @@ class DirectoryStore:
     def _put(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
         """Store a state unless there is one; return the size of the file that was written, 0 for none."""
         path = self.path(key)
-        found = self._look(key, path, check=thorough)
+        found = self._presence(key, path, check=thorough)
         if found.there:
             return 0
         if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and self._bring_back(key, path):
-            found = self._look(key, path, check=thorough)
+            found = self._presence(key, path, check=thorough)
             if found.there:
                 return 0
         if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
@@ -156,7 +156,7 @@ class DirectoryStore:
             self.tree.access,
             lambda: self.tree.own_folder(".ana/locks"),
         ):
-            found = self._look(key, path, check=thorough)
+            found = self._presence(key, path, check=thorough)
             if found.there:
                 return 0
             self._make_room(key, path, found)
@@ -175,7 +175,7 @@ class DirectoryStore:
             if self.publish(key, fill):
                 return sizes[-1]
             # Another writer was first: what it wrote has to be whole.
-            found = self._look(key, path, check=True)
+            found = self._presence(key, path, check=True)
             if found.there:
                 return 0
             self._make_room(key, path, found)
@@ -193,13 +193,13 @@ class DirectoryStore:
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
                 # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
                 # jitter: a job's tasks all find it at the same time, and each reads all of it again.
-                self._look_anew(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0)
+                self._revalidate(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
                     raise
                 # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
-                self._look_anew(key)
+                self._revalidate(key)
         try:
             return attempt()
         except CorruptedStateError as error:
@@ -207,27 +207,27 @@ class DirectoryStore:
             self.counters.note_damaged(key, error.path, error.reason)
             raise
 
-    def _look_anew(self, key: str, pause_seconds: float = 0.0) -> bool:
+    def _revalidate(self, key: str, pause_seconds: float = 0.0) -> bool:
         """Prepare to look for a file, or read it, once more; say whether its folder is there."""
         self.counters.retries += 1
         if pause_seconds:
             self.counters.note_wait(pause_seconds)
-        return files.look_anew(self.tree.folders(key), pause_seconds)
+        return files.revalidate(self.tree.folders(key), pause_seconds)
 
-    def _look(self, key: str, path: str, *, check: bool) -> "_Look":
+    def _presence(self, key: str, path: str, *, check: bool) -> "_Presence":
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
-        found = files.look(path)
+        found = files.stat(path)
         if found is None:
-            return _Look(there=False)
+            return _Presence(there=False)
         self._check(path, found.stat)
         if found.size_bytes < record.MIN_RECORD_BYTES:
-            return _Look(there=False, damaged=found)
+            return _Presence(there=False, damaged=found)
         damaged = self._is_damaged(key) if check else False
         if damaged:
-            return _Look(there=False, damaged=found)
-        return _Look(there=damaged is not None and self._settle(path, found))
+            return _Presence(there=False, damaged=found)
+        return _Presence(there=damaged is not None and self._settle(path, found))
 
-    def _make_room(self, key: str, path: str, found: "_Look") -> None:
+    def _make_room(self, key: str, path: str, found: "_Presence") -> None:
         """Set a damaged file aside, so that its name is free; it is kept."""
         if found.damaged is not None:
             self.tree.check_folders(key)
@@ -264,7 +264,7 @@ class DirectoryStore:
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            there = self._look_anew(key, pause_seconds)
+            there = self._revalidate(key, pause_seconds)
             # Before the last look at its own name: who brings it back gives it that one before it loses the other.
             opened = self._find_in_trash(key, path) if there and not number else None
             if opened is not None:
@@ -361,7 +361,7 @@ class DirectoryStore:
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._waits_at_close
 
 
-class _Look(NamedTuple):
+class _Presence(NamedTuple):
     """What a look for a state found: it, nothing, or a damaged file in its place."""
 
     there: bool

@@ -12,14 +12,14 @@ from ana.fs import files
 if TYPE_CHECKING:
     from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["Found"]
+__all__ = ["StoredFile"]
 
 _log = logging.getLogger("ana.stores")
 
 Result = TypeVar("Result")
 
 
-class Found:
+class StoredFile:
     """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
 
     def __init__(self, store: "DirectoryStore", key: str, where: str, opened: files.Opened) -> None:

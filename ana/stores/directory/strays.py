@@ -30,7 +30,7 @@ def strays(tree: Tree, now: float, unreadable: dict[str, ANAError]) -> Iterator[
         for entry in folder.entries:
             name = f"{folder.name}{entry.name}"
             if entry.kind == "file" and entry.name.startswith(files.TEMPORARY):
-                found = files.look(f"{tree.root}/{name}")
+                found = files.stat(f"{tree.root}/{name}")
                 if found is not None:
                     yield Stray(name, temporary=True, age_seconds=now - found.modified)
             elif not _belongs(entry, folder):

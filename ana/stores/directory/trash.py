@@ -41,7 +41,7 @@ def discard(path: str, before: float) -> str:
     """
     trash = trash_path(path)
     with files.reported(path):
-        if files.look(trash) is not None:
+        if files.stat(trash) is not None:
             return BUSY
         judged = _ask_server(path)
         if judged is None:
@@ -144,12 +144,12 @@ def remove_empty_folder(path: str, before: float) -> bool:
 def _finish(path: str, doomed: str, before: float) -> str:
     """Delete a file that nobody finds any more, unless it was brought back, or put into the trash anew, just before."""
     folder = os.path.dirname(path)
-    files.look_anew([folder])
+    files.revalidate([folder])
     seen = _ask_server(doomed)
     if seen is None:
         # Another collection took it for the leftover of a killed one.
         return BACK
-    if files.look(path) is not None or (seen.links > 1 and _has_another_name(path)):
+    if files.stat(path) is not None or (seen.links > 1 and _has_another_name(path)):
         os.unlink(doomed)
         return BACK
     if seen.modified >= before:
@@ -186,7 +186,7 @@ def _put_back_into_trash(path: str, doomed: str) -> None:
 
 def _bring_back_by_rename(trash: str, path: str) -> bool:
     """Where hard links do not exist."""
-    if files.look(path) is not None:
+    if files.stat(path) is not None:
         return True
     try:
         os.rename(trash, path)

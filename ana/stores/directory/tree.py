@@ -84,7 +84,7 @@ class Tree:
     def identity(self) -> tuple[int, int] | None:
         """The folder's device and inode, which are the same by whatever path it is reached; None: not to be had."""
         try:
-            found = files.look(f"{self.root}/.")
+            found = files.stat(f"{self.root}/.")
         except StoreError:
             return None
         return None if found is None else found.identity
@@ -203,7 +203,7 @@ class Tree:
 
     def _look_at_config(self) -> tuple[int, ...] | None:
         """Return what tells this very `ana.json` from others; None where there is none."""
-        seen = files.look(f"{self.root}/{CONFIG}")
+        seen = files.stat(f"{self.root}/{CONFIG}")
         # Numbers of inodes are given again: with the time it is this file.
         return None if seen is None else (*seen.identity, seen.stat.st_ctime_ns)
 
@@ -257,7 +257,7 @@ class Tree:
         found = self._read_config()
         if found is None:
             # Another host may have made it since this one looked.
-            files.look_anew([self.root.rpartition("/")[0] or "/", self.root])
+            files.revalidate([self.root.rpartition("/")[0] or "/", self.root])
             self._check_root()
             found = self._read_config()
         if found is not None:
@@ -272,7 +272,7 @@ class Tree:
 
     def _make(self) -> Config:
         """Make the tree, or its `ana.json` anew, and return what that says."""
-        missing = files.look(self.root) is None
+        missing = files.stat(self.root) is None
         atomic.make_folders(self.root, self.access)
         try:
             self._check_root()
@@ -317,11 +317,11 @@ class Tree:
 
     def _check_root(self) -> None:
         """Refuse a root in which others may have planted files; take its mode over."""
-        found = files.look(self.root)
+        found = files.stat(self.root)
         if found is not None:
             # Perhaps a link, which may be one's own.
             self.trust.check_root(self.root, found.stat)
-            found = files.look(self.root, follow=True)
+            found = files.stat(self.root, follow=True)
         if found is None:
             return
         self._root_identity = found.identity
@@ -362,7 +362,7 @@ class Tree:
         for _ in range(LEVELS):
             above = above.rpartition("/")[0]
             with suppress(StoreError):
-                if files.look(f"{above}/{CONFIG}") is not None:
+                if files.stat(f"{above}/{CONFIG}") is not None:
                     return f"; it lies in the store {above}"
         return ""
 

@@ -12,7 +12,7 @@ from ana.errors import ANAError
 from ana.format import address, record
 from ana.fs import node_lock
 from ana.runtime.counters import Counters
-from ana.stores.base import StoredFile, StoredState
+from ana.stores.base import CopyableState, StoredState
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.node_cache import entries, node_folder
 
@@ -118,7 +118,7 @@ class TieredStore:
         folder = node_folder.NodeFolder(base, name, self._limit_bytes)
         return _Tier(folder, entries.Origin(boot, name), verify=self._verify)
 
-    def fetch(self, key: str, found: StoredFile) -> list[bytes | memoryview]:
+    def fetch(self, key: str, found: CopyableState) -> list[bytes | memoryview]:
         """Return a state's segments: mapped, where the tier has them or takes them, else read from the tree."""
         began = time.perf_counter()
         cached = None if self._tier is None else self._tier.obtain(key, found)
@@ -188,7 +188,7 @@ class _Tier:
             return None
         return self._checked(_Mapped(entry, memory, f"{self._folder.path}/{name}"))
 
-    def obtain(self, key: str, found: StoredFile) -> _Mapped | None:
+    def obtain(self, key: str, found: CopyableState) -> _Mapped | None:
         """Map the entry of a state that the tree has; the first process of the node makes it, the others wait for it.
 
         None where the tier does not take it, or it took too long. Raises what reading the tree raises.
@@ -201,14 +201,14 @@ class _Tier:
         if not self._folder.prepare(entry.size_bytes):
             return None
         patience = WAIT_SECONDS + entry.size_bytes / SLOW_BYTES_PER_SECOND
-        lock = f"{self._folder.path}/{node_folder.LOCK}{_name(key)}"
-        with node_lock.Turn(lock, lambda: self.find(key, content), patience) as turn:
+        lock_path = f"{self._folder.path}/{node_folder.LOCK}{_name(key)}"
+        with node_lock.NodeLock(lock_path, lambda: self.find(key, content), patience) as lock:
             # Whose turn was before ours may have left no room, rather than the entry.
-            if not turn.held or (turn.waited and not self._folder.prepare(entry.size_bytes)):
-                return turn.found
-            return turn.found or self._make(key, found, entry, head)
+            if not lock.held or (lock.waited and not self._folder.prepare(entry.size_bytes)):
+                return lock.found
+            return lock.found or self._make(key, found, entry, head)
 
-    def _make(self, key: str, found: StoredFile, entry: entries.Entry, head: bytes) -> _Mapped | None:
+    def _make(self, key: str, found: CopyableState, entry: entries.Entry, head: bytes) -> _Mapped | None:
         def fill(put: node_folder.Put) -> None:
             put(0, head)
             found.copy(entry.offsets, put)
@@ -257,7 +257,7 @@ class _Cached:
 class _Uncached:
     """A large state that was found in the tree."""
 
-    def __init__(self, tiered: TieredStore, key: str, found: StoredFile) -> None:
+    def __init__(self, tiered: TieredStore, key: str, found: CopyableState) -> None:
         self._tiered = tiered
         self._key = key
         self._found = found

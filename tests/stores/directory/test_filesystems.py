@@ -640,7 +640,7 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
     def no_link(*_, **__):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
-    look = atomic.files.look
+    look = atomic.files.stat
 
     def look_early(path, **options):
         found = look(path, **options)

@@ -289,7 +289,7 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
             assert len(watched()) == 2
             go_on.set()
             fetching.result()
-            with node_lock.Turn(str(node.entries()[0].parent / ".lock-x"), lambda: None, 0.0) as turn:
+            with node_lock.NodeLock(str(node.entries()[0].parent / ".lock-x"), lambda: None, 0.0) as turn:
                 assert turn.held
         finally:
             go_on.set()
@@ -364,7 +364,7 @@ def test_turns_are_taken_one_at_a_time(tmp_path, crowd):
 
     def take(_):
         for _ in range(20):
-            with node_lock.Turn(str(tmp_path / "lock"), lambda: None, 60.0) as turn:
+            with node_lock.NodeLock(str(tmp_path / "lock"), lambda: None, 60.0) as turn:
                 assert turn.held
                 inside.append(1)
                 most.append(len(inside))
@@ -391,7 +391,7 @@ def test_those_who_find_a_state_damaged_read_it_again_at_different_times(node, m
     path.write_bytes(data)
     monkeypatch.setattr("ana.fs.mounts.is_network", lambda _: True)
     pauses = []
-    monkeypatch.setattr(files, "look_anew", lambda _, pause=0.0: pauses.append(pause))
+    monkeypatch.setattr(files, "revalidate", lambda _, pause=0.0: pauses.append(pause))
     for _ in range(20):
         with pytest.raises(ana.CorruptedStateError):
             node.load(uuid, node_cache="")
@@ -406,7 +406,7 @@ def test_those_who_miss_a_state_look_again_a_bounded_number_of_times(node, monke
     monkeypatch.setattr("ana.fs.mounts.is_network", lambda _: True)
     monkeypatch.setenv("ANA_WAIT", "2")
     seen = []
-    monkeypatch.setattr(files, "look_anew", lambda _, pause=0.0: seen.append(pause))
+    monkeypatch.setattr(files, "revalidate", lambda _, pause=0.0: seen.append(pause))
     for _ in range(10):
         begin = len(seen)
         with pytest.raises(ana.StateNotFoundError):
