@@ -97,12 +97,11 @@ class Storable:
         states.check(self)
         target = saving.storing_into() or current.get_dl()
         given = None if uuid is None else address.check_key(uuid)
-        simple = target._store_type == "simple"  # noqa: SLF001 - an old program's word
-        if given is not None and (simple or not address.is_content_uuid(given)):
+        if given is not None and not address.is_content_uuid(given):
             return saving.give_address(target, self, given).uuid
-        if simple or (given is None and _is_under_construction(self)):
+        if given is None and _is_under_construction(self):
             return saving.give_address(target, self, address.random_uuid()).uuid
-        return saving.make_address(target, self, expected=given).uuid
+        return target.make_address(self, given).uuid
 
     @property
     def ana_uuid(self) -> str:
@@ -128,9 +127,7 @@ class Storable:
         missing or damaged. Raises what pickling or the store raises.
         """
         uuid = self.make_uuid()
-        target = current.get_dl()
-        if target._store_type != "simple":  # noqa: SLF001 - an old program's word
-            saving.store(target, self, heal=True)
+        current.get_dl().store_again(self)
         return uuid
 
     @classmethod
@@ -311,11 +308,7 @@ def _address_to_be(ref: Any) -> Any:
     known = identity.address_of(ref)
     if known is not None:
         return known
-    target = current.get_dl()
-    if target._store_type == "simple":  # noqa: SLF001 - an old program's word
-        identity.note_address(ref, None)
-    else:
-        saving.foresee_address(target, ref)
+    current.get_dl().foresee_address(ref)
     return identity.address_of(ref)
 
 
@@ -329,7 +322,7 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if collector is not None:
         return reference.load, (cls, mark.uuid)
     target = current.get_dl()
-    if target._store_type != "pickle" and mark.claim is None and target.sends_by_value(mark):  # noqa: SLF001 - an old program's word
+    if target.store.private and mark.claim is None and target.sends_by_value(mark):
         return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
     if mark.claim is not None:
         return reference.load, (cls, mark.uuid, current.home_of(mark, target))

@@ -55,8 +55,6 @@ class DataLayer:
     Safe to use from many threads; a forked child goes on with its own copy (of a dict: its own dict).
     """
 
-    _store_type = "dict"
-
     def __init__(  # noqa: PLR0913 - options, each by its name
         self,
         pickle_dir: str | os.PathLike[str] | None = None,
@@ -119,7 +117,6 @@ class DataLayer:
         # With the layer, and before the interpreter takes itself apart: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
         if pickle_dir is not None:
-            self._store_type = "pickle"
             believed = settings.trust(shared, trusted_uids)
             cache = settings.node_cache(node_cache, node_cache_bytes)
             opened = settings.folder(pickle_dir, durable=durable is not False, level=level, key=key, believed=believed)
@@ -133,10 +130,7 @@ class DataLayer:
                 node_cache=node_cache,
                 node_cache_bytes=node_cache_bytes,
             )
-            self.store = MemoryStore({}, f"memory:{self.uuid}", level)
-            if not type(self).load_state.__module__.startswith("ana."):
-                # An old program's own backend.
-                self.store = MethodStore(self.store.home, self.store_state, self.load_state)
+            self.store = self._memory_store()
         by_home[self.home] = self
         live_by_home[self.home] = self.live
 
@@ -157,9 +151,29 @@ class DataLayer:
 
         return statistics.stats_of(self.store.counters)
 
+    def _memory_store(self) -> "base.Store":
+        """Return the store of a layer without a folder."""
+        home = f"memory:{self.uuid}"
+        if type(self).load_state is not DataLayer.load_state:
+            # An old program's own backend.
+            return MethodStore(home, self.store_state, self.load_state)
+        return MemoryStore({}, home, self.level)
+
+    def make_address(self, obj: "Storable", expected: str | None) -> identity.Mark:
+        """Give an object the UUID of its content, which has to be `expected`, and store it. Raises as `make_uuid`."""
+        return saving.make_address(self, obj, expected=expected)
+
+    def foresee_address(self, obj: "Storable") -> None:
+        """Note which UUID `make_address` would give an object, where that can be said. Nothing is stored."""
+        saving.foresee_address(self, obj)
+
+    def store_again(self, obj: "Storable") -> None:
+        """Store an object that has a UUID, unless its whole, undamaged state is there. Raises what storing raises."""
+        saving.store(self, obj, heal=True)
+
     def sends_by_value(self, mark: identity.Mark) -> bool:
-        """Say whether an object that is pickled now has to take its state along: nobody could follow a reference."""
-        if not self.store.private or not inheritance.leaves(mark.looked if mark.layer == self.uuid else math.inf):
+        """Return whether an object takes its state along, as nobody could follow a reference into a private store."""
+        if not inheritance.leaves(mark.looked if mark.layer == self.uuid else math.inf):
             return False
         inheritance.tell_by_value(f"the object with the UUID {mark.uuid!r}")
         return True
@@ -282,7 +296,19 @@ class DictDataLayer(DataLayer):
 class SimpleDataLayer(DataLayer):
     """Plain pickling with identity: states travel in the pickle, and nothing is stored."""
 
-    _store_type = "simple"
+    def _memory_store(self) -> "base.Store":
+        return MemoryStore({}, f"memory:{self.uuid}", self.level)
+
+    def make_address(self, obj: "Storable", expected: str | None) -> identity.Mark:
+        """Give an object the UUID `expected` or a random one; nothing is stored."""
+        return saving.give_address(self, obj, expected or address.random_uuid())
+
+    def foresee_address(self, obj: "Storable") -> None:
+        """Note that nobody can say which UUID an object will get."""
+        identity.note_address(obj, None)
+
+    def store_again(self, obj: "Storable") -> None:
+        """Do nothing."""
 
     def sends_by_value(self, mark: identity.Mark) -> bool:  # noqa: ARG002 - all of them
         """Say yes: nothing is stored."""
@@ -360,7 +386,6 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
             by_home[home] = known
             return known
     layer = DataLayer()
-    layer._store_type = "pickle"  # noqa: SLF001 - as DataLayer itself does
     layer.store = settings.node_cache()(store)
     # An earlier layer's objects may still be alive: one object for a UUID.
     layer.live = live_by_home.get(layer.home, layer.live)

@@ -63,7 +63,7 @@ def test_a_wrong_class_names_the_right_call(layer):
         for attempt in (lambda: classes.Node.ana_load(uuid), lambda: ana.load(uuid, classes.Node)):
             with pytest.raises(ana.StateLoadError) as raised:
                 attempt()
-            assert f"call ana.load('{uuid}'), or classes.A.ana_load('{uuid}')" in str(raised.value)
+            assert f"call ana.load('{uuid}'), or support.classes.A.ana_load('{uuid}')" in str(raised.value)
         obj = None
         layer.live.forget_kept()
     assert ana.load(uuid).x == [1]
