@@ -224,7 +224,7 @@ def test_setstate_that_raises(folder):
             use()
         error = raised.value
         assert error.uuid == uuid
-        assert error.class_name == "classes:SetStateRaises"
+        assert error.class_name == "support.classes:SetStateRaises"
         assert error.path == str(classes.file_of(folder, uuid))
         assert isinstance(error.__cause__, ZeroDivisionError)
         again = pickle.loads(pickle.dumps(error))
@@ -319,7 +319,7 @@ def test_a_module_that_vanished(folder, changing, tmp_path):
     found = pickle.loads(data)
     with pytest.raises(ana.StateLoadError, match="changing_module") as raised:
         _ = found.x
-    assert_names(raised.value, uuid, "classes:A", folder)
+    assert_names(raised.value, uuid, "support.classes:A", folder)
 
 
 @pytest.mark.parametrize(

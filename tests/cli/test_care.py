@@ -145,7 +145,7 @@ def test_show_says_all_that_the_header_says(small, capfd):
     """Sizes, chunks and children are those of the file, and nothing is unpickled."""
     store, top, children = small
     shown = ran(capfd, "-d", store, "--json", "show", top).document
-    assert shown["class_name"] == "classes:Node"
+    assert shown["class_name"] == "support.classes:Node"
     assert sorted(shown["children"]) == sorted(children)
     assert shown["size_bytes"] == raw_tree.path_of(store, top).stat().st_size
     assert shown["header_bytes"] + shown["stored_bytes"] == shown["size_bytes"]

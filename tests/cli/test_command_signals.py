@@ -22,7 +22,7 @@ seen = 0
 def hook(event, arguments):
     """Send the signal at an event of that number since the package's first module was there."""
     global seen
-    if seen or ("ana.interrupts" in sys.modules and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
+    if seen or ("ana.runtime.interrupts" in sys.modules and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL):
         seen += 1
         if seen == moment:
             os.kill(os.getpid(), number)

@@ -244,7 +244,8 @@ if __name__ == "__main__":
     import concurrent.futures, multiprocessing
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         ref = pool.submit(make, 3).result(60)
-    print(ref.value, ana.get_dl().stats().stored, [one for one in sys.meta_path if "ana.processes" in str(one)])
+    ours = [one for one in sys.meta_path if "ana.layers.inheritance" in str(one)]
+    print(ref.value, ana.get_dl().stats().stored, ours)
 """
 
 

@@ -184,7 +184,7 @@ def test_what_needs_no_state_works(folder, kind):
     assert copy.copy(obj) is copy.deepcopy([obj])[0] is obj
     assert pickle.dumps(obj) == missing.reference
     assert pickle.loads(missing.reference) is obj
-    assert repr(obj) == f"<classes.{cls.__qualname__} {missing.uuid[:8]}… not loaded>"
+    assert repr(obj) == f"<support.classes.{cls.__qualname__} {missing.uuid[:8]}… not loaded>"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -661,7 +661,7 @@ def test_a_pool_survives_a_method_as_its_task(folder, kind, method):
 
 
 WITH_TBLIB = """
-import pickle, sys, ana, tblib; from support import classes.pickling_support
+import pickle, sys, ana, tblib.pickling_support; from support import classes
 tblib.pickling_support.install()
 ana.set_dl(pickle_dir=sys.argv[1])
 obj = classes.Mistake("away")

@@ -368,7 +368,8 @@ def test_joblib_memory_finds_results_by_uuid(tmp_path):
 
 
 OF_OUR_OWN = """
-import sys, ana, ana.integrations.dask, classes, joblib
+import sys, ana, ana.integrations.dask, joblib
+from support import classes
 from dask.base import tokenize
 for digest in (joblib.hash, tokenize):
     found = []

@@ -10,6 +10,7 @@ import decimal
 import enum
 import gc
 import ipaddress
+import os
 import pickle
 import sys
 import threading
@@ -349,7 +350,9 @@ def test_members_of_an_enum_stay_members(tmp_path, member):
     code = (
         f"import ana, test_hooks as t; m = t.MEMBERS[{MEMBERS.index(member)}]; print(type(m).ana_load({uuid!r}) is m)"
     )
-    assert processes.run_program(code, env=processes.environment(ANA_PICKLE_DIR=str(tmp_path))) == "True\n"
+    env = processes.environment(ANA_PICKLE_DIR=str(tmp_path))
+    env["PYTHONPATH"] += os.pathsep + os.path.dirname(__file__)
+    assert processes.run_program(code, env=env) == "True\n"
 
 
 class Cooperative(ana.Storable):

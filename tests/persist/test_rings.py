@@ -134,7 +134,7 @@ def test_an_import_that_loads_what_needs_the_import(folder, tmp_path):
         sys.modules.pop("loads_when_imported", None)
     source = module.read_text()
     module.write_text(
-        "import time\nfrom helpers import rings\n"
+        "import time\nfrom support import rings\n"
         f"{source}rings.began.set()\ntime.sleep(0.3)\nCONFIG = rings.Config.ana_load({uuid!r})\n"
     )
     paths = environment()["PYTHONPATH"]
