@@ -41,7 +41,7 @@ class MethodStore:
             return False
         return True
 
-    def get(self, key: str, *, patient: bool = True) -> FoundInMemory:  # noqa: ARG002 - it has its own idea of waiting
+    def get(self, key: str, *, wait: bool = True) -> FoundInMemory:  # noqa: ARG002 - it has its own idea of waiting
         """Load a state. Whatever the method raises means that it is not there."""
         try:
             state = self._load_state(key)

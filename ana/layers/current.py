@@ -242,7 +242,7 @@ class _Search:
         for layer in self.layers:
             try:
                 # Only the last place is worth waiting for: a file may show up late on a network filesystem.
-                return loading.load(layer, cls, self.uuid, shell, patient=layer is self.layers[-1])
+                return loading.load(layer, cls, self.uuid, shell, wait=layer is self.layers[-1])
             except ANAError as error:
                 self._note(error)
         raise self.error or StateNotFoundError(self.uuid, ", ".join(self.places), _hint(self.home))

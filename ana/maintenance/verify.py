@@ -171,7 +171,7 @@ class _Reading:
             if found is None:
                 return
             header, file = found
-            state = self.store.get(header.key, patient=False)
+            state = self.store.get(header.key, wait=False)
             state.verify()
             state.release()
         except ANAError as error:

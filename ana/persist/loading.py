@@ -47,7 +47,7 @@ def loading_from() -> inflight.Source | None:
     return inflight.local.session.layer
 
 
-def load(layer: inflight.Source, cls: type, key: str, shell: Any = None, *, patient: bool = True) -> Any:
+def load(layer: inflight.Source, cls: type, key: str, shell: Any = None, *, wait: bool = True) -> Any:
     """Return the one object of `key` in `layer`, loading its state (into `shell`, if given) where need be.
 
     Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError ...; states that it refers to
@@ -56,7 +56,7 @@ def load(layer: inflight.Source, cls: type, key: str, shell: Any = None, *, pati
     session = inflight.local.session
     session.depth += 1
     try:
-        return _obtain(session, layer, cls, key, shell, patient=patient)
+        return _obtain(session, layer, cls, key, shell, wait=wait)
     finally:
         try:
             if session.depth == 1:
@@ -112,9 +112,7 @@ def reset_after_fork() -> None:
             _abandon(claim)
 
 
-def _obtain(
-    session: inflight.Session, layer: inflight.Source, cls: type, key: str, shell: Any, *, patient: bool
-) -> Any:
+def _obtain(session: inflight.Session, layer: inflight.Source, cls: type, key: str, shell: Any, *, wait: bool) -> Any:
     """Return the live object, or claim the state and build it, or wait for whoever does."""
     cls = class_lookup.to_find(layer, cls, key)
     with inflight.lock:
@@ -140,7 +138,7 @@ def _obtain(
                 claim = _contest(session, claim, cls, place)
                 break
             inflight.wait(claim, session)
-    return _build(session, claim, patient=patient)
+    return _build(session, claim, wait=wait)
 
 
 def _contest(session: inflight.Session, claim: inflight.Claim, cls: type, place: tuple[object, ...]) -> inflight.Claim:
@@ -225,14 +223,14 @@ def _use_if_possible(obj: Any) -> None:
         return
 
 
-def _build(session: inflight.Session, top: inflight.Claim, *, patient: bool) -> Any:
+def _build(session: inflight.Session, top: inflight.Claim, *, wait: bool) -> Any:
     """Load a state; deep down, those that it refers to first, without recursion: its headers say which they are."""
     stack = [top]
     is_deep = session.depth > WALKED_FROM
     try:
         if session.unpickling is not None:
             _look_ahead(session, top, session.unpickling)
-        _open(session, top, patient=patient)
+        _open(session, top, wait=wait)
         while stack:
             claim = stack[-1]
             child = _next_child(session, claim) if is_deep else None
@@ -262,11 +260,11 @@ def _look_ahead(session: inflight.Session, claim: inflight.Claim, parent: inflig
         parent.ahead_to = session.ahead.fetch_children(claim.layer, children, at, parent.cls)
 
 
-def _open(session: inflight.Session, claim: inflight.Claim, *, patient: bool) -> None:
+def _open(session: inflight.Session, claim: inflight.Claim, *, wait: bool) -> None:
     """Find a claim's state, and make the object that it will fill."""
     session.reading = True
     try:
-        claim.found = session.ahead.take(claim.layer, claim.key, patient=patient)
+        claim.found = session.ahead.take(claim.layer, claim.key, wait=wait)
     finally:
         session.reading = False
     claim.children = enumerate(claim.found.header.children)
@@ -303,7 +301,7 @@ def _next_child(session: inflight.Session, claim: inflight.Claim) -> inflight.Cl
 def _claim_child(session: inflight.Session, parent: inflight.Claim, key: str) -> inflight.Claim | None:
     session.reading = True
     try:
-        found = session.ahead.take(parent.layer, key, patient=False)
+        found = session.ahead.take(parent.layer, key, wait=False)
     except ANAError:
         return None
     finally:

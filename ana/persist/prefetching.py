@@ -65,19 +65,19 @@ class Ahead:
         self._unread: dict[tuple[str, str], _Fetched] = {}
         self._bytes = 0
 
-    def take(self, layer: Source, key: str, *, patient: bool) -> base.StoredState:
+    def take(self, layer: Source, key: str, *, wait: bool) -> base.StoredState:
         """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
         if not self._found:
-            return layer.store.get(key, patient=patient)
+            return layer.store.get(key, wait=wait)
         if (layer.uuid, key) in self._unread:
             # What was taken before has made room.
             self._read()
         found = self._pop(layer, key)
         if isinstance(found, _Fetched):
             return found
-        if found is not None and not patient:
+        if found is not None and not wait:
             raise found
-        return layer.store.get(key, patient=patient)
+        return layer.store.get(key, wait=wait)
 
     def drop(self, layer: Source, key: str) -> None:
         """Forget a state that is not needed any more."""
@@ -148,7 +148,7 @@ class Ahead:
 
         def find(key: str) -> None:
             try:
-                found = layer.store.get(key, patient=False)
+                found = layer.store.get(key, wait=False)
                 # Not hundreds of open files: what is large is opened again.
                 found.release()
                 self._found[layer.uuid, key] = _Fetched(found)

@@ -84,7 +84,7 @@ class Write:
         """
         for layer in (self.target, *by_home.values()):
             try:
-                found = layer.store.get(self.key, patient=False)
+                found = layer.store.get(self.key, wait=False)
                 views = [memoryview(segment) for segment in found.segments()]
             except ANAError:
                 continue

@@ -73,10 +73,10 @@ class Store(Protocol):
     def is_whole(self, key: str) -> bool:
         """Say whether there is a state under `key` whose every byte is right; all of it is read."""
 
-    def get(self, key: str, *, patient: bool = True) -> StoredState:
+    def get(self, key: str, *, wait: bool = True) -> StoredState:
         """Find a state. Raises StateNotFoundError, CorruptedStateError, UnsupportedFormatError, StoreError.
 
-        `patient` allows waiting for a state that another host may have written a moment ago.
+        `wait` allows pausing for a state that another host may have written a moment ago.
         """
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:

@@ -61,7 +61,7 @@ class MemoryStore:
         with self._reported(key):
             return key in self.mapping
 
-    def get(self, key: str, *, patient: bool = True) -> FoundInMemory:  # noqa: ARG002 - a mapping answers for good
+    def get(self, key: str, *, wait: bool = True) -> FoundInMemory:  # noqa: ARG002 - a mapping answers for good
         """Find and verify a state's header."""
         try:
             with self._reported(key):

@@ -32,7 +32,7 @@ def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: 
         read = resealed(header, read, store.seal)
 
     written = store.publish(key, _copier(read, size_bytes))
-    store.get(key, patient=False).verify()
+    store.get(key, wait=False).verify()
     return written
 
 

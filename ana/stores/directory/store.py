@@ -120,10 +120,10 @@ class DirectoryStore:
         self._suspects.discard(key)
         return True
 
-    def get(self, key: str, *, patient: bool = True) -> StoredFile:
+    def get(self, key: str, *, wait: bool = True) -> StoredFile:
         """Find a state and verify its header."""
         path = self.path(key)
-        return self.watch(key, lambda: StoredFile(self, key, path, self.open_state(key, path, patient=patient)))
+        return self.watch(key, lambda: StoredFile(self, key, path, self.open_state(key, path, wait=wait)))
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
@@ -241,16 +241,16 @@ class DirectoryStore:
     def _is_damaged(self, key: str) -> bool | None:
         """Read and verify all of a state; None if it is gone meanwhile."""
         try:
-            self.get(key, patient=False).verify()
+            self.get(key, wait=False).verify()
         except CorruptedStateError:
             return True
         except StateNotFoundError:
             return None
         return False
 
-    def open_state(self, key: str, path: str, *, patient: bool) -> files.Opened:
+    def open_state(self, key: str, path: str, *, wait: bool) -> files.Opened:
         """Open a state's file; what says that it is believed is asked of the file that was opened."""
-        opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, patient=patient)
+        opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, wait=wait)
         try:
             self.tree.check_folders(key)
         except BaseException:
@@ -258,8 +258,8 @@ class DirectoryStore:
             raise
         return opened
 
-    def _find_late(self, key: str, path: str, *, patient: bool) -> files.Opened:
-        for number, pause_seconds in enumerate(self._pauses(patient=patient)):
+    def _find_late(self, key: str, path: str, *, wait: bool) -> files.Opened:
+        for number, pause_seconds in enumerate(self._pauses(wait=wait)):
             opened = files.open_file(path, SMALL_BYTES, self._check) if number else None
             if opened is not None:
                 return opened
@@ -308,13 +308,13 @@ class DirectoryStore:
         """Say whether to look in the trash before writing a state: under a UUID that was given the first wins."""
         return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
 
-    def _pauses(self, *, patient: bool) -> Iterator[float]:
+    def _pauses(self, *, wait: bool) -> Iterator[float]:
         """Yield how long to wait between looks, in s: once not at all, then, on network filesystems, longer and longer.
 
         With jitter, so that the tasks of a job do not all ask the server at the same moment.
         """
         yield 0.0
-        if not patient or not self.wait_seconds or not self._on_network:
+        if not wait or not self.wait_seconds or not self._on_network:
             return
         left, pause = self.wait_seconds, FIRST_PAUSE_SECONDS
         while left > 0:

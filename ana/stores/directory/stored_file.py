@@ -84,7 +84,7 @@ class StoredFile:
     def _with_file(self, work: Callable[[record.Header, chunks.Read, str], Result]) -> Result:
         opened, self._opened = self._opened, None
         again = opened is None
-        with opened or self._store.open_state(self._key, self.where, patient=True) as opened:
+        with opened or self._store.open_state(self._key, self.where, wait=True) as opened:
             data = None
             if again:
                 self.header, data = self._read_header(opened)

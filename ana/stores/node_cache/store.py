@@ -96,12 +96,12 @@ class TieredStore:
         """Put it into the tree."""
         return self.store.put(key, state, children, heal=heal)
 
-    def get(self, key: str, *, patient: bool = True) -> StoredState:
+    def get(self, key: str, *, wait: bool = True) -> StoredState:
         """Find a state: under a content's own address an entry will do, under another the tree is asked first."""
         cached = self._tier.find(key) if address.is_content_uuid(key) and self._tier is not None else None
         if cached is not None:
             return _Cached(self, key, cached)
-        found = self.store.get(key, patient=patient)
+        found = self.store.get(key, wait=wait)
         if found.header.raw_bytes < LEAST_BYTES or self._tier is None:
             return found
         return _Uncached(self, key, found)

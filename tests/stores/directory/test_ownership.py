@@ -411,7 +411,7 @@ def test_a_race_wins_nothing(folder, place):
             for _ in range(3000):
                 opened = DirectoryStore(str(folder), durable=False)
                 try:
-                    found = opened.get(uuid, patient=False)
+                    found = opened.get(uuid, wait=False)
                     assert b"mine" in bytes(found.segments()[0])
                     seen["mine"] += 1
                 except (ana.UntrustedStoreError, ana.StateNotFoundError, ana.StoreError):
