@@ -53,7 +53,7 @@ class MethodStore:
         data = record.encode(key, content, children, created_ns=time.time_ns())
         return FoundInMemory(data, key, self.home, self.counters)
 
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:  # noqa: ARG002 - the state itself names its children
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:  # noqa: ARG002 - the state itself names its children
         """Hand the state over, unless it is there already."""
         began = time.perf_counter()
         if self.has(key):

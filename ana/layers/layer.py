@@ -247,7 +247,7 @@ class DataLayer:
             if problems:
                 # It was believed to be there, and is not: purged, say.
                 for obj in objects:
-                    saving.store(self, obj, heal=True)
+                    saving.store(self, obj, repair=True)
                 for problem in roots.keep(tree, name, uuids):
                     raise problem
         return uuids
@@ -257,10 +257,10 @@ class DataLayer:
         key = address.check_key(uuid)
         content, children = saving.serialise("", state)
         try:
-            self.store.put(key, content, children, heal=False)
+            self.store.put(key, content, children, repair=False)
         except ReplacedError:
             saving.forget(self)
-            self.store.put(key, content, children, heal=False)
+            self.store.put(key, content, children, repair=False)
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""

@@ -319,7 +319,7 @@ def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
 def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
     data = old.read(state.key)
     content = record.content("", [memoryview(data)])
-    if store.put(state.key, content, tuple(state.children), heal=False):
+    if store.put(state.key, content, tuple(state.children), repair=False):
         return True
     found = store.get(state.key)
     found.release()

@@ -140,7 +140,7 @@ def _anew(write: Write) -> Write:
     if address.is_content_uuid(key) and identity.mark_of(write.obj) is None:
         key = address.content_uuid(task.content.digest)
     children = tuple(task.children.objects)
-    return Write(write.target, task.obj, task.content, children, key, given=write.given, heal=write.heal)
+    return Write(write.target, task.obj, task.content, children, key, given=write.given, repair=write.repair)
 
 
 @contextmanager
@@ -236,10 +236,10 @@ def is_known(target: Target, mark: identity.Mark) -> bool:
     return mark.layer == target.uuid and time.monotonic() - mark.looked < target.recheck_seconds
 
 
-def store(target: Target, obj: Any, *, heal: bool = False) -> None:
+def store(target: Target, obj: Any, *, repair: bool = False) -> None:
     """Store an object that has a UUID, unless its state is there.
 
-    `heal`: read and verify what is there, and replace it if it is damaged. Raises what pickling or the
+    `repair`: read and verify what is there, and replace it if it is damaged. Raises what pickling or the
     store raises; the object is not taken for stored then.
     """
     mark = identity.mark_of(obj)
@@ -247,10 +247,10 @@ def store(target: Target, obj: Any, *, heal: bool = False) -> None:
         # Who asks for this one relies on it at once.
         with batching(None):
             try:
-                _store_all(target, obj, heal=heal)
+                _store_all(target, obj, repair=repair)
             except ReplacedError:
                 forget(target)
-                _store_all(target, obj, heal=heal)
+                _store_all(target, obj, repair=repair)
 
 
 def forget(target: Target) -> None:
@@ -263,13 +263,13 @@ def store_in_batch(target: Target, obj: Any) -> None:
     _store_all(target, obj)
 
 
-def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
+def _store_all(target: Target, top: Any, *, repair: bool = False) -> None:
     """Store an object and all it refers to, deepest first, without recursion: chains may be long."""
     mark = identity.mark_of(top)
     # Something that was stored is gone, or may be: nothing that was believed of the rest is believed then.
-    wary = heal or (mark is not None and mark.layer == target.uuid and not is_known(target, mark))
+    wary = repair or (mark is not None and mark.layer == target.uuid and not is_known(target, mark))
     look = _Look(target, wary=wary)
-    if look.finds(top, whole=heal):
+    if look.finds(top, whole=repair):
         return
     seen = {id(top)}
     stack: list[_Task] = []
@@ -283,7 +283,7 @@ def _store_all(target: Target, top: Any, *, heal: bool = False) -> None:
                     stack.append(_begin(target, child))
                     break
             else:
-                _put(target, task, heal=heal and task.obj is top)
+                _put(target, task, repair=repair and task.obj is top)
                 del _local.storing[id(task.obj)]
                 stack.pop()
     finally:
@@ -360,8 +360,8 @@ class _Look:
         return True
 
 
-def _put(target: Target, task: _Task, *, heal: bool) -> None:
+def _put(target: Target, task: _Task, *, repair: bool) -> None:
     mark = identity.mark_of(task.obj)
     if mark is not None:
         children = tuple(task.children.objects)
-        _submit(Write(target, task.obj, task.content, children, mark.uuid, given=mark.given, heal=heal))
+        _submit(Write(target, task.obj, task.content, children, mark.uuid, given=mark.given, repair=repair))

@@ -40,7 +40,7 @@ class Write:
         key: str,
         *,
         given: bool,
-        heal: bool = False,
+        repair: bool = False,
     ) -> None:
         self.target = target
         self.obj = obj
@@ -48,7 +48,7 @@ class Write:
         self.children = children
         self.key = key
         self.given = given
-        self.heal = heal
+        self.repair = repair
         self.is_right = False
         """Whether the key is known to be one that this content may have."""
         self._made: identity.Mark | None = None
@@ -68,13 +68,13 @@ class Write:
         content, children = self.content, self.children
         if not self.is_right and not address.is_right(self.key, content.digest):
             content, children = self._original()
-        written = self.target.store.put(self.key, content, children, heal=self.heal)
+        written = self.target.store.put(self.key, content, children, repair=self.repair)
         if not written and self.given:
             try:
                 _compare(self.target, self.key, content)
             except (CorruptedStateError, StateNotFoundError):
                 # Nobody can say any more what it was; it is ours now.
-                self.target.store.put(self.key, content, children, heal=True)
+                self.target.store.put(self.key, content, children, repair=True)
 
     def _original(self) -> tuple[record.Content, tuple[str, ...]]:
         """Return the content that the key is the address of, from a store of this process. Raises StateChangedError.

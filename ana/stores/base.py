@@ -79,9 +79,9 @@ class Store(Protocol):
         `wait` allows pausing for a state that another host may have written a moment ago.
         """
 
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Store a state unless there is one under `key`; say whether it was written.
 
-        What is there is believed after one look-up, unless `heal`: then all of it is read and
+        What is there is believed after one look-up, unless `repair`: then all of it is read and
         verified, and what is damaged is set aside and written again. Raises StoreError.
         """

@@ -82,10 +82,10 @@ class MemoryStore:
             return False
         return True
 
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
-        """Store a state unless the mapping has one (a whole one, where `heal`)."""
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
+        """Store a state unless the mapping has one (a whole one, where `repair`)."""
         began = time.perf_counter()
-        if self.is_whole(key) if heal else self.has(key):
+        if self.is_whole(key) if repair else self.has(key):
             self.counters.note_found(key, state.raw_bytes, began)
             return False
         data = record.encode(key, state, children, created_ns=time.time_ns(), level=self.level)

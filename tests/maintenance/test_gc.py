@@ -547,7 +547,7 @@ def write_pair(store):
         for number, children in ((8, ()), (7, (numbered(8),))):
             if not target.has(numbered(number)):
                 data = b"\x80\x05B" + (4).to_bytes(4, "little") + b"new!."
-                target.put(numbered(number), record.content("made:Up", [memoryview(data)]), children, heal=False)
+                target.put(numbered(number), record.content("made:Up", [memoryview(data)]), children, repair=False)
         return [7, 8]
 
     return write

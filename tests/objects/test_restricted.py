@@ -27,7 +27,7 @@ class A(ana.Storable):
 def plant(layer, stream, class_name="", key="planted"):
     """Put a record into a layer's store whose pickle stream is `stream`: whole, and stored by nobody's program."""
     content = record.content(class_name, [memoryview(stream)])
-    layer.store.put(key, content, (), heal=False)
+    layer.store.put(key, content, (), repair=False)
     return key
 
 

@@ -129,9 +129,9 @@ def test_children_are_stored_first(layer, monkeypatch):
     put = type(layer.store).put
     early = []
 
-    def checked(store, key, state, children, *, heal):
+    def checked(store, key, state, children, *, repair):
         early.extend(child for child in children if not store.has(child))
-        return put(store, key, state, children, heal=heal)
+        return put(store, key, state, children, repair=repair)
 
     monkeypatch.setattr(type(layer.store), "put", checked)
     leaves = [A(number) for number in range(50)]

@@ -67,8 +67,8 @@ def _content(*segments, class_name="mesh:Mesh"):
     return record.content(class_name, [memoryview(segment) for segment in segments or (b"state",)])
 
 
-def _put(store, key=KEY, *segments, children=(), heal=False):
-    return store.put(key, _content(*segments), children, heal=heal)
+def _put(store, key=KEY, *segments, children=(), repair=False):
+    return store.put(key, _content(*segments), children, repair=repair)
 
 
 def _get(store, key=KEY):
@@ -184,16 +184,16 @@ def test_the_same_state_is_written_once(place, store):
     before = place.picture()
     assert not _put(store)
     assert not _put(place.open())
-    assert not _put(store, heal=True)
+    assert not _put(store, repair=True)
     assert place.picture() == before
 
 
 def test_the_first_content_under_a_key_stays(place, store):
-    """Other content under the same key is not written, with `heal` neither."""
+    """Other content under the same key is not written, with `repair` neither."""
     _put(store, KEY, b"first")
     before = place.picture()
     assert not _put(store, KEY, b"second")
-    assert not _put(store, KEY, b"second", heal=True)
+    assert not _put(store, KEY, b"second", repair=True)
     assert _get(store) == [b"first"]
     assert place.picture() == before
 
@@ -255,7 +255,7 @@ def test_damage_is_an_error_and_is_left_for_inspection(place, store, content, po
 @pytest.mark.parametrize("content", ["a word", "buffers", "a stream and 5 MiB of noise"])
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "zeros", "longer", "other key"])
 def test_damage_is_healed_by_putting_the_state_again(place, store, content, damage):
-    """With `heal`, what is damaged in whatever way is written again; then all is well."""
+    """With `repair`, what is damaged in whatever way is written again; then all is well."""
     _put(store, KEY, *CONTENTS[content])
     _put(store, OTHER, b"other")
     good = place.read(KEY)
@@ -268,7 +268,7 @@ def test_damage_is_healed_by_putting_the_state_again(place, store, content, dama
         "other key": place.read(OTHER),
     }
     place.write(KEY, damaged[damage])
-    assert _put(place.open(), KEY, *CONTENTS[content], heal=True)
+    assert _put(place.open(), KEY, *CONTENTS[content], repair=True)
     assert _get(store) == CONTENTS[content]
     assert raw_record.read(place.read(KEY))[1] == CONTENTS[content]
     assert _get(store, OTHER) == [b"other"]
@@ -286,7 +286,7 @@ def test_a_state_of_a_newer_format_is_left_alone(place, store):
     assert caught.value.supported == 1
     assert KEY in str(caught.value)
     with pytest.raises(UnsupportedFormatError):
-        _put(store, heal=True)
+        _put(store, repair=True)
     assert place.picture() == before
 
 
@@ -337,7 +337,7 @@ def test_mappings_that_hold_something_else_are_damaged(value):
     store = place.open()
     with pytest.raises(CorruptedStateError, match=type(value).__name__):
         store.get(KEY)
-    assert _put(store, heal=True)
+    assert _put(store, repair=True)
     assert _get(store) == [b"state"]
 
 

@@ -129,7 +129,7 @@ class Model(RuleBasedStateMachine):
         self._is_stored(name, value, [])
 
     @rule(kept=objects)
-    def heal(self, kept):
+    def repair(self, kept):
         """ana_store: the object's own state is there and whole, and all that it refers to is there."""
         with ana.using_dl(kept.layer):
             kept.obj.ana_store()

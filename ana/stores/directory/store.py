@@ -125,10 +125,10 @@ class DirectoryStore:
         path = self.path(key)
         return self.watch(key, lambda: StoredFile(self, key, path, self.open_state(key, path, wait=wait)))
 
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
         began = time.perf_counter()
-        file_bytes = self._put(key, state, children, thorough=heal or key in self._suspects)
+        file_bytes = self._put(key, state, children, thorough=repair or key in self._suspects)
         if file_bytes:
             self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
             return True

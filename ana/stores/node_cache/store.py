@@ -92,9 +92,9 @@ class TieredStore:
         """Ask the tree."""
         return self.store.is_whole(key)
 
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, heal: bool) -> bool:
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Put it into the tree."""
-        return self.store.put(key, state, children, heal=heal)
+        return self.store.put(key, state, children, repair=repair)
 
     def get(self, key: str, *, wait: bool = True) -> StoredState:
         """Find a state: under a content's own address an entry will do, under another the tree is asked first."""

@@ -369,14 +369,14 @@ def test_what_another_has_healed_meanwhile_is_not_taken_away(tmp_path, monkeypat
         monkeypatch.setattr(os, "rename", rename)
         # For the lock that the slow one holds; locks that lie are what this is about.
         monkeypatch.setattr(store, "LOCK_SECONDS", 0.5)
-        assert quick.put(place.uuid, content, (), heal=True)
+        assert quick.put(place.uuid, content, (), repair=True)
         rename(*names)
         # From here on the slow one cannot write any more: what the quick one acknowledged has to be there.
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     monkeypatch.setattr(os, "rename", rename_late)
     with limits.largest_file(1 << 30), contextlib.suppress(ana.StoreError):
-        slow.put(place.uuid, content, (), heal=True)
+        slow.put(place.uuid, content, (), repair=True)
     assert os.rename is rename, "it was set aside"
     with place.layer():
         assert _verdict(place.uuid) == "state"

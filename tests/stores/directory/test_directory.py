@@ -244,12 +244,12 @@ def test_a_tree_that_another_makes_at_the_same_moment_is_shared(tree, monkeypatc
     assert [DirectoryStore(str(tree)).config] == others
 
 
-@pytest.mark.parametrize(("heal", "durable"), [(False, True), (True, True), (True, False)])
-def test_a_state_that_vanishes_after_the_look_is_written_again(tree, monkeypatch, heal, durable):
+@pytest.mark.parametrize(("repair", "durable"), [(False, True), (True, True), (True, False)])
+def test_a_state_that_vanishes_after_the_look_is_written_again(tree, monkeypatch, repair, durable):
     """Removed or set aside by another between our look and what we do then: it has to be stored."""
     store = DirectoryStore(str(tree), durable=durable)
     content = record.content("", [memoryview(b"state")])
-    store.put(KEY, content, (), heal=False)
+    store.put(KEY, content, (), repair=False)
     path = raw_tree.path_of(tree, KEY)
     os_open = os.open
 
@@ -261,7 +261,7 @@ def test_a_state_that_vanishes_after_the_look_is_written_again(tree, monkeypatch
         return os_open(name, *arguments)
 
     monkeypatch.setattr(os, "open", open_late)
-    assert store.put(KEY, content, (), heal=heal)
+    assert store.put(KEY, content, (), repair=repair)
     assert [bytes(segment) for segment in store.get(KEY).segments()] == [b"state"]
 
 

@@ -582,7 +582,7 @@ def test_crash_at_each_call(bench, when):
 @scenarios(Healed)
 @pytest.mark.parametrize("call", ["pwritev", "link", "open", "rename"])
 def test_what_was_seen_to_be_damaged_is_not_taken_for_stored(bench, call):
-    """ana_store finds damage and cannot heal it: the next pickle of the object does, and leads to its state."""
+    """ana_store finds damage and cannot repair it: the next pickle of the object does, and leads to its state."""
     run = Run(bench.template)
     run.layer()
     obj = A(SMALL)

@@ -623,11 +623,11 @@ def test_what_came_in_between_stays_where_links_are_not(without_links, monkeypat
 
     def link_late(*names, **options):
         monkeypatch.setattr(os, "link", link)
-        other.put("key", theirs, (), heal=False)
+        other.put("key", theirs, (), repair=False)
         link(*names, **options)
 
     monkeypatch.setattr(os, "link", link_late)
-    assert not store.put("key", ours, (), heal=False)
+    assert not store.put("key", ours, (), repair=False)
     assert [bytes(segment) for segment in store.get("key").segments()] == [b"theirs"]
     assert raw_tree.strangers(without_links / "tree") == []
 
@@ -645,7 +645,7 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
     def look_early(path, **options):
         found = look(path, **options)
         monkeypatch.setattr(atomic.files, "look", look)
-        other.put("key", theirs, (), heal=False)
+        other.put("key", theirs, (), repair=False)
         return found
 
     def no_link_yet(*_, **__):
@@ -654,7 +654,7 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
         no_link()
 
     monkeypatch.setattr(os, "link", no_link_yet)
-    assert not store.put("key", ours, (), heal=False)
+    assert not store.put("key", ours, (), repair=False)
     assert [bytes(segment) for segment in store.get("key").segments()] == [b"theirs"]
     assert raw_tree.strangers(tmp_path / "tree") == []
 

@@ -94,7 +94,7 @@ def test_a_new_tree_is_made_once_by_many(tree):
 
     def work(number):
         store = DirectoryStore(str(tree))
-        store.put(f"state {number}", _content(b"%d" % number), (), heal=False)
+        store.put(f"state {number}", _content(b"%d" % number), (), repair=False)
         return store.config.id
 
     for _ in range(12):
@@ -113,7 +113,7 @@ def test_64_processes_store_one_uuid(tree, durable):
 
     def work(_):
         store = DirectoryStore(str(tree), durable=durable)
-        written = store.put(UUID, _content(NOISE[: 20 * KIB]), (), heal=False)
+        written = store.put(UUID, _content(NOISE[: 20 * KIB]), (), repair=False)
         return written, [bytes(segment) for segment in store.get(UUID).segments()] == [NOISE[: 20 * KIB]]
 
     answers = _in_processes(64, work)
@@ -128,7 +128,7 @@ def test_one_of_many_writes_a_large_state(tree):
 
     def work(_):
         before = _bytes_written()
-        written = DirectoryStore(str(tree)).put(UUID, _content(NOISE), (), heal=False)
+        written = DirectoryStore(str(tree)).put(UUID, _content(NOISE), (), repair=False)
         return written, _bytes_written() - before
 
     answers = _in_processes(16, work)
@@ -150,7 +150,7 @@ def test_different_contents_under_one_uuid_first_writer_wins(tree):
 
     def work(number):
         store = DirectoryStore(str(tree))
-        written = store.put("chosen", _content(b"state %d" % number), (), heal=False)
+        written = store.put("chosen", _content(b"state %d" % number), (), repair=False)
         return written, bytes(store.get("chosen").segments()[0])
 
     answers = _in_processes(32, work)
@@ -165,13 +165,13 @@ def test_many_processes_heal_one_state(tree):
     store = DirectoryStore(str(tree))
     path = raw_tree.path_of(tree, UUID)
     for turn in range(5):
-        store.put(UUID, _content(NOISE[: 20 * KIB]), (), heal=True)
+        store.put(UUID, _content(NOISE[: 20 * KIB]), (), repair=True)
         damaged = path.read_bytes()[:-1] + bytes([turn])
         path.write_bytes(damaged)
 
         def work(_):
             own = DirectoryStore(str(tree))
-            own.put(UUID, _content(NOISE[: 20 * KIB]), (), heal=True)
+            own.put(UUID, _content(NOISE[: 20 * KIB]), (), repair=True)
             return [bytes(segment) for segment in own.get(UUID).segments()] == [NOISE[: 20 * KIB]]
 
         assert all(_in_processes(16, work))
