@@ -45,7 +45,7 @@ def new(cls: type, uuid: str | None = None) -> Any:
         # Not one that another thread is about to fill, or whose own state is elsewhere.
         return found
     shell = ghost.make_shell(cls)
-    if address.is_content_uuid(uuid) and not layer.store.private:
+    if address.is_content_uuid(uuid) and not layer.store.process_local:
         # What goes into a shared store gets an address there: classes may go into it by value.
         return shell
     identity.mark(shell, uuid, given=True).claim = _empty

@@ -21,7 +21,7 @@ __all__ = ["MethodStore"]
 class MethodStore:
     """A store over two functions: `store_state(uuid, state)` and `load_state(uuid)`. As safe as they are."""
 
-    private = False
+    process_local = False
 
     def __init__(self, home: str, store_state: Callable[[str, Any], object], load_state: Callable[[str], Any]) -> None:
         self.home = home

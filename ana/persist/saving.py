@@ -88,7 +88,7 @@ class _Task:
         self.obj = obj
         self.children = _Children(only)
         try:
-            pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.private)
+            pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.process_local)
         except Exception as error:
             # What is said where an address is foreseen nobody reads.
             if not (addressing.is_final(error) or addressing.is_foreseeing() or isinstance(error, ANAError | OSError)):
@@ -98,7 +98,7 @@ class _Task:
             raise
         self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
         # What goes by value into any other store has other bytes there.
-        self.has_address = not (target.store.private and pickling.may_go_by_value(pickled))
+        self.has_address = not (target.store.process_local and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
 

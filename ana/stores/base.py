@@ -60,7 +60,7 @@ class Store(Protocol):
         """Where another process finds this store: what its references carry."""
 
     @property
-    def private(self) -> bool:
+    def process_local(self) -> bool:
         """Whether this process alone sees what is stored: then its own classes need not travel."""
 
     @property

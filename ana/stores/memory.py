@@ -52,7 +52,7 @@ class MemoryStore:
         self.counters = Counters(home)
 
     @property
-    def private(self) -> bool:
+    def process_local(self) -> bool:
         """Whether it is an ordinary dict; another mapping may lead anywhere."""
         return type(self.mapping) is dict
 

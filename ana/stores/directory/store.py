@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 class DirectoryStore:
     """A tree of records. Safe between threads, processes and hosts; survives fork (it holds nothing open)."""
 
-    private = False
+    process_local = False
 
     def __init__(
         self,

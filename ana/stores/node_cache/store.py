@@ -66,9 +66,9 @@ class TieredStore:
         return self.store.home
 
     @property
-    def private(self) -> bool:
+    def process_local(self) -> bool:
         """As the tree's."""
-        return self.store.private
+        return self.store.process_local
 
     def is_same(self, other: DirectoryStore) -> bool:
         """Say whether another one is this very tree, by another path."""
