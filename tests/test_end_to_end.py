@@ -342,9 +342,15 @@ def _rebuilt(part, segments, content):
         raw_record.zstd_chunk(piece) if chunk.method == raw_record.ZSTD else raw_record.raw_chunk(piece)
         for chunk, piece in zip(part.chunks, cut, strict=True)
     )
-    right = raw_record.content_digest(part.class_name, segments, cut, part.wholes)
+    right = raw_record.content_digest(part.class_name, segments, cut, part.bytes_segments)
     return raw_record.Record(
-        part.key, part.class_name, part.children, part.segments, made, content=content or right, wholes=part.wholes
+        part.key,
+        part.class_name,
+        part.children,
+        part.segments,
+        made,
+        content=content or right,
+        bytes_segments=part.bytes_segments,
     )
 
 

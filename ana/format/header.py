@@ -52,14 +52,14 @@ Bytes = bytes | bytearray | memoryview
 class Header(NamedTuple):
     """All that a record says of itself without being decompressed. Sizes in bytes, time in ns since 1970.
 
-    `segments` are their sizes, `wholes` the numbers of those that are `bytes` objects.
+    `segments` are their sizes, `bytes_segments` the numbers of those that are `bytes` objects.
     """
 
     key: str
     class_name: str
     children: tuple[str, ...]
     segments: tuple[int, ...]
-    wholes: tuple[int, ...]
+    bytes_segments: tuple[int, ...]
     chunks: tuple[Chunk, ...]
     raw_bytes: int
     stored_bytes: int
@@ -77,14 +77,14 @@ class Draft:
         class_name: str,
         digest: bytes,
         segments: Sequence[int],
-        wholes: Sequence[int],
+        bytes_segments: Sequence[int],
         n_chunks: int,
         children: Sequence[str],
     ) -> None:
         self.digest = digest
         self.raw_bytes = sum(segments)
-        self.flags = WHOLES if wholes else 0
-        self.segments = marked(segments, wholes) if wholes else segments
+        self.flags = WHOLES if bytes_segments else 0
+        self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(class_name)
@@ -129,9 +129,9 @@ class Draft:
         return head + digest
 
 
-def marked(segments: Sequence[int], wholes: Sequence[int]) -> Sequence[int]:
+def marked(segments: Sequence[int], bytes_segments: Sequence[int]) -> Sequence[int]:
     """Return the segments' sizes as they are written and hashed: with a bit set for each `bytes` object."""
-    those = set(wholes)
+    those = set(bytes_segments)
     return [size | _WHOLE if number in those else size for number, size in enumerate(segments)]
 
 
@@ -236,7 +236,7 @@ def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str
         for _ in range(n_children):
             child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
             children.append(child)
-        segments, wholes = _sizes(struct.unpack_from(f"<{n_segments}Q", view, at), fixed[2])
+        segments, bytes_segments = _sizes(struct.unpack_from(f"<{n_segments}Q", view, at), fixed[2])
         at += 8 * n_segments
         table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at : at + CHUNK.size * n_chunks]))
         at += CHUNK.size * n_chunks
@@ -249,7 +249,7 @@ def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str
         class_name,
         tuple(children),
         segments,
-        wholes,
+        bytes_segments,
         table,
         raw_bytes,
         stored_bytes,
@@ -263,8 +263,8 @@ def _sizes(written: tuple[int, ...], flags: int) -> tuple[tuple[int, ...], tuple
     """Return the segments' sizes, and the numbers of those that are `bytes` objects."""
     if not flags & WHOLES:
         return written, ()
-    wholes = tuple(number for number, size in enumerate(written) if size & _WHOLE)
-    return tuple(size & ~_WHOLE for size in written), wholes
+    bytes_segments = tuple(number for number, size in enumerate(written) if size & _WHOLE)
+    return tuple(size & ~_WHOLE for size in written), bytes_segments
 
 
 def _text(view: memoryview, at: int, size: int) -> tuple[str, int]:

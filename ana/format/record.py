@@ -61,13 +61,13 @@ PARALLEL_BYTES = 4 << 20
 class Content(NamedTuple):
     """A state's segments (the pickle stream, then each buffer), end to end in views, cut into pieces and hashed.
 
-    `wholes` are the numbers of the segments that are `bytes` objects.
+    `bytes_segments` are the numbers of the segments that are `bytes` objects.
     """
 
     class_name: str
     views: Sequence[memoryview]
     sizes: Sequence[int]
-    wholes: Sequence[int]
+    bytes_segments: Sequence[int]
     pieces: Sequence[tuple[int, int]]
     leaves: Sequence[bytes]
     digest: bytes
@@ -101,7 +101,7 @@ def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def content(
-    class_name: str, views: Sequence[memoryview], sizes: Sequence[int] | None = None, wholes: Sequence[int] = ()
+    class_name: str, views: Sequence[memoryview], sizes: Sequence[int] | None = None, bytes_segments: Sequence[int] = ()
 ) -> Content:
     """Hash a state: its pieces, and from their digests, its segments' sizes and the class's name its content digest.
 
@@ -115,8 +115,8 @@ def content(
         if pieces[0][1] < chunks.SMALL_BYTES and not chunks.is_stable(views):
             views = [memoryview(b"".join(views))]
         leaves = [chunks.digest(views)]
-        digest = address.content_digest(class_name, marked(sizes, wholes) if wholes else sizes, leaves)
-        return Content(class_name, views, sizes, wholes, pieces, leaves, digest, pieces[0][1])
+        digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
+        return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, pieces[0][1])
     space = Space(views)
     leaves = [b""] * len(pieces)
 
@@ -125,8 +125,8 @@ def content(
 
     raw_bytes = sum(sizes)
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
-    digest = address.content_digest(class_name, marked(sizes, wholes) if wholes else sizes, leaves)
-    return Content(class_name, views, sizes, wholes, pieces, leaves, digest, raw_bytes)
+    digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
+    return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes)
 
 
 def write(
@@ -221,13 +221,13 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
 
         _each(header, where, one)
         return found
-    wholes = {number: buffers.Whole(header.segments[number]) for number in header.wholes}
+    bytes_segments = {number: buffers.Whole(header.segments[number]) for number in header.bytes_segments}
     segments = [
-        wholes[number].view if number in wholes else _memory_for(number, size)
+        bytes_segments[number].view if number in bytes_segments else _memory_for(number, size)
         for number, size in enumerate(header.segments)
     ]
     _fill(header, read, where, segments)
-    return [wholes[number].take() if number in wholes else view for number, view in enumerate(segments)]
+    return [bytes_segments[number].take() if number in bytes_segments else view for number, view in enumerate(segments)]
 
 
 def _fill(header: Header, read: Read, where: str, segments: Sequence[memoryview]) -> None:
@@ -325,7 +325,7 @@ def _each(header: Header, where: str, work: Callable[[Chunk, int, int], bytes]) 
 
 def _check_content(header: Header, leaves: Sequence[bytes], where: str) -> None:
     """Refuse content whose digest is not the one in the header, or not the one that its key is the address of."""
-    sizes = marked(header.segments, header.wholes) if header.wholes else header.segments
+    sizes = marked(header.segments, header.bytes_segments) if header.bytes_segments else header.segments
     found = address.content_digest(header.class_name, sizes, leaves)
     if found != header.content:
         reason = "its content is not what its content digest says, though its chunks are as they were written"
@@ -346,7 +346,7 @@ def _worthwhile_threads(raw_bytes: int) -> int:
 
 
 def _draft(key: str, state: Content, children: Sequence[str]) -> Draft:
-    return Draft(key, state.class_name, state.digest, state.sizes, state.wholes, len(state.pieces), children)
+    return Draft(key, state.class_name, state.digest, state.sizes, state.bytes_segments, len(state.pieces), children)
 
 
 class _Line:

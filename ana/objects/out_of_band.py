@@ -26,18 +26,18 @@ _PROTO, _FRAME, _NEXT_BUFFER = b"\x80\x05", b"\x95", b"\x97"
 class Pickled:
     """A pickled state: the bytes of its segments, end to end in views of any size, and each segment's size in bytes.
 
-    The first segment is the pickle stream. `wholes` are the numbers of the segments that become `bytes` objects.
+    The first segment is the pickle stream. `bytes_segments` are the numbers of those that become `bytes` objects.
     `frames` are the parts of the stream that are not the content of a large object.
     """
 
-    __slots__ = ("frames", "sizes", "views", "wholes")
+    __slots__ = ("bytes_segments", "frames", "sizes", "views")
 
     def __init__(
-        self, views: list[memoryview], sizes: list[int], wholes: Sequence[int], frames: Sequence[bytes]
+        self, views: list[memoryview], sizes: list[int], bytes_segments: Sequence[int], frames: Sequence[bytes]
     ) -> None:
         self.views = views
         self.sizes = sizes
-        self.wholes = wholes
+        self.bytes_segments = bytes_segments
         self.frames = frames
 
     def segments(self) -> "list[list[memoryview]]":
@@ -88,7 +88,7 @@ class _Sorting:
         self.frames: list[bytes] = []
         self.stream: list[memoryview] = []
         self.others: list[memoryview] = []
-        self.wholes: list[int] = []
+        self.bytes_segments: list[int] = []
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         buffers.reverse()
@@ -104,7 +104,7 @@ class _Sorting:
     def pickled(self) -> Pickled:
         """Return the result."""
         sizes = [sum(map(len, self.stream)), *map(len, self.others)]
-        return Pickled([*self.stream, *self.others], sizes, tuple(self.wholes), self.frames)
+        return Pickled([*self.stream, *self.others], sizes, tuple(self.bytes_segments), self.frames)
 
     def _sort(self, data: bytes | bytearray | memoryview) -> None:
         size = len(data)
@@ -115,7 +115,7 @@ class _Sorting:
                 self._join(1)
         elif size >= LARGE_BYTES and isinstance(data, bytes) and self._is_introduced(size):
             self.others.append(memoryview(data))
-            self.wholes.append(len(self.others))
+            self.bytes_segments.append(len(self.others))
         else:
             self._join(0)
             self.stream.append(memoryview(data))

@@ -50,7 +50,7 @@ def _copies(pickled: Pickled, buffers: list[list[memoryview]]) -> Iterator[bytes
     """Yield the content of each buffer: what is made of it may write to it."""
     for number, parts in enumerate(buffers, 1):
         content = b"".join(parts)
-        yield content if number in pickled.wholes else bytearray(content)
+        yield content if number in pickled.bytes_segments else bytearray(content)
 
 
 def _class_here(make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

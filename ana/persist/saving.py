@@ -96,7 +96,9 @@ class _Task:
 
                 unpicklable.explain(error, obj)
             raise
-        self.content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.wholes)
+        self.content = record.content(
+            class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.bytes_segments
+        )
         # What goes by value into any other store has other bytes there.
         self.has_address = not (target.store.process_local and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())
@@ -162,7 +164,7 @@ def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]
     """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
     children = _Children()
     pickled = pickling.dump(lambda: state, children)
-    return record.content(name, pickled.views, pickled.sizes, pickled.wholes), tuple(children.objects)
+    return record.content(name, pickled.views, pickled.sizes, pickled.bytes_segments), tuple(children.objects)
 
 
 def make_address(target: Target, obj: Any, *, expected: str | None = None) -> identity.Mark:

@@ -89,7 +89,7 @@ class Write:
             except ANAError:
                 continue
             header = found.header
-            content = record.content(header.class_name, views, wholes=header.wholes)
+            content = record.content(header.class_name, views, bytes_segments=header.bytes_segments)
             if address.is_right(self.key, content.digest) and all(map(self.target.store.has, header.children)):
                 return content, header.children
         what = "it is not what it was when it got its UUID, which is the address of that content"

@@ -51,11 +51,11 @@ def buffers(child: str) -> tuple[raw_record.Record, list[bytes]]:
 def text() -> tuple[raw_record.Record, list[bytes]]:
     """Return the record of the state that is a large `bytes` object, and its two segments, each a piece."""
     segments = [b"\x80\x05\x97\x94.", TEXT]
-    content = raw_record.content_digest(CLASS, segments, segments, wholes=(1,))
+    content = raw_record.content_digest(CLASS, segments, segments, bytes_segments=(1,))
     lengths = tuple(len(segment) for segment in segments)
     chunks = (raw_record.raw_chunk(segments[0]), raw_record.zstd_chunk(TEXT))
     key = raw_record.address(content)
-    return raw_record.Record(key, CLASS, (), lengths, chunks, CREATED_NS, content, wholes=(1,)), segments
+    return raw_record.Record(key, CLASS, (), lengths, chunks, CREATED_NS, content, bytes_segments=(1,)), segments
 
 
 def _stream(child: str) -> bytes:

@@ -76,7 +76,7 @@ IN_HEADER = {
     **{f"2^{power} stored bytes": _record(stored_bytes=claim) for power, claim in LIES.items()},
     **{f"a segment of 2^{power}": _record(segments=(claim,)) for power, claim in LIES.items()},
     **{
-        f"a bytes object of 2^{power}": replace(_record(segments=(len(STREAM), claim)), wholes=(1,))
+        f"a bytes object of 2^{power}": replace(_record(segments=(len(STREAM), claim)), bytes_segments=(1,))
         for power, claim in LIES.items()
     },
     "segments whose sum overflows": _record(segments=(2**63, 2**63, 5), raw_bytes=5),

@@ -93,15 +93,17 @@ def test_what_goes_in_comes_out(segments):
 @given(_states(), st.data())
 def test_bytes_objects_come_out_as_such(segments, data):
     """Segments that are marked come back as `bytes`, whatever is beside them; without ana's help, too."""
-    wholes = tuple(data.draw(st.sets(st.integers(1, len(segments) - 1)))) if len(segments) > 1 else ()
-    content = record.content("m:C", _views(segments), wholes=wholes)
+    bytes_segments = tuple(data.draw(st.sets(st.integers(1, len(segments) - 1)))) if len(segments) > 1 else ()
+    content = record.content("m:C", _views(segments), bytes_segments=bytes_segments)
     header, found = _decode(record.encode(KEY, content))
-    assert header.wholes == tuple(sorted(wholes))
+    assert header.bytes_segments == tuple(sorted(bytes_segments))
     assert [bytes(segment) for segment in found] == segments
-    assert [number for number, segment in enumerate(found) if number and isinstance(segment, bytes)] == sorted(wholes)
+    assert [number for number, segment in enumerate(found) if number and isinstance(segment, bytes)] == sorted(
+        bytes_segments
+    )
     part, read = raw_record.read(record.encode(KEY, content))
-    assert (part.wholes, read) == (header.wholes, segments)
-    assert (content.digest == record.content("m:C", _views(segments)).digest) == (not wholes)
+    assert (part.bytes_segments, read) == (header.bytes_segments, segments)
+    assert (content.digest == record.content("m:C", _views(segments)).digest) == (not bytes_segments)
 
 
 @settings(max_examples=60)
@@ -265,7 +267,7 @@ def test_the_sample_tree_is_read_by_ana():
 def test_ana_writes_what_was_written_by_hand(number):
     """From the same state ana makes the very bytes of the sample with raw blocks, and finds its address."""
     part, segments, path = _examples()[number]
-    content = record.content(part.class_name, _views(segments), wholes=part.wholes)
+    content = record.content(part.class_name, _views(segments), bytes_segments=part.bytes_segments)
     assert content.digest == part.content
     data = record.encode(part.key, content, part.children, created_ns=part.created_ns)
     assert data == path.read_bytes()

@@ -49,7 +49,9 @@ def _loaded(pickled):
     # As buffers: what is to be a `bytes` object is one, the rest is not.
     return pickle.loads(
         stream,
-        buffers=[data if number in pickled.wholes else bytearray(data) for number, data in enumerate(others, start=1)],
+        buffers=[
+            data if number in pickled.bytes_segments else bytearray(data) for number, data in enumerate(others, start=1)
+        ],
     )
 
 
@@ -104,7 +106,7 @@ def test_any_state_comes_back(state):
 def test_a_state_without_large_bytes_is_the_pickle_that_python_makes(state):
     """Byte for byte, so that no address depends on how it was written."""
     pickled = _pickled(state)
-    if not pickled.wholes:
+    if not pickled.bytes_segments:
         buffers = []
 
         def keep(buffer):
@@ -126,7 +128,7 @@ def test_large_content_is_not_copied():
     assert any(np.shares_memory(np.frombuffer(view, "u1"), numbers) for view in pickled.views)
     assert sum(len(view) for view in pickled.views if view.obj is not data and view.obj is not array) < 9 * LARGE
     assert pickled.sizes[1:] == [LARGE, 8 * LARGE]
-    assert pickled.wholes == (1,)
+    assert pickled.bytes_segments == (1,)
 
 
 def test_one_object_stays_one():
@@ -162,7 +164,7 @@ def test_a_frame_is_not_taken_for_an_object():
     written.clear()
     pickled = out_of_band.write(Spy, [filler, number, huge])
     assert written[-2].endswith(opcode())
-    assert pickled.wholes == ()
+    assert pickled.bytes_segments == ()
     assert _loaded(pickled) == [filler, number, huge]
 
 

@@ -54,8 +54,8 @@ class Record:
     content: bytes = bytes(32)
     version: int = 1
     flags: int = 0
-    """Without the one of `wholes`."""
-    wholes: tuple[int, ...] = ()
+    """Without the one of `bytes_segments`."""
+    bytes_segments: tuple[int, ...] = ()
     """The numbers of the segments that are `bytes` objects."""
     claims: dict[str, int] = field(default_factory=dict)
 
@@ -74,16 +74,16 @@ def text(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def packed(sizes: Sequence[int], wholes: Sequence[int]) -> bytes:
-    """Return the sizes of segments as they stand in headers and digests; `wholes` are `bytes` objects."""
-    return b"".join(struct.pack("<Q", size | WHOLE * (number in wholes)) for number, size in enumerate(sizes))
+def packed(sizes: Sequence[int], bytes_segments: Sequence[int]) -> bytes:
+    """Return the sizes of segments as they stand in headers and digests; `bytes_segments` are `bytes` objects."""
+    return b"".join(struct.pack("<Q", size | WHOLE * (number in bytes_segments)) for number, size in enumerate(sizes))
 
 
 def content_digest(
-    class_name: str, segments: Sequence[bytes], pieces: Sequence[bytes], wholes: Sequence[int] = ()
+    class_name: str, segments: Sequence[bytes], pieces: Sequence[bytes], bytes_segments: Sequence[int] = ()
 ) -> bytes:
     """Return the content digest of a state whose segments are cut into `pieces`."""
-    sizes = packed([len(segment) for segment in segments], wholes)
+    sizes = packed([len(segment) for segment in segments], bytes_segments)
     parts = (LABEL, text(class_name), sizes, b"".join(map(digest, pieces)))
     return digest(b"".join(struct.pack("<Q", len(part)) + part for part in parts))
 
@@ -155,14 +155,14 @@ def write(record: Record) -> bytes:
         "stored_bytes": sum(stored),
         **{name: claim for name, claim in record.claims.items() if name != "frame"},
     }
-    flags = record.flags | WHOLES * bool(record.wholes)
+    flags = record.flags | WHOLES * bool(record.bytes_segments)
     payload = b"".join(
         (
             FIXED.pack(MAGIC, record.version, flags, *fields.values(), record.created_ns, record.content),
             text(record.key),
             text(record.class_name),
             *(struct.pack("<H", len(name)) + name for name in names),
-            packed(record.segments, record.wholes),
+            packed(record.segments, record.bytes_segments),
             *(
                 CHUNK.pack(size, chunk.raw, chunk.method, chunk.digest)
                 for size, chunk in zip(stored, record.chunks, strict=True)
@@ -189,8 +189,8 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
         children.append(child)
     sizes = struct.unpack_from(f"<{counts['n_segments']}Q", data, at)
     segments = tuple(size & ~WHOLE for size in sizes)
-    wholes = tuple(number for number, size in enumerate(sizes) if size & WHOLE)
-    assert bool(wholes) == counts["flags"] // WHOLES
+    bytes_segments = tuple(number for number, size in enumerate(sizes) if size & WHOLE)
+    assert bool(bytes_segments) == counts["flags"] // WHOLES
     at += 8 * len(segments)
     table = [CHUNK.unpack_from(data, at + number * CHUNK.size) for number in range(counts["n_chunks"])]
     assert at + len(table) * CHUNK.size == end - DIGEST_BYTES
@@ -203,7 +203,7 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
         class_name=class_name,
         children=tuple(children),
         segments=segments,
-        wholes=wholes,
+        bytes_segments=bytes_segments,
         chunks=tuple(chunks),
     )
     return parts, _cut(content, segments)

@@ -52,7 +52,13 @@ class Entry(NamedTuple):
 def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
     """Return the entry for a record, and the bytes with which its file begins."""
     record = header.Draft(
-        found.key, found.class_name, found.content, found.segments, found.wholes, len(found.chunks), found.children
+        found.key,
+        found.class_name,
+        found.content,
+        found.segments,
+        found.bytes_segments,
+        len(found.chunks),
+        found.children,
     ).header(found.chunks, found.created_ns)
     header_bytes = FIXED.size + len(record) + DIGEST_BYTES
     offsets, size_bytes = _lay_out(found.segments, header_bytes)

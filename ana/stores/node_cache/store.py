@@ -149,13 +149,13 @@ class _Mapped:
 
     def is_right(self) -> bool:
         """Hash all of the content, and say whether its digest is that of the record."""
-        found = record.content(self.header.class_name, self._views, wholes=self.header.wholes)
+        found = record.content(self.header.class_name, self._views, bytes_segments=self.header.bytes_segments)
         return found.digest == self.header.content
 
     def segments(self) -> list[bytes | memoryview]:
         """Return the stream and the buffers."""
-        wholes = set(self.header.wholes)
-        return [bytes(view) if number in wholes else view for number, view in enumerate(self._views)]
+        bytes_segments = set(self.header.bytes_segments)
+        return [bytes(view) if number in bytes_segments else view for number, view in enumerate(self._views)]
 
 
 class _Tier:
