@@ -20,7 +20,7 @@ __all__ = [
     "Damaged",
     "Read",
     "Scratch",
-    "Space",
+    "SegmentedView",
     "digest",
     "encode",
     "is_possible",
@@ -78,7 +78,7 @@ class Changed(Exception):  # noqa: N818 - what it says of a piece of content
     """A piece of content is not what its leaf was made of; it was modified meanwhile."""
 
 
-class Space:
+class SegmentedView:
     """Segments laid end to end, addressed as one range of bytes."""
 
     def __init__(self, segments: Sequence[memoryview]) -> None:
@@ -313,14 +313,14 @@ _MISMATCH = "does not match its checksum"
 def _read_raw(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> None:
     """Read a frame of raw blocks with its content going straight to its place, block headers aside."""
     expected = b""
-    space = Space(targets)
+    segmented = SegmentedView(targets)
     scratch: list[bytearray] = []
     views: list[memoryview] = []
     for start, lead in _raw_blocks(chunk.raw):
         expected += lead
         scratch.append(bytearray(len(lead)))
         views.append(memoryview(scratch[-1]))
-        views += space.views(start, min(BLOCK_BYTES, chunk.raw - start))
+        views += segmented.views(start, min(BLOCK_BYTES, chunk.raw - start))
     source(offset, views)
     if b"".join(scratch) != expected or digest(targets) != chunk.digest:
         raise Damaged(_MISMATCH)

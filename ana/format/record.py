@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ana.errors import CorruptedStateError, StateChangedError
 from ana.format import address, chunks
-from ana.format.chunks import Chunk, Read, Space
+from ana.format.chunks import Chunk, Read, SegmentedView
 from ana.format.header import (
     MIN_RECORD_BYTES,
     Draft,
@@ -117,11 +117,11 @@ def content(
         leaves = [chunks.digest(views)]
         digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
         return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, pieces[0][1])
-    space = Space(views)
+    segmented = SegmentedView(views)
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
-        leaves[number] = chunks.digest(space.views(*pieces[number]))
+        leaves[number] = chunks.digest(segmented.views(*pieces[number]))
 
     raw_bytes = sum(sizes)
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
@@ -156,18 +156,18 @@ def write(
             chunk, parts = _encode_piece(key, state, 0, state.views, level, scratch)
             sink(0, [draft.header([chunk], created_ns, seal), *parts])
         return draft.header_bytes + chunk.stored
-    space = Space(state.views)
-    line = _Line(draft.header_bytes)
+    segmented = SegmentedView(state.views)
+    offsets = _OffsetAllocator(draft.header_bytes)
 
     def work(number: int) -> None:
         with chunks.Scratch() as scratch:
-            views = space.views(*state.pieces[number])
+            views = segmented.views(*state.pieces[number])
             chunk, parts = _encode_piece(key, state, number, views, level, scratch)
-            sink(line.place(number, chunk), parts)
+            sink(offsets.place(number, chunk), parts)
 
-    threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=line.give_up)
-    sink(0, [draft.header(line.table, created_ns, seal)])
-    return line.end
+    threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=offsets.give_up)
+    sink(0, [draft.header(offsets.table, created_ns, seal)])
+    return offsets.end
 
 
 def _encode_piece(
@@ -231,11 +231,11 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
 
 
 def _fill(header: Header, read: Read, where: str, segments: Sequence[memoryview]) -> None:
-    space = Space(segments)
+    segmented = SegmentedView(segments)
     _each(
         header,
         where,
-        lambda chunk, offset, start: chunks.read(chunk, read, offset, space.views(start, chunk.raw)),
+        lambda chunk, offset, start: chunks.read(chunk, read, offset, segmented.views(start, chunk.raw)),
     )
 
 
@@ -349,7 +349,7 @@ def _draft(key: str, state: Content, children: Sequence[str]) -> Draft:
     return Draft(key, state.class_name, state.digest, state.sizes, state.bytes_segments, len(state.pieces), children)
 
 
-class _Line:
+class _OffsetAllocator:
     """Where the chunks of a record go: each behind the one before, whichever thread is ready first."""
 
     def __init__(self, offset: int) -> None:

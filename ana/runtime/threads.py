@@ -80,10 +80,10 @@ def run(
         for item in items:
             work(item)
         return
-    _Crew(work, items, give_up).run(min(threads, len(items)))
+    _WorkerGroup(work, items, give_up).run(min(threads, len(items)))
 
 
-class _Crew:
+class _WorkerGroup:
     """The threads of one `run`, and what they have left to do."""
 
     def __init__(self, work: Callable[[Item], object], items: Sequence[Item], give_up: Callable[[], object]) -> None:
