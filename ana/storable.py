@@ -322,7 +322,7 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if collector is not None:
         return reference.load, (cls, mark.uuid)
     target = current.get_dl()
-    if target.store.private and mark.claim is None and target.sends_by_value(mark):
+    if target.store.process_local and mark.claim is None and target.sends_by_value(mark):
         return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
     if mark.claim is not None:
         return reference.load, (cls, mark.uuid, current.home_of(mark, target))

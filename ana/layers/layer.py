@@ -169,7 +169,7 @@ class DataLayer:
 
     def store_again(self, obj: "Storable") -> None:
         """Store an object that has a UUID, unless its whole, undamaged state is there. Raises what storing raises."""
-        saving.store(self, obj, heal=True)
+        saving.store(self, obj, repair=True)
 
     def sends_by_value(self, mark: identity.Mark) -> bool:
         """Return whether an object takes its state along, as nobody could follow a reference into a private store."""
