@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import wheels
+from support import extras, wheels
 from test_nfs_lab import needs_lab
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +24,7 @@ PEERS = {
     "shelve",
     *LMDB,
 }
+LIBRARIES = "diskcache", "joblib", "proxystore"
 WAYS = {"by value", "joblib file, mapped", "joblib.Parallel, its own pool", "ProxyStore file", "ANA"}
 SIGNED = re.compile("MiB")
 """Columns that may be zero or less: memory beyond an object's own, where pages come and go."""
@@ -97,6 +98,7 @@ def test_plain_has_all_workloads_and_targets(tmp_path):
 
 def test_peers_are_all_there_and_ana_alone_notices_damage(tmp_path):
     """All peers are installed with the tests; a flipped byte never comes out of ANA as data."""
+    extras.require(*LIBRARIES, extra="bench")
     tables = run_part("peers", tmp_path, "--durable")
     assert column(tables["peers"], "with") == column(tables["damage"], "with") == PEERS
     assert len(tables["peers"]) == 4 * len(PEERS)
@@ -109,6 +111,7 @@ def test_peers_are_all_there_and_ana_alone_notices_damage(tmp_path):
 
 def test_tasks_are_done_in_each_way(tmp_path):
     """By value the array is in each task's pickle; by reference a task is small."""
+    extras.require(*LIBRARIES, extra="bench")
     rows = run_part("tasks", tmp_path, "--tasks", "50")["tasks"]
     pipe = {row["way"]: row["bytes through the pipe per task"] for row in rows}
     assert set(pipe) == WAYS
@@ -118,6 +121,7 @@ def test_tasks_are_done_in_each_way(tmp_path):
 
 def test_objects_are_exchanged_in_each_way(tmp_path):
     """Objects of their own, and one for all; by reference next to nothing travels."""
+    extras.require(*LIBRARIES, extra="bench")
     rows = run_part("exchange", tmp_path)["exchange"]
     assert [row["objects"] for row in rows] == ["each task its own", "one for all"]
     for row in rows:
@@ -171,6 +175,7 @@ def test_the_list_and_the_help_name_all_parts():
 
 def test_a_report_is_written_of_results(tmp_path):
     """The document has the tables, the missed targets, and charts that are there; so has the one of two files."""
+    extras.require("matplotlib", extra="bench")
     path = tmp_path / "results" / "made_up.json"
     path.parent.mkdir()
     path.write_text(json.dumps(MADE_UP), encoding="utf-8")

@@ -57,7 +57,7 @@ def test_any_value(folder, value):
 
 def test_an_array_travels_by_reference(folder):
     """A numpy array comes back equal, from a reference of a few bytes."""
-    numpy = pytest.importorskip("numpy")
+    numpy = pytest.importorskip("numpy", reason="pip install numpy")
     array = numpy.arange(100_000, dtype="f8").reshape(100, 1000)
     data = pickle.dumps(ana.Ref(array))
     assert len(data) < 200 + len(str(folder))

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from support import care, mounts, processes, raw_tree
+from support import care, extras, mounts, processes, raw_tree
 from support.care import numbered, put, ran
 
 from ana import maintenance
@@ -103,6 +103,7 @@ def test_pages_of_other_stores(tmp_path, store, capfd):
 @pytest.mark.skipif(BROWSER is None, reason=INSTALL)
 def test_a_browser_draws_it(store, tmp_path):
     """Chromium lays it out and draws it without an error, in light and dark, wide and narrow, without overflowing."""
+    extras.require("matplotlib", extra="bench")
     from matplotlib import pyplot as plt
 
     page = tmp_path / "report.html"

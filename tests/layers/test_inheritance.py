@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 from support import classes
+from support.extras import require
 
 import ana
 from ana.layers import inheritance
@@ -277,7 +278,7 @@ if __name__ == "__main__":
 
 def test_workers_of_loky(tmp_path):
     """Those that were there before the layer send by value; the next ones take the layer over."""
-    pytest.importorskip("joblib")
+    require("joblib")
     answer = classes.run(REUSED, str(tmp_path / "s"), cwd=tmp_path).splitlines()
     right = "[0, 1000, 2000]"
     assert answer == ["['memory']", right, right, "True", "[10000, 11000, 12000] 0"]
@@ -304,7 +305,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("where", ["folder", ""])
 def test_workers_of_dask(tmp_path, where):
     """They take the layer of the process that started them; without one, values travel, both ways."""
-    pytest.importorskip("distributed")
+    require("distributed")
     place = str(tmp_path / where) if where else ""
     answer = classes.run(DASK, place, cwd=tmp_path).splitlines()
     assert answer == [place or "memory", "[0, 1000, 2000] [0, 1000, 2000]", "[0, 1, 2]"]

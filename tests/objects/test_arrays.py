@@ -5,13 +5,10 @@ import itertools
 import pickle
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
-import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
-from support import memory, processes
+from support import extras, memory, processes
 
 import ana
 
@@ -420,8 +417,26 @@ def test_a_pickle_buffer_with_gaps(store, size_bytes):
 # What is made of arrays
 
 
+FRAMES = [
+    "one block",
+    "mixed blocks",
+    "pyarrow strings",
+    "pyarrow types",
+    "nullable",
+    "categories",
+    "multi-index",
+    "time zone",
+    "columns of a frame",
+    "rows of a frame",
+    "no rows",
+]
+
+
 def frames():
     """Make data frames of many kinds, by name."""
+    extras.require("pandas", "pyarrow")
+    import pandas as pd
+
     rows = 3_000
     numbers = pd.DataFrame(array_of("f8", rows * 8 * 4).reshape(rows, 4), columns=list("abcd"))
     words = pd.Series([f"word {number % 97}" for number in range(rows)])
@@ -442,10 +457,14 @@ def frames():
     }
 
 
-@pytest.mark.parametrize("name", frames())
+@pytest.mark.parametrize("name", FRAMES)
 def test_data_frames(store, name):
     """A pandas DataFrame comes back equal, with its types, its index and its order; and can be changed."""
-    frame = frames()[name]
+    made = frames()
+    assert [*made] == FRAMES
+    import pandas as pd
+
+    frame = made[name]
     found = back(store, frame)
     pd.testing.assert_frame_equal(found, frame, check_freq=True)
     if len(found):
@@ -456,13 +475,21 @@ def test_data_frames(store, name):
 def test_series_and_indices(store):
     """So do a pandas Series and an Index."""
     series = frames()["mixed blocks"]["i"]
+    import pandas as pd
+
     pd.testing.assert_series_equal(back(store, series), series)
     index = frames()["multi-index"].index
     pd.testing.assert_index_equal(back(store, index), index)
 
 
+TABLES = ["numbers", "words", "a slice", "nothing", "few", "lists", "a dictionary", "chunks", "a table", "a batch"]
+
+
 def tables():
     """Make things of pyarrow's, by name."""
+    extras.require("pyarrow")
+    import pyarrow as pa
+
     numbers = pa.array(range(100_000), pa.int64())
     words = pa.array([None if number % 5 == 0 else f"word {number}" for number in range(10_000)])
     return {
@@ -479,10 +506,12 @@ def tables():
     }
 
 
-@pytest.mark.parametrize("name", tables())
+@pytest.mark.parametrize("name", TABLES)
 def test_arrow(store, name):
     """Arrays and tables of pyarrow's come back equal and valid."""
-    value = tables()[name]
+    made = tables()
+    assert [*made] == TABLES
+    value = made[name]
     found = back(store, value)
     assert type(found) is type(value)
     assert found.equals(value)
@@ -491,6 +520,9 @@ def test_arrow(store, name):
 
 def test_alignment_of_what_is_made_of_arrays(store):
     """The large arrays of data frames and sparse matrices are aligned; pyarrow's buffers, as it wants them."""
+    extras.require("scipy")
+    import scipy.sparse
+
     table = back(store, tables()["a table"])
     buffers = [buffer for column in table.columns for chunk in column.chunks for buffer in chunk.buffers() if buffer]
     large = [buffer for buffer in buffers if buffer.size >= ALIGNED_FROM_BYTES]
@@ -506,6 +538,9 @@ def test_alignment_of_what_is_made_of_arrays(store):
 @pytest.mark.parametrize("family", ["matrix", "array"])
 def test_sparse(store, family, kind):
     """A sparse matrix or array of each format comes back equal, of its class and type, and can be changed."""
+    extras.require("scipy")
+    import scipy.sparse
+
     made = array_of("f8", 300 * 200 * 8).reshape(300, 200)
     made[made < 0.95] = 0
     value = getattr(scipy.sparse, f"{kind}_{family}")(made)

@@ -165,7 +165,7 @@ def test_the_word_main_in_data_is_no_class_of_main(tmp_path):
 @pytest.fixture
 def unimportable():
     """Return a module that exists in this process only, registered to go by value."""
-    cloudpickle = pytest.importorskip("cloudpickle")
+    cloudpickle = pytest.importorskip("cloudpickle", reason="pip install cloudpickle")
     module = types.ModuleType("made_here")
     module.ana = ana
     code = (

@@ -9,7 +9,7 @@ import types
 
 import pytest
 from support import classes
-from support.engines import import_tokenize
+from support.engines import import_tokenize, require
 
 import ana
 
@@ -230,7 +230,7 @@ def test_a_load_of_the_old_class_that_is_under_way(layer, cell):
 
 def test_the_old_object_travels_by_cloudpickle(tmp_path, cell):
     """Its class goes by value; here it comes back as the very object."""
-    cloudpickle = pytest.importorskip("cloudpickle")
+    cloudpickle = pytest.importorskip("cloudpickle", reason="pip install cloudpickle")
     module, run = cell
     ana.set_dl(tmp_path / "s", durable=False)
     first = stored(module.Model(5))
@@ -290,8 +290,8 @@ def test_what_a_ref_holds_is_of_the_new_class(layer, cell):
 @pytest.mark.parametrize("library", ["dask", "joblib"])
 def test_hashes_tell_the_new_class_from_the_old(layer, cell, library):
     """Dask would take a task with the new object for the one that it did with the old, whose UUID is the same."""
-    found = pytest.importorskip(library)
-    digest = import_tokenize() if library == "dask" else found.hash
+    require(library)
+    digest = import_tokenize() if library == "dask" else importlib.import_module(library).hash
     module, run = cell
     first = stored(module.Model(5))
     before = digest(first), digest([first]), digest(classes.A(first))
@@ -387,7 +387,7 @@ if __name__ == "__main__":
 def test_classes_of_a_script_are_the_same_in_tasks_and_in_states(tmp_path, pool):
     """Workers with the script's own classes, by fork, and those that get them by value: one object for a UUID."""
     if "fork" not in pool:
-        pytest.importorskip({"joblib": "joblib", "dask": "distributed"}[pool])
+        require({"joblib": "joblib", "dask": "distributed"}[pool])
     answer = classes.run(POOLS[pool] + SAME, str(tmp_path / "s"), cwd=tmp_path)
     assert answer == "True True True True 10"
 
@@ -415,7 +415,7 @@ print([model.predict() for model in kept])
 def test_workers_that_live_on(tmp_path, pool):
     """A notebook's class is corrected twice; the workers keep objects of the old ones, and run the new code."""
     if pool != "fork":
-        pytest.importorskip({"joblib": "joblib", "dask": "distributed"}[pool])
+        require({"joblib": "joblib", "dask": "distributed"}[pool])
     code = POOLS[pool] + "\nif __name__ == '__main__':\n    exec(" + repr(NOTEBOOK) + ", globals())\n"
     answer = classes.run(code, str(tmp_path / "s"), cwd=tmp_path).splitlines()
     assert answer == ["5 True", "500 True", "5000 True", "[5, 500, 5000]"]

@@ -8,7 +8,7 @@ import threading
 import joblib
 import pytest
 from support import classes
-from support.engines import import_tokenize
+from support.engines import import_tokenize, require
 
 import ana
 
@@ -169,6 +169,7 @@ print(tokens[0] != tokens[1], [ref.uuid for ref in refs])
 
 def test_the_token_of_a_ref_that_will_have_no_address(tmp_path):
     """In memory, what holds objects of a script's own classes gets a random UUID: each has a token of its own."""
+    require("dask")
     assert classes.run(OF_A_SCRIPT, cwd=tmp_path) == "True [None, None, None]"
 
 
@@ -229,6 +230,7 @@ print("done")
 )
 def test_the_token_of_many_refs_in_each_other(tmp_path, makes, equal):
     """It takes linear time: where there is no address to foresee, each Ref has one of its own, which stays."""
+    require("dask")
     assert classes.run(IN_REFS % (makes, equal, equal), cwd=tmp_path) == "done"
 
 
@@ -387,4 +389,5 @@ for digest in (joblib.hash, tokenize):
 
 def test_dicts_and_lists_of_our_own(tmp_path):
     """What derives from dict, list or set is hashed by its UUID, too, once dask knows of us."""
+    require("dask")
     assert classes.run(OF_OUR_OWN, str(tmp_path / "s"), cwd=tmp_path) == "5\n5"

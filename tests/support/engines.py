@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from support import processes
+from support import extras, processes
 
 LAB = Path(__file__).parents[1] / "slurm" / "lab"
 
 
 def require(*modules, slurm=False, mpi=False):
     """Skip a test whose engine is not installed, and say how it is."""
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"no {module}: pip install -e '.[engines]'")
+    extras.require(*modules, extra="engines")
     if slurm and not (shutil.which("sbatch") and shutil.which("munged", path=f"{os.environ['PATH']}:/usr/sbin")):
         pytest.skip("no Slurm: apt-get install slurm-wlm munge")
     if mpi and mpiexec() is None:
@@ -50,10 +48,19 @@ def run(*command, folder, **variables):
 
 
 def import_tokenize():
-    """Import dask's tokenize, and take back what dask does to the pickling of exceptions in the whole process."""
+    """Import dask's tokenize, and take back what dask does to the pickling of exceptions in the whole process.
+
+    Without dask it is a function that skips the test that calls it.
+    """
+    if importlib.util.find_spec("dask") is None:
+        return _skip
     before = dict(copyreg.dispatch_table)
     from dask.base import tokenize
 
     copyreg.dispatch_table.clear()
     copyreg.dispatch_table.update(before)
     return tokenize
+
+
+def _skip(*_, **__):
+    require("dask")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import processes, raw_record, raw_tree
+from support import extras, processes, raw_record, raw_tree
 from support.node import Node, is_mapped, noise
 
 import ana
@@ -132,6 +132,7 @@ def test_who_asks_for_what_is_behind_a_buffer_gets_that_buffer(node, size_bytes,
 
 def test_pandas_and_scipy_work_on_mapped_memory(node):
     """What reads its arrays only does not notice."""
+    extras.require("pandas", "scipy")
     import pandas as pd
     import scipy.sparse
 
