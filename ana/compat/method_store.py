@@ -12,20 +12,17 @@ from ana.errors import ANAError, StateNotFoundError
 from ana.format import record
 from ana.objects.pickling import load
 from ana.persist import saving
-from ana.runtime.counters import Counters
-from ana.stores.memory import FoundInMemory
+from ana.stores.base import Store
+from ana.stores.record_store import StoredRecord
 
 __all__ = ["MethodStore"]
 
 
-class MethodStore:
+class MethodStore(Store):
     """A store over two functions: `store_state(uuid, state)` and `load_state(uuid)`. As safe as they are."""
 
-    process_local = False
-
     def __init__(self, home: str, store_state: Callable[[str, Any], object], load_state: Callable[[str], Any]) -> None:
-        self.home = home
-        self.counters = Counters(home)
+        super().__init__(home)
         self._store_state = store_state
         self._load_state = load_state
 
@@ -41,7 +38,7 @@ class MethodStore:
             return False
         return True
 
-    def get(self, key: str, *, wait: bool = True) -> FoundInMemory:  # noqa: ARG002 - it has its own idea of waiting
+    def get(self, key: str, *, wait: bool = True) -> StoredRecord:  # noqa: ARG002 - it has its own idea of waiting
         """Load a state. Whatever the method raises means that it is not there."""
         try:
             state = self._load_state(key)
@@ -51,7 +48,7 @@ class MethodStore:
             raise StateNotFoundError(key, self.home, f"{type(error).__name__}: {error}") from error
         content, children = saving.serialise("", state)
         data = record.encode(key, content, children, created_ns=time.time_ns())
-        return FoundInMemory(data, key, self.home, self.counters)
+        return StoredRecord(data, key, self.home, self.counters)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:  # noqa: ARG002 - the state itself names its children
         """Hand the state over, unless it is there already."""

@@ -11,7 +11,7 @@ from typing import Any
 from dask.tokenize import normalize_token as _dask_tokens
 from distributed import Scheduler, Worker, WorkerPlugin
 
-from ana.layers import current
+from ana.layers import current, kinds
 from ana.storable import Storable
 
 __all__ = ["AnaPlugin", "dask_setup"]
@@ -30,7 +30,7 @@ class AnaPlugin(WorkerPlugin):
         Raises ValueError where the current layer is in memory, which workers do not see.
         """
         home = current.get_dl().home if pickle_dir is None else pickle_dir
-        if home.startswith("memory:"):
+        if kinds.is_process_local(home):
             msg = "workers do not see a layer in memory: AnaPlugin(pickle_dir=...) or set_dl(pickle_dir=...)"
             raise ValueError(msg)
         self.options = {"pickle_dir": home, **options}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import address, codec
-from ana.layers import inheritance, path_map
+from ana.layers import inheritance, kinds, path_map
 from ana.layers.layer import (
     DataLayer,
     DirDataLayer,
@@ -69,7 +69,8 @@ def get_dl() -> DataLayer:
 def set_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> DataLayer:
     """Make a layer the current one of this process, and return it.
 
-    `set_dl()`: a new dict in memory; `set_dl(pickle_dir=PATH)` or `set_dl(PATH)`: a folder;
+    `set_dl()`: a new dict in memory; `set_dl(pickle_dir=PATH)` or `set_dl(PATH)`: a folder; `set_dl(store=STORE)`:
+    a store of another kind (`docs/writing-a-store.md`), which `set_dl("SCHEME:/...")` opens where it is registered;
     `set_dl(layer)`: that layer, for instance `DictDataLayer(mapping)`. Options as for `DataLayer`.
     Raises TypeError for options that contradict each other; the layer stays as it was then.
     """
@@ -234,7 +235,7 @@ class _Search:
     def _orphan(self, cls: type) -> Any:
         """Return the object if it is still alive though its layer in memory, and with it the state, is gone."""
         home = self.home or ""
-        table = live_by_home.get(home) if home.startswith("memory:") else None
+        table = live_by_home.get(home) if kinds.is_process_local(home) else None
         return table.find(self.uuid, cls) if table is not None else None
 
     def load(self, cls: type, shell: Any) -> Any:
@@ -251,7 +252,7 @@ class _Search:
         missing = isinstance(error, StateNotFoundError) and error.uuid == self.uuid
         if not missing:
             self.error = self.error or error
-        elif len(self.places) == 1 and not str(self.home).startswith("memory:"):
+        elif len(self.places) == 1 and not kinds.is_process_local(self.home or ""):
             # The one store's own words, which may hold a hint.
             self.error = error
 
@@ -293,7 +294,7 @@ class _Search:
             with suppress(KeyError):
                 _met.move_to_end(home)
             return layer
-        if home.startswith("memory:"):
+        if kinds.is_process_local(home):
             self.places.append("the memory of the process that made the reference")
             return None
         with _lock:
@@ -364,13 +365,13 @@ def _adopt(layer: DataLayer) -> None:
 
 
 def _home_to_hand_down() -> str:
-    """Return the home of the folder that children are to take over; "" where there is none."""
+    """Return the home of the store that children are to take over; "" where there is none that they can open."""
     home = os.environ.get(ENVIRONMENT) or inheritance.inherited_home() if _current is None else _current.home
-    return "" if home.startswith("memory:") else home
+    return "" if kinds.is_process_local(home) else home
 
 
 def _hint(home: str | None) -> str:
-    if home is not None and home.startswith("memory:"):
+    if home is not None and kinds.is_process_local(home):
         return "it was stored in memory, which other processes do not see: use set_dl(pickle_dir=...) or ANA_PICKLE_DIR"
     return "it was never stored there, was removed or purged, or this host mounts another filesystem at that path"
 

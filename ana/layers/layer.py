@@ -4,25 +4,22 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
 
 from ana.compat.method_store import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address, chunks
-from ana.layers import inheritance, settings, stats_file
+from ana.layers import inheritance, kinds, settings, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import Fence
 from ana.persist import bulk, loading, saving, writing
-from ana.stores.base import ReplacedError
-from ana.stores.directory import roots
-from ana.stores.directory.store import DirectoryStore
-from ana.stores.memory import MemoryStore
+from ana.stores.base import ReplacedError, Store
+from ana.stores.memory import SCHEME, MemoryStore
 
 if TYPE_CHECKING:
     from ana.layers.statistics import Stats
     from ana.storable import Storable
-    from ana.stores import base
 
 __all__ = [
     "DataLayer",
@@ -59,6 +56,7 @@ class DataLayer:
         self,
         pickle_dir: str | os.PathLike[str] | None = None,
         *,
+        store: Store | None = None,
         keep_bytes: int = KEEP_BYTES,
         errors: str = "defer",
         strict: bool = False,
@@ -73,8 +71,10 @@ class DataLayer:
         node_cache: str | os.PathLike[str] | None = None,
         node_cache_bytes: int | None = None,
     ) -> None:
-        """Make a layer over a folder (see `DirDataLayer`) or, without `pickle_dir`, over a new dict.
+        """Make a layer over a folder (see `DirDataLayer`), over `store`, or over a new dict.
 
+        `store`: a store of any kind (`docs/writing-a-store.md`); the home of one that is registered can be given as
+        `pickle_dir`, too ("sqlite:/shared/states.db"): the store is opened as it is.
         `keep_bytes`: how much raw state of loaded objects is kept alive for reuse; the last one always is.
         Objects of all layers count together, against the largest of their budgets.
         `errors`: what a reference does while it is unpickled and its state is missing or damaged: "defer"
@@ -116,11 +116,12 @@ class DataLayer:
         self.live = identity.LiveObjects(keep_bytes)
         # With the layer, and before the interpreter takes itself apart: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
-        if pickle_dir is not None:
+        store = _other_kind(pickle_dir, store)
+        if pickle_dir is not None and store is None:
             believed = settings.trust(shared, trusted_uids)
             cache = settings.node_cache(node_cache, node_cache_bytes)
             opened = settings.folder(pickle_dir, durable=durable is not False, level=level, key=key, believed=believed)
-            self.store: base.Store = cache(opened)
+            self.store: Store = cache(opened)
         else:
             _refuse_for_memory(
                 durable=durable,
@@ -130,7 +131,7 @@ class DataLayer:
                 node_cache=node_cache,
                 node_cache_bytes=node_cache_bytes,
             )
-            self.store = self._memory_store()
+            self.store = store or self._memory_store()
         by_home[self.home] = self
         live_by_home[self.home] = self.live
 
@@ -151,9 +152,9 @@ class DataLayer:
 
         return statistics.stats_of(self.store.counters)
 
-    def _memory_store(self) -> "base.Store":
+    def _memory_store(self) -> Store:
         """Return the store of a layer without a folder."""
-        home = f"memory:{self.uuid}"
+        home = f"{SCHEME}:{self.uuid}"
         if type(self).load_state is not DataLayer.load_state:
             # An old program's own backend.
             return MethodStore(home, self.store_state, self.load_state)
@@ -237,18 +238,16 @@ class DataLayer:
         """
         address.check_key(name)
         uuids = self.store_many(objects)
-        # Behind a node cache, too: what a node has is no copy that lasts.
-        tree = getattr(self.store, "store", self.store)
-        if isinstance(tree, DirectoryStore):
+        if self.store.supports_roots:
             try:
-                problems = roots.keep(tree, name, uuids)
+                problems = self.store.keep(name, uuids)
             except (StateNotFoundError, CorruptedStateError) as error:
                 problems = [error]
             if problems:
                 # It was believed to be there, and is not: purged, say.
                 for obj in objects:
                     saving.store(self, obj, repair=True)
-                for problem in roots.keep(tree, name, uuids):
+                for problem in self.store.keep(name, uuids):
                     raise problem
         return uuids
 
@@ -296,8 +295,8 @@ class DictDataLayer(DataLayer):
 class SimpleDataLayer(DataLayer):
     """Plain pickling with identity: states travel in the pickle, and nothing is stored."""
 
-    def _memory_store(self) -> "base.Store":
-        return MemoryStore({}, f"memory:{self.uuid}", self.level)
+    def _memory_store(self) -> Store:
+        return MemoryStore({}, f"{SCHEME}:{self.uuid}", self.level)
 
     def make_address(self, obj: "Storable", expected: str | None) -> identity.Mark:
         """Give an object the UUID `expected` or a random one; nothing is stored."""
@@ -352,6 +351,19 @@ def _refuse_for_memory(**options: object) -> None:
             raise TypeError(msg)
 
 
+def _other_kind(pickle_dir: object, store: object) -> Store | None:
+    """Return the store that is given, by itself or by its home; None where that is a folder, or nothing is given."""
+    if store is None:
+        return kinds.open_home(pickle_dir) if isinstance(pickle_dir, str) and kinds.is_home(pickle_dir) else None
+    if not isinstance(store, Store):
+        msg = f"store= is a store (ana.stores.Store), not a {type(store).__name__}; a mapping goes into DictDataLayer"
+        raise TypeError(msg)
+    if pickle_dir is not None:
+        msg = f"two stores are given: pickle_dir={pickle_dir!r} and store={store!r}"
+        raise TypeError(msg)
+    return store
+
+
 def _module_names(allowed: Iterable[str]) -> list[str]:
     names = [allowed] if isinstance(allowed, str) else list(allowed)
     if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
@@ -375,14 +387,14 @@ def checked_class(cls: object) -> type:
 
 
 def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
-    """Return a layer over the store that is at the absolute path `home`; nothing is made there.
+    """Return a layer over the store that is at `home`; nothing is made there.
 
     That may be a layer in use, `preferred` first, which has come to the same store by another path: so that there is
     one object for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
-    store = settings.folder(home, create=False)
+    store = kinds.open_home(home)
     for known in (preferred, *list(by_home.values())):
-        if known is not None and _is_over(known, store):
+        if known is not None and known.store.is_same(store):
             by_home[home] = known
             return known
     layer = DataLayer()
@@ -406,9 +418,3 @@ def parents_layer() -> DataLayer | None:
         said = "the parent's store cannot be opened here, states are stored in memory: %s"
         _log.warning(said, error, extra={"event": "not inherited", "store": home})
         return None
-
-
-def _is_over(layer: DataLayer, store: DirectoryStore) -> bool:
-    """Say whether a layer's store is this one by another path; of stores that are no folders, no."""
-    is_same: Callable[[DirectoryStore], bool] | None = getattr(layer.store, "is_same", None)
-    return is_same is not None and is_same(store)

@@ -57,9 +57,7 @@ def trust(shared: bool | None = None, trusted_uids: Iterable[int | str] | None =
     return Trust(uids, shared=_shared_by_environment() if shared is None else bool(shared))
 
 
-def node_cache(
-    place: str | os.PathLike[str] | None = None, limit_bytes: int | None = None
-) -> Callable[[DirectoryStore], Store]:
+def node_cache(place: str | os.PathLike[str] | None = None, limit_bytes: int | None = None) -> Callable[[Store], Store]:
     """Return what puts the node-local tier that was asked for, or that the environment names, in front of a store.
 
     Raises TypeError, ValueError, and ANAError for nonsense in the environment.
@@ -79,7 +77,12 @@ def node_cache(
         limit_bytes = tiered.limit(os.environ.get(NODE_CACHE_BYTES, ""), f"the environment's {NODE_CACHE_BYTES}")
     where = said if said == "auto" else paths.absolute(said)
     verify = os.environ.get(NODE_CACHE_VERIFY, "") not in ("", "0")
-    return lambda store: tiered.TieredStore(store, where, limit_bytes, verify=verify)
+
+    def with_cache(store: Store) -> Store:
+        cacheable = store.as_cacheable()
+        return store if cacheable is None else tiered.TieredStore(cacheable, where, limit_bytes, verify=verify)
+
+    return with_cache
 
 
 def _absolute(pickle_dir: str | os.PathLike[str]) -> str:

@@ -9,7 +9,6 @@ from itertools import islice
 
 from ana.errors import ANAError, CorruptedStateError
 from ana.format import address
-from ana.fs import mounts
 from ana.maintenance.common import (
     LOCK_SECONDS,
     OnProgress,
@@ -113,7 +112,7 @@ class _Reading:
 
     def read(self) -> None:
         """Read what was chosen, then look whether all that it refers to is there."""
-        at_once = max(threads.available(), 32 if mounts.is_network(self.store.home) else 1)
+        at_once = max(threads.available(), 32 if self.store.high_latency else 1)
         iterator = iter(self.chosen)
         # In windows, so that an interruption ends soon.
         while batch := list(islice(iterator, WINDOW)):

@@ -112,8 +112,7 @@ def _use(layer: inflight.Source, key: str, obj: Any) -> None:
 
 def _threads_to_write(store: base.Store) -> int:
     # Each state waits for the disk, which serves many at once (a journal's group commit) as soon as many ask.
-    durable = getattr(store, "durable", False)
-    return prefetching.THREADS if prefetching.answers_late(store) or (durable and prefetching.is_folder(store)) else 1
+    return prefetching.THREADS if store.durable or store.high_latency else 1
 
 
 def _store_one(target: saving.Target, obj: Any) -> str:

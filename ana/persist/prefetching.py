@@ -1,6 +1,6 @@
 """Reading ahead: states that are about to be loaded are found and read at the same time, in threads.
 
-Only where a store answers late. What is unclear or fails here is left to who asks for the state.
+Only where each call to a store waits for a server. What is unclear or fails here is left to who asks for the state.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -8,14 +8,13 @@ from typing import Any, Protocol
 
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import record
-from ana.fs import mounts
 from ana.objects import ghost, identity
 from ana.objects.class_names import find_class
 from ana.objects.restricted import Fence, allows
 from ana.runtime import threads
 from ana.stores import base
 
-__all__ = ["Ahead", "Source", "answers_late", "is_folder"]
+__all__ = ["Ahead", "Source"]
 
 THREADS = 16
 """They wait, for a server or a disk, and compute little: their number has nothing to do with that of CPUs.
@@ -45,16 +44,6 @@ class Source(Protocol):
     live: identity.LiveObjects
     store: base.Store
     fence: Fence | None
-
-
-def is_folder(store: base.Store) -> bool:
-    """Say whether a store lies in a folder: what leads anywhere else may not like threads."""
-    return store.home.startswith("/")
-
-
-def answers_late(store: base.Store) -> bool:
-    """Say whether a store is on a network filesystem; from a local disk, threads bring nothing sooner."""
-    return is_folder(store) and mounts.is_network(store.home)
 
 
 class Ahead:
@@ -91,11 +80,11 @@ class Ahead:
         self._bytes = 0
 
     def fetch_children(self, layer: Source, children: Sequence[str], at: int, cls: type) -> int:
-        """Find states that an object of `cls` refers to, from `at` on, where they are many and the store answers late.
+        """Find states that an object of `cls` refers to, from `at` on, if they are many and the store is far away.
 
         Return up to where that was done.
         """
-        if len(children) - at <= FEW or not answers_late(layer.store):
+        if len(children) - at <= FEW or not layer.store.high_latency:
             return len(children)
         # More and more at a time, as those before turn out not to be lazy.
         window = children[at : at + min(WINDOW_STATES, max(SAMPLE_STATES, 3 * at))]
@@ -106,7 +95,7 @@ class Ahead:
 
     def fetch(self, layer: Source, keys: Sequence[str], cls: type) -> None:
         """Find and read states (`WINDOW_STATES` at the most), and find what they refer to; not on a local disk."""
-        if len(keys) <= 1 or not answers_late(layer.store):
+        if len(keys) <= 1 or not layer.store.high_latency:
             return
         self._fetch(layer, self._wanted(layer, keys), lambda _: True)
         level: Iterable[str] = keys

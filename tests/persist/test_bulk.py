@@ -35,14 +35,14 @@ def layer(request, tmp_path, monkeypatch):
     if request.param == "memory":
         return ana.DataLayer()
     if request.param == "late":
-        monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
+        monkeypatch.setattr(DirectoryStore, "high_latency", True)
     return ana.DirDataLayer(tmp_path / "store", durable=request.param == "durable")
 
 
 @pytest.fixture
 def late(tmp_path, monkeypatch):
     """A folder that is taken for one on a network filesystem."""
-    monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
+    monkeypatch.setattr(DirectoryStore, "high_latency", True)
     return ana.DirDataLayer(tmp_path / "late", durable=False)
 
 
@@ -362,7 +362,7 @@ def test_puts_and_gets_overlap(tmp_path, monkeypatch):
     uuids = layer.store_many([A(number) for number in range(50)])
     assert puts.most > 1
     assert puts.calls == 50
-    monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
+    monkeypatch.setattr(DirectoryStore, "high_latency", True)
     gc.collect()
     anew(layer).load_many(uuids)
     assert gets.most > 1
@@ -385,7 +385,7 @@ def test_children_are_read_at_the_same_time_unless_few(late, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", None)
     with ana.using_dl(anew(late)):
         assert len(A.ana_load(uuids[1]).x) == 2
-    monkeypatch.setattr(prefetching, "answers_late", lambda _: False)
+    monkeypatch.setattr(DirectoryStore, "high_latency", False)
     with ana.using_dl(anew(late)):
         assert len(A.ana_load(uuids[0]).x) == 50
 

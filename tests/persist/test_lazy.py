@@ -18,7 +18,7 @@ class Special(ana.Ref):
 def folder(request, tmp_path, monkeypatch):
     """Return a store's folder, with a layer over it; it answers at once, or late."""
     if request.param == "network":
-        monkeypatch.setattr(prefetching, "answers_late", prefetching.is_folder)
+        monkeypatch.setattr(DirectoryStore, "high_latency", True)
     ana.set_dl(pickle_dir=tmp_path / "s", durable=False)
     return tmp_path / "s"
 

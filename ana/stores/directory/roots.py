@@ -6,13 +6,15 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.fs import atomic, files, json_files
 from ana.stores.directory.graph import postorder
-from ana.stores.directory.store import DirectoryStore
+
+if TYPE_CHECKING:
+    from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["FOLDER", "Root", "check_there", "forget", "keep", "note_roots", "read", "revive"]
 
@@ -33,7 +35,7 @@ class Root(NamedTuple):
 Problem = StateNotFoundError | CorruptedStateError
 
 
-def keep(store: DirectoryStore, name: str, keys: Sequence[str]) -> list[Problem]:
+def keep(store: "DirectoryStore", name: str, keys: Sequence[str]) -> list[Problem]:
     """Keep states, and all that they refer to, under a name, in addition to what it keeps already.
 
     When it returns, all of it is in the store but what it returns, and a collection that begins later spares it. Raises
@@ -66,7 +68,7 @@ def keep(store: DirectoryStore, name: str, keys: Sequence[str]) -> list[Problem]
     return revive(store, uuids)
 
 
-def note_roots(store: DirectoryStore) -> None:
+def note_roots(store: "DirectoryStore") -> None:
     """Have the store remember that it has roots: a copy without its dot files has lost them then, and shows it."""
     if not store.config.roots:
         # Who may not write to the store's own folder cannot say so.
@@ -74,7 +76,7 @@ def note_roots(store: DirectoryStore) -> None:
             store.tree.amend(roots=True)
 
 
-def check_there(store: DirectoryStore) -> None:
+def check_there(store: "DirectoryStore") -> None:
     """Raise UntrustedStoreError where there have been roots, and their folder is gone."""
     if store.config.roots and not store.tree.check_own(FOLDER):
         reason = "states were kept in this store, and the folder of its roots is gone"
@@ -83,7 +85,7 @@ def check_there(store: DirectoryStore) -> None:
         raise UntrustedStoreError(where, f"{reason}, as in a copy without its dot files: {cure}")
 
 
-def forget(store: DirectoryStore, name: str) -> int:
+def forget(store: "DirectoryStore", name: str) -> int:
     """Let go of all that is kept under a name; return how many files that were. Raises StoreError.
 
     UntrustedStoreError where there is none of that name, and others cannot be read.
@@ -97,7 +99,7 @@ def forget(store: DirectoryStore, name: str) -> int:
     return len(found)
 
 
-def read(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None) -> list[Root]:
+def read(store: "DirectoryStore", unreadable: dict[str, ANAError] | None = None) -> list[Root]:
     """Return all roots. Raises UntrustedStoreError for one that cannot be read: then it is not known what to keep.
 
     For who only looks, `unreadable` gets it instead: the file's name in the store, and why.
@@ -105,7 +107,7 @@ def read(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None) -
     return [root for _, root in _files(store, unreadable)]
 
 
-def revive(store: DirectoryStore, keys: list[str]) -> list[Problem]:
+def revive(store: "DirectoryStore", keys: list[str]) -> list[Problem]:
     """Bring states and all that they refer to back from the trash; return what is missing or damaged."""
     problems: list[Problem] = []
 
@@ -129,7 +131,7 @@ def _path(name: str, uuids: list[str]) -> str:
     return f"{FOLDER}/{address.file_name(name).removesuffix(address.SUFFIX)}.{digest}{_SUFFIX}"
 
 
-def _files(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None) -> list[tuple[str, Root]]:
+def _files(store: "DirectoryStore", unreadable: dict[str, ANAError] | None = None) -> list[tuple[str, Root]]:
     folder = f"{store.home}/{FOLDER}"
     files.revalidate([folder])
     try:
@@ -154,7 +156,7 @@ def _files(store: DirectoryStore, unreadable: dict[str, ANAError] | None = None)
     return found
 
 
-def _keeps(store: DirectoryStore, path: str) -> bool:
+def _keeps(store: "DirectoryStore", path: str) -> bool:
     """Return whether a root's file is there and whole: a full disk or a crash may have left it empty."""
     data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
     try:
@@ -163,7 +165,7 @@ def _keeps(store: DirectoryStore, path: str) -> bool:
         return False
 
 
-def _read(store: DirectoryStore, path: str) -> Root | None:
+def _read(store: "DirectoryStore", path: str) -> Root | None:
     # None: forgotten since it was listed.
     data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
     return None if data is None else _parse(path, data)

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from ana.errors import ANAError, CorruptedStateError
 from ana.format import address, record
-from ana.fs import files, mounts
+from ana.fs import files
 from ana.runtime import threads
 from ana.stores.directory.config import CONFIG
 from ana.stores.directory.store import DirectoryStore
@@ -54,7 +54,7 @@ class Survey:
         self.root = store.tree.root
         self.unreadable: dict[str, ANAError] = {}
         """Shard folders that could not be listed, and why: what is in them is not known."""
-        self._at_once = AT_ONCE if mounts.is_network(self.root) else 1
+        self._at_once = AT_ONCE if store.high_latency else 1
 
     def contents(self) -> Contents:
         """List the whole tree: one listing for each folder, no file is touched. Raises StoreError for the root."""

@@ -2,17 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from ana.errors import CorruptedStateError, StateNotFoundError, StoreError
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.format import address, chunks, record
 from ana.fs import atomic, files, locks, mounts
 from ana.fs.ownership import EVERYDAY, Trust
-from ana.runtime.counters import Counters
-from ana.stores.base import ReplacedError
-from ana.stores.directory import keyring, signing, trash
+from ana.stores.base import CacheableStore, ReplacedError, Store
+from ana.stores.directory import keyring, roots, signing, trash
 from ana.stores.directory.config import Config
 from ana.stores.directory.stored_file import StoredFile
 from ana.stores.directory.tree import Tree
@@ -37,10 +36,12 @@ _log = logging.getLogger("ana.stores")
 Result = TypeVar("Result")
 
 
-class DirectoryStore:
+class DirectoryStore(CacheableStore):
     """A tree of records. Safe between threads, processes and hosts; survives fork (it holds nothing open)."""
 
     process_local = False
+    durable = True
+    supports_roots = True
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class DirectoryStore:
         to show a state that another host has just written. `level`: see `ana.format.chunks.encode`. `ring`:
         the store's keys, if they are not to be looked for. `trust`: whose files are believed.
         """
+        super().__init__(root)
         self.tree = Tree(root, durable=durable, create=create, ring=ring, trust=trust)
         self._check = self.tree.trust.check_file
         self._ring = ring
@@ -67,17 +69,17 @@ class DirectoryStore:
         self.durable = durable
         self.wait_seconds = wait_seconds
         self.level = level
-        self.counters = Counters(root)
         self._suspects: set[str] = set()
 
-    @property
-    def home(self) -> str:
-        """The tree's absolute path."""
-        return self.tree.root
-
     @cached_property
-    def _on_network(self) -> bool:
-        return mounts.is_network(self.tree.root)
+    def high_latency(self) -> bool:
+        """Whether it is on a network filesystem; from a local disk, threads bring nothing sooner."""
+        return mounts.is_network(self.home)
+
+    @property
+    def cache_name(self) -> str:
+        """The tree's id, else its path."""
+        return self.config.id or self.home
 
     @cached_property
     def _waits_at_close(self) -> bool:
@@ -88,12 +90,18 @@ class DirectoryStore:
         """What the tree's `ana.json` says."""
         return self.tree.config
 
-    def is_same(self, other: "DirectoryStore") -> bool:
-        """Say whether another one is this very tree, by another path.
+    def is_same(self, other: Store) -> bool:
+        """Return whether another one is this very tree, by another path.
 
         The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
         """
-        return self.config.id == other.config.id and self.tree.identity == other.tree.identity is not None
+        if not isinstance(other, DirectoryStore) or self.config.id != other.config.id:
+            return False
+        return self.tree.identity == other.tree.identity is not None
+
+    def keep(self, name: str, keys: Sequence[str]) -> list[ANAError]:
+        """Keep states under a root's name, with all that they refer to."""
+        return [*roots.keep(self, name, keys)]
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
@@ -113,12 +121,10 @@ class DirectoryStore:
 
     def is_whole(self, key: str) -> bool:
         """Read and verify all of a state."""
-        try:
-            self.get(key).verify()
-        except (StateNotFoundError, CorruptedStateError):
-            return False
-        self._suspects.discard(key)
-        return True
+        whole = super().is_whole(key)
+        if whole:
+            self._suspects.discard(key)
+        return whole
 
     def get(self, key: str, *, wait: bool = True) -> StoredFile:
         """Find a state and verify its header."""
@@ -193,7 +199,7 @@ class DirectoryStore:
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
                 # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
                 # jitter: a job's tasks all find it at the same time, and each reads all of it again.
-                self._revalidate(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self._on_network else 0.0)
+                self._revalidate(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self.high_latency else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
@@ -314,7 +320,7 @@ class DirectoryStore:
         With jitter, so that the tasks of a job do not all ask the server at the same moment.
         """
         yield 0.0
-        if not wait or not self.wait_seconds or not self._on_network:
+        if not wait or not self.wait_seconds or not self.high_latency:
             return
         left, pause = self.wait_seconds, FIRST_PAUSE_SECONDS
         while left > 0:

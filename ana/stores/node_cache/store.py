@@ -6,14 +6,13 @@ processes map read-only. `docs/node-cache.md` says what it promises, and what is
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import cached_property
 
 from ana.errors import ANAError
 from ana.format import address, record
 from ana.fs import node_lock
-from ana.runtime.counters import Counters
-from ana.stores.base import CopyableState, StoredState
-from ana.stores.directory.store import DirectoryStore
+from ana.stores.base import CacheableStore, CopyableState, Store, StoredState
 from ana.stores.node_cache import entries, node_folder
 
 __all__ = ["LEAST_BYTES", "TieredStore", "limit"]
@@ -43,46 +42,52 @@ def limit(said: str, name: str) -> int | None:
     return int(digits) << _UNITS[unit]
 
 
-class TieredStore:
+class TieredStore(Store):
     """A tree with a node-local tier in front of it: reads go through the tier, writes and look-ups to the tree.
 
     Where the tier cannot be had (no local disk, a full or foreign one) it is as if there were none. Safe
     between threads and processes; survives fork.
     """
 
-    def __init__(self, store: DirectoryStore, place: str, limit_bytes: int | None = None, *, verify: bool) -> None:
+    def __init__(self, store: CacheableStore, place: str, limit_bytes: int | None = None, *, verify: bool) -> None:
         """Put a tier at the folder `place` ("auto": where the node says) in front of a store; nothing is made yet.
 
         `limit_bytes`: see `NodeFolder`. `verify`: check the digest of an entry's content each time it is mapped.
         """
+        self.home = store.home
+        self.counters = store.counters
         self.store = store
         self._place = place
         self._limit_bytes = limit_bytes
         self._verify = verify
 
     @property
-    def home(self) -> str:
-        """The tree's absolute path."""
-        return self.store.home
-
-    @property
     def process_local(self) -> bool:
         """As the tree's."""
         return self.store.process_local
-
-    def is_same(self, other: DirectoryStore) -> bool:
-        """Say whether another one is this very tree, by another path."""
-        return self.store.is_same(other)
-
-    @property
-    def counters(self) -> Counters:
-        """The tree's: what is counted is counted for the store."""
-        return self.store.counters
 
     @property
     def durable(self) -> bool:
         """As the tree's."""
         return self.store.durable
+
+    @property
+    def high_latency(self) -> bool:
+        """As the tree's: what the node has not, comes from there."""
+        return self.store.high_latency
+
+    @property
+    def supports_roots(self) -> bool:
+        """As the tree's."""
+        return self.store.supports_roots
+
+    def is_same(self, other: Store) -> bool:
+        """Ask the tree."""
+        return self.store.is_same(other)
+
+    def keep(self, name: str, keys: Sequence[str]) -> Sequence[ANAError]:
+        """Keep them in the tree: what a node has is no copy that lasts."""
+        return self.store.keep(name, keys)
 
     def has(self, key: str) -> bool:
         """Ask the tree."""
@@ -111,10 +116,7 @@ class TieredStore:
         base, boot = node_folder.choose(self._place), node_folder.boot_id()
         if base is None or boot is None:
             return None
-        config = self.store.config
-        # By its id where that is one, else by its path.
-        name = config.id if address.is_canonical(config.id) else address.file_name(config.id or self.home)
-        name = name.removesuffix(address.SUFFIX)
+        name = address.file_name(self.store.cache_name).removesuffix(address.SUFFIX)
         folder = node_folder.NodeFolder(base, name, self._limit_bytes)
         return _Tier(folder, entries.Origin(boot, name), verify=self._verify)
 

@@ -1,0 +1,15 @@
+"""The kinds of stores that ana brings: a line each. What others bring calls `ana.stores.register`."""
+
+from ana.layers import settings
+from ana.stores import base, memory, registry
+from ana.stores.registry import is_home, is_process_local, open_home
+
+__all__ = ["is_home", "is_process_local", "open_home"]
+
+
+def _open_folder(home: str) -> base.Store:
+    return settings.folder(home, create=False)
+
+
+registry.add(registry.PATHS, _open_folder)
+registry.add(memory.SCHEME, None)
