@@ -1,1 +1,1 @@
-"""What ANA costs, next to what else there is: `python -m benchmarks --help`."""
+"""What ANA costs, compared with other tools: `python -m benchmarks --help`."""

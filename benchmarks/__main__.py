@@ -1,4 +1,4 @@
-"""The command line: which parts are measured, how much, where, and where the figures go."""
+"""The command line: which parts to measure, at what size, and where the results go."""
 
 import argparse
 import importlib.util
@@ -14,32 +14,32 @@ from benchmarks.options import SIZES, CannotRunError, Options
 __all__ = ["PARTS", "main"]
 
 PARTS = {
-    "plain": "against pickle.dump into a file: time, disk, memory; with the targets",
-    "peers": "against joblib, diskcache, ProxyStore, dbm, LMDB, the original ANA; and who notices a flipped byte",
-    "tasks": "one large object for many tasks of a process pool: tasks/s, and bytes through the pipe",
-    "exchange": "objects that pass between tasks, from 1 kB to 10 MB: by value, by files, by ANA",
-    "tier": "the node-local tier: the second process of a node against pickle.load, and many processes at once",
-    "nfs": "against pickle on NFS behind 1 Gbit/s, and with 0 and 1 ms of latency (boots tests/nfs/lab)",
+    "plain": "compared with pickle.dump into a file: time, disk, memory; with targets",
+    "peers": "compared with joblib, diskcache, ProxyStore, dbm, LMDB, the original ANA; who notices a flipped byte",
+    "tasks": "one large object for many tasks of a process pool: tasks/s, bytes sent",
+    "exchange": "objects passed between tasks, 1 kB to 10 MB: by value, by file, by ANA",
+    "tier": "the node cache: a node's second process compared with pickle.load, and many processes at once",
+    "nfs": "compared with pickle on NFS at 1 Gbit/s, and with 0 and 1 ms of latency (boots tests/nfs/lab)",
     "growth": "trees of many states, and many writers",
-    "many": "many states at once",
+    "many": "many small states: one at a time, and in bulk",
 }
 
 EPILOG = """\
 examples:
-  python -m benchmarks plain --size tiny                 # does it run? Says nothing about speed
-  python -m benchmarks plain peers --json results/a.json # some minutes
+  python -m benchmarks plain --size tiny                 # only checks that it runs; no meaningful times
+  python -m benchmarks plain peers --json results/a.json # takes a few minutes
   python -m benchmarks --size full --durable --json results/all.json
-  python -m benchmarks growth --states 1000000           # full stops at 100000: a million files take long
+  python -m benchmarks growth --states 1000000           # --size full stops at 100000: a million files are slow
   python -m benchmarks list
   python -m benchmarks report --from results/all.json --write docs/performance.md
-  sudo tests/nfs/lab .venv/bin/python -m benchmarks nfs  # what `nfs` does by itself where it can
+  sudo tests/nfs/lab .venv/bin/python -m benchmarks nfs  # what `nfs` does by itself if it can
 
 parts:
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; returns the exit status."""
+    """Run the requested parts; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["report"]:
         report = importlib.import_module("benchmarks.report")
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"{error}\n")
             status = 1
             continue
-        # One that was measured elsewhere (in the lab) says itself how.
+        # A part measured in the lab has set its own command.
         result.command = result.command or command
         found.append(result)
         sys.stdout.write(f"## {part}\n\n{results.markdown(result)}\n\n")
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parts() -> dict[str, str]:
-    """Return the parts that are there."""
+    """Return the parts that exist."""
     return {name: text for name, text in PARTS.items() if importlib.util.find_spec(f"benchmarks.{name}") is not None}
 
 
@@ -97,18 +97,20 @@ def _run(part: str, asked: argparse.Namespace) -> results.Result:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures what ANA costs. Prints Markdown tables; everything is compared in turns, in one run.",
+        description="Measures what ANA costs, and prints Markdown tables. Compared sides are measured alternately.",
         epilog=EPILOG + "".join(f"  {name:8} {text}\n" for name, text in _parts().items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*_parts(), "list"], help="default: all of them")
-    parser.add_argument("--size", choices=SIZES, default="small", help="how large, and how often (default: small)")
-    parser.add_argument("--rounds", type=_positive, help="how often each thing is measured (default: by size)")
-    parser.add_argument("--folder", type=Path, help="where files are written (default: the system's place)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, for `report`")
-    parser.add_argument("--durable", action="store_true", help="measure also what waiting for the disk costs")
+    parser.add_argument(
+        "--size", choices=SIZES, default="small", help="size of the workloads and number of rounds (default: small)"
+    )
+    parser.add_argument("--rounds", type=_positive, help="number of measurements (default: by size)")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files (default: TMPDIR)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, for `report`")
+    parser.add_argument("--durable", action="store_true", help="also measure the cost of waiting for the disk")
     parser.add_argument("--states", type=_positive, help="growth: size of the largest tree (default: by size)")
-    parser.add_argument("--tasks", type=_positive, help="tasks, exchange: how many (default: by size)")
+    parser.add_argument("--tasks", type=_positive, help="tasks, exchange: number of tasks (default: by size)")
     parser.add_argument("--workers", type=_positive, default=2, help="tasks, exchange: worker processes (default: 2)")
     return parser
 

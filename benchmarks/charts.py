@@ -1,4 +1,4 @@
-"""Pictures of the figures, as SVG files."""
+"""Charts of the results, as SVG files."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from benchmarks.results import Cell, Result, Row
 
 __all__ = ["CHARTS", "draw"]
 
-# Okabe and Ito's colours, which are told apart with every kind of colour vision.
+# Okabe and Ito's colours, which are distinguishable with every kind of colour vision.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
 STYLE: Any = {
     "font.size": 9,
@@ -22,8 +22,8 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "figure.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text: small files, and they can be searched
-    "svg.hashsalt": "ana",  # the same figures make the same file
+    "svg.fonttype": "none",  # text stays text: small, searchable files
+    "svg.hashsalt": "ana",  # equal figures make equal files
     "legend.frameon": False,
 }
 WIDTH_INCHES = 7.2
@@ -32,7 +32,7 @@ PUT_GET = ("put µs", "get µs")
 
 
 def draw(result: Result, folder: Path, suffix: str = "svg") -> dict[str, Path]:
-    """Draw the charts of a result's tables into a folder; returns their files by the tables' names."""
+    """Draw the charts of a result's tables into a folder; returns the files by table name."""
     drawn = {}
     with mpl.rc_context(STYLE):
         for table in result.tables:
@@ -100,7 +100,7 @@ def _peers(rows: Sequence[Row]) -> Figure:
 
 
 def _whole_decades(axes: Any, values: Sequence[float]) -> None:
-    """Let a logarithmic axis begin and end with powers of ten, and name only those: panels are narrow."""
+    """Start and end a logarithmic axis at powers of ten, and label only those: panels are narrow."""
     first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     axes.set_xlim(10**first, 10**last)
     axes.set_xticks([10**power for power in range(first, last + 1)])
@@ -124,7 +124,7 @@ def _tasks(rows: Sequence[Row]) -> Figure:
 
 
 def _pairs(what: str, ours: str, theirs: str, unit: str) -> Callable[[Sequence[Row]], Figure]:
-    """Return what draws two bars for each row."""
+    """Return a function that draws two bars for each row."""
 
     def make(rows: Sequence[Row]) -> Figure:
         figure, (axes,) = _figure(1.1 + 0.45 * len(rows))
@@ -194,4 +194,4 @@ CHARTS: dict[str, Callable[[Sequence[Row]], Figure]] = {
     "growth": _growth,
     "writers": _writers,
 }
-"""What draws which table."""
+"""The function that draws each table."""

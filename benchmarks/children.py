@@ -1,4 +1,4 @@
-"""What has to be measured in a process of its own: `python -m benchmarks.children WHAT ...` answers in JSON."""
+"""Measurements in a process of their own: `python -m benchmarks.children WHAT ...` answers in JSON."""
 
 import json
 import pickle
@@ -17,7 +17,7 @@ from benchmarks.workloads import WORKLOADS
 __all__ = ["main"]
 
 _kept: list[Any] = []
-"""What is to stay in memory until the parent has heard."""
+"""Objects kept in memory until the parent has the answer."""
 
 
 def main(arguments: list[str]) -> None:
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _again(size_bytes: str, tree: str) -> dict[str, Any]:
-    """Store what another process has stored."""
+    """Store an array that another process has already stored."""
     array = WORKLOADS["integers"].make(0, int(size_bytes))
     ana.set_dl(pickle_dir=tree, durable=False)
-    ana.Ref(0).make_uuid()  # what is imported late is there now
+    ana.Ref(0).make_uuid()  # triggers late imports
     ref = ana.Ref(array)
     begin = time.perf_counter()
     uuid = ref.make_uuid()
@@ -48,7 +48,7 @@ def _again(size_bytes: str, tree: str) -> dict[str, Any]:
 
 
 def _memory_store(way: str, size_bytes: str, folder: str) -> dict[str, Any]:
-    """Store a large array; the answer has its key and the memory that this took besides the array."""
+    """Store a large array; the answer has its key and the memory used beyond the array."""
     array = WORKLOADS["large noise"].make(0, int(size_bytes))
     if way == "ana":
         ana.set_dl(pickle_dir=f"{folder}/tree", durable=False)
@@ -64,7 +64,7 @@ def _memory_store(way: str, size_bytes: str, folder: str) -> dict[str, Any]:
 
 
 def _memory_load(way: str, size_bytes: str, folder: str, key: str) -> dict[str, Any]:
-    """Load a large array; the answer is the memory that this took besides the array."""
+    """Load a large array; the answer is the memory used beyond the array."""
     np.zeros(1)
     if way == "ana":
         ana.set_dl(pickle_dir=f"{folder}/tree", durable=False)
@@ -76,15 +76,15 @@ def _memory_load(way: str, size_bytes: str, folder: str, key: str) -> dict[str, 
             array = pickle.load(file)
     peak = _status("VmHWM")
     if array.nbytes != int(size_bytes):
-        msg = f"the array that was loaded has {array.nbytes} bytes, not {size_bytes}"
+        msg = f"the loaded array has {array.nbytes} bytes, not {size_bytes}"
         raise AssertionError(msg)
     return {"extra_bytes": peak - before - array.nbytes}
 
 
 def _tier(how: str, folder: str, key: str) -> dict[str, Any]:
-    """Say that all is ready; at the parent's word load an array and sum it up; keep it until the parent has heard."""
+    """Report ready; on the parent's signal load and sum an array; keep it until the parent has the answer."""
     ana.set_dl(pickle_dir=f"{folder}/tree", durable=False, node_cache=f"{folder}/cache" if how == "tier" else "")
-    ana.Ref(0).make_uuid()  # what is imported late is there now
+    ana.Ref(0).make_uuid()  # triggers late imports
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -109,7 +109,7 @@ def _tier(how: str, folder: str, key: str) -> dict[str, Any]:
 
 
 def _own_memory() -> int:
-    """Return the bytes of memory that this process has and no other one."""
+    """Return the bytes of memory that only this process has."""
     text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     return sum(int(size) * 1024 for size in re.findall(r"^Private_\w+:\s+(\d+) kB$", text, re.MULTILINE))
 
@@ -121,7 +121,7 @@ def _read_so_far() -> int:
 
 
 def _reset_peak() -> int:
-    """Let the kernel forget this process's highest memory, and return what it has now, in bytes."""
+    """Reset the kernel's peak of this process's memory, and return its current size in bytes."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
@@ -130,7 +130,7 @@ def _status(name: str) -> int:
     text = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
     if found is None:
-        msg = f"this kernel does not say {name}"
+        msg = f"this kernel does not report {name}"
         raise AssertionError(msg)
     return int(found[1]) * 1024
 

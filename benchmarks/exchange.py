@@ -27,14 +27,14 @@ TINY_SIZES = (300_000,)
 TOTAL_BYTES = 100_000_000
 MOST_TASKS = 1000
 UNDER_WAY = 2
-"""So many tasks for each worker are submitted at a time."""
+"""How many tasks per worker are in flight at a time."""
 
 
 class Way(Protocol):
     """How an object gets from one process to another."""
 
     def send(self, obj: Any) -> Any:
-        """Return what travels for it."""
+        """Return what is sent in its place."""
 
     def take(self, sent: Any) -> Any:
         """Return the object."""
@@ -101,7 +101,7 @@ NAMES = (BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST)
 
 @cache
 def _way(name: str, folder: str) -> Way:
-    """Return a way, as this process has it."""
+    """Return this process's instance of a way."""
     if name == BY_VALUE:
         return _ByValue()
     if name == PICKLE_FILE:
@@ -112,7 +112,7 @@ def _way(name: str, folder: str) -> Way:
 
 
 class Place(NamedTuple):
-    """Which way is taken, and where its files are."""
+    """A way, and the folder of its files."""
 
     name: str
     folder: str
@@ -124,7 +124,7 @@ class Place(NamedTuple):
 
 
 def _objects(size_bytes: int) -> Iterator[Any]:
-    """Make arrays that do not compress, each another one, in next to no time."""
+    """Make distinct arrays that do not compress, quickly."""
     noise = np.frombuffer(os.urandom(size_bytes), "u1").copy()
     for number in count(1):
         noise[:8] = np.frombuffer((number << 24 | os.getpid()).to_bytes(8, "little"), "u1")
@@ -135,14 +135,14 @@ _made: dict[int, Iterator[Any]] = {}
 
 
 def exchange(place: Place, sent: Any) -> Any:
-    """Take an object, and return another one of its size: what a task does."""
+    """Take an object, and return another one of its size: the task."""
     found = place.way.take(sent)
     size = len(found)
     return place.way.send(next(_made.setdefault(size, _objects(size))))
 
 
 def share(place: Place, sent: Any) -> int:
-    """Take an object that all tasks take, and return a number."""
+    """Take the object that all tasks share, and return a number."""
     return int(place.way.take(sent)[-1])
 
 
@@ -153,10 +153,10 @@ def run(options: Options) -> Result:
     rows = [_row(options, what, size, here) for what in (exchange, share) for size in sizes]
     title = f"Objects between the tasks of a pool of {options.workers} processes, tasks/s"
     note = (
-        "Each task takes an array of its own and returns another one of that size; or all take the same one and return "
-        f"a number. {UNDER_WAY} tasks for each worker are under way at a time. Arrays do not compress. Only ANA checks "
-        "what it reads, and only ANA, by default, waits for the disk; ANA and ProxyStore keep what a process has "
-        "loaded. Bytes are the pickles in both directions, for each task."
+        "Either each task takes an array of its own and returns another one of that size, or all tasks take the same "
+        f"array and return a number. {UNDER_WAY} tasks per worker are in flight at a time. The arrays do not "
+        "compress. Only ANA checks what it reads, and only ANA waits for the disk by default. ANA and ProxyStore "
+        "keep loaded arrays in the process. Bytes are those of the pickles in both directions, per task."
     )
     return Result("exchange", options.size, [Table("exchange", title, rows, note)], machine(options.folder))
 
@@ -166,7 +166,7 @@ def _row(options: Options, what: Any, size: int, names: list[str]) -> Row:
     found: dict[str, list[float]] = {name: [] for name in names}
     travelled: dict[str, float] = {}
     for number in range(options.round_count(5)):
-        # Who goes first pays for what the round before has left to be written.
+        # The first way pays for the writes that the last round left to the kernel.
         for name in names[number % len(names) :] + names[: number % len(names)]:
             with measure.emptied(options.folder / "exchange") as folder:
                 seconds, sent_bytes = _measure(Place(name, str(folder / "store")), what, size, tasks, options.workers)
@@ -183,7 +183,7 @@ def _measure(place: Place, what: Any, size: int, tasks: int, workers: int) -> tu
     objects = _objects(size)
     try:
         with pool(workers) as executor:
-            # Modules, stores and connections are there before the time begins.
+            # Imports, stores and connections are made before the clock starts.
             for future in [executor.submit(what, place, place.way.send(next(objects))) for _ in range(4 * workers)]:
                 future.result()
             with meter.counting():
@@ -214,7 +214,7 @@ def _pass_on(
 
 
 def _close(place: Place) -> None:
-    """Let go of what this process has of a way, so that the next round begins anew."""
+    """Discard this process's instance of a way, so that the next round starts afresh."""
     way = place.way
     if isinstance(way, _ProxyStore):
         way.store.close()

@@ -1,4 +1,4 @@
-"""Trees that grow to many states, and trees that many processes write at once."""
+"""Trees that grow to many states, and trees that many processes write to at once."""
 
 import gc
 import os
@@ -53,12 +53,11 @@ def _growth(folder: Path, largest: int) -> Table:
         del growing
         ana.set_dl()
     note = (
-        "Put: the last 1000 states (or a tenth of all) on the way to that number. Get and look-up: as many, at random, "
-        "by a layer that has none of them alive. Listing: the walk over the whole tree. The pickle files lie in one "
-        "folder. The tree's folders come to be as they are needed, up to 65,792 of them, which the first "
-        "states pay for."
+        "Put: the last 1000 states (or the last tenth) before that number. Get and look-up: as many states at random, "
+        "in a layer with no live objects. Listing: a walk over the whole tree. The pickle files are in one folder. "
+        "The tree has up to 65,792 folders, made when first needed, so the first states pay for them."
     )
-    return Table("growth", "A tree that grows, states of 1 kB, nobody waiting for the disk", rows, note)
+    return Table("growth", "A growing tree, states of 1 kB, without waiting for the disk", rows, note)
 
 
 class _Growing:
@@ -77,7 +76,7 @@ class _Growing:
             state = _state(number)
             self._put([state])
             self._put_plain(number, [state])
-        # In two halves: what else goes on here then meets both of them.
+        # In two halves, so that other load on the machine affects both sides.
         put = put_plain = 0.0
         for first, last in ((size - timed, size - timed // 2), (size - timed // 2, size)):
             states = [_state(number) for number in range(first, last)]
@@ -130,7 +129,7 @@ class _Growing:
 
 
 def _writers(options: Options) -> Table:
-    """Let processes store at once: each its own states, or all the same ones."""
+    """Let processes store at once: each its own states, or all of them the same states."""
     count = options.pick(20, 500, 1000)
     rounds = options.round_count(3)
     rows: list[Row] = []
@@ -144,15 +143,14 @@ def _writers(options: Options) -> Table:
             row[column] = writers * count / measure.median(times)
         rows.append(row)
     note = (
-        f"Each process stores {count} states of 1 kB into a new tree; states/s counts all calls of make_uuid of all "
-        f"processes, "
-        f"the median of {rounds} rounds. This machine has {os.cpu_count()} cores."
+        f"Each process stores {count} states of 1 kB into a new tree. states/s counts the make_uuid calls of all "
+        f"processes; it is the median of {rounds} rounds. This machine has {os.cpu_count()} cores."
     )
-    return Table("writers", "Many processes that store at once, nobody waiting for the disk", rows, note)
+    return Table("writers", "Many processes storing at once, without waiting for the disk", rows, note)
 
 
 def _store_at_once(tree: Path, writers: int, count: int, *, shared: bool) -> float:
-    """Return the seconds from the first one's start to the last one's end."""
+    """Return the seconds from the first start to the last end."""
     ana.set_dl(pickle_dir=tree, durable=False)
     ana.set_dl()
     context = get_context("spawn")
@@ -172,7 +170,7 @@ def _store_at_once(tree: Path, writers: int, count: int, *, shared: bool) -> flo
 
 
 def _write(tree: Path, first: int, count: int, barrier: Barrier, times: Any) -> None:
-    """Store states together with the other processes; the clock is the same for all of them."""
+    """Store states at the same time as the other processes; they share one clock."""
     states = [_state(first + number) for number in range(count)]
     ana.set_dl(pickle_dir=tree, durable=False)
     barrier.wait()

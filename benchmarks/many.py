@@ -1,9 +1,9 @@
-"""How long many small states take: one by one against `store_many`, `load_many` and a parent's children, in a folder.
+"""Many small states: one at a time, and in bulk with `store_many`, `load_many` and a parent's children, in a folder.
 
     python -m benchmarks.many --folder FOLDER [--states N] [--bytes B] [--json]
 
-Prints a Markdown table: seconds of wall time for all states, and the ratio. On a network filesystem give `--reader` the
-same folder through another mount, if there is one: a client answers from memory what it wrote itself.
+Prints a Markdown table: wall time in seconds for all states, and the ratio. On a network filesystem pass the same
+folder through another mount as `--reader`, if there is one: a client reads its own writes from memory.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class State(ana.Storable):
 
 
 class Parent(ana.Storable):
-    """Refers to many."""
+    """Refers to many states."""
 
     def __init__(self, children: list[State]) -> None:
         self.children = children
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How much of the one-by-one time is left."""
+        """The bulk time as a fraction of the one-at-a-time time."""
         return self.many / self.one_by_one
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reader", help="the same folder through another mount, to read from (default: --folder)")
     parser.add_argument("--states", type=int, default=1000)
     parser.add_argument("--bytes", type=int, default=1000, help="content of each state, incompressible (default: 1000)")
-    parser.add_argument("--fast", action="store_true", help="with durable=False: do not wait for the disk")
+    parser.add_argument("--fast", action="store_true", help="use durable=False: do not wait for the disk")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
     folder = tempfile.mkdtemp(prefix="ana-many-", dir=options.folder)
@@ -110,7 +110,7 @@ def measure(folder: str, reader: str, count: int, size_bytes: int, *, durable: b
     check([state.content for state in many] == [state.content for state in one] == contents)
     del one, many
     gc.collect()
-    # One by one, the children take what `one_load` has measured.
+    # One at a time, the children take the time that `one_load` measured.
     with ana.using_dl(layer("children", reader)):
         children_load, loaded = timed(lambda: Parent.ana_load(parent))
     check([state.content for state in loaded.children] == contents)
@@ -122,14 +122,14 @@ def measure(folder: str, reader: str, count: int, size_bytes: int, *, durable: b
 
 
 def check(right: bool) -> None:  # noqa: FBT001 - as with assert
-    """Stop where the work was not done: then its time means nothing."""
+    """Raise if the work was not done: then its time means nothing."""
     if not right:
-        msg = "what came back is not what was stored"
+        msg = "a loaded state differs from the stored one"
         raise RuntimeError(msg)
 
 
 def timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    """Return how many seconds something took, and what it returned."""
+    """Return the seconds that the work took, and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result

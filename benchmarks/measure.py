@@ -1,4 +1,4 @@
-"""Timing on a machine that does other work at the same time: everything in turns, and medians of ratios."""
+"""Timing on a machine that does other work: measures sides alternately, and takes medians of ratios."""
 
 import ctypes
 import gc
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-"""Of <malloc.h>."""
+"""From <malloc.h>."""
 
 
 def fresh_memory() -> None:
@@ -57,7 +57,7 @@ def _mallopt(parameter: int, value: int) -> None:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Return how long one call takes; what it returns is freed after the clock was read."""
+    """Return the seconds that one call takes; its result is freed after the clock stops."""
     gc.collect()
     begin = time.perf_counter()
     returned = action()
@@ -67,7 +67,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def take_turns(actions: Mapping[str, Callable[[], float]], number: int) -> dict[str, float]:
-    """Call each action once, in an order that rotates with the round: who goes first pays for cold caches."""
+    """Call each action once, in an order that rotates with the round: the first pays for cold caches."""
     names = list(actions)
     names = names[number % len(names) :] + names[: number % len(names)]
     if number // len(names) % 2:
@@ -76,19 +76,19 @@ def take_turns(actions: Mapping[str, Callable[[], float]], number: int) -> dict[
 
 
 def in_turns(actions: Mapping[str, Callable[[], float]], rounds: int, *, warm: int = 1) -> dict[str, list[float]]:
-    """Return the figures of all rounds; those that warm up are not among them."""
+    """Return the figures of all rounds except the warm-up rounds."""
     found = [take_turns(actions, number) for number in range(rounds + warm)][warm:]
     return {name: [figures[name] for figures in found] for name in actions}
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the rounds' ratios: both sides of one had the same neighbours on the machine."""
+    """Return the median of the rounds' ratios: both sides of a round met the same load on the machine."""
     return median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[Path]:
-    """Make a folder for the block; the next round is not to find the pages that it has dirtied."""
+    """Make a folder for the block, and remove it, so that the next round does not meet its dirty pages."""
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -97,7 +97,7 @@ def emptied(folder: Path) -> Iterator[Path]:
 
 
 def disk_bytes(folder: Path) -> int:
-    """Return the size of all files below a folder; holes are not counted (LMDB's file is made of them)."""
+    """Return the size of all files below a folder, without holes (LMDB's file is mostly holes)."""
     total = 0
     for inner, _, names in os.walk(folder):
         for name in names:
@@ -107,7 +107,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 def run_child(*arguments: object) -> Any:
-    """Run `benchmarks.children` in a new interpreter, and return what it answers."""
+    """Run `benchmarks.children` in a new interpreter, and return its answer."""
     command = [sys.executable, "-m", "benchmarks.children", *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return json.loads(done.stdout)

@@ -1,6 +1,6 @@
-"""ANA and plain pickle files on real NFS: behind 1 Gbit/s, and where each round trip takes time.
+"""ANA and plain pickle files on real NFS: limited to 1 Gbit/s, and with latency.
 
-In the lab (tests/nfs/lab) the network's speed is set here. On a cluster it is what it is:
+In the lab (tests/nfs/lab) this part sets the network's speed. On a cluster it measures the network as it is:
 
     ANA_TEST_MOUNTS=/mnt/a:/mnt/b python -m benchmarks nfs    # two mounts of one export, with separate caches
 """
@@ -42,27 +42,27 @@ TOUCH_BYTES = 64 << 20
 
 
 class Pair(NamedTuple):
-    """One export as two clients see it: `near` stores, `far` loads."""
+    """One export, mounted by two clients: `near` stores, `far` loads."""
 
     near: Path
     far: Path
 
 
 def run(options: Options) -> Result:
-    """Measure here, if there are mounts; else in the lab. Raises CannotRunError."""
+    """Measure here if there are mounts, otherwise in the lab. Raises CannotRunError."""
     if os.environ.get(MOUNTS):
         return _here(options)
     return _in_the_lab(options)
 
 
 def _in_the_lab(options: Options) -> Result:
-    """Run this part in the lab, and read what it has found out."""
+    """Run this part in the lab, and read its results."""
     sys.path.insert(0, str(LAB))
     problem = import_module("lab_host").missing()
     if problem:
         msg = f"nfs: {problem}; or set {MOUNTS}=/mnt/a:/mnt/b (two mounts of one export)"
         raise CannotRunError(msg)
-    # Not in the folder that is asked for: the guest has to see it, and /tmp and /run are its own.
+    # Not in the requested folder: the guest must see it, and it has its own /tmp and /run.
     with tempfile.TemporaryDirectory(prefix=".nfs-benchmark-", dir=ROOT) as folder:
         answer = Path(folder) / "nfs.json"
         command = [str(LAB / "lab"), f"--memory={LAB_MEMORY}", f"--seconds={LAB_SECONDS}"]
@@ -95,16 +95,17 @@ def _here(options: Options) -> Result:
     found = machine(pair.near)
     if IN_LAB in os.environ:
         found["filesystem"] = f"NFS 4.2 ({found['filesystem']}), server and clients in one kernel"
-        # Ours is far above what hardware takes, for whoever writes there first, and would drown the wire.
+        # The first write to memory is far slower here than on hardware, and would hide the network's time.
         tables[0].note += (
             f" Arrays are loaded into memory that the process has used before: the first use of "
-            f"{TOUCH_BYTES >> 20} MiB takes {touching:.2g} s in this kernel, which has no hardware for that."
+            f"{TOUCH_BYTES >> 20} MiB takes {touching:.2g} s in this kernel, which maps memory without hardware "
+            "support."
         )
     return Result("nfs", options.size, tables, found)
 
 
 def _network(netem: str) -> str:
-    """Set the speed of the lab's loopback device; returns what is measured then."""
+    """Set the speed of the lab's loopback device; returns the name of that network."""
     if IN_LAB not in os.environ:
         return ELSEWHERE
     action = ["replace", "dev", "lo", "root", "netem", *netem.split()] if netem else ["del", "dev", "lo", "root"]
@@ -114,7 +115,7 @@ def _network(netem: str) -> str:
 
 @contextmanager
 def _round(place: Pair) -> Iterator[Pair]:
-    """Make a folder for one round: what the far client has never seen it has to ask the server for."""
+    """Make a folder for one round: the far client has never seen it, so it must ask the server."""
     name = str(uuid.uuid4())
     pair = Pair(place.near / name, place.far / name)
     pair.near.mkdir()
@@ -126,7 +127,7 @@ def _round(place: Pair) -> Iterator[Pair]:
 
 
 class _Ways:
-    """Storing and loading the states of a workload in both ways, in a folder that two clients see."""
+    """Stores and loads a workload's states both ways, in a folder that two clients see."""
 
     def __init__(self, workload: Workload, place: Pair, *, durable: bool) -> None:
         self.states = workload.states()
@@ -134,7 +135,7 @@ class _Ways:
         self.durable = durable
 
     def open(self, client: Path) -> None:
-        """Begin anew, through that client."""
+        """Start afresh, through that client."""
         ana.set_dl(pickle_dir=client / "tree", keep_bytes=0, durable=self.durable)
 
     def ana_store(self) -> list[str]:
@@ -164,7 +165,7 @@ class _Ways:
             del loaded
 
     def once(self, number: int) -> dict[str, float]:
-        """Store and load everything once in both ways; seconds per state."""
+        """Store and load everything once, both ways; returns seconds per state."""
         with _round(self.place) as place:
             uuids: list[str] = []
             self.open(place.near)
@@ -182,16 +183,16 @@ class _Ways:
         return {name: value / len(self.states) for name, value in found.items()}
 
     def rounds(self, count: int) -> dict[str, list[float]]:
-        """Measure so many rounds, after one that warms up."""
+        """Measure `count` rounds, after a warm-up round."""
         found = [self.once(number) for number in range(count + 1)][1:]
         return {name: [figures[name] for figures in found] for name in found[0]}
 
 
 def _wire(options: Options, place: Pair) -> Table:
-    """Send what compresses over a slow wire."""
+    """Send compressible data over a slow network."""
     workload = WORKLOADS["integers"].scaled(options.size)
     rows: list[Row] = []
-    # First without a limit: so much of what follows is work of the processor, not of the wire.
+    # First without a limit, to show how much of the later times is the processor's.
     unlimited = [(UNLIMITED, False)] if IN_LAB in os.environ else []
     for netem, durable in (*unlimited, (GIGABIT, False), (GIGABIT, True)):
         network = _network(netem)
@@ -212,15 +213,15 @@ def _wire(options: Options, place: Pair) -> Table:
                 row |= {"target": f"≤ {WIRE_TARGET:g}", "met": ratio <= WIRE_TARGET}
             rows.append(row)
     note = (
-        "One client stores, another one loads, which has nothing of it in its cache: all goes over the wire. Rows "
-        "without a limit show how much is not the wire's time: the lab has one processor, for both clients and the "
-        "server, too."
+        "One client stores. Another client, with nothing in its cache, loads, so everything crosses the network. Rows "
+        "without a limit show the time that is not the network's: the lab has a single processor for both clients and "
+        "the server."
     )
     return Table("wire", "NFS behind 1 Gbit/s", rows, note)
 
 
 def _latency(options: Options, place: Pair, mounts: Pair) -> Table:
-    """Store and load small states where round trips take time, and count those."""
+    """Store and load small states over a network with latency, and count round trips."""
     full = WORKLOADS["dict"]
     workload = full.resized(full.size_bytes, options.pick(2, 20, 50))
     rows: list[Row] = []
@@ -241,8 +242,8 @@ def _latency(options: Options, place: Pair, mounts: Pair) -> Table:
                     "pickle file round trips": trips.get(("plain", what, durable)),
                 })  # fmt: skip
     note = (
-        f"Medians per state of {workload.count} states of 1 kB. ANA's go into new folders, two for most states, as the "
-        "tree is empty; the pickle files into one folder that is there. Round trips are calls to the server, per state."
+        f"Medians per state of {workload.count} states of 1 kB. The tree is empty, so ANA makes new folders, two for "
+        "most states. The pickle files go into one existing folder. Round trips are calls to the server, per state."
     )
     return Table("latency", "Small states on NFS", rows, note)
 

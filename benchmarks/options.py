@@ -1,4 +1,4 @@
-"""What the command line says to all parts."""
+"""Options of the command line for all parts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TypeVar
 __all__ = ["SIZES", "CannotRunError", "Options"]
 
 SIZES = ("tiny", "small", "full")
-"""Tiny shows that the scripts run; small takes some minutes; full is what docs/performance.md quotes."""
+"""`tiny` only shows that the scripts run; `small` takes a few minutes; docs/performance.md quotes `full`."""
 
 Value = TypeVar("Value")
 
@@ -18,7 +18,7 @@ class CannotRunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is measured, and where. `folder` is empty and the part's own; what is None the size decides."""
+    """How much to measure, and where. `folder` is empty and belongs to the part; None means a default by size."""
 
     folder: Path
     size: str = "small"
@@ -29,9 +29,9 @@ class Options:
     workers: int = 2
 
     def pick(self, tiny: Value, small: Value, full: Value) -> Value:
-        """Return the value for the size that was asked for."""
+        """Return the value for the requested size."""
         return {"tiny": tiny, "small": small, "full": full}[self.size]
 
     def round_count(self, full: int) -> int:
-        """Return how often each thing is measured: as was asked for, or by the size."""
+        """Return the number of rounds: the requested one, or a default by size."""
         return self.rounds or self.pick(1, max(3, full // 2), full)

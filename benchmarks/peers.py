@@ -1,4 +1,4 @@
-"""The same states through what others use, each at the same guarantee; and who notices a flipped byte."""
+"""The same states in other tools, with the same guarantees; and which tools notice a flipped byte."""
 
 import gc
 import importlib.util
@@ -26,7 +26,7 @@ __all__ = ["PEERS", "run"]
 
 ROUNDS = {"dict": 9, "floats": 9, "noise": 7, "integers": 5}
 MAP_BYTES = 4 << 30
-"""LMDB wants to know its largest size beforehand."""
+"""LMDB needs its maximum size in advance."""
 FLIP_SECONDS = 60
 NOTICED, WRONG, HARMLESS, CRASHED = "noticed", "came back wrong", "without effect", "crashed the process"
 
@@ -43,11 +43,11 @@ class Peer(ABC):
         self.durable = durable
         self.open()
 
-    def open(self) -> None:  # noqa: B027 - a file for each state needs nothing opened
+    def open(self) -> None:  # noqa: B027 - with a file per state there is nothing to open
         """Open the store as a new process would."""
 
     def close(self) -> None:  # noqa: B027 - the same
-        """Let go of it."""
+        """Close the store."""
 
     @abstractmethod
     def put(self, number: int, state: Any) -> Any:
@@ -58,7 +58,7 @@ class Peer(ABC):
         """Load a state."""
 
     def reference(self, _key: Any) -> object | None:
-        """Return what a program would send to another process; None where it has to think of something itself."""
+        """Return what a program would send to another process; None if the tool has no reference."""
         return None
 
 
@@ -94,7 +94,7 @@ class Ana(Peer):
     def close(self) -> None:
         ana.set_dl()
 
-    def put(self, number: int, state: Any) -> str:  # noqa: ARG002 - the content says where it goes
+    def put(self, number: int, state: Any) -> str:  # noqa: ARG002 - the content decides the key
         return ana.Ref(state).make_uuid()
 
     def get(self, key: str) -> Any:
@@ -105,7 +105,7 @@ class Ana(Peer):
 
 
 class OriginalAna(Peer):
-    """The original ANA's way: a file named by a UUID, rewritten in place."""
+    """The original ANA: a file named by a UUID, rewritten in place."""
 
     name = "original ANA"
 
@@ -146,14 +146,14 @@ class Joblib(Peer):
 
 
 class DiskCache(Peer):
-    """diskcache: SQLite, with files beside it for what is large."""
+    """diskcache: SQLite, with files beside it for large values."""
 
     name = "diskcache"
     needs = "diskcache"
     can_wait = True
 
     def open(self) -> None:
-        # No eviction: it is to keep what it is given.
+        # No eviction: it must keep everything.
         self.cache: Any = importlib.import_module("diskcache").Cache(
             str(self.folder), eviction_policy="none", sqlite_synchronous=2 if self.durable else 0
         )
@@ -179,7 +179,7 @@ class ProxyStore(Peer):
         connector = importlib.import_module("proxystore.connectors.file").FileConnector(str(self.folder), clear=False)
         self.store: Any = importlib.import_module("proxystore.store").Store("peer", connector, cache_size=0)
 
-    def put(self, number: int, state: Any) -> Any:  # noqa: ARG002 - it makes keys itself
+    def put(self, number: int, state: Any) -> Any:  # noqa: ARG002 - it makes its own keys
         return self.store.put(state)
 
     def get(self, key: Any) -> Any:
@@ -190,7 +190,7 @@ class ProxyStore(Peer):
 
 
 class Shelf(Peer):
-    """shelve, over whichever dbm this Python has."""
+    """shelve, over the dbm of this Python."""
 
     name = "shelve"
     can_wait = True
@@ -212,7 +212,7 @@ class Shelf(Peer):
 
 
 class Lmdb(Peer):
-    """LMDB, one transaction per state; pickles are made and read here."""
+    """LMDB, one transaction per state; the benchmark pickles and unpickles."""
 
     name = "LMDB"
     needs = "lmdb"
@@ -261,23 +261,23 @@ def _times(options: Options, peers: list[type[Peer]], *, durable: bool) -> Table
         rounds = options.round_count(max(3, full_rounds // 3) if durable else full_rounds)
         rows += _workload_rows(options.folder, workload, peers, rounds, durable=durable)
     if durable:
-        title = "Put and get, all waiting for the disk"
+        title = "Put and get, waiting for the disk"
         note = (
-            "ANA syncs file and folder; the pickle file and shelve the file alone (shelve's dbm may not even do that); "
-            "diskcache syncs SQLite's log, but no file that it keeps beside it."
+            "ANA syncs the file and its folder. The pickle file and shelve sync only the file (shelve's dbm may not "
+            "even do that). diskcache syncs SQLite's log, but not the files beside it."
         )
         return Table("peers-durable", title, rows, note)
     note = (
-        "Medians of rounds, per state, all measured in turns; nobody waits for the disk, nobody may answer from "
-        "its own memory. Ratios are medians of the rounds' ratios to the pickle file. LMDB and shelve keep all in one "
-        "file. ANA's tree is new in each round, so that its times include making folders."
+        "Medians of rounds, per state, measured alternately. No tool waits for the disk or answers from its own "
+        "memory. Ratios are medians of the rounds' ratios to the pickle file. LMDB and shelve keep everything in one "
+        "file. ANA's tree is new in each round, so its times include making folders."
     )
-    return Table("peers", "Put and get, nobody waiting for the disk", rows, note)
+    return Table("peers", "Put and get, without waiting for the disk", rows, note)
 
 
 def _workload(key: str) -> Workload:
     full = WORKLOADS[key]
-    # As large as the noise: eight peers times 128 MB would mostly measure this machine's memory.
+    # The size of the noise: eight peers times 128 MB would mostly measure this machine's memory.
     return full.resized(WORKLOADS["noise"].size_bytes) if key == "integers" else full
 
 
@@ -346,7 +346,7 @@ def _row(workload: Workload, name: str, figures: list[_Figures], base: list[_Fig
 
 
 def _damage(options: Options, peers: list[type[Peer]]) -> Table:
-    """Flip a bit in stored bytes, at many places in turn, and see what comes back."""
+    """Flip one bit at a time in the stored bytes, and check what is loaded."""
     workload = WORKLOADS["floats"]
     state = workload.make(0, workload.size_bytes if options.size != "tiny" else 1000)
     flips = options.pick(3, 50, 100)
@@ -363,15 +363,16 @@ def _damage(options: Options, peers: list[type[Peer]]) -> Table:
         row: Row = {"with": kind.name, "flips": flips}
         row |= {outcome: outcomes.count(outcome) for outcome in (NOTICED, WRONG, HARMLESS, CRASHED)}
         row["a flipped byte is noticed"] = _verdict(outcomes)
-        row["reference bytes"] = size if size is not None else "its user's affair"
+        row["reference bytes"] = size if size is not None else "up to its user"
         rows.append(row)
     note = (
-        "One bit is flipped at evenly spread places of the stored bytes, one after the other, and a new process loads. "
-        "Without effect: in bytes that the state does not use (SQLite's and LMDB's empty pages). Pickle itself notices "
-        "some, where the flip hits a code and not a value. A reference is what a program sends to another process: "
-        "ANA's and ProxyStore's with the folder's path, joblib's the result of call_and_shelve."
+        "One bit at a time is flipped, at evenly spaced offsets in the stored bytes, and a new process loads the "
+        "state. A flip has no effect in bytes that the state does not use (empty pages of SQLite and LMDB). Pickle "
+        "itself notices flips that hit an opcode, not those that hit a value. A reference is what a program sends to "
+        "another process: for ANA and ProxyStore it includes the folder's path, for joblib it is the result of "
+        "call_and_shelve."
     )
-    return Table("damage", "Who notices a flipped byte, and how large references are", rows, note)
+    return Table("damage", "Detection of flipped bytes, and size of references", rows, note)
 
 
 def _verdict(outcomes: list[str]) -> str:
@@ -382,7 +383,7 @@ def _verdict(outcomes: list[str]) -> str:
 
 
 def _flipped(peer: Peer, key: Any, state: Any, where: float) -> str:
-    """Flip a bit of the largest file, at a share of its length; say what loading does then; put the bit back."""
+    """Flip a bit of the largest file at a fraction of its length, return the outcome of a load, and restore the bit."""
     path = max((path for path in peer.folder.rglob("*") if path.is_file()), key=_allocated)
     offset = int(path.stat().st_size * where)
     _flip(path, offset)
@@ -393,7 +394,7 @@ def _flipped(peer: Peer, key: Any, state: Any, where: float) -> str:
 
 
 def _allocated(path: Path) -> tuple[int, int]:
-    """By blocks first: LMDB's lock file and map are as long as they might become."""
+    """Sort by blocks first: LMDB's lock file and map have their maximum length from the start."""
     status = path.stat()
     return status.st_blocks, status.st_size
 
@@ -410,13 +411,13 @@ def _outcome(peer: Peer, key: Any, state: Any) -> str:
     try:
         peer.open()
         loaded = peer.get(key)
-    except Exception:  # noqa: BLE001 - of whatever kind, it was noticed
+    except Exception:  # noqa: BLE001 - any error means that it was noticed
         return NOTICED
     return HARMLESS if loaded == state else WRONG
 
 
 def _in_a_fork(action: Callable[[], str]) -> str:
-    """Return what an action returns in a process of its own: unpickling damaged bytes may end it, or never end."""
+    """Run an action in a process of its own: unpickling damaged bytes may crash or never end."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(action()))

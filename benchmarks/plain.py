@@ -1,4 +1,4 @@
-"""ANA next to what everyone has: pickle.dump into a file, pickle.load from it; page cache warm."""
+"""ANA compared with pickle.dump into a file and pickle.load from it, with a warm page cache."""
 
 import functools
 import gc
@@ -35,7 +35,7 @@ ROUNDS = {"dict": 15, "floats": 15, "noise": 15, "large noise": 7, "text": 7, "i
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a workload is to cost at most, as multiples of what it is compared with, and on disk."""
+    """Upper limits for a workload: time as a multiple of the other side's, and bytes on disk."""
 
     store: float
     load: float
@@ -51,7 +51,7 @@ TARGETS = {
     "integers": Target(1.4, 1.3, 0.25),
 }
 NEW_TREE = 2.5
-"""The target for small states whose shard folders are made on the way."""
+"""The target for small states whose shard folders have to be made."""
 AGAIN_GB_PER_SECOND = 3.0
 REFERENCE_MICROSECONDS = 3.0
 IMPORT_MILLISECONDS = 40.0
@@ -59,7 +59,7 @@ PEAK_MEBIBYTES = 64.0
 
 
 def run(options: Options) -> Result:
-    """Measure everything, and say which targets are met."""
+    """Measure everything, and note which targets are met."""
     tables = [*_ratios(options), _others(options), _memory(options)]
     if options.durable:
         tables.append(_durable(options))
@@ -75,18 +75,18 @@ def _ratios(options: Options) -> list[Table]:
         times += _rows(bench, key)
         disk.append(_disk_row(bench, TARGETS[key].disk))
         if key == "noise":
-            # The one size where it matters: smaller states always have recycled memory, larger ones never.
+            # Only this size differs: smaller states always get recycled memory, larger ones never.
             measure.recycled_memory()
             times += [row | {"what": f"{row['what']}, recycled memory"} for row in _rows(bench, key)]
             measure.fresh_memory()
     note = (
-        "Times are medians of the rounds, per state; a ratio is the median of the rounds' ratios, both sides having "
-        "been measured in turns. The pickle files lie in one folder. The integers are compared with zstd level 1 on "
-        "1 MiB chunks, on all cores, from memory to memory. Large blocks are memory that the process has not used "
-        "before, as they are for a worker's first object, except where the table says recycled."
+        "Times are medians of the rounds, per state. A ratio is the median of the rounds' ratios; the two sides were "
+        "measured alternately. The pickle files are in one folder. The integers are compared with zstd level 1 on 1 "
+        "MiB chunks, on all cores, from memory to memory. Large blocks are in memory that the process has not used "
+        "before, as for a worker's first object, unless the table says recycled."
     )
     return [
-        Table("plain", "ANA next to a plain pickle file, nobody waiting for the disk", times, note),
+        Table("plain", "ANA compared with a plain pickle file, without waiting for the disk", times, note),
         Table("disk", "Bytes on disk, per state", disk, "ANA's bytes include its `ana.json`."),
     ]
 
@@ -96,14 +96,14 @@ def _durable(options: Options) -> Table:
     for key, full in WORKLOADS.items():
         rounds = options.round_count(max(3, ROUNDS[key] // 3))
         rows += _rows(_Bench(full.scaled(options.size), options.folder, rounds, durable=True), key)
-    # What is read was written before: loading does not wait for a disk.
+    # Loading does not wait for the disk: the data was written before.
     rows = [
         {name: value for name, value in row.items() if name not in ("target", "met")}
         for row in rows
         if row["what"] != "load"
     ]
-    note = "ANA also waits for the folder, so that the file's name survives a power cut; the pickle file's may not."
-    return Table("durable", "ANA as it is by default, next to a pickle file with fsync", rows, note)
+    note = "ANA also syncs the folder, so that the file's name survives a power cut. The pickle file's name may not."
+    return Table("durable", "ANA's default (durable), compared with a pickle file with fsync", rows, note)
 
 
 def _rows(bench: "_Bench", key: str) -> list[Row]:
@@ -133,7 +133,7 @@ class _Bench:
         ana.set_dl()
 
     def open(self, tree: Path) -> None:
-        """Begin anew, as another process would: nothing of what was stored is known to be alive."""
+        """Start afresh, as another process would: no stored object is alive."""
         ana.set_dl(pickle_dir=tree, keep_bytes=0, durable=self.durable)
 
     def ana_store(self) -> list[str]:
@@ -167,7 +167,7 @@ class _Bench:
         return measure.seconds(action) / len(self.states)
 
     def once(self, number: int) -> dict[str, float]:
-        """Measure one round: a new tree, the same tree with its folders there, and loading."""
+        """Measure one round: storing into a new tree, storing into its existing folders, and loading."""
         with self.round() as (tree, flat):
             self.open(tree)
             uuids: list[str] = []
@@ -216,7 +216,7 @@ def _remove_files(folder: Path, suffix: str) -> None:
 
 
 def _small(bench: _Bench) -> list[Row]:
-    """Measure small states: whether their folders are there already makes the difference."""
+    """Measure small states with new folders and with existing ones: that makes the difference."""
     found, target, name = bench.all_rounds(), TARGETS["dict"], bench.workload.name
     return [
         _row(name, "store, new tree", found, ("new tree", "plain new tree"), NEW_TREE),
@@ -267,7 +267,7 @@ def _disk_row(bench: _Bench, target: float | None) -> Row:
 
 
 class _Compression:
-    """What the integers are compared with: the compression alone, on all cores, from memory to memory."""
+    """The baseline for the integers: compression alone, on all cores, from memory to memory."""
 
     def __init__(self, array: Any) -> None:
         view = memoryview(array).cast("B")
@@ -293,11 +293,11 @@ def _decompress(frame: bytes, size: int) -> bytes:
 
 def _others(options: Options) -> Table:
     rows = [_again(options), *_references(options), _import(options)]
-    return Table("others", "What does not depend on a plain pickle", rows)
+    return Table("others", "Independent of a plain pickle", rows)
 
 
 def _again(options: Options) -> Row:
-    """Store the integers once more, in other processes: nothing is written, so that this is hashing."""
+    """Store the integers again in other processes. Nothing is written, so this measures hashing."""
     workload = WORKLOADS["integers"].scaled(options.size)
     with measure.emptied(options.folder / "again") as folder:
         ana.set_dl(pickle_dir=folder / "tree", durable=False)
@@ -320,7 +320,7 @@ def _again(options: Options) -> Row:
 
 
 def _references(options: Options) -> list[Row]:
-    """Pickle and unpickle an object that has its UUID and is alive."""
+    """Pickle and unpickle a live object with a UUID."""
     calls = options.pick(100, 20_000, 50_000)
     with measure.emptied(options.folder / "references") as folder:
         ana.set_dl(pickle_dir=folder / "tree", durable=False)
@@ -346,9 +346,9 @@ def _each(action: Callable[[], object], calls: int) -> float:
 
 
 def _import(options: Options) -> Row:
-    """Start interpreters that import ana, and others that do not; all find their modules compiled."""
+    """Start interpreters with and without `import ana`; all modules are compiled beforehand."""
     with measure.emptied(options.folder / "compiled") as folder:
-        # Whatever this shell says of compiled files: an installed package has them.
+        # An installed package has compiled files, whatever this shell's environment says.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment["PYTHONPYCACHEPREFIX"] = str(folder)
         programs = {"ana": "import ana", "nothing": "pass"}
@@ -371,7 +371,7 @@ def _at_most(name: str, value: float, unit: str, target: float) -> Row:
 
 
 def _memory(options: Options) -> Table:
-    """Measure in new processes how much memory storing and loading take besides the object."""
+    """Measure in new processes how much memory storing and loading take beyond the object."""
     workload = WORKLOADS["large noise"].scaled(options.size)
     rows: list[Row] = []
     for way in ("ana", "plain"):

@@ -1,4 +1,4 @@
-"""Parts that are programs of their own: run with a folder and a number of states, they print their figures as JSON."""
+"""Parts that are programs of their own: they take a folder and a number of states, and print JSON."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ __all__ = ["run"]
 
 
 def run(part: str, program: ModuleType, options: Options) -> Result:
-    """Run a program, once with waiting for the disk and once without; one row for each of its operations."""
+    """Run a program twice, with and without waiting for the disk; returns one row per operation."""
     states = options.states or options.pick(20, 1000, 1000)
     rows: list[Row] = []
     for way, more in (("no", ["--fast"]), ("yes", [])):

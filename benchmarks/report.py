@@ -1,4 +1,4 @@
-"""Writes docs/performance.md and its charts from the figures of earlier runs."""
+"""Writes docs/performance.md and its charts from the results of earlier runs."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ __all__ = ["main", "write"]
 
 ALTERNATIVES = {
     "plain": "Ratios of ANA's times to those of a pickle file, one bar for each state and direction, and the targets",
-    "peers": "Times to put and get four kinds of states, for ANA and the others",
+    "peers": "Times to put and get four kinds of states, for ANA and the other tools",
     "tasks": "Tasks per second for each way to send a large array",
     "wire": "Seconds to store and load on NFS behind 1 Gbit/s",
     "latency": "Milliseconds to store and load small states on NFS, with and without latency",
@@ -25,74 +25,81 @@ ALTERNATIVES = {
 INTRODUCTION = """\
 # What ANA costs
 
-Written by `python -m benchmarks report`; the figures are from single runs on one machine, named below each part.
-That machine is small and does other work, too: only ratios count whose two sides were measured in turns, in one run.
-`python -m benchmarks --help` says how to repeat it; `pip install -e '.[bench]'` gets what it compares with."""
+`python -m benchmarks report` writes this page. The figures are from single runs on one machine, named below each part.
+That machine is small and does other work, too. So trust only ratios: their two sides were measured alternately in one
+run. `python -m benchmarks --help` says how to repeat the runs; `pip install -e '.[bench]'` installs the other tools."""
 
 TEXTS = {
     "plain": """\
-## Next to plain pickle files
+## Compared with plain pickle files
 
-What a plain pickle file lacks makes the difference: ANA hashes each byte, compresses what can be compressed, writes
-under a temporary name, makes shard folders, and checks each byte that it reads.
+ANA does more than `pickle.dump`: it hashes each byte, compresses content that compresses well, writes under a temporary
+name, makes shard folders, and checks each byte that it reads.
 
-**End to end** has had its price since 1.0. Content is hashed once for its address. When it is stored, a raw chunk is
-copied and the copy hashed, and a compressed chunk is decompressed again and hashed. A load hashes what it has
-decompressed. Times against the commit before, processes in turns, medians of five ratios, on a machine that did other
-work, too (ext4, two cores, BLAKE3 at about 1 GB/s a thread). Waiting for the disk: store 16 and 64 MB of noise 1.38 and
-1.35, 64 MB of int64 < 1000 1.54; without waiting 1.54, 1.67 and 1.47. Load noise 1.0, the integers 1.1 to 1.25. The
-target of 1.1 is met by loads of noise alone. The script is not kept.""",
+**End-to-end checks**, added after 1.0, have a cost. Content is hashed once for its address. When it is stored, a raw
+chunk is copied and the copy is hashed, and a compressed chunk is decompressed again and hashed. A load hashes the
+decompressed content. These are time ratios to the commit before (medians of five; processes run alternately; a machine
+that did other work, too; ext4, two cores, BLAKE3 at about 1 GB/s per thread):
+
+| | store 16 MB noise | store 64 MB noise | store 64 MB int64 < 1000 | load noise | load integers |
+|---|---|---|---|---|---|
+| waiting for the disk | 1.38 | 1.35 | 1.54 | | |
+| without waiting | 1.54 | 1.67 | 1.47 | 1.0 | 1.1 to 1.25 |
+
+Only loads of noise meet the target of 1.1. The script is not kept.""",
     "peers": """\
-## Next to what others use
+## Compared with other tools
 
-ANA is not the fastest place for small values: a database in one file makes no file per state, and none of the others
-looks at what it reads. ANA is for large objects that many processes need: see the tasks below.""",
+ANA is not the fastest store for small values: a database in one file creates no file per state, and none of the other
+tools checks what it reads. ANA is for large objects that many processes need: see the next section.""",
     "tasks": """\
 ## One object for many tasks
 
-What ANA is for: the object is stored once, each process loads it once, and a task costs a reference.""",
+This is ANA's main use: the object is stored once, each process loads it once, and a task carries only a reference.""",
     "exchange": """\
 ## Objects that pass between tasks
 
-Small objects travel best by value: each one that ANA stores is a file. ANA is for what many tasks take, and for what
-is too large to travel; that a task's result, which one other task takes once, is hashed, verified and (by default) on
-the disk before it counts costs what it costs. A task suite's filter by size is the place to say from where on.""",
+Send small objects by value: each object that ANA stores is a file. Use ANA for objects that many tasks take, and for
+objects that are too large to send. A result that only one other task takes, once, gains little: ANA hashes it, verifies
+it and (by default) waits for the disk. If a task suite can filter by size, set the threshold there.""",
     "tier": """\
 ## Many processes on one node
 
-With a [node cache](node-cache.md) the first process of a node fetches a large state, and all others map it: one copy in
-memory, and next to no time.""",
+With a [node cache](node-cache.md) the first process of a node fetches a large state, and all others map it. There is
+one copy in memory, and mapping takes next to no time.""",
     "nfs": """\
 ## On NFS
 
-Where the wire is what takes the time, what compresses goes faster through ANA than as a pickle file. Small states cost
-ANA more round trips than a file in a folder that is there.""",
+If the network is the bottleneck, compressible data is faster through ANA than as a pickle file. A small state costs ANA
+more round trips than a plain file in an existing folder.""",
     "growth": """\
 ## Many states, many writers
 
-Folders of a tree are made as they are needed, so the first tens of thousands of states cost more than later ones.""",
+A tree's folders are made when first needed, so the first tens of thousands of states cost more than later ones.""",
     "many": """\
 ## Many states at once
 
-A layer's `store_many` and `load_many`, next to one at a time. They overlap what the states wait for: on a local disk
-that is only the disk itself. On NFS it is the network, which takes another command than the table's:
+This compares a layer's `store_many` and `load_many` with one state at a time. The bulk calls overlap waits: for the
+disk on a local filesystem, for the network on NFS. The table is from a local disk; for NFS run
 `tests/nfs/lab --netem "delay 1ms" python -m benchmarks.many --folder /run/nfs/v4a --reader /run/nfs/v4b`.""",
 }
-"""How each part begins: what is to be said of it whatever the figures are."""
+"""How each part begins, whatever the figures are."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the report that the command line asks for, or print it; returns the exit status."""
+    """Write or print the report; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks report",
-        description="Makes a document of results.",
+        description="Writes a document from results.",
         epilog="example: python -m benchmarks report --from results/*.json --write docs/performance.md",
     )
-    parser.add_argument("--from", dest="sources", nargs="+", type=Path, required=True, metavar="FILE", help="by --json")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="the document; its charts go to charts/ beside it")
-    parser.add_argument("--png", type=Path, metavar="FOLDER", help="draw the charts there, too, to look at")
+    parser.add_argument(
+        "--from", dest="sources", nargs="+", type=Path, required=True, metavar="FILE", help="files written by --json"
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="the document; charts go to charts/ beside it")
+    parser.add_argument("--png", type=Path, metavar="FOLDER", help="also draw the charts there, as PNG")
     asked = parser.parse_args(arguments)
-    # A part that was measured again counts as in the later file.
+    # If a part is in several files, the last file counts.
     found = {result.part: result for path in asked.sources for result in results.load(path)}
     ordered = [found[part] for part in dict.fromkeys([*TEXTS, *found]) if part in found]
     if asked.png is not None:

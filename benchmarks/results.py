@@ -1,4 +1,4 @@
-"""What the parts hand back: tables of figures, and the machine that they were measured on; as Markdown and JSON."""
+"""Results of the parts: tables of figures and the machine they were measured on, as Markdown and JSON."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LIBRARIES = ("ana", "numpy", "zstandard", "blake3", "joblib", "diskcache", "prox
 
 @dataclass(slots=True)
 class Table:
-    """Rows of figures under the same columns; a column's name says its unit."""
+    """Rows of figures with the same columns; a column's name includes its unit."""
 
     name: str
     title: str
@@ -44,12 +44,12 @@ class Result:
     command: str = ""
 
     def table(self, name: str) -> Table | None:
-        """Return the table of that name, if it was measured."""
+        """Return the table of that name, or None."""
         return next((table for table in self.tables if table.name == name), None)
 
 
 def markdown(result: Result) -> str:
-    """Return all tables of a result as Markdown, with what they were measured on."""
+    """Return all tables of a result as Markdown, followed by the machine."""
     parts = [_table_markdown(table) for table in result.tables]
     where = "; ".join(f"{name} {value}" for name, value in result.machine.items())
     return "\n\n".join([*parts, f"Measured on: {where}.\n`{result.command}`"])
@@ -75,7 +75,7 @@ def _rule(table: Table, column: str) -> str:
 
 
 def _text(value: Cell) -> str:
-    """Write a figure with three digits, which is more than is certain of it."""
+    """Format a figure with three digits, more than its accuracy."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -92,7 +92,7 @@ def save(results: Sequence[Result], path: Path) -> None:
 
 
 def load(path: Path) -> list[Result]:
-    """Read what `save` has written."""
+    """Read results that `save` wrote."""
     return [_result(found) for found in json.loads(path.read_text(encoding="utf-8"))]
 
 
@@ -102,7 +102,7 @@ def _result(found: dict[str, Any]) -> Result:
 
 
 def machine(folder: Path) -> dict[str, str]:
-    """Describe the machine, the filesystem below `folder` and the versions that were measured."""
+    """Describe the machine, the filesystem of `folder` and the measured versions."""
     return {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
@@ -127,7 +127,7 @@ def _version(name: str) -> str | None:
 
 
 def filesystem_of(folder: Path) -> str:
-    """Return the kind of filesystem that a folder is on."""
+    """Return the type of filesystem that a folder is on."""
     path = str(folder.resolve())
     best = ("", "unknown")
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():

@@ -21,11 +21,11 @@ __all__ = ["run", "task_array", "task_joblib", "task_proxy", "task_ref"]
 
 SUM_LENGTH = 1000
 BY_VALUE_SHARE = 25
-"""By value a task takes so long that fewer are measured: this many times fewer."""
+"""Tasks by value are slow, so this many times fewer are measured."""
 
 
 def run(options: Options) -> Result:
-    """Send the array in each of the ways, to a pool of its own each."""
+    """Send the array in each way, each to a pool of its own."""
     size_bytes = options.pick(1 << 18, 16 << 20, 64 << 20)
     tasks = options.tasks or options.pick(50, 200, 1000)
     array = WORKLOADS["noise"].make(0, size_bytes)
@@ -42,16 +42,16 @@ def run(options: Options) -> Result:
     rows += [{"way": f"{name}: not installed, `pip install 'ana[bench]'`"} for name in WAYS if name not in here]
     title = f"An array of {size_text(size_bytes)} for the tasks of a pool of {options.workers} processes"
     note = (
-        "A task sums 1000 numbers of the array. The time begins before the array is stored, where it is, and ends with "
-        "the last result; the workers have started by then. ANA waits for the "
-        "disk, as it does by default; the others do not. By value fewer tasks are sent. Bytes are the pickles in both "
-        "directions, as they travel; joblib's own pool does not let them be counted, and sends tasks in batches."
+        "A task sums 1000 numbers of the array. The workers are started first. The time includes storing the array, "
+        "if it is stored, and ends with the last result. ANA waits for the disk, as by default; the others do not. "
+        "Fewer tasks are sent by value. Bytes are those of the pickles in both directions. They cannot be counted for "
+        "joblib's own pool, which sends tasks in batches."
     )
     return Result("tasks", options.size, [Table("tasks", title, rows, note)], machine(options.folder))
 
 
 class _Sent:
-    """What it took to have all tasks done."""
+    """The cost of running all tasks."""
 
     def __init__(self, seconds: float, pipe_bytes: int | None, total: float) -> None:
         self.seconds = seconds
@@ -73,7 +73,7 @@ def _row(name: str, sent: Sequence[_Sent], tasks: int) -> Row:
 
 
 def _compare(rows: list[Row]) -> None:
-    """Add how many times faster than by value each way is."""
+    """Add each way's speed relative to sending by value."""
     base = rows[0]["tasks/s"]
     for row in rows:
         speed = row.get("tasks/s")
@@ -101,17 +101,17 @@ def task_array(array: Any, number: int) -> float:
 
 
 def task_joblib(path: str, number: int) -> float:
-    """Map the file that joblib has dumped, as its own workers do."""
+    """Map the file that joblib dumped, as its own workers do."""
     return task_array(importlib.import_module("joblib").load(path, mmap_mode="r"), number)
 
 
 def task_proxy(proxy: Any, number: int) -> float:
-    """Use a proxy, which loads what it stands for; ProxyStore keeps that for the next task."""
+    """Use a proxy, which loads its target; ProxyStore keeps the target for the next task."""
     return task_array(np.asarray(proxy), number)
 
 
 def task_ref(ref: ana.Ref[Any], number: int) -> float:
-    """Use a reference, which loads its value; ANA keeps that for the next task."""
+    """Use a reference, which loads its value; ANA keeps the value for the next task."""
     return task_array(ref.value, number)
 
 
@@ -135,7 +135,7 @@ def _by_joblib_file(array: Any, count: int, workers: int, folder: Path) -> _Sent
 def _by_joblib(array: Any, count: int, workers: int, folder: Path) -> _Sent:
     joblib = importlib.import_module("joblib")
     with joblib.Parallel(n_jobs=workers, temp_folder=str(folder), max_nbytes="100K") as parallel:
-        # The workers start here, not in the time that is measured.
+        # The workers start here, outside the measured time.
         parallel(joblib.delayed(task_array)(np.zeros(2 * SUM_LENGTH), number) for number in range(workers))
         begin = time.perf_counter()
         total = sum(parallel(joblib.delayed(task_array)(array, number) for number in range(count)))

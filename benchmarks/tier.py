@@ -1,4 +1,4 @@
-"""The node-local tier: what the second process of a node pays for a large array, and what a crowd reads of the tree."""
+"""The node cache: what a node's second process pays for a large array, and how much many processes read of the tree."""
 
 import json
 import pickle
@@ -28,7 +28,7 @@ PICKLE, TREE, FIRST, SECOND = (
 )
 HOW = {PICKLE: "pickle", TREE: "tree", FIRST: "tier", SECOND: "tier"}
 TIME_SHARE, MEMORY_SHARE = 0.05, 0.01
-"""What the second process may take, of pickle.load's time and of the array's size."""
+"""The second process's limits, as fractions of pickle.load's time and of the array's size."""
 
 
 def run(options: Options) -> Result:
@@ -61,12 +61,12 @@ def run(options: Options) -> Result:
 
 
 TIME_NOTE = (
-    "All files are in the page cache. Loading with a node cache maps the array; what that leaves to the first use "
-    "shows in the second column, where all numbers are summed up. The first one also verifies, and writes the entry."
+    "All files are in the page cache. Loading with a node cache only maps the array. The second column includes the "
+    "first use: all numbers are summed up. The first process also verifies the state, and writes the entry."
 )
 CROWD_NOTE = (
-    "Seconds until the last one has the array. MiB are what all of them asked the system to read (rchar of "
-    "/proc/self/io): without a node cache each reads the tree, with it one does."
+    "Seconds until the last process has the array. MiB are the bytes that all processes together asked the system to "
+    "read (rchar of /proc/self/io): without a node cache each process reads the tree, with one only the first does."
 )
 
 
@@ -83,11 +83,11 @@ class _Place:
             self.key = ana.Ref(array).make_uuid()
 
     def empty_cache(self) -> None:
-        """Begin as on a new node."""
+        """Start as on a new node."""
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
     def load(self, way: str) -> dict[str, float]:
-        """Load in a new process; in the second of a node, while another one has it, too."""
+        """Load in a new process; for SECOND, while another process has the array mapped."""
         with ExitStack() as stack:
             if way == SECOND:
                 stack.enter_context(self._answering(way, 1))
@@ -95,7 +95,7 @@ class _Place:
             return _answers(child)[0]
 
     def load_together(self, way: str, processes: int) -> dict[str, float]:
-        """Load in many new processes at the same time; the sum of what they read, and the time of the last one."""
+        """Load in many new processes at once; return the bytes read, and the seconds until the last is done."""
         with self._started(way, processes) as children:
             begin = time.perf_counter()
             answers = _answers(children)
@@ -110,7 +110,7 @@ class _Place:
 
     @contextmanager
     def _started(self, way: str, processes: int) -> Iterator[list["subprocess.Popen[str]"]]:
-        """Start children that wait for the word; they keep the array until the end of the block."""
+        """Start children that wait for a signal to load, and keep the array until the end of the block."""
         words = [sys.executable, "-m", "benchmarks.children", "tier", HOW[way], str(self.folder), self.key]
         with ExitStack() as stack:
             children = []
@@ -136,7 +136,7 @@ def _answers(children: Sequence["subprocess.Popen[str]"]) -> list[dict[str, floa
 def _line(child: "subprocess.Popen[str]") -> str:
     line = child.stdout.readline() if child.stdout is not None else ""
     if not line:
-        msg = "a child has ended without an answer"
+        msg = "a child ended without an answer"
         raise RuntimeError(msg)
     return line
 
@@ -170,7 +170,7 @@ def _memory_rows(found: dict[str, list[dict[str, float]]], size_bytes: int) -> l
 
 
 def _verdict(way: str, share: float, most: float, of: str) -> Row:
-    """Say whether a target is met; only the second process has one."""
+    """Return whether the target is met; only the second process has one."""
     return {"target": f"≤ {most:.0%} {of}", "met": share <= most} if way == SECOND else {}
 
 

@@ -1,4 +1,4 @@
-"""The states that are stored: of each kind as many different ones as are asked for, the same in every run."""
+"""The states that are stored: any number of distinct states of each kind, the same in every run."""
 
 import pickle
 import random
@@ -19,7 +19,7 @@ MESSAGES = (
 
 
 def _record(number: int) -> dict[str, Any]:
-    """Make a small dict as programs have them: about 1 kB as a pickle."""
+    """Make a typical small dict: about 1 kB as a pickle."""
     chance = random.Random(number)
     return {
         "name": f"parameters-{number:08}",
@@ -33,7 +33,7 @@ def _record(number: int) -> dict[str, Any]:
 
 
 def _floats(number: int, size_bytes: int) -> list[float]:
-    """Make Python floats, each of which is 9 bytes in a pickle."""
+    """Make Python floats; each takes 9 bytes in a pickle."""
     chance = random.Random(number)
     return [chance.random() for _ in range(max(1, size_bytes // 9))]
 
@@ -44,12 +44,12 @@ def _noise(number: int, size_bytes: int) -> Any:
 
 
 def numbers(number: int, size_bytes: int) -> Any:
-    """Make 64-bit integers from 0 to 999: an eighth of that is information, or less."""
+    """Make 64-bit integers from 0 to 999: at most an eighth of their bits is information."""
     return np.random.default_rng(number).integers(0, 1000, size_bytes // 8)
 
 
 def _log(number: int, size_bytes: int) -> list[dict[str, str]]:
-    """Make records of text like those of a batch system's log, about 250 bytes each as a pickle."""
+    """Make text records like those of a batch system's log, about 250 bytes each as a pickle."""
     chance = random.Random(number)
     records: list[dict[str, str]] = []
     left = size_bytes
@@ -69,7 +69,7 @@ def _log(number: int, size_bytes: int) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One kind of state. `count` of them are stored in one round, so that a round takes long enough to be timed."""
+    """One kind of state. Each round stores `count` of them, so that a round is long enough to time."""
 
     name: str
     kind: str
@@ -78,7 +78,7 @@ class Workload:
     make: Callable[[int, int], Any]
 
     def scaled(self, size: str) -> "Workload":
-        """Return the workload for a run of that size; tiny ones are named by the size that they have."""
+        """Return the workload for a run of that size; tiny workloads are named by their actual size."""
         if size == "full" or (size == "small" and self.size_bytes <= 1 << 20):
             return self
         if size == "small":
@@ -96,7 +96,7 @@ class Workload:
 
 
 def size_text(size_bytes: float) -> str:
-    """Write a size in words: powers of 1024 from 1 MB on, as file sizes are quoted."""
+    """Format a size: in powers of 1024 from 1 MB on, as file sizes are quoted."""
     if size_bytes >= 1 << 20:
         return f"{size_bytes / (1 << 20):.3g} MB"
     return f"{size_bytes / 1000:.4g} kB" if size_bytes >= 1000 else f"{size_bytes:.0f} B"

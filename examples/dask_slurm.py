@@ -1,4 +1,4 @@
-"""dask-jobqueue, whose workers are jobs of Slurm: python examples/dask_slurm.py."""
+"""dask-jobqueue, with Slurm jobs as workers: python examples/dask_slurm.py."""
 
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client

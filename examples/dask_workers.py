@@ -1,6 +1,6 @@
 """dask.distributed, on one machine: python examples/dask_workers.py.
 
-With workers of your own, started by commands:
+With your own workers, started by commands:
 
     export ANA_PICKLE_DIR=/shared/pickles
     dask scheduler --scheduler-file contact.json --preload ana.integrations.dask
@@ -32,7 +32,7 @@ def task(model, x):
 
 def half(model):
     made = Model([weight / 2 for weight in model.weights])
-    made.make_uuid()  # the result stays in the store: what goes back is a reference
+    made.make_uuid()  # the result stays in the store, and a reference is returned
     return made
 
 

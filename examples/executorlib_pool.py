@@ -20,7 +20,7 @@ if __name__ == "__main__":
     model = Model(list(range(100_000)))
     model.make_uuid()
 
-    # Workers that stay: without block_allocation each task has a process of its own, which loads the model again.
+    # Keeps the workers: without block_allocation each task is a new process that loads the model again.
     with SingleNodeExecutor(max_workers=2, block_allocation=True) as executor:
         futures = [executor.submit(model.predict, x) for x in range(100)]
         print("sum of results:", sum(future.result() for future in futures))

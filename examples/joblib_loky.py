@@ -23,7 +23,7 @@ def run():
     results = joblib.Parallel(n_jobs=2)(joblib.delayed(model.predict)(x) for x in range(100))
     print("sum of results:", sum(results))
 
-    # Results that are kept: the model's part of their key is its UUID, wherever the store is.
+    # Memory caches results on disk. The model's part of the key is its UUID, wherever the store is.
     predict = joblib.Memory("cache", verbose=0).cache(Model.predict)
     predict(model, 7)
     print("in the cache:", predict.check_call_in_cache(model, 7))

@@ -23,7 +23,7 @@ if comm.rank == 0:
     model = Model(list(range(100_000)))
     model.make_uuid()
 
-# A reference goes to all ranks; one rank of each node loads first.
+# Sends a reference to all ranks; one rank per node loads first.
 model = ana.integrations.mpi.bcast(model)
 result = sum(model.predict(x) for x in range(comm.rank, 100, comm.size))
 results = comm.gather(result)

@@ -1,4 +1,4 @@
-"""Parsl's HighThroughputExecutor: python examples/parsl_htex.py (Parsl's scripts have to be on PATH)."""
+"""Parsl's HighThroughputExecutor: python examples/parsl_htex.py (needs Parsl's scripts on PATH)."""
 
 import parsl
 

@@ -1,6 +1,6 @@
 """A Slurm job array: one script makes the object, submits the array, and collects the results.
 
-python examples/slurm_array.py            # sbatch has to be there
+python examples/slurm_array.py            # needs sbatch
 """
 
 import os
@@ -23,10 +23,10 @@ class Model(ana.Storable):
 
 
 class Result(ana.Storable):
-    """What a task makes."""
+    """The result of a task."""
 
     def __init__(self, model, value):
-        self.model = model  # in the result's state it is a reference, too
+        self.model = model  # a reference in the result's state, too
         self.value = value
 
 
