@@ -5,7 +5,7 @@
 
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import blake3
 
@@ -37,8 +37,12 @@ PREFIX = struct.Struct("<II")
 FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
-FLAGS_AT = 18
-MIN_RECORD_BYTES = PREFIX.size + FIXED.size + DIGEST_BYTES
+FLAGS = struct.Struct("<H")
+FLAGS_AT = PREFIX.size + struct.calcsize("<8sH")
+"""Where the flags are in a header: behind the magic bytes and the version."""
+FIXED_END = PREFIX.size + FIXED.size
+"""Where the key begins: behind the fixed part."""
+MIN_RECORD_BYTES = FIXED_END + DIGEST_BYTES
 MAX_HEADER_BYTES = 256 << 20
 """No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
 
@@ -68,26 +72,56 @@ class Header(NamedTuple):
     header_bytes: int
 
 
+class _Fixed(NamedTuple):
+    """The fields of a header's fixed part, in the order of `FIXED`."""
+
+    magic: bytes
+    version: int
+    flags: int
+    n_children: int
+    n_segments: int
+    n_chunks: int
+    key_size: int
+    class_size: int
+    reserved: int
+    raw_bytes: int
+    stored_bytes: int
+    created_ns: int
+    content: bytes
+
+
+class Described(Protocol):
+    """What a header says of a state's content: `record.Content` does."""
+
+    @property
+    def class_name(self) -> str:
+        """The name of the state's class."""
+
+    @property
+    def digest(self) -> bytes:
+        """The content digest."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The size of each segment."""
+
+    @property
+    def bytes_segments(self) -> Sequence[int]:
+        """The numbers of the segments that are `bytes` objects."""
+
+
 class Draft:
     """What a record's header says, but for its chunks; its size is known before theirs."""
 
-    def __init__(
-        self,
-        key: str,
-        class_name: str,
-        digest: bytes,
-        segments: Sequence[int],
-        bytes_segments: Sequence[int],
-        n_chunks: int,
-        children: Sequence[str],
-    ) -> None:
-        self.digest = digest
+    def __init__(self, key: str, content: Described, n_chunks: int, children: Sequence[str]) -> None:
+        segments, bytes_segments = content.sizes, content.bytes_segments
+        self.digest = content.digest
         self.raw_bytes = sum(segments)
         self.flags = WHOLES if bytes_segments else 0
         self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
         self.key = address.key_bytes(key)
-        self.class_name = address.key_bytes(class_name)
+        self.class_name = address.key_bytes(content.class_name)
         self.children = [address.key_bytes(child) for child in children]
         named = sum(len(name) + 2 for name in self.children) + len(self.key) + len(self.class_name)
         numbered = 8 * len(segments) + CHUNK.size * n_chunks
@@ -145,9 +179,9 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
 
 def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
     """Return a record's verified header with another signature, or with a plain digest."""
-    flags = int.from_bytes(head[FLAGS_AT : FLAGS_AT + 2], "little") & ~SIGNED | (0 if seal is None else SIGNED)
-    bare = head[:FLAGS_AT] + flags.to_bytes(2, "little") + head[FLAGS_AT + 2 : -DIGEST_BYTES]
-    return bare + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bare))
+    bare = bytearray(head[:-DIGEST_BYTES])
+    FLAGS.pack_into(bare, FLAGS_AT, _flags(head) & ~SIGNED | (0 if seal is None else SIGNED))
+    return bytes(bare) + (blake3.blake3(bare).digest() if seal is None else seal.sign(key, bytes(bare)))
 
 
 def signed_parts(head: Bytes) -> tuple[memoryview, memoryview]:
@@ -158,15 +192,20 @@ def signed_parts(head: Bytes) -> tuple[memoryview, memoryview]:
 
 def is_signed(head: Bytes) -> bool:
     """Return whether a whole header says that it is signed."""
-    return bool(int.from_bytes(head[FLAGS_AT : FLAGS_AT + 2], "little") & SIGNED)
+    return bool(_flags(head) & SIGNED)
+
+
+def _flags(head: Bytes) -> int:
+    flags: int = FLAGS.unpack_from(head, FLAGS_AT)[0]
+    return flags
 
 
 def key_of(prefix: Bytes) -> str:
     """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
-    at = PREFIX.size + FIXED.size
     if len(prefix) < MIN_RECORD_BYTES:
         return ""
-    return str(prefix[at : at + FIXED.unpack_from(prefix, PREFIX.size)[6]], "utf-8", "replace")
+    fixed = _Fixed(*FIXED.unpack_from(prefix, PREFIX.size))
+    return str(prefix[FIXED_END : FIXED_END + fixed.key_size], "utf-8", "replace")
 
 
 def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> Header:
@@ -177,17 +216,17 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
     flag that is not known.
     """
     end, fixed = _fixed_part(data, size_bytes, key, where)
-    if fixed[0] != MAGIC:
+    if fixed.magic != MAGIC:
         raise CorruptedStateError(key, where, "it is no record of ana")
     view = memoryview(data)[:end]
-    if fixed[1] != VERSION or fixed[2] & ~(SIGNED | WHOLES):
+    if fixed.version != VERSION or fixed.flags & ~(SIGNED | WHOLES):
         # Whole or not: a newer program may have other checksums.
-        raise UnsupportedFormatError(where, f"{fixed[1]} (flags {fixed[2]:#x})", VERSION)
-    if seal is None and not fixed[2] & SIGNED:
+        raise UnsupportedFormatError(where, f"{fixed.version} (flags {fixed.flags:#x})", VERSION)
+    if seal is None and not fixed.flags & SIGNED:
         if blake3.blake3(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
             raise CorruptedStateError(key, where, "its header does not match its checksum")
     else:
-        _check_signature(view, fixed[2] & SIGNED, key, where, seal)
+        _check_signature(view, fixed.flags & SIGNED, key, where, seal)
     header = _parse_fields(view, fixed, key, where)
     _check_sums(header, size_bytes, key, where)
     if header.key != key:
@@ -205,7 +244,7 @@ def _check_signature(view: memoryview, flags: int, key: str, where: str, seal: S
         raise CorruptedStateError(key, where, reason)
 
 
-def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[int, tuple[Any, ...]]:
+def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[int, _Fixed]:
     """Return the size of a header, and the fields of its fixed part, as soon as they are plausible."""
     if size_bytes < MIN_RECORD_BYTES:
         raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
@@ -215,34 +254,33 @@ def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[i
     total: int = PREFIX.size + frame
     if not MIN_RECORD_BYTES <= total <= min(size_bytes, MAX_HEADER_BYTES):
         raise CorruptedStateError(key, where, f"its header claims {total} bytes of {size_bytes}")
-    fixed = FIXED.unpack_from(prefix, PREFIX.size)
-    n_children, n_segments, n_chunks, key_size, class_size = fixed[3:8]
-    least = MIN_RECORD_BYTES + key_size + class_size + 2 * n_children + 8 * n_segments + CHUNK.size * n_chunks
+    fixed = _Fixed(*FIXED.unpack_from(prefix, PREFIX.size))
+    named = fixed.key_size + fixed.class_size + 2 * fixed.n_children
+    least = MIN_RECORD_BYTES + named + 8 * fixed.n_segments + CHUNK.size * fixed.n_chunks
+    most = least + MAX_CHILD_BYTES * fixed.n_children
     # Of a newer version nothing more is known.
-    if fixed[:2] == (MAGIC, VERSION) and not least <= total <= least + MAX_CHILD_BYTES * n_children:
+    if fixed.magic == MAGIC and fixed.version == VERSION and not least <= total <= most:
         raise CorruptedStateError(key, where, f"its header's counts do not fit into {total} bytes")
     return total, fixed
 
 
-def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str) -> Header:
+def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Header:
     """Take the header's variable parts out of it; the counts are known to be possible for its size."""
-    n_children, n_segments, n_chunks, key_size, class_size = fixed[3:8]
-    raw_bytes, stored_bytes, created_ns, digest = fixed[9:]
-    at = PREFIX.size + FIXED.size
+    at = FIXED_END
     try:
-        found, at = _text(view, at, key_size)
-        class_name, at = _text(view, at, class_size)
+        found, at = _text(view, at, fixed.key_size)
+        class_name, at = _text(view, at, fixed.class_size)
         children = []
-        for _ in range(n_children):
+        for _ in range(fixed.n_children):
             child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
             children.append(child)
-        segments, bytes_segments = _sizes(struct.unpack_from(f"<{n_segments}Q", view, at), fixed[2])
-        at += 8 * n_segments
-        table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at : at + CHUNK.size * n_chunks]))
-        at += CHUNK.size * n_chunks
+        segments, bytes_segments = _sizes(struct.unpack_from(f"<{fixed.n_segments}Q", view, at), fixed.flags)
+        at += 8 * fixed.n_segments
+        end = at + CHUNK.size * fixed.n_chunks
+        table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at:end]))
     except (ValueError, struct.error) as error:
         raise CorruptedStateError(key, where, f"its header cannot be read ({error})") from None
-    if at != len(view) - DIGEST_BYTES or len(table) != n_chunks:
+    if end != len(view) - DIGEST_BYTES or len(table) != fixed.n_chunks:
         raise CorruptedStateError(key, where, "its header's parts do not add up")
     return Header(
         found,
@@ -251,10 +289,10 @@ def _parse_fields(view: memoryview, fixed: tuple[Any, ...], key: str, where: str
         segments,
         bytes_segments,
         table,
-        raw_bytes,
-        stored_bytes,
-        created_ns,
-        digest,
+        fixed.raw_bytes,
+        fixed.stored_bytes,
+        fixed.created_ns,
+        fixed.content,
         len(view),
     )
 

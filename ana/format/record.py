@@ -32,6 +32,7 @@ __all__ = [
     "MIN_RECORD_BYTES",
     "Chunk",
     "Content",
+    "Encoding",
     "Header",
     "PutBytes",
     "Write",
@@ -56,6 +57,17 @@ LARGE_BYTES = 256 << 10
 """A buffer from this size on has chunks of its own, so that it can be read straight into its place."""
 PARALLEL_BYTES = 4 << 20
 """From this size on (raw bytes) chunks are worth threads: starting one takes as long as hashing 1 MiB."""
+
+
+class Encoding(NamedTuple):
+    """What a record says and holds beside its state."""
+
+    created_ns: int = 0
+    """When it was made, in ns since 1970."""
+    level: int = chunks.DEFAULT_LEVEL
+    """The compression level, as `chunks.encode` takes it."""
+    seal: Seal | None = None
+    """What signs the record."""
 
 
 class Content(NamedTuple):
@@ -129,23 +141,15 @@ def content(
     return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes)
 
 
-def write(
-    sink: Write,
-    key: str,
-    state: Content,
-    children: Sequence[str] = (),
-    *,
-    created_ns: int = 0,
-    level: int = chunks.DEFAULT_LEVEL,
-    seal: Seal | None = None,
-) -> int:
+def write(sink: Write, key: str, state: Content, children: Sequence[str], encoding: Encoding) -> int:
     """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header; return its size.
 
     Chunks are made and given away on several threads; as many as there are threads are in memory at once. One
     chunk goes together with its header. Parts are good until `sink` returns: they lie in memory that is used again.
     With a seal, the record is signed. Raises StateChangedError where the content is not what was hashed.
     """
-    draft = _draft(key, state, children)
+    created_ns, level, seal = encoding
+    draft = Draft(key, state, len(state.pieces), children)
     if len(state.pieces) == 1:
         if state.raw_bytes < chunks.SMALL_BYTES:
             # Stable since it was hashed, so no memory is taken for it.
@@ -191,7 +195,8 @@ def encode(
     seal: Seal | None = None,
 ) -> bytes:
     """Return a record; otherwise like `write`."""
-    most = _draft(key, state, children).header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
+    header_bytes = Draft(key, state, len(state.pieces), children).header_bytes
+    most = header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
     whole = buffers.Whole(most)
 
     def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
@@ -199,7 +204,7 @@ def encode(
             whole.view[offset : offset + len(part)] = part
             offset += len(part)
 
-    return whole.take(write(put, key, state, children, created_ns=created_ns, level=level, seal=seal))
+    return whole.take(write(put, key, state, children, Encoding(created_ns, level, seal)))
 
 
 def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
@@ -343,10 +348,6 @@ def _memory_for(number: int, size: int) -> memoryview:
 
 def _worthwhile_threads(raw_bytes: int) -> int:
     return threads.available() if raw_bytes >= PARALLEL_BYTES else 1
-
-
-def _draft(key: str, state: Content, children: Sequence[str]) -> Draft:
-    return Draft(key, state.class_name, state.digest, state.sizes, state.bytes_segments, len(state.pieces), children)
 
 
 class _OffsetAllocator:

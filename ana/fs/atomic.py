@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
+from typing import NamedTuple
 
 from ana.errors import StoreError
 from ana.fs import files, mounts
@@ -25,11 +26,13 @@ from ana.fs.permissions import (
 )
 
 __all__ = [
+    "Policy",
     "append",
     "has_no_links",
     "make_folder",
     "make_folders",
     "publish",
+    "publish_data",
     "put_out",
     "replace",
     "set_aside",
@@ -68,25 +71,50 @@ _noted: set[str] = set()
 _log = logging.getLogger("ana.publishing")
 
 
+def _never() -> bool:
+    return False
+
+
+def _make_nothing() -> None:
+    pass
+
+
+class Policy(NamedTuple):
+    """How a file is published."""
+
+    durable: bool
+    """Whether to wait for the disk: fsync of the file, and of its folder."""
+    access: Access = FREE
+    """The file's mode and group."""
+    early: Callable[[], bool] = _never
+    """Asked for each large part: whether to send it off at once, because close or fsync will wait for it anyway."""
+
+
 def publish(
     folder: str,
     name: str,
     fill: Callable[[Write], object],
+    policy: Policy,
     *,
-    durable: bool,
-    make_folders: Callable[[], None],
-    access: Access = FREE,
+    make_folders: Callable[[], None] = _make_nothing,
     replace: bool = False,
-    early: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Make a file appear under `name`, whole or not at all; False if there is one already.
+    """Make a file appear under `name`, whole or not at all; return False if the name is taken.
 
-    `fill` is called with a function that puts parts at an offset of it, and may call that on several threads.
-    Written under a temporary name, (durable: fsynced,) checked, then linked: link is
-    first-writer-wins on every filesystem, and needs no lock. `make_folders` is called when the
-    folder turns out not to be there. `access`: the file's mode and group. `replace`: whatever has the name already
-    makes room. `early` is asked for each large part whether to send it off at once, as the file is waited for in the
-    end: by fsync or, on a network filesystem, by close. Raises StoreError; no temporary file is left then.
+    The file is written under a temporary name, fsynced if it is to be durable, checked, and linked. On every
+    filesystem the first writer to link wins, so no lock is needed.
+
+    Args:
+        folder: The folder's path.
+        name: The file's name in the folder.
+        fill: Called with a function that puts parts at an offset of the file; may call it from several threads.
+        policy: Durability, mode and group.
+        make_folders: Called if the folder does not exist.
+        replace: Take the name from whatever has it.
+
+    Raises:
+        StoreError: The system refused. No temporary file is left.
+
     """
     path = f"{folder}/{name}"
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
@@ -94,8 +122,8 @@ def publish(
     with files.reported(path):
         # The file may be there before its descriptor is: a signal handler may raise in between.
         try:
-            descriptor = _create(temporary, make_folders, access)
-            identity = _write(descriptor, temporary, fill, durable=durable, access=access, early=early)
+            descriptor = _create(temporary, make_folders, policy.access)
+            identity = _write(descriptor, temporary, fill, policy)
             fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
         finally:
             # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
@@ -103,16 +131,21 @@ def publish(
                 os.unlink(temporary)
             except OSError:
                 pass
-        if durable:
+        if policy.durable:
             _sync_folder(folder, identity[0])
     return fresh
+
+
+def publish_data(folder: str, name: str, data: bytes, access: Access, *, replace: bool = False) -> bool:
+    """Publish a small file, durably. The folder must exist. Otherwise as `publish`."""
+    return publish(folder, name, lambda write: write(0, [data]), Policy(durable=True, access=access), replace=replace)
 
 
 def sync_file(path: str) -> bool:
     """Bring a file's bytes and its name to the disk, as someone else wrote it a moment ago; False if it is gone."""
     with files.reported(path):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, files.READ)
         except FileNotFoundError:
             return False
         try:
@@ -184,7 +217,7 @@ def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: b
         try:
             refuse_special(path, files.status_of(path))
             descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None, access)
-            _write(descriptor, temporary, lambda write: write(0, [data]), durable=False, access=access)
+            _write(descriptor, temporary, lambda write: write(0, [data]), Policy(durable=False, access=access))
             os.rename(temporary, path)
         finally:
             with suppress(OSError):
@@ -251,16 +284,9 @@ def _create(temporary: str, make_folders: Callable[[], None], access: Access) ->
         return os.open(temporary, flags, mode)
 
 
-def _write(
-    descriptor: int,
-    temporary: str,
-    fill: Callable[[Write], object],
-    *,
-    durable: bool,
-    access: Access,
-    early: Callable[[], bool] = lambda: False,
-) -> tuple[int, int]:
+def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], policy: Policy) -> tuple[int, int]:
     """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
+    durable, access, early = policy
     sizes: list[int] = []
 
     def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:

@@ -40,6 +40,11 @@ STALE_TRIES = 3
 HEAD_BYTES = 16 << 10
 """So much of a large file is read when it is opened: the header of a state of 1.3 GB, and nothing twice."""
 
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags to open a file that anyone may have put there: no link is followed, and a FIFO does not block."""
+READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags to open a folder; no link is followed."""
+
 _FORBIDDEN = "check owner and mode (ls -ld); a group's store is made by `ana init --shared` or shared=True (mode 2770)"
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
@@ -175,7 +180,7 @@ def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Op
     """
     with reported(path):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, READ)
         except FileNotFoundError:
             return None
         try:
@@ -266,7 +271,7 @@ def _list_innermost(folders: Sequence[str]) -> None:
 
 def _touch_folder(folder: str) -> bool:
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(folder, READ_FOLDER)
     except OSError:
         return False
     with suppress(OSError):

@@ -143,7 +143,7 @@ def unlock(file: io.FileIO) -> None:
 def is_free(path: str) -> bool:
     """Say whether nobody holds the lock of a file: who made it has ended. False where that cannot be told."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, files.READ)
     except OSError:
         return False
     try:

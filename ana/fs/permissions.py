@@ -72,7 +72,7 @@ def settle(descriptor: int, found: os.stat_result, access: Access, mode: int) ->
 def settle_folder(path: str, access: Access) -> None:
     """Settle a folder that was just made. Raises OSError."""
     if access.shared or access.group != -1 or access.owner != -1:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, files.READ_FOLDER)
         try:
             settle(descriptor, os.fstat(descriptor), access, access.mode)
         finally:

@@ -129,7 +129,7 @@ def server_now(folder: str, existing: str = "") -> float:
 
 def _touched(path: str) -> float:
     """Set a file's time to the server's now, which needs no room, and return it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, files.READ)
     try:
         os.utime(descriptor)
         return os.fstat(descriptor).st_mtime

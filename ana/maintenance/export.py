@@ -72,15 +72,10 @@ def export_states(
         folder or "/",
         name,
         lambda write: _Writing(survey, done, write, on_progress).write(manifest),
-        durable=True,
-        make_folders=_no_folder,
+        atomic.Policy(durable=True),
     ):
         raise StoreError(place, 17, "there is a file of that name already")
     return done
-
-
-def _no_folder() -> None:
-    """Make nothing: who names a folder that is not there is told so."""
 
 
 def _manifest(store: DirectoryStore, done: Exported) -> bytes:

@@ -78,15 +78,7 @@ def publish(root: str, fields: dict[str, object], access: Access, *, replace: bo
     """Write a tree's `ana.json`, unless another process was first, or in the place of what is there."""
     data = json.dumps(fields).encode() + b"\n"
     # Durable in any case: without it, the states of others would be lost with it.
-    atomic.publish(
-        root,
-        CONFIG,
-        lambda write: write(0, [data]),
-        durable=True,
-        make_folders=lambda: None,
-        access=access,
-        replace=replace,
-    )
+    atomic.publish_data(root, CONFIG, data, access, replace=replace)
 
 
 def amend(root: str, fields: dict[str, object], access: Access, trust: Trust) -> Config:

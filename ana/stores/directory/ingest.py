@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from ana.errors import CorruptedStateError, StateNotFoundError
+from ana.errors import StateNotFoundError
 from ana.format import record
 from ana.format.chunks import Read
 from ana.format.signature import Seal
 from ana.fs import atomic, files
-from ana.stores.directory import signing, trash
+from ana.stores.directory import signing, stored_file, trash
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["copy", "ingest", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
@@ -49,7 +50,7 @@ def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
     if file is None:
         return False
     with file:
-        read = record.reader(file.start) if len(file.start) == file.size_bytes else file.read
+        read = _reader(file)
         head = _start(read, header.header_bytes)
         if seal.number(header.key, *record.signed_parts(head)) == 0:
             return False
@@ -57,9 +58,7 @@ def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
             path.rpartition("/")[0],
             path.rpartition("/")[2],
             _copier(resealed(header, read, seal), file.size_bytes),
-            durable=store.durable,
-            make_folders=lambda: None,
-            access=store.tree.access,
+            atomic.Policy(durable=store.durable, access=store.tree.access),
             replace=True,
         )
     return True
@@ -77,10 +76,8 @@ def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
     file = files.open_file(store.path(key), START_BYTES, store.tree.trust.check_file)
     if file is None:
         raise StateNotFoundError(key, store.home)
-    # A small file is closed by now, with all of it in memory.
     with file:
-        small = len(file.start) == file.size_bytes
-        yield file.size_bytes, record.reader(file.start) if small else file.read
+        yield file.size_bytes, _reader(file)
 
 
 def set_aside(store: DirectoryStore, path: str) -> str | None:
@@ -95,6 +92,17 @@ def set_aside(store: DirectoryStore, path: str) -> str | None:
     aside = atomic.set_aside(path, found.identity)
     trash.forget(path, found.identity)
     return aside
+
+
+class _Source(NamedTuple):
+    size_bytes: int
+    start: bytearray
+    read: Read
+
+
+def _reader(file: files.Opened) -> Read:
+    # A small file is closed by now, with all of it in memory.
+    return record.reader(file.start) if len(file.start) == file.size_bytes else file.read
 
 
 def _copier(read: Read, size_bytes: int) -> Callable[[record.Write], None]:
@@ -123,11 +131,8 @@ def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:
 
 def read_header(key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> record.Header:
     """Return the verified header of a record. Raises CorruptedStateError, UnsupportedFormatError."""
-    if size_bytes < record.MIN_RECORD_BYTES:
-        raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
-    start = _start(read, min(size_bytes, START_BYTES))
-    end = record.header_size(start, size_bytes, key, where)
-    return record.parse_header(start if end <= len(start) else _start(read, end), size_bytes, key, where, seal)
+    source = _Source(size_bytes, _start(read, min(size_bytes, START_BYTES)), read)
+    return stored_file.read_header(source, key, where, seal)[0]
 
 
 def _start(read: Read, size_bytes: int) -> bytearray:

@@ -223,15 +223,7 @@ def _write(ring: KeyRing, *, replace: bool) -> bool:
     text["keys"] = [key.hex() for key in ring.keys]
     data = json.dumps(text, indent=1).encode() + b"\n"
     folder, _, name = ring.path.rpartition("/")
-    return atomic.publish(
-        folder or "/",
-        name,
-        lambda write: write(0, [data]),
-        durable=True,
-        make_folders=lambda: None,
-        access=Access(0o600),
-        replace=replace,
-    )
+    return atomic.publish_data(folder or "/", name, data, Access(0o600), replace=replace)
 
 
 def _folder() -> str:

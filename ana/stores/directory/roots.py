@@ -52,15 +52,7 @@ def keep(store: "DirectoryStore", name: str, keys: Sequence[str]) -> list[Proble
     data = json.dumps(fields).encode() + b"\n"
     folder, last = store.tree.own_folder(FOLDER), path.rpartition("/")[2]
     for damaged in (False, True):
-        written = atomic.publish(
-            folder,
-            last,
-            lambda write: write(0, [data]),
-            durable=True,
-            make_folders=lambda: None,
-            access=store.tree.access,
-            replace=damaged,
-        )
+        written = atomic.publish_data(folder, last, data, store.tree.access, replace=damaged)
         if written or _keeps(store, f"{folder}/{last}"):
             break
     note_roots(store)

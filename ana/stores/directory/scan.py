@@ -10,6 +10,7 @@ from ana.fs import files
 from ana.runtime import threads
 from ana.stores.directory.config import CONFIG
 from ana.stores.directory.store import DirectoryStore
+from ana.stores.directory.stored_file import read_header
 from ana.stores.directory.tree import Folder, is_shard
 
 __all__ = ["Contents", "File", "Survey", "plain_name", "trash_name"]
@@ -156,14 +157,9 @@ def _read_header(store: DirectoryStore, path: str, key: str) -> tuple[record.Hea
     if opened is None:
         return None
     with opened:
-        start, size = opened.start, opened.size_bytes
         # A shortened name does not tell the key.
-        key = key or record.key_of(start)
-        end = record.header_size(start, size, key, path)
-        if end > len(start):
-            start = bytearray(end)
-            opened.read(0, [memoryview(start)])
-        return record.parse_header(start, size, key, path, store.seal), size, opened.modified
+        header, _ = read_header(opened, key or record.key_of(opened.start), path, store.seal)
+        return header, opened.size_bytes, opened.modified
 
 
 def _kind(entry: files.Entry, folder: Folder) -> str | None:

@@ -173,9 +173,7 @@ class DirectoryStore(CacheableStore):
         sizes: list[int] = []
 
         def fill(write: record.Write) -> None:
-            sizes.append(
-                record.write(write, key, state, children, created_ns=created_ns, level=self.level, seal=self.seal)
-            )
+            sizes.append(record.write(write, key, state, children, record.Encoding(created_ns, self.level, self.seal)))
 
         for _ in range(TRIES):
             if self.publish(key, fill):
@@ -344,10 +342,8 @@ class DirectoryStore(CacheableStore):
             folder,
             name,
             fill,
-            durable=self.durable,
+            atomic.Policy(self.durable, self.tree.access, lambda: self.durable or self._waits_at_close),
             make_folders=lambda: self._make_folders(key),
-            access=self.tree.access,
-            early=lambda: self.durable or self._waits_at_close,
         )
 
     def _make_folders(self, key: str) -> None:

@@ -3,20 +3,51 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ana.errors import CorruptedStateError
 from ana.format import chunks, record
+from ana.format.signature import Seal
 from ana.fs import files
 
 if TYPE_CHECKING:
     from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["StoredFile"]
+__all__ = ["Source", "StoredFile", "read_header"]
 
 _log = logging.getLogger("ana.stores")
 
 Result = TypeVar("Result")
+
+
+class Source(Protocol):
+    """Where a record is read from: `files.Opened`, or a part of another file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The record's size."""
+
+    @property
+    def start(self) -> bytearray:
+        """The record's first bytes, or all of it: at least 4 KiB, unless it is smaller."""
+
+    @property
+    def read(self) -> chunks.Read:
+        """Reads more of the record."""
+
+
+def read_header(source: Source, key: str, where: str, seal: Seal | None) -> tuple[record.Header, bytearray]:
+    """Return a record's verified header, and the first bytes that it was read from (`source.start`, or more).
+
+    Raises CorruptedStateError, UnsupportedFormatError; what `source.read` raises passes through.
+    """
+    start, size = source.start, source.size_bytes
+    if len(start) < size:
+        end = record.header_size(start, size, key, where)
+        if end > len(start):
+            start = bytearray(end)
+            source.read(0, [memoryview(start)])
+    return record.parse_header(start, size, key, where, seal), start
 
 
 class StoredFile:
@@ -92,11 +123,5 @@ class StoredFile:
 
     def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
         """Return the verified header, and the whole file if it is small."""
-        size, start = opened.size_bytes, opened.start
-        if size == len(start):
-            return record.parse_header(start, size, self._key, self.where, self._store.seal), start
-        end = record.header_size(start, size, self._key, self.where)
-        if end > len(start):
-            start = bytearray(end)
-            opened.read(0, [memoryview(start)])
-        return record.parse_header(start, size, self._key, self.where, self._store.seal), None
+        header, start = read_header(opened, self._key, self.where, self._store.seal)
+        return header, start if len(start) == opened.size_bytes else None

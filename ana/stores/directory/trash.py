@@ -205,7 +205,7 @@ def _touch(path: str) -> None:
 def _ask_server(path: str) -> _Seen | None:
     """Look a file up by opening it: an NFS client then asks the server for its attributes."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, files.READ)
     except FileNotFoundError:
         return None
     try:

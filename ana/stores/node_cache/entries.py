@@ -49,17 +49,18 @@ class Entry(NamedTuple):
     size_bytes: int
 
 
+class _Described(NamedTuple):
+    class_name: str
+    digest: bytes
+    sizes: Sequence[int]
+    bytes_segments: Sequence[int]
+
+
 def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
     """Return the entry for a record, and the bytes with which its file begins."""
-    record = header.Draft(
-        found.key,
-        found.class_name,
-        found.content,
-        found.segments,
-        found.bytes_segments,
-        len(found.chunks),
-        found.children,
-    ).header(found.chunks, found.created_ns)
+    described = _Described(found.class_name, found.content, found.segments, found.bytes_segments)
+    draft = header.Draft(found.key, described, len(found.chunks), found.children)
+    record = draft.header(found.chunks, found.created_ns)
     header_bytes = FIXED.size + len(record) + DIGEST_BYTES
     offsets, size_bytes = _lay_out(found.segments, header_bytes)
     record_bytes = found.header_bytes + found.stored_bytes

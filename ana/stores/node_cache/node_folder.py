@@ -121,7 +121,7 @@ class NodeFolder:
         if not os.access(path, os.F_OK):
             return None
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, files.READ)
         except OSError:
             return None
         # One owner from here on: a signal handler may raise anywhere, and what is closed twice may be another's file.
