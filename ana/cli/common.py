@@ -93,10 +93,16 @@ class Output:
     quiet: bool = False
     verbose: bool = False
     pickle_dir: str = ""
+    _store: maintenance.DirectoryStore | None = None
 
     @property
-    def store(self) -> str:
-        """Where the store is: `-d`, `ANA_PICKLE_DIR`, `./pickles`. Raises NoStoreError if there is none."""
+    def store(self) -> maintenance.DirectoryStore:
+        """The store at `place`, opened once. Raises NoStoreError if there is none."""
+        if self._store is None:
+            self._store = self._open()
+        return self._store
+
+    def _open(self) -> maintenance.DirectoryStore:
         path = paths.absolute(self.place[0])
         try:
             store = maintenance.open_store(path)
@@ -107,7 +113,7 @@ class Output:
             raise NoStoreError(msg) from error
         if store.tree.is_purged and not self.quiet:
             warn(f"{path}/ana.json is gone (purged?): the next program that stores something writes it anew")
-        return path
+        return store
 
     @property
     def place(self) -> tuple[str, str]:

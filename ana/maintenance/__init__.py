@@ -6,7 +6,17 @@ maintenance lock, which saves work and carries no safety: two at once do no harm
 
 from ana.format.address import MAX_KEY_CHARACTERS
 from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
-from ana.maintenance.common import LOCK_SECONDS, OnProgress, Problem, Progress, date, open_store, write_file
+from ana.maintenance.common import (
+    LOCK_SECONDS,
+    OnProgress,
+    Problem,
+    Progress,
+    StoreOrPath,
+    Work,
+    date,
+    open_store,
+    write_file,
+)
 from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.export import Exported, export_states
 from ana.maintenance.import_ import Imported, import_file, import_old
@@ -17,6 +27,7 @@ from ana.maintenance.roots import Kept, RootInfo, forget, keep, roots
 from ana.maintenance.stats import Group, Moment, Stats, Summary, history, stats
 from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verify import Verified, verify
+from ana.stores.directory.store import DirectoryStore
 
 __all__ = [
     "GRACE_SECONDS",
@@ -26,6 +37,7 @@ __all__ = [
     "AmbiguousPrefixError",
     "Child",
     "Collected",
+    "DirectoryStore",
     "Exported",
     "Finding",
     "Group",
@@ -43,9 +55,11 @@ __all__ = [
     "Shown",
     "StateInfo",
     "Stats",
+    "StoreOrPath",
     "Summary",
     "Swept",
     "Verified",
+    "Work",
     "beginning",
     "cat",
     "date",

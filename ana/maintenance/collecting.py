@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Unpack
 
 from ana.errors import ANAError
 from ana.maintenance.common import (
     AHEAD_SECONDS,
     LOCK_SECONDS,
     OnProgress,
-    Path,
     Problem,
     Progress,
+    StoreOrPath,
+    Work,
     locked,
     now,
     open_store,
@@ -90,14 +92,13 @@ class Collected:
 
 
 def gc(
-    pickle_dir: Path,
+    pickle_dir: StoreOrPath,
     scope: Scope,
     *,
     grace_seconds: float = GRACE_SECONDS,
     without_roots: bool = False,
     dry_run: bool = False,
-    on_progress: OnProgress = lambda _: None,
-    lock_seconds: float = LOCK_SECONDS,
+    **work: Unpack[Work],
 ) -> Collected:
     """Move what may go into the trash, and delete what has been there for longer than the grace.
 
@@ -122,7 +123,8 @@ def gc(
     if scope.unreachable and not without_roots and not roots.read(store):
         msg = f"{store.home} has no roots: all of it would go; keep something first, or say that this is meant"
         raise ValueError(msg)
-    with nullcontext() if dry_run else locked(store, lock_seconds):
+    with nullcontext() if dry_run else locked(store, work.get("lock_seconds", LOCK_SECONDS)):
+        on_progress = work.get("on_progress", lambda _: None)
         return _Collection(store, scope, grace_seconds, on_progress, dry_run=dry_run).run()
 
 

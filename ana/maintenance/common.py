@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.fs import atomic, files, locks, permissions, probes
@@ -20,6 +20,8 @@ __all__ = [
     "Path",
     "Problem",
     "Progress",
+    "StoreOrPath",
+    "Work",
     "absolute",
     "date",
     "host_now",
@@ -38,10 +40,12 @@ LOCK_SECONDS = 10.0
 """How long another maintenance of the same store is waited for."""
 
 Path = str | os.PathLike[str]
+StoreOrPath = Path | DirectoryStore
+"""A store's folder, or the store if it is open already."""
 
 
 class Progress(NamedTuple):
-    """How far a piece of work is: what it does, how many of how many states, how many bytes it has read or written."""
+    """How far a task is: its name, states done, states in all if known, and bytes read or written."""
 
     what: str
     done: int
@@ -50,7 +54,16 @@ class Progress(NamedTuple):
 
 
 OnProgress = Callable[[Progress], object]
-"""Is told how far the work is, for each state; has to be quick."""
+"""Called for each state; has to be quick."""
+
+
+class Work(TypedDict, total=False):
+    """Options of everything that takes long and may wait for other maintenance of the store."""
+
+    on_progress: OnProgress
+    """Called for each state; default: nothing is called. Has to be quick."""
+    lock_seconds: float
+    """How long to wait for the maintenance lock, in s; default: `LOCK_SECONDS`."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +77,25 @@ class Problem:
     reason: str
 
 
-def open_store(pickle_dir: Path, *, create: bool = False) -> DirectoryStore:
-    """Open the store of a folder for what is there; nothing is made unless `create`.
+def open_store(pickle_dir: StoreOrPath, *, create: bool = False) -> DirectoryStore:
+    """Open a store for maintenance. Every function of `ana.maintenance` accepts the result in place of the path.
 
-    Raises StoreError (errno ENOENT where there is none), UntrustedStoreError for a folder that is no store,
-    UnsupportedFormatError for a newer one.
+    Args:
+        pickle_dir: The store's folder. An open store is returned as it is.
+        create: Make the store if it does not exist.
+
+    Returns:
+        The store. It holds nothing open, and is safe to share between threads.
+
+    Raises:
+        StoreError: There is no store (errno ENOENT), or the system refused.
+        UntrustedStoreError: The folder is not a store, or others may have planted files in it.
+        UnsupportedFormatError: A newer version of ANA made the store.
+
     """
-    # Who looks after a store does not wait for what other hosts may be about to write.
+    if isinstance(pickle_dir, DirectoryStore):
+        return pickle_dir
+    # Maintenance does not wait for what other hosts may be about to write.
     return settings.folder(absolute(pickle_dir), create=create, wait_seconds=0.0)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ana.errors import StoreError
 from ana.fs import mounts, probes
-from ana.maintenance.common import Path, open_store
+from ana.maintenance.common import StoreOrPath, open_store
 
 __all__ = ["Finding", "Information", "info"]
 
@@ -62,14 +62,15 @@ class Information:
     findings: list[Finding] = field(default_factory=list)
 
 
-def info(pickle_dir: Path, *, other: Path | None = None) -> Information:
+def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Information:
     """Find out what a store lies on, by trying: hard links, fsync, locks, clocks, space. Temporary files only.
 
     `other`: the same store by another mount, or on this host as another host sees it, to see whether a lock
     here excludes there. Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
     """
     store = open_store(pickle_dir)
-    elsewhere = "" if other is None else open_store(other).home
+    second = None if other is None else open_store(other)
+    elsewhere = "" if second is None else second.home
     root = store.home
     mount = mounts.mount_of(root) or mounts.Mount("", "", "", "")
     space = probes.space(root)
@@ -100,7 +101,7 @@ def info(pickle_dir: Path, *, other: Path | None = None) -> Information:
         free_inodes=space.free_inodes,
         quota=probes.quota(root),
     )
-    found.findings.extend(_examine(found, same=not elsewhere or store.config.id == open_store(elsewhere).config.id))
+    found.findings.extend(_examine(found, same=second is None or store.config.id == second.config.id))
     return found
 
 

@@ -10,7 +10,7 @@ from ana.errors import ANAError, StoreError
 from ana.format import address, record
 from ana.format.chunks import Read
 from ana.fs import atomic, files, permissions
-from ana.maintenance.common import OnProgress, Path, Progress, absolute, open_store, outside
+from ana.maintenance.common import OnProgress, Path, Progress, StoreOrPath, absolute, open_store, outside
 from ana.maintenance.import_ import MOST_MANIFEST_BYTES
 from ana.maintenance.listing import find_in
 from ana.stores.directory import ingest
@@ -38,7 +38,7 @@ class Exported:
 
 
 def export_states(
-    pickle_dir: Path, uuids: Iterable[str], path: Path, *, on_progress: OnProgress = lambda _: None
+    pickle_dir: StoreOrPath, uuids: Iterable[str], path: Path, *, on_progress: OnProgress = lambda _: None
 ) -> Exported:
     """Write states and all that they refer to into one new file; unique beginnings of UUIDs are enough.
 

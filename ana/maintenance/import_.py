@@ -25,6 +25,7 @@ from ana.maintenance.common import (
     Path,
     Problem,
     Progress,
+    StoreOrPath,
     absolute,
     locked,
     open_store,
@@ -160,7 +161,11 @@ class _Importing:
 
 
 def import_old(
-    pickle_dir: Path, old_dir: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
+    pickle_dir: StoreOrPath,
+    old_dir: Path,
+    *,
+    on_progress: OnProgress = lambda _: None,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Imported:
     """Store the states of a folder of the original ANA, `UUID.p` each, under their UUIDs; the folder is only read.
 
@@ -189,7 +194,7 @@ def import_old(
 
 
 def import_file(
-    pickle_dir: Path, path: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
+    pickle_dir: StoreOrPath, path: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Imported:
     """Store the states of a file that `export_states` wrote, as they are, each verified; nothing is unpickled.
 

@@ -13,6 +13,7 @@ from ana.maintenance.common import (
     Path,
     Problem,
     Progress,
+    StoreOrPath,
     absolute,
     locked,
     open_store,
@@ -92,7 +93,7 @@ def new_key(path: Path) -> str:
 
 
 def rotate_key(
-    pickle_dir: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
+    pickle_dir: StoreOrPath, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Rotated:
     """Give a store another key: it is made, all states are signed with it, then the old one is forgotten.
 
@@ -116,8 +117,8 @@ def rotate_key(
         # From now on nobody opens the store who does not know the new key.
         fingerprint = Seal(store.config.id, ring.keys).fingerprints[0]
         store.tree.amend(key=fingerprint)
-        # With the new key, too.
-        store = open_store(pickle_dir)
+        # Opened once more, with the new key, too.
+        store = open_store(store.home)
         survey = Survey(store)
         names = list(survey.names_to_sign())
         done.problems += unlisted(survey.unreadable)

@@ -8,7 +8,7 @@ from itertools import chain
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address
 from ana.format.record import Header
-from ana.maintenance.common import Path, Problem, host_now, open_store, problem, unlisted
+from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
 from ana.stores.directory.scan import File, Survey, plain_name, trash_name
 from ana.stores.directory.store import DirectoryStore
 
@@ -98,7 +98,7 @@ Filter = Callable[[StateInfo], bool]
 
 
 def ls(
-    pickle_dir: Path,
+    pickle_dir: StoreOrPath,
     *,
     class_pattern: str | None = None,
     larger_than: int | None = None,
@@ -131,12 +131,12 @@ def ls(
     )
 
 
-def find(pickle_dir: Path, prefix: str) -> str:
+def find(pickle_dir: StoreOrPath, prefix: str) -> str:
     """Return the one UUID that begins with `prefix`, or is that. Raises StateNotFoundError, AmbiguousPrefixError."""
     return find_in(open_store(pickle_dir), prefix)
 
 
-def beginning(pickle_dir: Path, prefix: str) -> list[str]:
+def beginning(pickle_dir: StoreOrPath, prefix: str) -> list[str]:
     """Return the UUIDs that begin with `prefix`. Raises what opening the store raises."""
     store = open_store(pickle_dir)
     return sorted(
@@ -144,7 +144,7 @@ def beginning(pickle_dir: Path, prefix: str) -> list[str]:
     )
 
 
-def show(pickle_dir: Path, uuid: str) -> Shown:
+def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
     """Return all that a state's header says; a unique beginning of its UUID is enough.
 
     A state in the trash is shown from there, and not brought back. Raises StateNotFoundError, AmbiguousPrefixError,
@@ -160,7 +160,7 @@ def show(pickle_dir: Path, uuid: str) -> Shown:
     return _shown(store, *found)
 
 
-def tree(pickle_dir: Path, uuid: str) -> Child:
+def tree(pickle_dir: StoreOrPath, uuid: str) -> Child:
     """Return a state with all that it refers to, as a tree; what is missing or damaged carries its problem.
 
     What is referred to more than once has its children at the first place only. Raises StateNotFoundError,
@@ -185,7 +185,7 @@ def tree(pickle_dir: Path, uuid: str) -> Child:
     return top[0]
 
 
-def cat(pickle_dir: Path, uuid: str) -> list[bytes | memoryview]:
+def cat(pickle_dir: StoreOrPath, uuid: str) -> list[bytes | memoryview]:
     """Return a state's pickle stream and its out-of-band buffers, verified; a unique beginning of the UUID is enough.
 
     Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError, UnsupportedFormatError, StoreError.

@@ -8,7 +8,7 @@ from ana.layers.statistics import Summary as JobSummary
 from ana.layers.statistics import summarize
 from ana.maintenance import charts
 from ana.maintenance.charts import Bar
-from ana.maintenance.common import OnProgress, Path, Problem, date, open_store
+from ana.maintenance.common import OnProgress, Path, Problem, StoreOrPath, date, open_store
 from ana.maintenance.roots import roots
 from ana.maintenance.stats import Group, Moment, Stats, Summary, history, stats
 from ana.stores.directory.store import DirectoryStore
@@ -61,7 +61,7 @@ footer{margin-top:22px;color:var(--soft);font-size:13px}
 
 
 def report(
-    pickle_dir: Path,
+    pickle_dir: StoreOrPath,
     *,
     purge_after_seconds: float | None = None,
     jobs: Path | None = None,
@@ -77,13 +77,13 @@ def report(
     UntrustedStoreError, UnsupportedFormatError where there is no store.
     """
     store = open_store(pickle_dir)
-    counted = stats(pickle_dir, exact=True, on_progress=on_progress)
+    counted = stats(store, exact=True, on_progress=on_progress)
     summary = counted.summary
     assert summary is not None  # noqa: S101 - an exact count has one
-    kept = len(roots(pickle_dir, problems=counted.problems))
+    kept = len(roots(store, problems=counted.problems))
     if problems is not None:
         problems += counted.problems
-    moments = [*history(pickle_dir)]
+    moments = [*history(store)]
     if not moments or moments[-1].taken < summary.taken:
         # Read-only: what was counted now is not in the history.
         moments.append(Moment(summary.taken, counted.states, counted.inodes, summary.raw_bytes, summary.stored_bytes))

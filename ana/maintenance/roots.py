@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import address
-from ana.maintenance.common import Path, Problem, open_store, problem, unlisted
+from ana.maintenance.common import Problem, StoreOrPath, open_store, problem, unlisted
 from ana.maintenance.listing import find_in
 from ana.stores.directory import roots as roots_of
 from ana.stores.directory.scan import Survey
@@ -36,7 +36,7 @@ class RootInfo:
     """Those of its UUIDs whose states are not in the store any more, or cannot be looked up."""
 
 
-def keep(pickle_dir: Path, name: str, uuids: list[str]) -> Kept:
+def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str]) -> Kept:
     """Keep states, and all that they refer to, from all collections, in addition to what the name keeps already.
 
     Unique beginnings of UUIDs are enough. Needs no lock, and unpickles nothing. Raises ValueError for a name that is
@@ -50,7 +50,7 @@ def keep(pickle_dir: Path, name: str, uuids: list[str]) -> Kept:
     return Kept(name, keys, [problem(wrong) for wrong in problems])
 
 
-def forget(pickle_dir: Path, name: str) -> int:
+def forget(pickle_dir: StoreOrPath, name: str) -> int:
     """Let go of what is kept under a name, and return how many entries that were; the states stay until a collection.
 
     Raises StateNotFoundError where there is no such root, StoreError.
@@ -62,7 +62,7 @@ def forget(pickle_dir: Path, name: str) -> int:
     return gone
 
 
-def roots(pickle_dir: Path, *, problems: list[Problem] | None = None) -> list[RootInfo]:
+def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> list[RootInfo]:
     """Return all roots by name; each of their UUIDs is looked up.
 
     `problems` gets those whose file cannot be read; without it, one is raised (UntrustedStoreError, StoreError).

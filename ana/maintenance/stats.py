@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 from ana.errors import ANAError, StoreError
 from ana.format.record import Header
 from ana.fs import atomic, files, json_files
-from ana.maintenance.common import OnProgress, Path, Problem, Progress, host_now, now, open_store, problem, unlisted
+from ana.maintenance.common import (
+    OnProgress,
+    Problem,
+    Progress,
+    StoreOrPath,
+    host_now,
+    now,
+    open_store,
+    problem,
+    unlisted,
+)
 from ana.stores.directory.scan import Contents, File, Survey
 from ana.stores.directory.store import DirectoryStore
 
@@ -106,7 +116,7 @@ class Stats:
         return summary.raw_bytes / summary.stored_bytes if summary is not None and summary.stored_bytes else None
 
 
-def stats(pickle_dir: Path, *, exact: bool = False, on_progress: OnProgress = lambda _: None) -> Stats:
+def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgress = lambda _: None) -> Stats:
     """Count what is in a store: one listing for each folder; with `exact` each state's header is read as well.
 
     An exact count leaves a summary in the store, where it may: `.ana/summary.json`, and a line in `.ana/history.jsonl`.
@@ -138,7 +148,7 @@ def stats(pickle_dir: Path, *, exact: bool = False, on_progress: OnProgress = la
     )
 
 
-def history(pickle_dir: Path) -> list[Moment]:
+def history(pickle_dir: StoreOrPath) -> list[Moment]:
     """Return what earlier exact counts have found, oldest first. Raises what opening the store raises."""
     store = open_store(pickle_dir)
     try:

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from ana.errors import ANAError
-from ana.maintenance.common import AHEAD_SECONDS, LOCK_SECONDS, Path, locked, now, open_store
+from ana.maintenance.common import AHEAD_SECONDS, LOCK_SECONDS, StoreOrPath, locked, now, open_store
 from ana.stores.directory.strays import Stray, remove_temporary, strays
 from ana.stores.directory.tree import Tree
 
@@ -29,7 +29,7 @@ class Swept:
 
 
 def sweep(
-    pickle_dir: Path,
+    pickle_dir: StoreOrPath,
     *,
     older_than_seconds: float = LEFTOVER_SECONDS,
     dry_run: bool = False,

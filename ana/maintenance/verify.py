@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Unpack
 
 from ana.errors import ANAError, CorruptedStateError
 from ana.format import address
 from ana.maintenance.common import (
     LOCK_SECONDS,
     OnProgress,
-    Path,
     Problem,
     Progress,
+    StoreOrPath,
+    Work,
     host_now,
     locked,
     open_store,
@@ -48,14 +50,13 @@ class Verified:
 
 
 def verify(
-    pickle_dir: Path,
+    pickle_dir: StoreOrPath,
     *,
     sample: float = 1.0,
     older_than_seconds: float | None = None,
-    repair_from: Path | None = None,
+    repair_from: StoreOrPath | None = None,
     set_aside: bool = False,
-    on_progress: OnProgress = lambda _: None,
-    lock_seconds: float = LOCK_SECONDS,
+    **work: Unpack[Work],
 ) -> Verified:
     """Read states and check every digest, several at once; and that all is there that they refer to.
 
@@ -72,8 +73,9 @@ def verify(
         raise ValueError(msg)
     store = open_store(pickle_dir)
     source = None if repair_from is None else open_store(repair_from)
+    lock_seconds = work.get("lock_seconds", LOCK_SECONDS)
     with locked(store, lock_seconds) if set_aside or source is not None else nullcontext():
-        reading = _Reading(store, on_progress)
+        reading = _Reading(store, work.get("on_progress", lambda _: None))
         reading.choose(sample, older_than_seconds)
         reading.read()
         if set_aside or source is not None:

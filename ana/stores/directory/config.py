@@ -55,23 +55,29 @@ def fields_of(said: Config) -> dict[str, object]:
 
 
 def read(root: str, trust: Trust) -> Config | None:
-    """Return what a tree's `ana.json` says; None where there is none.
+    """Return what a tree's `ana.json` says; None if there is none.
 
     Raises UnsupportedFormatError for a newer tree, and for a damaged file; UntrustedStoreError, StoreError.
     """
+    return _read(root, trust)[0]
+
+
+def _read(root: str, trust: Trust) -> tuple[Config | None, dict[str, Any]]:
+    """Return what `ana.json` says, and its fields, also those that this version does not know."""
     path = f"{root}/{CONFIG}"
     data = files.read_whole(path, _LIMIT_BYTES, trust.check_file)
     if data is None:
-        return None
+        return None, {}
     try:
-        config = of_fields(json_files.parse(data))
+        fields = json_files.parse(data)
+        config = of_fields(fields)
     except (ValueError, KeyError, TypeError):
         raise UnsupportedFormatError(path, "an unreadable kind", FORMAT, _DAMAGED) from None
     if config.format != FORMAT:
         raise UnsupportedFormatError(path, config.format, FORMAT)
     if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
         raise UnsupportedFormatError(path, f"{config.format} with {config.levels} folder levels", FORMAT)
-    return config
+    return config, fields
 
 
 def publish(root: str, fields: dict[str, object], access: Access, *, replace: bool = False) -> None:
@@ -86,16 +92,15 @@ def amend(root: str, fields: dict[str, object], access: Access, trust: Trust) ->
 
     Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
-    path = f"{root}/{CONFIG}"
     for _ in range(_AMEND_TRIES):
-        if read(root, trust) is None:
+        config, before = _read(root, trust)
+        if config is None or {**before, **fields} == before:
             break
-        before = json_files.parse(files.read_whole(path, _LIMIT_BYTES, trust.check_file) or b"{}")
-        if {**before, **fields} == before:
-            break
-        # Looked at again after it was written: of two at once, one may have taken the other's away.
+        # Read again after it was written: of two writers at once, one may have undone what the other wrote.
         publish(root, {**before, **fields}, access, replace=True)
-    config = read(root, trust)
+    else:
+        config = read(root, trust)
     if config is None:
+        path = f"{root}/{CONFIG}"
         raise StoreError(path, 2, "it was removed while the store was in use")
     return config
