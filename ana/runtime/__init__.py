@@ -1,1 +1,1 @@
-"""What this process may use, and what it counts."""
+"""The process that runs: threads, memory, limits, counters, streams and signals."""

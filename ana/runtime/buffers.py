@@ -1,6 +1,6 @@
-"""Memory that content is read into: writable, aligned for arrays, and not filled with zeros first.
+"""Buffers for content that is read: writable, aligned for arrays, and not zeroed first.
 
-Every buffer owns its memory, so that a small array that is kept does not keep the state it came in.
+Every buffer owns its memory, so keeping a small array does not keep the rest of its state in memory.
 """
 
 import io
@@ -11,16 +11,19 @@ from typing import Any
 __all__ = ["ALIGNMENT_BYTES", "Whole", "allocate"]
 
 ALIGNMENT_BYTES = 64
-"""A cache line, and the widest vector register: what numerical libraries hope for."""
+"""The size of a cache line and of the widest vector register; numerical libraries are fastest with it."""
 _MAPPED_BYTES = 4 << 20
-"""From this size on memory comes from the system in huge pages, where numpy's allocator is not there to do that."""
+"""From this size on, memory is mapped in huge pages if numpy's allocator is not available to do so."""
 
 
 def allocate(size: int) -> memoryview:
-    """Return `size` writable bytes, aligned to 64, whose values are arbitrary. Raises MemoryError.
+    """Return `size` writable bytes with arbitrary values, aligned to 64 bytes.
 
-    By numpy where the process has it: malloc gives it memory whose pages are there already, and large arrays
+    Uses numpy if the process has imported it: its malloc reuses pages that are already mapped, and gives large arrays
     huge pages. Faulting in new pages costs more than reading into them.
+
+    Raises:
+        MemoryError: there is not enough memory.
     """
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and hasattr(numpy, "empty"):
@@ -32,7 +35,7 @@ def allocate(size: int) -> memoryview:
         spare = bytearray(size + ALIGNMENT_BYTES)
         return _aligned(memoryview(spare), ctypes.addressof(ctypes.c_char.from_buffer(spare)), size)
     try:
-        # Page-aligned, and given back when the last view of it goes.
+        # Page-aligned, and freed with its last view.
         mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(str(error)) from error
@@ -46,25 +49,25 @@ def _aligned(view: memoryview, address: int, size: int) -> memoryview:
 
 
 class _Memory(io.BytesIO):
-    """Memory whose end no cycle hastens: the collector would close the file first, and then its last views."""
+    """Memory that the cyclic collector cannot close while views of it are left."""
 
     def close(self) -> None:
-        """Do nothing: what is left of it goes with the object."""
+        """Do nothing: the memory is freed with the object."""
 
 
 class Whole:
-    """A `bytes` object that is being read: its memory is written through `view` until it is taken. Not copied.
+    """A `bytes` object that is being filled through `view`, and then taken without a copy.
 
-    (CPython's BytesIO gives out the very object that it began with; a Python that copies is as right.)
+    (CPython's BytesIO returns the very object that it was made with. A Python that copies is correct, too.)
     """
 
     def __init__(self, size: int) -> None:
-        """Take memory for `size` bytes. Raises MemoryError."""
+        """Allocate `size` bytes. Raises MemoryError."""
         self._file = _Memory(bytes(size))
         self.view = self._file.getbuffer()
 
     def take(self, size: int | None = None) -> bytes:
-        """Return the object, or its first `size` bytes. No other view of it may be left."""
+        """Return the object, or its first `size` bytes. No view other than `view` may be left."""
         self.view.release()
         if size is not None:
             self._file.truncate(size)

@@ -1,4 +1,4 @@
-"""What this process may use: the CPUs and the memory that its cgroups and the machine grant."""
+"""The CPUs and the memory that this process may use, by its cgroups and the machine."""
 
 import io
 import math
@@ -10,20 +10,20 @@ __all__ = ["cpus", "memory_bytes"]
 _CGROUP = "/proc/self/cgroup"
 _CGROUP_ROOT = "/sys/fs/cgroup"
 _UNLIMITED_BYTES = 1 << 60
-"""Version 1 says "no limit" by a number close to 2^63."""
+"""cgroup version 1 writes "no limit" as a number close to 2^63."""
 
 
 def cpus() -> int:
-    """Return how many CPUs the cgroups grant, rounded up; without a quota, all that the machine has. Read once."""
+    """Return the CPUs that the cgroups grant, rounded up, or all of the machine's without a quota. Read once."""
     return _cpus(os.getpid())
 
 
 def memory_bytes() -> int:
-    """Return how much memory the cgroups grant, at most what the machine has. Read once."""
+    """Return the bytes of memory that the cgroups grant, at most the machine's. Read once."""
     return _memory_bytes(os.getpid())
 
 
-# By process: a fork may be put into another cgroup.
+# Cached per process: a forked child can be moved to another cgroup.
 @cache
 def _cpus(_process: int) -> int:
     granted = [found for folder in _folders("cpu") if (found := _quota(folder)) is not None]
@@ -41,7 +41,7 @@ def _machine_bytes() -> int:
 
 
 def _folders(controller: str) -> list[str]:
-    """Return the folders of this process's cgroup and of all above it: each may limit it."""
+    """Return the folders of this process's cgroup and of its ancestors: each may set a limit."""
     folders = []
     for line in _lines(_CGROUP):
         _, controllers, path = line.split(":", 2)
@@ -54,7 +54,7 @@ def _folders(controller: str) -> list[str]:
 
 
 def _quota(folder: str) -> float | None:
-    """Return the CPUs that one cgroup grants (version 2's `cpu.max`, 1's `cpu.cfs_quota_us`); None for no limit."""
+    """Return the CPUs that one cgroup grants, or None (version 2: `cpu.max`; version 1: `cpu.cfs_quota_us`)."""
     words = [word for line in _lines(f"{folder}/cpu.max") for word in line.split()] or [
         *_lines(f"{folder}/cpu.cfs_quota_us"),
         *_lines(f"{folder}/cpu.cfs_period_us"),
@@ -68,7 +68,7 @@ def _quota(folder: str) -> float | None:
 
 
 def _limit_bytes(folder: str) -> int | None:
-    """Return the memory that one cgroup grants (version 2's `memory.max`, 1's `memory.limit_in_bytes`)."""
+    """Return one cgroup's memory limit, or None (version 2: `memory.max`; 1: `memory.limit_in_bytes`)."""
     lines = _lines(f"{folder}/memory.max") or _lines(f"{folder}/memory.limit_in_bytes")
     try:
         limit = int(lines[0])
@@ -79,7 +79,7 @@ def _limit_bytes(folder: str) -> int | None:
 
 def _lines(path: str) -> list[str]:
     try:
-        # The builtin is gone before the last destructors run.
+        # At interpreter shutdown the builtin `open` is gone before the last destructors run.
         with io.open(path, encoding="utf-8") as file:  # noqa: UP020 - see above
             return file.read().splitlines()
     except (OSError, UnicodeDecodeError):

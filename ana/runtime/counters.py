@@ -1,9 +1,9 @@
-"""What this process does with its stores, counted while it does it, and told to the log.
+"""Counters of what this process does with its stores, and their log messages.
 
-Counting is `counter += 1` on a slot. That is exact between threads, without a lock: CPython (3.10 and later, with
-its GIL) changes threads, runs signal handlers and collects garbage at calls and at backward jumps only, and there is
-neither between the reading and the writing of a slot, if what is added is a name or an attribute. So never write
-`counters.x += f()`. A forked child begins at zero.
+Counting is `counter += 1` on a slot, which is exact between threads without a lock. CPython (3.10 and later, with its
+GIL) switches threads, runs signal handlers and collects garbage only at calls and backward jumps. There is neither
+between reading and writing a slot, if the added value is a name or an attribute. So never write
+`counters.x += f()`. A forked child starts at zero.
 """
 
 import logging
@@ -16,11 +16,11 @@ from typing import Protocol
 __all__ = ["NAMES", "Counters", "on_event", "snapshot"]
 
 IN_MEMORY = "memory"
-"""Stores in memory go by one name together: what they are called means nothing to another process."""
+"""All stores in memory are reported under this name: their own names mean nothing to another process."""
 
 OTHERS = "other stores"
 MOST_PAST = 256
-"""Of so many stores that are gone are the counts held by home; those of earlier ones go by `OTHERS` together."""
+"""Counts of this many closed stores are kept by home; those of older ones are added up under `OTHERS`."""
 
 _log = logging.getLogger("ana.stores")
 
@@ -43,12 +43,12 @@ NAMES = (
     "retries",
     "lock_timeouts",
 )
-"""What is counted; `ana.layers.statistics.Stats` says what each is."""
+"""The counters; `ana.layers.statistics.Stats` describes each."""
 
 
 _alive: "dict[int, weakref.ref[Counters]]" = {}
 _past: dict[str, dict[str, float]] = {}
-"""What was counted by counters that are gone, by home."""
+"""The counts of counters that no longer exist, by home."""
 _listener: Callable[[], object] | None = None
 
 
@@ -58,14 +58,14 @@ def _add(
     home = memory if counters.home.startswith(f"{memory}:") else counters.home
     own = totals.setdefault(home, dict.fromkeys(names, 0))
     for name in names:
-        # Read first: so that the addition is exact between threads, see above.
+        # Read first, so that the addition is exact between threads: see above.
         value: float = getattr(counters, name)
         own[name] += value
 
 
 def _retire(
     counters: "Counters",
-    # As defaults: at the interpreter's end the module's own names are gone.
+    # Passed as defaults: at interpreter shutdown the module's names are gone.
     alive: "dict[int, weakref.ref[Counters]]" = _alive,
     past: dict[str, dict[str, float]] = _past,
     add: "Callable[[dict[str, dict[str, float]], Counters], None]" = _add,
@@ -74,7 +74,7 @@ def _retire(
 ) -> None:
     alive.pop(id(counters), None)
     add(past, counters)
-    # The sum of the others moves to the end each time: it is never the oldest for long.
+    # The sum moves to the end each time, so it is never the oldest for long.
     while len(past) > most:
         oldest = past.pop(next(iter(past)))
         sums = past.pop(others, None)
@@ -82,13 +82,13 @@ def _retire(
 
 
 class Sized(Protocol):
-    """What is known of a live object."""
+    """The size of a live object's state."""
 
     raw_bytes: int
 
 
 class Counters:
-    """The counters of one store in this process. Exact between threads: see above."""
+    """The counters of one store in this process. Exact between threads: see the module."""
 
     __slots__ = ("__weakref__", "home", *NAMES)
 
@@ -111,7 +111,7 @@ class Counters:
     lock_timeouts: int
 
     def __init__(self, home: str) -> None:
-        """Begin at zero; what was counted stays part of `snapshot` when the counters are gone."""
+        """Start at zero. When the object is gone, its counts stay part of `snapshot`."""
         self.home = home
         self.reset()
         _alive[id(self)] = weakref.ref(self)
@@ -120,23 +120,23 @@ class Counters:
         retire(self)
 
     def reset(self) -> None:
-        """Begin again at zero."""
+        """Start again at zero."""
         for name in NAMES:
             setattr(self, name, 0)
 
     def values(self) -> dict[str, float]:
-        """Return what has been counted so far, by name."""
+        """Return all counts by name."""
         return {name: getattr(self, name) for name in NAMES}
 
     def note_stored(self, key: str, raw_bytes: int, file_bytes: int, began: float) -> None:
-        """Count a state that was written. `began`: when that was begun (time.perf_counter, s)."""
+        """Count a state that was written. `began` is when the write started (time.perf_counter, s)."""
         self.stored += 1
         self.stored_raw_bytes += raw_bytes
         self.stored_file_bytes += file_bytes
         self._tell("stored", key, raw_bytes, file_bytes, began)
 
     def note_found(self, key: str, raw_bytes: int, began: float) -> None:
-        """Count a state that was to be written and is there already."""
+        """Count a state that did not have to be written, because it exists."""
         self.found += 1
         self.found_raw_bytes += raw_bytes
         self._tell("found", key, raw_bytes, 0, began)
@@ -149,25 +149,25 @@ class Counters:
         self._tell("loaded", key, raw_bytes, file_bytes, began)
 
     def note_live(self, mark: Sized | None) -> None:
-        """Count a reference that an object answered which is alive. It is not logged: it takes a microsecond."""
+        """Count a reference that a live object answered. Not logged: it takes only a microsecond."""
         self.from_memory += 1
         if mark is not None:
             self.from_memory_raw_bytes += mark.raw_bytes
 
     def note_from_tier(self, key: str, raw_bytes: int, began: float) -> None:
-        """Count a state that a tier in front of the store had; one that it fetches first is the store's to count."""
+        """Count a state loaded from the node cache. A state that the cache fetches first counts for the store."""
         self.from_tier += 1
         self.from_tier_raw_bytes += raw_bytes
         self._tell("loaded from the tier", key, raw_bytes, 0, began)
 
     def note_damaged(self, key: str, where: str, reason: str) -> None:
-        """Count a state whose bytes are wrong, also after they were read again."""
+        """Count a state whose bytes are wrong, also when read a second time."""
         self.damaged += 1
         fields = {"event": "damaged", "uuid": key, "store": self.home, "path": where, "reason": reason}
         _log.warning("state %r in %s is damaged: %s", key, where, reason, extra=fields)
 
     def note_wait(self, seconds: float) -> None:
-        """Count a wait: for another writer's lock, or for a file that is late."""
+        """Count a wait for another writer's lock or for a late file."""
         self.waits += 1
         self.wait_seconds += seconds
 
@@ -182,13 +182,13 @@ class Counters:
 
 
 def on_event(listener: Callable[[], object] | None) -> None:
-    """Have `listener` called after each state that was stored, found or loaded, in the thread that did it."""
+    """Call `listener` after each state that is stored, found or loaded, in the thread that did it."""
     global _listener  # noqa: PLW0603 - one per process
     _listener = listener
 
 
 def snapshot() -> dict[str, dict[str, float]]:
-    """Return what this process has counted, by the stores' homes and by names; of stores that are gone, too."""
+    """Return all counts of this process by home and name, including those of closed stores."""
     found = {home: dict(values) for home, values in list(_past.items())}
     for reference in list(_alive.values()):
         counters = reference()
@@ -198,7 +198,7 @@ def snapshot() -> dict[str, dict[str, float]]:
 
 
 def _after_fork() -> None:
-    """Begin at zero in a forked child: what the parent did is the parent's to tell."""
+    """Start at zero in a forked child: the parent reports its own counts."""
     _past.clear()
     for reference in list(_alive.values()):
         counters = reference()

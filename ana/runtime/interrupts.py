@@ -1,16 +1,16 @@
-"""Ctrl-C, SIGTERM and SIGHUP end the `ana` command with an exit code and at most a line, from its first import on.
+"""Ctrl-C, SIGTERM and SIGHUP end the `ana` command with an exit code and at most one line, from its first import on.
 
-Python answers a Ctrl-C by an exception wherever it comes: while modules are imported, in a destructor, while the
-interpreter ends. Here it is an exception once, while the command works, so that it cleans up. Before that the process
-ends at once, and after that signals are ignored: what was to be done is done.
+Python turns Ctrl-C into an exception wherever it arrives: during imports, in a destructor, at interpreter shutdown.
+Here a signal raises once, while the command works, so that it can clean up. Before that the process ends at once.
+Afterwards signals are ignored, because the work is done.
 
-Imported before everything else of the package, as that takes most of a short command's time, and imports nothing that
-Python has not imported by then. A program that only uses the package keeps its own handlers.
+This module is imported before the rest of the package, because imports take most of a short command's time. It imports
+nothing that Python has not already imported. A program that only uses the package keeps its own handlers.
 """
 
 from __future__ import annotations
 
-import _signal as signal  # type: ignore[import-not-found]  # what the module `signal` is made of, 3 ms sooner
+import _signal as signal  # type: ignore[import-not-found]  # the base of `signal`, imported 3 ms faster
 import os
 import sys
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "answer", "run", "run_within"]
 
 INTERRUPTED = 130
-"""The shells' word for "stopped by Ctrl-C"."""
+"""The shells' exit code for "stopped by Ctrl-C"."""
 AGAIN_SECONDS = 0.001
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,26 +40,26 @@ class _Ended(SystemExit):
 
 
 def answer() -> None:
-    """Have signals end this process from now on, which is the command's."""
+    """Let signals end this process, which is the command's, from now on."""
     _answer_by(_answer, *_SIGNALS)
 
 
 def run(work: Callable[[], int]) -> int:
-    """Return what the command's `work` returns, or the exit code of the signal that ended it; the program ends then."""
+    """Run the command's `work`, then exit: return its result, or the exit code of the signal that ended it."""
     try:
         return _run(work)
     except KeyboardInterrupt:
-        # Just before or after it.
+        # The signal came just before or after the work.
         return _interrupted()
     except _Ended as ended:
         return ended.status
     finally:
-        # One that came out of an eval(), as in dataclasses, would count as not handled (Py_RunMain) until the next.
+        # Py_RunMain takes a KeyboardInterrupt from an eval(), as in dataclasses, for unhandled until the next eval().
         eval("0")  # noqa: S307 - see above
 
 
 def run_within(work: Callable[[], int]) -> int:
-    """Do the same within a program that goes on, and has its handlers back then; each signal raises."""
+    """Do the same in a program that continues: each signal raises, and the handlers are restored afterwards."""
     before = _answer_by(_raise, signal.SIGTERM, signal.SIGHUP)
     try:
         return work()
@@ -73,7 +73,7 @@ def run_within(work: Callable[[], int]) -> int:
 
 
 def _run(work: Callable[[], int]) -> int:
-    global _raising  # noqa: PLW0603 - handlers know nothing else
+    global _raising  # noqa: PLW0603 - signal handlers have no other state
     sys.unraisablehook = _unraisable
     try:
         _raising = True
@@ -87,11 +87,11 @@ def _run(work: Callable[[], int]) -> int:
 
 
 def _answer_by(handler: Callable[[int, FrameType | None], None], *numbers: int) -> dict[int, Any]:
-    """Answer signals so from now on; return what did it before."""
+    """Install a handler for signals, and return the previous handlers."""
     before: dict[int, Any] = {}
     for number in numbers:
         found = signal.getsignal(number)
-        # What is ignored stays so: SIGHUP under nohup, SIGINT in a script's background.
+        # An ignored signal stays ignored: SIGHUP under nohup, SIGINT of a background job.
         if found in (signal.SIG_DFL, signal.default_int_handler):
             before[number] = found
             signal.signal(number, handler)
@@ -99,7 +99,7 @@ def _answer_by(handler: Callable[[int, FrameType | None], None], *numbers: int) 
 
 
 def _answer(number: int, frame: FrameType | None) -> None:
-    """Raise once, while the command works; at all other times, leave at once."""
+    """Raise once, while the command works; at any other time, exit at once."""
     global _raising  # noqa: PLW0603 - once is enough
     if not _raising:
         if number == signal.SIGINT:
@@ -119,14 +119,14 @@ def _interrupted() -> int:
     try:  # noqa: SIM105 - contextlib takes time to import
         os.write(2, b"ana: interrupted\n")
     except OSError:
-        # Nobody can read it.
+        # Standard error is closed.
         pass
     return INTERRUPTED
 
 
 def _unraisable(what: Any) -> None:
-    """Raise once more, a moment later, what a destructor cannot pass on."""
-    global _raising  # noqa: PLW0603 - again
+    """Raise an interrupt again a moment later, if it came in a destructor, which cannot propagate it."""
+    global _raising  # noqa: PLW0603 - raise a second time
     error = what.exc_value
     if not isinstance(error, KeyboardInterrupt | _Ended):
         sys.__unraisablehook__(what)
@@ -138,10 +138,10 @@ def _unraisable(what: Any) -> None:
 
 
 def _is_the_command() -> bool:
-    """Return whether this process is `python -m ana` or the script `ana` beside its interpreter, and no child of it."""
+    """Return whether this process is `python -m ana` or the interpreter's script `ana`, and not a child of it."""
     words = sys.orig_argv
     if sys.argv[:1] == ["-m"]:
-        # As long as the module is being looked for.
+        # sys.argv has this form while the module is being located.
         return words[words.index("-m") :][1:2] == ["ana"] if "-m" in words else "-mana" in words
     script = sys.argv[0] if sys.argv else ""
     if os.path.basename(script) != "ana" or script not in words:

@@ -1,4 +1,4 @@
-"""Standard streams as the command needs them: open, in any encoding, and with errors that are known for theirs."""
+"""Standard streams for the command: always open, in any encoding, with errors of their own type."""
 
 import io
 import os
@@ -18,13 +18,13 @@ class OutputError(Exception):
 
 
 class _Output(io.FileIO):
-    """Standard output: what is written after an error goes nowhere, so that nobody stumbles over it at the end."""
+    """Standard output. After an error it discards what is written, so that the final flush does not fail, too."""
 
     def write(self, data: Any) -> int:
-        """Write some of it. Raises OutputError: no OSError, which libraries take for their own affair."""
+        """Write some of the data. Raises OutputError, not OSError, which libraries would handle themselves."""
         try:
             while (done := super().write(data)) is None:
-                # It does not block, as the terminal or pipe is shared with a program that wants that.
+                # The descriptor is non-blocking, because a program that shares the terminal or pipe set that.
                 select.select([], [self], [])
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
@@ -33,10 +33,10 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """Standard error: that nobody can be told of an error is none."""
+    """Standard error: failing to report an error is not an error."""
 
     def write(self, data: Any) -> int:
-        """Write it, if it can be written."""
+        """Write the data if possible."""
         try:
             return super().write(data) or len(data)
         except OSError:
@@ -44,17 +44,17 @@ class _Errors(io.FileIO):
 
 
 def prepare() -> None:
-    """Set up this process's streams. One that is closed leads nowhere, like /dev/null."""
+    """Set up this process's streams. A closed stream acts like /dev/null."""
     for number in range(3):
         _open(number)
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - open to the end
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - stays open until exit
     sys.stdout = _stream(sys.stdout, _Output(1, "wb", closefd=False))
     sys.stderr = _stream(sys.stderr, _Errors(2, "wb", closefd=False))
 
 
 def _open(number: int) -> None:
-    """Have a descriptor lead somewhere: the next file that is opened would be this stream."""
+    """Open a closed descriptor on /dev/null; otherwise the next opened file would become this stream."""
     try:
         os.fstat(number)
     except OSError:
@@ -65,7 +65,7 @@ def _open(number: int) -> None:
 
 
 def _stream(before: IO[str] | None, raw: io.FileIO) -> io.TextIOWrapper:
-    """Return a stream of text in the encoding that was there before; what that lacks is escaped."""
+    """Return a text stream in the encoding of the previous one; characters that it lacks are escaped."""
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(before, "encoding", None) or "utf-8",

@@ -1,6 +1,6 @@
-"""Whether another thread gets on: by the processor time that it uses, and by what it has at hand while it waits.
+"""Whether another thread makes progress, judged by its processor time and by the objects it refers to while it waits.
 
-What a thread waits for cannot be asked in Python: a user's lock, the import lock and a thread pool are all the same.
+Python cannot tell what a thread waits for: a user's lock, the import lock and a thread pool all look the same.
 """
 
 import gc
@@ -13,12 +13,12 @@ from typing import Any
 __all__ = ["Thread", "is_waiting_for_me"]
 
 SHARE = 0.005
-"""So much of the time does a thread compute that gets on; one that polls for a lock every 10 ms uses less."""
+"""A thread that makes progress uses at least this share of the time; one that polls every 10 ms uses less."""
 LEAST_SECONDS = 0.001
 WINDOW_SECONDS = 1.0
 DEPTH = 6
 MOST_OBJECTS = 20_000
-"""So far is it looked from a thread's variables: an executor, its attributes, its set of threads, a thread."""
+"""How far to search from a thread's variables: an executor, its attributes, its set of threads, a thread."""
 
 _WAITING = {
     ("threading", "wait"),
@@ -30,23 +30,23 @@ _OPAQUE = (CodeType, FrameType, FunctionType, ModuleType, type)
 
 
 class Thread:
-    """The thread that makes it, as others see it. The thread must be alive whenever it is asked about."""
+    """The creating thread, as others see it. The thread must be alive when a method is called."""
 
     def __init__(self) -> None:
         self.number = threading.get_ident()
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: what was seen earlier says nothing."""
+        """Discard earlier observations."""
         self.asked = False
-        """Whether anybody has looked since."""
+        """Whether `idle_seconds` was called since."""
         self._computed_seconds = -1.0
         self._since = 0.0
 
     def idle_seconds(self) -> float:
-        """Return for how long it has used no processor time, as far as anybody has looked."""
+        """Return for how long the thread has used no processor time, since the first call."""
         if sys.is_finalizing():
-            # It may have been ended, and then there is no clock of its own any more.
+            # The thread may have ended, and then it has no clock.
             return float("inf")
         self.asked = True
         now = time.monotonic()
@@ -58,12 +58,12 @@ class Thread:
 
 
 def is_waiting_for_me(number: int) -> bool:
-    """Return whether a thread waits for others, and has the calling one at hand: in a pool, say, of its variables."""
+    """Return whether a thread waits for others and can reach the calling thread, for example in a pool variable."""
     frame: FrameType | None = sys._current_frames().get(number)  # noqa: SLF001 - its documented name
     if frame is None or (_module(frame), frame.f_code.co_name) not in _WAITING:
         return False
     level: list[Any] = []
-    # Its frames down to our own, from which the code of users was called.
+    # Its frames up to ANA's own, which called the user's code.
     while frame is not None and not _module(frame).startswith("ana."):
         level += _variables(frame)
         frame = frame.f_back
@@ -75,7 +75,7 @@ def _module(frame: FrameType) -> str:
 
 
 def _variables(frame: FrameType) -> list[Any]:
-    """Return what the local variables of a function hold, and the global ones that it names."""
+    """Return the values of a function's local variables, and of the global variables that it names."""
     found = list(frame.f_locals.values())
     if _module(frame).partition(".")[0] not in sys.stdlib_module_names:
         names = frame.f_code.co_names

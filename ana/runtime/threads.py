@@ -1,7 +1,7 @@
-"""Threads for one piece of work: started for it, gone with it.
+"""Threads for one piece of work: started for it, and ended with it.
 
-No pool is kept: starting a thread takes some 50 µs, and a thread that does not exist cannot hang in a forked
-child, hold up the interpreter's end or keep a CPU that a batch system has taken away.
+There is no pool. Starting a thread takes about 50 µs. A thread that does not exist cannot hang in a forked child,
+delay interpreter shutdown, or keep a CPU that a batch system has taken away.
 """
 
 import itertools
@@ -23,14 +23,17 @@ Item = TypeVar("Item")
 
 
 class GaveUp(Exception):  # noqa: N818 - another item's error is the reason
-    """An item's work waited for that of another, which failed."""
+    """An item's work waited for another item's, which failed."""
 
 
 def available() -> int:
     """Return how many threads can run at once: this process's CPUs, within its cgroup's quota and `ANA_THREADS`.
 
-    Read anew each time (some 2 µs), as jobs and engines bind processes to CPUs while they run; the quota is read once.
-    Raises ANAError where `ANA_THREADS` is no whole number of at least 1.
+    The CPUs are read each time (about 2 µs), because jobs and engines bind running processes to CPUs. The quota is read
+    once.
+
+    Raises:
+        ANAError: `ANA_THREADS` is not a whole number of at least 1.
     """
     count = min(len(os.sched_getaffinity(0)), cgroups.cpus())
     said = os.environ.get(ENVIRONMENT)
@@ -43,8 +46,8 @@ def available() -> int:
 
 
 def start(thread: threading.Thread) -> bool:
-    """Start a thread; return False where none can be had (ulimit -u, a cgroup's pids.max, the interpreter's end)."""
-    # In an interpreter that ends, a new thread may never run, and `Thread.start` waits until it does.
+    """Start a thread; return False if none can be started (ulimit -u, a cgroup's pids.max, shutdown)."""
+    # At interpreter shutdown a new thread may never run, and `Thread.start` waits until it does.
     if sys.is_finalizing():
         return False
     try:
@@ -55,7 +58,7 @@ def start(thread: threading.Thread) -> bool:
 
 
 def can_start() -> bool:
-    """Return whether a thread can be had now, for libraries that start their own and fail without."""
+    """Return whether a thread can be started now, for libraries that fail if they cannot start theirs."""
     thread = threading.Thread(target=int, name="ana-probe", daemon=True)
     if not start(thread):
         return False
@@ -70,11 +73,16 @@ def run(
     *,
     give_up: Callable[[], object] = lambda: None,
 ) -> None:
-    """Call `work` with each item, on up to `threads` threads, of which the caller's is one; return when all is done.
+    """Call `work` with each item, on up to `threads` threads including the caller's, and return when all are done.
 
-    Items are taken in order. After an exception no further item is begun; that of the earliest item is raised.
-    `give_up` is called then: it wakes threads whose work waits for that of another, to raise `GaveUp`.
-    Where no further thread can be had, those that there are do it all, or the caller's own.
+    Items are taken in order. After an exception no further item is started, and the exception of the earliest failed
+    item is raised. If no further thread can be started, the existing ones do all the work.
+
+    Args:
+        work: called with one item; may run on any of the threads.
+        items: the items, in order.
+        threads: the most threads to use.
+        give_up: called after an exception; it must wake threads whose work waits for another item's, to raise `GaveUp`.
     """
     if threads <= 1 or len(items) <= 1:
         for item in items:
@@ -84,17 +92,17 @@ def run(
 
 
 class _WorkerGroup:
-    """The threads of one `run`, and what they have left to do."""
+    """The threads of one `run`, and their remaining items."""
 
     def __init__(self, work: Callable[[Item], object], items: Sequence[Item], give_up: Callable[[], object]) -> None:
         self.give_up = give_up
         self.work: Callable[..., object] = work
         self.items = items
-        # next() on it is atomic: no lock is needed to share it.
+        # next() is atomic, so threads can share it without a lock.
         self.numbers = itertools.count()
         self.failures: dict[int, BaseException] = {}
         self.stopped = False
-        # Appending is atomic, too. Who begins after `stopped` was set does nothing.
+        # Appending is atomic, too. A thread that begins after `stopped` was set does nothing.
         self.begun: list[bool] = []
         self.ended: list[bool] = []
 
@@ -111,7 +119,7 @@ class _WorkerGroup:
             for thread in started:
                 thread.join()
         except BaseException:
-            # A signal handler's, not from within an item: nobody will do the next one.
+            # Raised by a signal handler, not by an item: no thread may start another item.
             self._stop()
             self._see_all_end(started)
             raise
@@ -126,9 +134,9 @@ class _WorkerGroup:
             self.ended.append(True)
 
     def _see_all_end(self, started: list[threading.Thread]) -> None:
-        """Wait for threads that may be at work, whatever else signal handlers raise: they write into files and memory.
+        """Wait for running threads, whatever else signal handlers raise: the threads write into files and memory.
 
-        Not by join() alone: on Python 3.11 one that was interrupted takes the thread for ended from then on.
+        join() alone is not enough: on Python 3.11 an interrupted join() considers the thread ended from then on.
         """
         another = None
         while True:
