@@ -19,29 +19,32 @@ import ana
 from ana import maintenance
 
 INTERRUPTED = """
-import os, pickle, random, signal, sys, time, ana
+import os, pickle, random, signal, sys, ana
 from support.classes import A
 class Alarm(Exception): pass
 def ring(*_): raise Alarm
 signal.signal(signal.SIGALRM, ring)
 layer = ana.set_dl(pickle_dir=sys.argv[1], durable=False)
 chance = random.Random(int(sys.argv[2]))
-end = time.monotonic() + float(sys.argv[3])
 number = interrupted = 0
+longest = 1e-3
 kept = []
-while time.monotonic() < end:
+# Until enough were interrupted and enough were not, however slow the machine is.
+while interrupted < int(sys.argv[3]) or number - interrupted < int(sys.argv[3]) / 2:
     number += 1
     a = A([number, "x" * 100])
     b = A(a)
     try:
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(2e-5, 1.5e-3))
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(2e-5, longest))
         a.make_uuid()
         reference = pickle.dumps(b.make_uuid() and b)
         layer.live.forget_kept()
         c = A(pickle.loads(reference)); c.make_uuid()
         signal.setitimer(signal.ITIMER_REAL, 0)
+        longest *= 0.98
     except Alarm:
         interrupted += 1
+        longest *= 1.01
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     # Whatever has a UUID now is in the store, whole, with what it holds.
@@ -58,8 +61,7 @@ while time.monotonic() < end:
         assert A.ana_load(u).x.x[0] == number
 from ana.persist import inflight as claims
 assert not claims.by_key, claims.by_key
-assert interrupted > 20, (interrupted, number)
-assert len(kept) > 20
+assert len(kept) > 20, (interrupted, number)
 fresh = ana.set_dl(pickle_dir=sys.argv[1])
 for uuid, number in kept:
     state = fresh.load_state(uuid)
@@ -70,7 +72,7 @@ print(interrupted, number)
 @pytest.mark.leaves_temporaries("a handler may raise just where a temporary is about to be removed")
 def test_exceptions_out_of_signal_handlers(tmp_path):
     """A handler that raises at any moment of storing and loading: what has a UUID is stored, no claim stays."""
-    interrupted = int(run_program(INTERRUPTED, tmp_path / "store", 1, 4).split()[0])
+    interrupted = int(run_program(INTERRUPTED, tmp_path / "store", 1, 400).split()[0])
     left = raw_tree.strangers(tmp_path / "store")
     assert all(os.path.basename(path).startswith(".tmp-") for path in left)
     assert len(left) <= interrupted / 20
