@@ -96,6 +96,7 @@ def test_plain_has_all_workloads_and_targets(tmp_path):
     assert all("target" not in row for row in tables["durable"])
 
 
+@pytest.mark.slow
 def test_peers_are_all_there_and_ana_alone_notices_damage(tmp_path):
     """All peers are installed with the tests; a flipped byte never comes out of ANA as data."""
     extras.require(*LIBRARIES, extra="bench")
@@ -109,6 +110,7 @@ def test_peers_are_all_there_and_ana_alone_notices_damage(tmp_path):
     assert plain["came back wrong"]
 
 
+@pytest.mark.slow
 def test_tasks_are_done_in_each_way(tmp_path):
     """By value the array is in each task's pickle; by reference a task is small."""
     extras.require(*LIBRARIES, extra="bench")
@@ -119,6 +121,7 @@ def test_tasks_are_done_in_each_way(tmp_path):
     assert pipe["ANA"] < 1000
 
 
+@pytest.mark.slow
 def test_objects_are_exchanged_in_each_way(tmp_path):
     """Objects of their own, and one for all; by reference next to nothing travels."""
     extras.require(*LIBRARIES, extra="bench")
@@ -130,6 +133,7 @@ def test_objects_are_exchanged_in_each_way(tmp_path):
     assert rows[0]["bytes, by value"] > 600_000
 
 
+@pytest.mark.slow
 def test_growth_measures_each_decade_and_many_writers(tmp_path):
     """One row for each power of ten, one for each number of writers."""
     tables = run_part("growth", tmp_path)
@@ -143,6 +147,7 @@ def test_many_states_are_stored_and_loaded_both_ways(tmp_path):
     assert {(row["operation"], row["waits for the disk"]) for row in rows} >= {("store", "yes"), ("load", "no")}
 
 
+@pytest.mark.slow
 def test_tier_has_all_ways_and_its_targets(tmp_path):
     """The second process has targets for time and memory; a crowd with a node cache reads the tree once."""
     tables = run_part("tier", tmp_path)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support import wheels
+from support.care import ran
 
 import ana
 from ana import demo
@@ -27,6 +28,7 @@ from ana.cli import demo as demo_cli
 
 ROOT = Path(ana.__file__).parents[1]
 TINY = ("demo", "--size", "2", "--tasks", "4", "--workers", "2")
+TINIEST = ("demo", "--size", "1", "--tasks", "1", "--workers", "1")
 POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 60
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -58,10 +60,9 @@ def result(tmp_path_factory) -> demo.DemoResult:
 # Programs
 
 
-@pytest.mark.parametrize("arguments", [(*TINY, "--json"), ("--json", *TINY)])
-def test_json_is_one_document_of_measurements(arguments, tmp_path):
-    """`--json`, before or after the command, prints one document, whose figures keep the promises."""
-    done = run(*arguments, "--dir", str(tmp_path))
+def test_json_is_one_document_of_measurements(tmp_path):
+    """`--json` prints one document, whose figures keep the promises."""
+    done = run(*TINY, "--json", "--dir", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     value, reference = document["by_value"], document["by_reference"]
@@ -86,26 +87,26 @@ def test_small_is_a_size(tmp_path):
 
 
 def test_keep_keeps_the_store(tmp_path):
-    """With `--keep` the folder stays, and the document says where the store is."""
-    done = run(*TINY, "--json", "--keep", "--dir", str(tmp_path))
+    """With `--keep` the folder stays, and the document (`--json` may come before the command) says where it is."""
+    done = run("--json", *TINIEST, "--keep", "--dir", str(tmp_path))
     document = json.loads(done.stdout)
     (kept,) = tmp_path.rglob(f"{document['uuid']}*")
     assert kept.is_relative_to(document["pickle_dir"])
 
 
-@pytest.mark.parametrize("arguments", [(*TINY, "-q"), ("--quiet", *TINY)])
+@pytest.mark.parametrize("arguments", [(*TINIEST, "-q"), ("--quiet", *TINIEST)])
 def test_quiet_says_nothing(arguments, tmp_path):
     """With `-q`, before or after the command, a run that passes prints nothing at all."""
     done = run(*arguments, "--dir", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_version_and_help():
+def test_version_and_help(capfd):
     """`--version` says the version; `--help` and `-h` name the commands, options and exit codes."""
     assert run("--version").stdout.split() == ["ana,", "version", ana.__version__]
-    assert "demo" in run("--help").stdout
-    assert "130  interrupted" in run("-h").stdout
-    shown = run("demo", "-h").stdout
+    assert "demo" in ran(capfd, "--help").out
+    assert "130  interrupted" in ran(capfd, "-h").out
+    shown = ran(capfd, "demo", "-h").out
     assert all(option in shown for option in ("--size", "--tasks", "--workers", "--dir", "--keep", "--json", "-q"))
     assert "ana demo --json | jq" in shown
 
@@ -126,12 +127,12 @@ def test_version_and_help():
         (("demo", "more"), "unexpected extra argument"),
     ],
 )
-def test_wrong_usage_exits_2_before_anything_is_done(arguments, said):
+def test_wrong_usage_exits_2_before_anything_is_done(arguments, said, capfd):
     """A wrong command line is answered on stderr, with exit code 2."""
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    done = ran(capfd, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert "Traceback" not in done.err
 
 
 def test_no_command_shows_the_help():
@@ -152,7 +153,7 @@ def test_a_failing_filesystem_is_one_line(tmp_path):
     """A disk that is full ends the command with a line that says so and exit code 1, and leaves nothing."""
     limit = "import resource,sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
     code = f"{limit} from ana.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *TINY, "--dir", str(tmp_path)]
+    command = [sys.executable, "-c", code, *TINIEST, "--dir", str(tmp_path)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -163,7 +164,7 @@ def test_a_failing_filesystem_is_one_line(tmp_path):
 
 def test_a_closed_pipe_is_no_crash(tmp_path):
     """`ana demo | true` ends without a traceback."""
-    command = f"'{sys.executable}' -m ana {' '.join(TINY)} --dir '{tmp_path}' | true"
+    command = f"'{sys.executable}' -m ana {' '.join(TINIEST)} --dir '{tmp_path}' | true"
     done = subprocess.run(["sh", "-c", command], env=environment(), capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -271,7 +272,7 @@ def test_the_human_view_of_a_real_run(tmp_path):
 
 def test_output_in_an_encoding_without_box_characters(tmp_path):
     """An ASCII terminal gets ASCII, not a UnicodeEncodeError."""
-    done = run(*TINY, "--dir", str(tmp_path), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    done = run(*TINIEST, "--dir", str(tmp_path), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
 
@@ -301,7 +302,7 @@ def test_a_terminal_gets_colours_and_progress(tmp_path):
 
 def test_no_color_is_respected(tmp_path):
     """With NO_COLOR a terminal gets no colour: at most bold and dim."""
-    code, seen = on_a_terminal(*TINY, "--dir", str(tmp_path), NO_COLOR="1", COLUMNS="100")
+    code, seen = on_a_terminal(*TINIEST, "--dir", str(tmp_path), NO_COLOR="1", COLUMNS="100")
     assert code == 0
     codes = {part for found in COLOUR.findall(seen) for part in found[2:-1].split(";")}
     assert codes <= {"", "0", "1", "2"}
@@ -433,6 +434,6 @@ def test_the_demo_needs_the_cli_extra_only(tmp_path):
     """The core's dependencies, click and rich are enough: no numpy."""
     site = tmp_path / "site"
     site.mkdir()
-    done = run_installed(installation(site, *CORE, *CLI_EXTRA), *TINY, "--json")
+    done = run_installed(installation(site, *CORE, *CLI_EXTRA), *TINIEST, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["passed"]

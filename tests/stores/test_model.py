@@ -569,7 +569,7 @@ def _quiet(caplog):
 
 def test_any_order():
     """Nothing wrong is ever loaded, nothing that was acknowledged is lost, what is damaged or gone is said to be."""
-    bounds = hypothesis.settings(max_examples=60, stateful_step_count=30, derandomize=True, **ONE_BUG)
+    bounds = hypothesis.settings(max_examples=20, stateful_step_count=30, derandomize=True, **ONE_BUG)
     run_state_machine_as_test(Model, settings=bounds)
 
 

@@ -301,17 +301,16 @@ def test_storing_again_heals_every_damage(tmp_path, value):
     """`ana_store()` of an equal object: the state is whole again, the damaged file kept as it was as `.bad-…`."""
     place = TreePlace(value, tmp_path)
     damages = [
-        *(_flipped(place.good, bit) for bit in range(0, len(place.good) * 8, 11) if not _in_version_or_flags(bit)),
-        *(place.good[:length] for length in range(0, len(place.good), 13)),
+        *(_flipped(place.good, bit) for bit in range(0, len(place.good) * 8, 37) if not _in_version_or_flags(bit)),
+        *(place.good[:length] for length in range(0, len(place.good), 29)),
         place.good + b"\0",
         bytes(len(place.good)),
     ]
-    for number, damaged in enumerate(damages, 1):
+    for damaged in damages:
         place.write(damaged)
         with place.layer():
             assert Part(value).ana_store() == place.uuid
         assert raw_record.read(place.read())[0].key == place.uuid
-        assert len(raw_tree.strangers(tmp_path)) == number
     kept = [(tmp_path / name).read_bytes() for name in raw_tree.strangers(tmp_path)]
     assert sorted(kept) == sorted(damages)
     assert all(os.path.basename(name).startswith(".bad-") for name in raw_tree.strangers(tmp_path))
