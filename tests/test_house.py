@@ -78,22 +78,20 @@ ALLOWED = {
     "errors": {"os.getpid", "os.strerror", "os.uname"},
     # Open files are not pickled; those in memory are.
     "objects/pickling": {"io.IOBase", "io.StringIO"},
-    # ANA_PICKLE_DIR, which says where the first layer is.
-    "layers/current": {"os.environ"},
     # A layer has an id of its own.
     "layers/layer": {"os.urandom"},
-    # ANA_WAIT, ANA_SHARED, ANA_NODE_CACHE and the like.
-    "layers/settings": {"os.environ"},
+    # Every ANA_* variable.
+    "settings": {"os.environ", "os.path", "os.pathsep"},
     # Who this process is, and which users its namespace knows.
     "fs/ownership": {"open", "os.geteuid", "os.stat_result"},
     # The folder that a file goes into.
     "maintenance/common": {"os.path"},
     # What was found out is true of the host that it was found out on.
     "maintenance/doctor": {"os.uname"},
-    # ANA_STATS; which process of which job on which host it is.
+    # Which process of which job on which host it is.
     "layers/stats_file": {"os.environ", "os.getpid", "os.uname", "os.urandom"},
-    # ANA_PATH_MAP.
-    "layers/path_map": {"os.environ", "os.path", "os.pathsep"},
+    # A mapped path, in its normal form.
+    "layers/path_map": {"os.path"},
 }
 """Everything else that is used outside of those two, named here one by one."""
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import re
 import sys
 import time
@@ -19,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.segment import Segment
 from rich.table import Table
 
-from ana import maintenance
+from ana import maintenance, settings, units
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -29,6 +28,7 @@ from ana.errors import (
 )
 from ana.fs import paths
 from ana.runtime import threads
+from ana.units import age, size, three_digits
 
 __all__ = [
     "AGE",
@@ -51,23 +51,19 @@ __all__ = [
     "size",
     "store_options",
     "table",
+    "three_digits",
     "times",
     "warn",
     "warn_of",
 ]
 
 DONE, FAILED, USAGE, PARTLY, DAMAGE, NO_STORE, BUSY = 0, 1, 2, 3, 4, 10, 11
-PICKLE_DIR = "ANA_PICKLE_DIR"
+PICKLE_DIR = settings.PICKLE_DIR.name
 LINE_SECONDS = 30.0
 """How often work says how far it is where there is no terminal for a bar."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
-_BINARY = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "pi": 1 << 50}
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]i?)?b?", re.IGNORECASE)
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdwy])", re.IGNORECASE)
 _MANY = 20
 
 
@@ -120,7 +116,7 @@ class Output:
         """Return the store's path, and what says so."""
         if self.pickle_dir:
             return self.pickle_dir, "-d/--pickle-dir"
-        named = os.environ.get(PICKLE_DIR)
+        named = settings.PICKLE_DIR.value()
         return (named, PICKLE_DIR) if named else (paths.absolute("pickles"), "the default, ./pickles")
 
 
@@ -178,15 +174,15 @@ def lock_option(command: Command) -> Command:
     return add(command)
 
 
-def _quantity(name: str, pattern: re.Pattern[str], units: dict[str, int], examples: str) -> Callable[[str], float]:
+def _quantity(name: str, parse: Callable[[str], float], examples: str) -> Callable[[str], float]:
     """Return a type of option: a number with a unit."""
 
     def convert(text: str) -> float:
-        found = pattern.fullmatch(text.strip())
-        if found is None:
+        try:
+            return parse(text)
+        except ValueError:
             msg = f"{text!r} is no {name}: say {examples}."
-            raise click.BadParameter(msg)
-        return float(found[1]) * units[(found[2] or "").lower()]
+            raise click.BadParameter(msg) from None
 
     convert.__name__ = name
     return convert
@@ -219,8 +215,15 @@ def name_or_uuid(text: str) -> str:
     return text
 
 
-SIZE = _quantity("size", _SIZE, {**_UNITS, **_BINARY}, "500k, 20M, 1.5G, 2T (powers of 1000) or 512Ki, 4Mi, 1Gi")
-AGE = _quantity("time", _AGE, _SECONDS, "90s, 45m, 12h, 30d, 8w or 1y")
+def _seconds(text: str) -> float:
+    """Return the seconds that a text means: with a unit, as who types `gc --older-than 30` may think of days."""
+    if not text.strip()[-1:].isalpha():
+        raise ValueError
+    return units.seconds(text)
+
+
+SIZE = _quantity("size", units.size_bytes, "500k, 20M, 1.5G, 2T (powers of 1000) or 512KiB, 4MiB, 1GiB (of 1024)")
+AGE = _quantity("time", _seconds, "90s, 45m, 12h, 30d, 8w or 1y")
 
 
 # To programs
@@ -307,33 +310,6 @@ def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str
         of = f"{source}: " if source else ""
         first = problems[0].uuid or problems[0].name
         warn(f"{of}{len(problems):,} states: {', '.join(kinds)} (first: {printable(first[:200])})")
-
-
-def size(size_bytes: float) -> str:
-    """Write a number of bytes with three digits and a decimal unit."""
-    if size_bytes < 1000:  # noqa: PLR2004 - the unit
-        return f"{size_bytes:.0f} B"
-    # 999.5 would be written as 1000 already.
-    power = next((power for power in (1, 2, 3) if size_bytes < 999.5 * 1000**power), 4)
-    return f"{three_digits(size_bytes / 1000**power)} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
-def age(seconds: float) -> str:
-    """Write a time with its two largest digits: "45 s", "3.2 h", "12 d"."""
-    if seconds < -60:  # noqa: PLR2004 - clocks differ by a little
-        return "ahead"
-    seconds = max(0.0, seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            value = seconds / length
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"  # noqa: PLR2004 - digits
-    return f"{seconds:.0f} s"
-
-
-def three_digits(value: float) -> str:
-    """Write a number with three digits, or more where it is large."""
-    decimals = next((digits for limit, digits in ((9.995, 2), (99.95, 1)) if value < limit), 0)
-    return f"{value:,.{decimals}f}"
 
 
 def times(before: float, after: float, better: str, worse: str) -> str:

@@ -1,12 +1,11 @@
 """`ana info`, `ana stats`, `ana verify`, `ana sweep`: how a store is."""
 
-import os
 from typing import Any
 
 import click
 from rich.text import Text
 
-from ana import maintenance
+from ana import maintenance, settings
 from ana.cli.common import (
     AGE,
     DAMAGE,
@@ -28,7 +27,7 @@ from ana.cli.common import (
     warn,
     warn_of,
 )
-from ana.cli.jobs import ENVIRONMENT, document, jobs_option, show_jobs, view
+from ana.cli.jobs import document, jobs_option, show_jobs, view
 from ana.layers import statistics
 
 __all__ = ["info", "stats", "sweep", "verify"]
@@ -177,7 +176,7 @@ def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -
         return DONE
     with progress(output, "ana stats") as on_progress:
         found = maintenance.stats(output.store, exact=exact, on_progress=on_progress)
-    done = statistics.summarize(said_jobs) if (said_jobs := os.environ.get(ENVIRONMENT)) else None
+    done = statistics.summarize(said_jobs) if (said_jobs := settings.STATS.value()) else None
     if output.as_json:
         emit({**vars(found), "ratio": found.ratio, "jobs": None if done is None else document(done)})
     elif not output.quiet:

@@ -7,18 +7,15 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Group
-from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from ana import maintenance
-from ana.cli.common import emit, said
+from ana.cli.common import emit, said, size
 from ana.layers import statistics
 from ana.layers.statistics import Stats, Summary
 
-__all__ = ["ENVIRONMENT", "document", "jobs_option", "show_jobs", "view"]
-
-ENVIRONMENT = "ANA_STATS"
+__all__ = ["document", "jobs_option", "show_jobs", "view"]
 
 jobs_option = click.option(
     "--jobs",
@@ -96,11 +93,11 @@ def _table(stats: Stats) -> Table:
     table.add_column("")
     table.add_column("states", justify="right")
     table.add_column("bytes", justify="right")
-    for name, count, size in _ROWS:
-        table.add_row(name, f"{getattr(stats, count):,}" if count else "", decimal(getattr(stats, size)))
+    for name, count, sizes in _ROWS:
+        table.add_row(name, f"{getattr(stats, count):,}" if count else "", size(getattr(stats, sizes)))
     table.add_section()
-    table.add_row("moved to and from files", "", decimal(stats.moved_bytes))
-    table.add_row("spared", "", Text(decimal(stats.spared_bytes), style="bold green"))
+    table.add_row("moved to and from files", "", size(stats.moved_bytes))
+    table.add_row("spared", "", Text(size(stats.spared_bytes), style="bold green"))
     return table
 
 

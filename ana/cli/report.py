@@ -2,7 +2,7 @@
 
 import click
 
-from ana import maintenance
+from ana import maintenance, settings
 from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, output_place, progress, said, store_options, warn_of
 from ana.fs import paths
 
@@ -34,7 +34,7 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
 @click.option(
     "--jobs",
     metavar="DIR",
-    envvar="ANA_STATS",
+    envvar=settings.STATS.name,
     type=click.Path(exists=True, file_okay=False),
     help="What the processes of jobs wrote there, with ANA_STATS=DIR.  [default: $ANA_STATS]",
 )

@@ -12,6 +12,7 @@ from multiprocessing.reduction import ForkingPickler
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
+from ana import settings
 from ana.demo.mesh import Mesh
 
 __all__ = ["PipeMeter", "TaskReport", "pool", "task", "uninterrupted"]
@@ -58,7 +59,7 @@ def _start_worker(barrier: Barrier) -> None:
     # first is to act on it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KILLING)
     # The references say where the store is; what this process pickles must not go into the user's own.
-    os.environ.pop("ANA_PICKLE_DIR", None)
+    os.environ.pop(settings.PICKLE_DIR.name, None)
 
 
 def _meet() -> None:

@@ -6,11 +6,12 @@ dask scheduler --preload ana.integrations.dask          # passes objects on with
 """
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Unpack
 
 from dask.tokenize import normalize_token as _dask_tokens
 from distributed import Scheduler, Worker, WorkerPlugin
 
+from ana import settings
 from ana.layers import current, kinds
 from ana.storable import Storable
 
@@ -24,7 +25,7 @@ class AnaPlugin(WorkerPlugin):
 
     name = "ana"
 
-    def __init__(self, pickle_dir: str | None = None, **options: Any) -> None:
+    def __init__(self, pickle_dir: str | None = None, **options: Unpack[settings.DataLayerOptions]) -> None:
         """Take the folder (default: that of the current layer) and other options of `set_dl`.
 
         Raises ValueError where the current layer is in memory, which workers do not see.
@@ -33,7 +34,7 @@ class AnaPlugin(WorkerPlugin):
         if kinds.is_process_local(home):
             msg = "workers do not see a layer in memory: AnaPlugin(pickle_dir=...) or set_dl(pickle_dir=...)"
             raise ValueError(msg)
-        self.options = {"pickle_dir": home, **options}
+        self.options: settings.CurrentLayerOptions = {"pickle_dir": home, **options}
 
     def setup(self, worker: Worker) -> None:  # noqa: ARG002 - dask passes it by its name
         """Open the folder. Raises what that raises, and the registration fails."""

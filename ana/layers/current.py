@@ -9,10 +9,11 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from ana import settings
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import address, codec
 from ana.layers import inheritance, kinds, path_map
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from ana.storable import Storable
 
 __all__ = ["defer_loads", "get_dl", "home_of", "load", "load_now", "load_reference", "prefetch", "set_dl", "using_dl"]
-
-ENVIRONMENT = "ANA_PICKLE_DIR"
 
 Thing = TypeVar("Thing")
 
@@ -58,7 +57,7 @@ def get_dl() -> DataLayer:
     if _current is None:
         with _lock:
             if _current is None:
-                pickle_dir = os.environ.get(ENVIRONMENT)
+                pickle_dir = settings.PICKLE_DIR.value()
                 _current = DirDataLayer(pickle_dir) if pickle_dir else parents_layer()
                 if _current is None:
                     _current = _unasked = DataLayer()
@@ -66,13 +65,66 @@ def get_dl() -> DataLayer:
     return _current
 
 
-def set_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> DataLayer:
+def set_dl(
+    layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Unpack[settings.CurrentLayerOptions]
+) -> DataLayer:
     """Make a layer the current one of this process, and return it.
 
     `set_dl()`: a new dict in memory; `set_dl(pickle_dir=PATH)` or `set_dl(PATH)`: a folder; `set_dl(store=STORE)`:
-    a store of another kind (`docs/writing-a-store.md`), which `set_dl("SCHEME:/...")` opens where it is registered;
-    `set_dl(layer)`: that layer, for instance `DictDataLayer(mapping)`. Options as for `DataLayer`.
-    Raises TypeError for options that contradict each other; the layer stays as it was then.
+    a store of another kind (docs/writing-a-store.md), which `set_dl("SCHEME:/...")` opens where it is registered;
+    `set_dl(layer)`: that layer, for instance `DictDataLayer(mapping)`.
+
+    A size is a number of bytes, or a text: "2G" is 2 * 10^9, "2GiB" is 2 * 2^30 (k, M, G, T, P; Ki, Mi, Gi, Ti, Pi).
+    A duration is a number of seconds, or a text: "10s", "30m", "24h", "14d".
+
+    Args:
+        layer: A layer, or what `pickle_dir` may be.
+        **options: What a new layer is like, see below.
+
+    Which store:
+        pickle_dir: The folder; it is made where it is missing. The home of a store of a registered kind
+            ("sqlite:/shared/states.db") is opened as it is. Default: none, states are in memory.
+        store: A store of any kind. Default: none.
+
+    Options of every layer:
+        keep_bytes: Size of the raw states of loaded objects that are kept alive for reuse. The last one always is.
+            Objects of all layers count together, against the largest of their budgets. Default: 256 MiB.
+        errors: What a reference does while it is unpickled and its state is missing or damaged. "defer" makes an
+            object that raises when it is used, "raise" raises at once. Default: "defer".
+        strict: Whether to raise UUIDConflictError where an explicit UUID already names other content. Default: False.
+        recheck_seconds: For how long an object that was stored is believed to be there still. Default: 300 s.
+        level: zstd's compression level, from -22 (fastest) to 22 (smallest); 0 stores all as it is. Each chunk of
+            4 MiB is sampled first, and stored as it is where compression would save less than an eighth. UUIDs do not
+            depend on it. Default: 1.
+        allowed: Modules, with all below them, whose classes and functions a state may name when it is loaded, besides
+            those that only hold data; see SECURITY.md. Default: any.
+        max_state_bytes: Size of the largest raw state that is loaded. Default: the memory of this machine or cgroup.
+
+    Options of a layer over a folder:
+        durable: Whether to wait for the disk before a state counts as stored. Default: True.
+        key: 32 bytes, or the path of a key file. A new store is made with that key, and nothing is accepted in it but
+            what the key has signed. Default: the store's own key file, which is found without, or `ANA_KEY_FILE`.
+        shared: Whether a group may write to the store, and is trusted with that. A new store is made so.
+            Default: `ANA_SHARED`, else False.
+        trusted_uids: Numbers of users whose files are believed, besides this one's and root's; "unmapped" means
+            those whom this user namespace has no number for; see SECURITY.md. Default: `ANA_TRUSTED_UIDS`, else none.
+        node_cache: A folder on this node's own disk in which large states are kept for all its processes, which map
+            them: arrays are read-only, and in memory once. "auto" is the first of `$SLURM_TMPDIR`, `$LOCAL_SCRATCH`
+            and `$TMPDIR` that is local, "" is none. What it cannot do is done without it. Default: `ANA_NODE_CACHE`,
+            else none.
+        node_cache_bytes: Size of all that this user has in the node cache. Default: `ANA_NODE_CACHE_BYTES`, else half
+            of what is free there.
+
+    Returns:
+        The layer.
+
+    Raises:
+        TypeError: An option does not exist, is of the wrong type, or contradicts another; the current layer stays.
+        ValueError: An option has a value that makes no sense.
+        StoreError: The folder cannot be opened or made.
+        UntrustedStoreError: It is not empty, and no store; or others may write to it.
+        UnsupportedFormatError: A newer version of ana has made it.
+
     """
     global _current  # noqa: PLW0603 - the one current layer
     made = _make(layer, options)
@@ -82,7 +134,9 @@ def set_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options
 
 
 @contextmanager
-def using_dl(layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Any) -> Iterator[DataLayer]:
+def using_dl(
+    layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Unpack[settings.CurrentLayerOptions]
+) -> Iterator[DataLayer]:
     """Make a layer the current one for a `with` block, in all threads of the process; arguments as `set_dl`."""
     global _current  # noqa: PLW0603 - the one current layer
     before = _current
@@ -134,7 +188,7 @@ def load_now(cls: type, uuid: object) -> Any:
     """
     key = address.check_key(uuid)
     layer = _current or get_dl()
-    if loading.loading_from() is None and not os.environ.get(ENVIRONMENT):
+    if loading.loading_from() is None and not settings.PICKLE_DIR.value():
         # One place to look in: what it says is the answer.
         return loading.load(layer, cls, key)
     return _Search(key, None).load(cls, None)
@@ -259,7 +313,7 @@ class _Search:
     def _layers(self) -> Iterator[DataLayer]:
         """Yield the layers to look in, each once, opening them as they are needed."""
         seen = set()
-        said = os.environ.get(ENVIRONMENT)
+        said = settings.PICKLE_DIR.value()
         for where in (loading.loading_from(), _current or self._first(), said, self._home_here()):
             layer = where if where is None or isinstance(where, DataLayer) else self._layer_at(str(where))
             if layer is not None and layer.home not in seen:
@@ -366,7 +420,7 @@ def _adopt(layer: DataLayer) -> None:
 
 def _home_to_hand_down() -> str:
     """Return the home of the store that children are to take over; "" where there is none that they can open."""
-    home = os.environ.get(ENVIRONMENT) or inheritance.inherited_home() if _current is None else _current.home
+    home = settings.PICKLE_DIR.value() or inheritance.inherited_home() if _current is None else _current.home
     return "" if kinds.is_process_local(home) else home
 
 
@@ -376,7 +430,7 @@ def _hint(home: str | None) -> str:
     return "it was never stored there, was removed or purged, or this host mounts another filesystem at that path"
 
 
-def _make(layer: object, options: dict[str, Any]) -> DataLayer:
+def _make(layer: object, options: Mapping[str, Any]) -> DataLayer:
     if isinstance(layer, DataLayer):
         if options:
             msg = f"a layer is given, so its options are its own: {', '.join(options)} contradict it"

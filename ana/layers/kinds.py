@@ -1,6 +1,6 @@
 """The kinds of stores that ana brings: a line each. What others bring calls `ana.stores.register`."""
 
-from ana.layers import settings
+from ana.layers import opening
 from ana.stores import base, memory, registry
 from ana.stores.registry import is_home, is_process_local, open_home
 
@@ -8,7 +8,7 @@ __all__ = ["is_home", "is_process_local", "open_home"]
 
 
 def _open_folder(home: str) -> base.Store:
-    return settings.folder(home, create=False)
+    return opening.folder(home, create=False)
 
 
 registry.add(registry.PATHS, _open_folder)

@@ -5,12 +5,13 @@ import math
 import os
 import weakref
 from collections.abc import Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_origin, overload
 
+from ana import settings
 from ana.compat.method_store import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
-from ana.format import address, chunks
-from ana.layers import inheritance, kinds, settings, stats_file
+from ana.format import address
+from ana.layers import inheritance, kinds, opening, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import Fence
 from ana.persist import bulk, loading, saving, writing
@@ -52,86 +53,36 @@ class DataLayer:
     Safe to use from many threads; a forked child goes on with its own copy (of a dict: its own dict).
     """
 
-    def __init__(  # noqa: PLR0913 - options, each by its name
-        self,
-        pickle_dir: str | os.PathLike[str] | None = None,
-        *,
-        store: Store | None = None,
-        keep_bytes: int = KEEP_BYTES,
-        errors: str = "defer",
-        strict: bool = False,
-        durable: bool | None = None,
-        recheck_seconds: float = RECHECK_SECONDS,
-        level: int = chunks.DEFAULT_LEVEL,
-        allowed: Iterable[str] | None = None,
-        max_state_bytes: int | None = None,
-        key: bytes | str | os.PathLike[str] | None = None,
-        shared: bool | None = None,
-        trusted_uids: Iterable[int | str] | None = None,
-        node_cache: str | os.PathLike[str] | None = None,
-        node_cache_bytes: int | None = None,
+    def __init__(
+        self, pickle_dir: str | os.PathLike[str] | None = None, **options: Unpack[settings.DataLayerOptions]
     ) -> None:
         """Make a layer over a folder (see `DirDataLayer`), over `store`, or over a new dict.
 
-        `store`: a store of any kind (`docs/writing-a-store.md`); the home of one that is registered can be given as
-        `pickle_dir`, too ("sqlite:/shared/states.db"): the store is opened as it is.
-        `keep_bytes`: how much raw state of loaded objects is kept alive for reuse; the last one always is.
-        Objects of all layers count together, against the largest of their budgets.
-        `errors`: what a reference does while it is unpickled and its state is missing or damaged: "defer"
-        makes an object that raises when it is used, "raise" raises at once. `strict`: raise
-        UUIDConflictError where an explicit UUID already names other content. `durable` (folders only):
-        wait for the disk before a state counts as stored (default: yes). `recheck_seconds`: how long an
-        object that was stored is believed to be there still. `level`: zstd's compression level, -22 (fastest) to
-        22 (smallest); each chunk of 4 MiB is sampled first, and stored as it is where compression would save
-        less than an eighth; 0 stores all as it is. UUIDs do not depend on it. `allowed`: modules (with all below
-        them) whose classes and functions a state may name when it is loaded, besides those that only hold data;
-        by default any; see SECURITY.md. `max_state_bytes`: larger raw states are not loaded (default: the memory of
-        this machine or cgroup). `key` (folders only): 32 bytes, or the path of a key file: a new store is made with
-        that key, and nothing is accepted in it but what the key has signed. A store's own key file is found without.
-        `shared` (folders only): a group may write to it, and is trusted with that; a new store is made so.
-        `trusted_uids` (folders only): users whose files are believed, besides this one's and root's; "unmapped":
-        those whom this user namespace has no number for (SECURITY.md). Where these two are not given, `ANA_SHARED` and
-        `ANA_TRUSTED_UIDS` count.
+        Args:
+            pickle_dir: The folder; by default none.
+            **options: As `set_dl` describes them.
 
-        `node_cache` (folders only; default: `ANA_NODE_CACHE`): a folder on this node's own disk in which large states
-        are kept for all its processes, which map them: arrays are read-only and in memory once; "auto": the first of
-        `$SLURM_TMPDIR`, `$LOCAL_SCRATCH` and `$TMPDIR` that is local; "": none. What it cannot do is done without it.
-        `node_cache_bytes` (default: `ANA_NODE_CACHE_BYTES`, else half of what is free there) bounds all that this user
-        has at that place.
+        Raises:
+            TypeError: An option does not exist, is of the wrong type, or is for a folder where none is given.
+            ValueError: An option has a value that makes no sense.
+            StoreError: The folder cannot be opened or made.
+            UntrustedStoreError: It is not empty, and no store; or others may write to it.
+            UnsupportedFormatError: A newer version of ana has made it.
 
-        Raises TypeError or ValueError for options that make no sense, and what opening the store raises.
         """
-        _check_options(keep_bytes, errors, recheck_seconds, level)
-        if max_state_bytes is not None and max_state_bytes <= 0:
-            msg = f"max_state_bytes is a number of bytes, at least 1, not {max_state_bytes!r}"
-            raise ValueError(msg)
+        said = settings.checked({"pickle_dir": pickle_dir, **options})
         stats_file.begin()
-        self.fence = None if allowed is None else Fence(_module_names(allowed))
-        self.max_state_bytes = max_state_bytes
-        self.level = level
+        self.fence = None if said.allowed is None else Fence(said.allowed)
+        self.max_state_bytes = said.max_state_bytes
+        self.level = said.level
         self.uuid = os.urandom(16).hex()
-        self.errors = errors
-        self.strict = strict
-        self.recheck_seconds = recheck_seconds
-        self.live = identity.LiveObjects(keep_bytes)
+        self.errors = said.errors
+        self.strict = said.strict
+        self.recheck_seconds = said.recheck_seconds
+        self.live = identity.LiveObjects(said.keep_bytes)
         # With the layer, and before the interpreter takes itself apart: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
-        store = _other_kind(pickle_dir, store)
-        if pickle_dir is not None and store is None:
-            believed = settings.trust(shared, trusted_uids)
-            cache = settings.node_cache(node_cache, node_cache_bytes)
-            opened = settings.folder(pickle_dir, durable=durable is not False, level=level, key=key, believed=believed)
-            self.store: Store = cache(opened)
-        else:
-            _refuse_for_memory(
-                durable=durable,
-                key=key,
-                shared=shared,
-                trusted_uids=trusted_uids,
-                node_cache=node_cache,
-                node_cache_bytes=node_cache_bytes,
-            )
-            self.store = store or self._memory_store()
+        self.store: Store = self._open(said)
         by_home[self.home] = self
         live_by_home[self.home] = self.live
 
@@ -151,6 +102,15 @@ class DataLayer:
         from ana.layers import statistics  # noqa: PLC0415 - dataclasses take longer to import than all of ana
 
         return statistics.stats_of(self.store.counters)
+
+    def _open(self, said: settings.Options) -> Store:
+        """Return the store that the options name."""
+        if said.store is None and said.pickle_dir is not None and not kinds.is_home(said.pickle_dir):
+            return opening.store(said)
+        settings.refuse_folder_options(said)
+        if said.store is not None:
+            return _checked_store(said)
+        return self._memory_store() if said.pickle_dir is None else kinds.open_home(said.pickle_dir)
 
     def _memory_store(self) -> Store:
         """Return the store of a layer without a folder."""
@@ -271,7 +231,9 @@ class DataLayer:
 class DirDataLayer(DataLayer):
     """A layer over a folder on a (shared) filesystem; without `pickle_dir`, over `$PWD/pickles`."""
 
-    def __init__(self, pickle_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, pickle_dir: str | os.PathLike[str] | None = None, **options: Unpack[settings.DataLayerOptions]
+    ) -> None:
         """Open the store in a folder, making it where it is missing; options as for `DataLayer`.
 
         Raises StoreError, UntrustedStoreError (not empty, and no store), UnsupportedFormatError.
@@ -282,7 +244,9 @@ class DirDataLayer(DataLayer):
 class DictDataLayer(DataLayer):
     """A layer over any mapping from strings to bytes: a dict, or a user's redis, fsspec, zict ..."""
 
-    def __init__(self, the_dict: MutableMapping[str, bytes] | None = None, **options: Any) -> None:
+    def __init__(
+        self, the_dict: MutableMapping[str, bytes] | None = None, **options: Unpack[settings.MemoryOptions]
+    ) -> None:
         """Use the given mapping, or a new dict; options as for `DataLayer`, without those of folders."""
         if the_dict is not None and not hasattr(the_dict, "__setitem__"):
             msg = f"the_dict is a mapping from strings to bytes, not {type(the_dict).__name__}"
@@ -327,53 +291,15 @@ class SimpleDataLayer(DataLayer):
         raise ANAError(msg)
 
 
-def _check_options(keep_bytes: int, errors: str, recheck_seconds: float, level: int) -> None:
-    if errors not in ("defer", "raise"):
-        msg = f'errors is "defer" or "raise", not {errors!r}'
-        raise ValueError(msg)
-    if keep_bytes < 0 or recheck_seconds < 0:
-        msg = f"keep_bytes ({keep_bytes}) and recheck_seconds ({recheck_seconds}) are not negative"
-        raise ValueError(msg)
-    if isinstance(level, bool) or not isinstance(level, int):
-        msg = f"level is a whole number, not {level!r}"
-        raise TypeError(msg)
-    if not -chunks.MAX_LEVEL <= level <= chunks.MAX_LEVEL:
-        most = chunks.MAX_LEVEL
-        msg = f"level is -{most} (fastest) to {most} (smallest), or 0 for no compression, not {level}"
-        raise ValueError(msg)
-
-
-def _refuse_for_memory(**options: object) -> None:
-    """Refuse options of folders for a layer without one."""
-    for name, given in options.items():
-        if given is not None:
-            msg = f"{name}= is for a folder: give pickle_dir= too"
-            raise TypeError(msg)
-
-
-def _other_kind(pickle_dir: object, store: object) -> Store | None:
-    """Return the store that is given, by itself or by its home; None where that is a folder, or nothing is given."""
-    if store is None:
-        return kinds.open_home(pickle_dir) if isinstance(pickle_dir, str) and kinds.is_home(pickle_dir) else None
+def _checked_store(said: settings.Options) -> Store:
+    store = said.store
     if not isinstance(store, Store):
         msg = f"store= is a store (ana.stores.Store), not a {type(store).__name__}; a mapping goes into DictDataLayer"
         raise TypeError(msg)
-    if pickle_dir is not None:
-        msg = f"two stores are given: pickle_dir={pickle_dir!r} and store={store!r}"
+    if said.pickle_dir is not None:
+        msg = f"two stores are given: pickle_dir={said.pickle_dir!r} and store={store!r}"
         raise TypeError(msg)
     return store
-
-
-def _module_names(allowed: Iterable[str]) -> list[str]:
-    names = [allowed] if isinstance(allowed, str) else list(allowed)
-    if isinstance(allowed, str) or not all(isinstance(name, str) for name in names):
-        msg = f'allowed holds names of modules, as in ("mypackage", "numpy"), not {allowed!r:.100}'
-        raise TypeError(msg)
-    wrong = [name for name in names if not all(part.isidentifier() for part in name.split("."))]
-    if wrong:
-        msg = f"allowed holds names of modules, and {wrong[0]!r} is none"
-        raise ValueError(msg)
-    return names
 
 
 def checked_class(cls: object) -> type:
@@ -398,7 +324,7 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
             by_home[home] = known
             return known
     layer = DataLayer()
-    layer.store = settings.node_cache()(store)
+    layer.store = opening.node_cache()(store)
     # An earlier layer's objects may still be alive: one object for a UUID.
     layer.live = live_by_home.get(layer.home, layer.live)
     weakref.finalize(layer, layer.live.forget_kept)

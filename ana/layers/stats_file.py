@@ -15,6 +15,7 @@ import time
 from functools import cache
 from typing import Any
 
+from ana import settings
 from ana._version import __version__
 from ana.errors import StoreError
 from ana.fs import atomic, paths
@@ -22,7 +23,6 @@ from ana.runtime import counters
 
 __all__ = ["FORMAT", "begin", "is_report"]
 
-ENVIRONMENT = "ANA_STATS"
 FORMAT = 1
 PERIOD_SECONDS = 60.0
 LAST_WAIT_SECONDS = 1.0
@@ -116,7 +116,7 @@ _begin_lock = threading.Lock()
 
 def begin() -> None:
     """Report on this process from now on, if the environment says so. Called with each new layer; only once counts."""
-    folder = os.environ.get(ENVIRONMENT)
+    folder = settings.STATS.value()
     if folder:
         _begin(folder)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypedDict
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.fs import atomic, files, locks, permissions, probes
 from ana.fs.paths import absolute
-from ana.layers import settings
+from ana.layers import opening
 from ana.stores.directory.config import CONFIG
 from ana.stores.directory.store import DirectoryStore
 
@@ -96,7 +96,7 @@ def open_store(pickle_dir: StoreOrPath, *, create: bool = False) -> DirectorySto
     if isinstance(pickle_dir, DirectoryStore):
         return pickle_dir
     # Maintenance does not wait for what other hosts may be about to write.
-    return settings.folder(absolute(pickle_dir), create=create, wait_seconds=0.0)
+    return opening.folder(absolute(pickle_dir), create=create, wait_seconds=0.0)
 
 
 def write_file(path: Path, data: bytes) -> None:

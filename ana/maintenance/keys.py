@@ -6,7 +6,7 @@ from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.format.signature import Seal
 from ana.fs import files
-from ana.layers import settings
+from ana.layers import opening
 from ana.maintenance.common import (
     LOCK_SECONDS,
     OnProgress,
@@ -67,15 +67,15 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
             raise
     else:
         raise StoreError(root, 17, "there is a store already")
-    believed = settings.trust(shared=shared or None)
+    believed = opening.trust(shared=shared or None)
     if not keyed:
-        store = settings.folder(root, believed=believed)
+        store = opening.folder(root, believed=believed)
         return Initialised(root, store.config.id, f"{store.tree.mode:04o}")
     store_id = address.random_uuid()
     where = keyring.default_path(store_id) if key_file is None else absolute(key_file)
     keyring.make(where, store_id, [root])
     try:
-        store = settings.folder(root, key=where, believed=believed)
+        store = opening.folder(root, key=where, believed=believed)
     except BaseException:
         files.remove(where)
         raise

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from ana import units
 from ana.errors import StoreError
 from ana.fs import mounts, probes
 from ana.layers.statistics import Summary as JobSummary
@@ -125,17 +126,17 @@ def _tiles(home: str, counted: Stats, summary: Summary, kept: int) -> str:
     wrong = len(counted.problems) + counted.damaged
     tiles = [
         (f"{summary.states:,}", f"states under {kept:,} root{'s' * (kept != 1)}", False),
-        (_bytes(summary.stored_bytes), f"on disk, {_bytes(summary.raw_bytes)} of content", False),
+        (units.size(summary.stored_bytes), f"on disk, {units.size(summary.raw_bytes)} of content", False),
         (
             f"{ratio:.1f} times" if ratio < WHOLE else f"{ratio:,.0f} times",
             "smaller by compression",
             False,
         ),
-        (_bytes(summary.shared_raw_bytes), f"not stored again, {summary.references:,} references", False),
+        (units.size(summary.shared_raw_bytes), f"not stored again, {summary.references:,} references", False),
         (f"{counted.inodes:,}", _inodes_left(home), False),
         (
             f"{wrong:,} damaged" if wrong else "none",
-            f"{'' if wrong else 'damaged; '}{counted.trash:,} in the trash, {_bytes(summary.trash_bytes)}",
+            f"{'' if wrong else 'damaged; '}{counted.trash:,} in the trash, {units.size(summary.trash_bytes)}",
             wrong > 0,
         ),
     ]
@@ -159,7 +160,7 @@ def _inodes_left(root: str) -> str:
 
 def _growth(moments: list[Moment]) -> str:
     note = "each exact count and each report adds a point" if len(moments) < 2 else _since(moments)  # noqa: PLR2004 - a line
-    bytes_line = charts.line([(m.taken, m.stored_bytes) for m in moments], _bytes, _day, "Bytes on disk over time")
+    bytes_line = charts.line([(m.taken, m.stored_bytes) for m in moments], units.size, _day, "Bytes on disk over time")
     inode_line = charts.line([(m.taken, m.inodes) for m in moments], _count, _day, "Inodes over time")
     return _card("Bytes on disk", note, bytes_line) + _card(
         "Inodes", "files and folders, the trash counted", inode_line
@@ -169,7 +170,7 @@ def _growth(moments: list[Moment]) -> str:
 def _since(moments: list[Moment]) -> str:
     first, last = moments[0], moments[-1]
     grown = last.stored_bytes - first.stored_bytes
-    return f"{'+' if grown >= 0 else '-'}{_bytes(abs(grown))} since {_when(first.taken, '%d %B %Y')}"
+    return f"{'+' if grown >= 0 else '-'}{units.size(abs(grown))} since {_when(first.taken, '%d %B %Y')}"
 
 
 def _classes(summary: Summary) -> str:
@@ -180,32 +181,32 @@ def _classes(summary: Summary) -> str:
 
 
 def _class_row(group: Group) -> tuple[str, float, float, str]:
-    words = f"{_bytes(group.stored_bytes)}, {_count(group.states)} states"
+    words = f"{units.size(group.stored_bytes)}, {_count(group.states)} states"
     return group.name, float(group.stored_bytes), float(group.raw_bytes), words
 
 
 def _sizes(summary: Summary) -> str:
     items = [Bar(group.name.removeprefix("up "), group.states, _count(group.states)) for group in summary.by_size]
     held = [
-        Bar(bar.label, group.stored_bytes, _bytes(group.stored_bytes))
+        Bar(bar.label, group.stored_bytes, units.size(group.stored_bytes))
         for bar, group in zip(items, summary.by_size, strict=True)
     ]
     return _card("Sizes", "states by the size of their file", charts.bars(items, _count, "States by size")) + _card(
-        "Where the bytes are", "bytes by the size of their file", charts.bars(held, _bytes, "Bytes by size")
+        "Where the bytes are", "bytes by the size of their file", charts.bars(held, units.size, "Bytes by size")
     )
 
 
 def _ages(summary: Summary, purge_after_seconds: float | None) -> str:
     limit = float("inf") if purge_after_seconds is None else purge_after_seconds / _DAY_SECONDS
     items = [
-        Bar(group.name, group.stored_bytes, _bytes(group.stored_bytes), hot=_AGE_DAYS[group.name] >= limit)
+        Bar(group.name, group.stored_bytes, units.size(group.stored_bytes), hot=_AGE_DAYS[group.name] >= limit)
         for group in summary.by_age
     ]
     note = "bytes by the time since they were stored"
     if purge_after_seconds is not None:
         old = sum(group.stored_bytes for group in summary.by_age if _AGE_DAYS[group.name] >= limit)
-        note += f"; files are purged after {limit:g} days, {_bytes(old)} are in groups beyond that"
-    return _card("Ages", note, charts.bars(items, _bytes, "Bytes by age"))
+        note += f"; files are purged after {limit:g} days, {units.size(old)} are in groups beyond that"
+    return _card("Ages", note, charts.bars(items, units.size, "Bytes by age"))
 
 
 def _jobs(home: str, summary: JobSummary) -> str:
@@ -217,7 +218,7 @@ def _jobs(home: str, summary: JobSummary) -> str:
         ("the node's cache", done.from_tier, done.from_tier_raw_bytes),
         ("the store", done.from_store, done.from_store_raw_bytes),
     ]
-    hits = [(name, float(size), 0.0, f"{_bytes(size)}, {_count(count)} times") for name, count, size in answers]
+    hits = [(name, float(size), 0.0, f"{units.size(size)}, {_count(count)} times") for name, count, size in answers]
     moved = [
         ("moved to the store", done.stored_file_bytes),
         ("moved from the store", done.from_store_file_bytes),
@@ -228,8 +229,8 @@ def _jobs(home: str, summary: JobSummary) -> str:
     note = f"what {_some(summary.processes, 'process', 'es')} on {_some(len(summary.hosts), 'host', 's')} asked for"
     return _card("Where states came from", note, charts.rows(hits, "Loads by place")) + _card(
         "Bytes not moved",
-        f"{_bytes(done.spared_bytes)} spared, {_bytes(done.moved_bytes)} moved",
-        charts.rows([(name, float(size), 0.0, _bytes(size)) for name, size in moved], "Bytes moved and spared"),
+        f"{units.size(done.spared_bytes)} spared, {units.size(done.moved_bytes)} moved",
+        charts.rows([(name, float(size), 0.0, units.size(size)) for name, size in moved], "Bytes moved and spared"),
     )
 
 
@@ -247,13 +248,6 @@ def _when(seconds: float, pattern: str) -> str:
 
 def _day(seconds: float) -> str:
     return _when(seconds, "%d %b %Y")
-
-
-def _bytes(value: float) -> str:
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.0f} B"
 
 
 def _count(value: float) -> str:

@@ -12,12 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ana.errors import ANAError
+from ana import settings
 from ana.runtime import cgroups
 
 __all__ = ["GaveUp", "available", "can_start", "run", "start"]
-
-ENVIRONMENT = "ANA_THREADS"
 
 Item = TypeVar("Item")
 
@@ -36,13 +34,8 @@ def available() -> int:
         ANAError: `ANA_THREADS` is not a whole number of at least 1.
     """
     count = min(len(os.sched_getaffinity(0)), cgroups.cpus())
-    said = os.environ.get(ENVIRONMENT)
-    if not said:
-        return count
-    if not (said.isascii() and said.isdigit() and int(said)):
-        msg = f"the environment's {ENVIRONMENT} is a number of threads, at least 1, not {said!r}"
-        raise ANAError(msg)
-    return min(count, int(said))
+    most = settings.THREADS.value()
+    return count if most is None else min(count, most)
 
 
 def start(thread: threading.Thread) -> bool:

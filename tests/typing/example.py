@@ -96,6 +96,7 @@ def layers(pickle_dir: str) -> None:
     assert_type(ana.set_dl(), ana.DataLayer)
     assert_type(ana.set_dl(pickle_dir=pickle_dir).keep("mine", Model([1.0])), list[str])
     assert_type(ana.set_dl(pickle_dir=pickle_dir, keep_bytes=0, errors="raise", durable=False), ana.DataLayer)
+    assert_type(ana.set_dl(pickle_dir, keep_bytes="2GiB", recheck_seconds="10m"), ana.DataLayer)
     assert_type(ana.get_dl(), ana.DataLayer)
     backing: dict[str, bytes] = {}
     each: list[ana.DataLayer] = [
@@ -168,7 +169,12 @@ def misuses(model: Model, ref: ana.Ref[int]) -> None:
     ref.value.upper()  # type: ignore[attr-defined]  # it refers to an int
     ref.value = 3  # type: ignore[misc]  # what is referred to does not change
     ana.DictDataLayer([])  # type: ignore[arg-type]  # a list is no mapping
-    ana.DataLayer(keep_bytes="1 GB")  # type: ignore[arg-type]  # a number of bytes
+    ana.DataLayer(keep_bytes=[1])  # type: ignore[arg-type]  # a number of bytes, or a text
+    ana.set_dl(pickel_dir="x")  # type: ignore[call-arg]  # it is pickle_dir
+    ana.set_dl("x", errors="explode")  # type: ignore[arg-type]  # "defer" or "raise"
+    ana.DataLayer("x", trusted_uid=[1])  # type: ignore[call-arg]  # it is trusted_uids
+    ana.DictDataLayer({}, durable=True)  # type: ignore[call-arg]  # an option of folders
+    ana.using_dl(node_cache=3)  # type: ignore[arg-type]  # a path
     ana.get_dl().home = "elsewhere"  # type: ignore[misc]  # a layer stays where it is
     ana.get_dl().stats().stored = 1  # type: ignore[misc]  # what was counted is not changed
     ana.set_dl(3)  # type: ignore[arg-type]  # neither layer nor path

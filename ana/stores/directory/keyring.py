@@ -11,13 +11,13 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
+from ana import settings
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format.signature import KEY_BYTES, Seal
 from ana.fs import atomic, files, paths
 from ana.fs.permissions import Access
 
 __all__ = [
-    "ENVIRONMENT",
     "KeyRing",
     "default_path",
     "find",
@@ -31,7 +31,6 @@ __all__ = [
     "save",
 ]
 
-ENVIRONMENT = "ANA_KEY_FILE"
 _LIMIT_BYTES = 64 << 10
 _ONLY_OWNER = 0o077
 
@@ -95,7 +94,7 @@ def find(store_id: str, root: str, fingerprint: str = "") -> KeyRing | None:
 
 
 def _candidates(store_id: str, root: str) -> Iterator[KeyRing]:
-    said = os.environ.get(ENVIRONMENT)
+    said = settings.KEY_FILE.value()
     named = load(paths.absolute(said)) if said else None
     if named is not None and (named.store_id == store_id != "" or root in named.folders):
         yield named
@@ -180,7 +179,7 @@ def load(path: str) -> KeyRing:
     _check_owner(path)
     data = files.read_whole(path, _LIMIT_BYTES)
     if data is None:
-        raise StoreError(path, 2, f"there is no key file: make one with `ana key new`, or see {ENVIRONMENT}")
+        raise StoreError(path, 2, f"there is no key file: make one with `ana key new`, or see {settings.KEY_FILE.name}")
     try:
         fields = json.loads(data)
         keys = tuple(bytes.fromhex(key) for key in fields["keys"])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ana import settings
 from ana.errors import CorruptedStateError, StoreError, UntrustedStoreError
 from ana.format import record
 from ana.format.signature import Seal
@@ -31,7 +32,7 @@ def seal_of(said: Config, root: str, given: keyring.KeyRing | None) -> Seal | No
     ring = given or keyring.find(said.id, root, said.fingerprint)
     if ring is None:
         if said.keyed:
-            cure = f"name its key file with {keyring.ENVIRONMENT} or key=, or put it at ~/.config/ana/keys/{said.id}"
+            cure = f"name its key file with {settings.KEY_FILE.name} or key=, or put it at ~/.config/ana/keys/{said.id}"
             raise UntrustedStoreError(root, f"this store has a key, which this process does not: {cure}")
         return None
     known = ring.path or "the key that is given"
@@ -41,7 +42,7 @@ def seal_of(said: Config, root: str, given: keyring.KeyRing | None) -> Seal | No
     seal = Seal(said.id, ring.keys)
     if said.fingerprint and said.fingerprint not in seal.fingerprints:
         reason = f"it has another key than {known} holds: that is another store's, or the key was rotated"
-        cure = f"name its own key file ({keyring.ENVIRONMENT}, key=), as ~/.config/ana/keys/{said.id}"
+        cure = f"name its own key file ({settings.KEY_FILE.name}, key=), as ~/.config/ana/keys/{said.id}"
         raise UntrustedStoreError(root, f"{reason}; {cure}")
     return seal
 
@@ -72,7 +73,7 @@ def fields_again(tree: "Tree", store_id: str, given: keyring.KeyRing | None) -> 
         if ring is not None and has_signed(tree, Seal(known, ring.keys)):
             return fields_of(known, ring)
     reason = "it is gone, and the states here are signed with a key, for the id that it held"
-    cure = f"get it from a backup, or name the key file that it was made with ({keyring.ENVIRONMENT}, key=)"
+    cure = f"get it from a backup, or name the key file that it was made with ({settings.KEY_FILE.name}, key=)"
     raise UntrustedStoreError(where, f"{reason}: {cure}")
 
 

@@ -15,7 +15,7 @@ from ana.fs import node_lock
 from ana.stores.base import CacheableStore, CopyableState, Store, StoredState
 from ana.stores.node_cache import entries, node_folder
 
-__all__ = ["LEAST_BYTES", "TieredStore", "limit"]
+__all__ = ["LEAST_BYTES", "TieredStore"]
 
 LEAST_BYTES = 256 << 10
 """Raw size from which on a state is cached."""
@@ -23,23 +23,7 @@ WAIT_SECONDS = 10.0
 SLOW_BYTES_PER_SECOND = 50e6
 """How slowly another process may be fetching a state before this one does it."""
 
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _log = logging.getLogger("ana.tiers")
-
-
-def limit(said: str, name: str) -> int | None:
-    """Return the bytes that a text like "20G" means (K, M, G, T: powers of 1024), None for an empty one.
-
-    Raises ANAError, which calls the text `name`, for any other.
-    """
-    unit = said[-1:].upper() if said[-1:].isalpha() else ""
-    digits = said.removesuffix(said[-1:]) if unit else said
-    if not said:
-        return None
-    if unit not in _UNITS or not (digits.isascii() and digits.isdigit() and int(digits)):
-        msg = f'{name} is a number of bytes, or one like "20G", not {said!r}'
-        raise ANAError(msg)
-    return int(digits) << _UNITS[unit]
 
 
 class TieredStore(Store):

@@ -1,0 +1,85 @@
+"""From what a user or the environment says to an open store in a folder."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from ana import settings
+from ana.fs import paths
+from ana.fs.ownership import UNMAPPED, Trust
+from ana.stores.base import Store
+from ana.stores.directory import keyring
+from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["folder", "node_cache", "store", "trust"]
+
+
+def store(options: settings.Options) -> Store:
+    """Open the store that a layer's options name, in a folder, with what they say or the environment.
+
+    Raises TypeError, ValueError and ANAError for nonsense, and what opening raises.
+    """
+    believed = trust(options.shared, options.trusted_uids)
+    with_cache = node_cache(options.node_cache, options.node_cache_bytes)
+    opened = folder(
+        options.pickle_dir or "",
+        durable=options.durable is not False,
+        level=options.level,
+        key=options.key,
+        believed=believed,
+    )
+    return with_cache(opened)
+
+
+def folder(
+    pickle_dir: str | os.PathLike[str],
+    *,
+    durable: bool = True,
+    create: bool = True,
+    level: int = settings.Options().level,
+    key: object = None,
+    believed: Trust | None = None,
+    wait_seconds: float | None = None,
+) -> DirectoryStore:
+    """Open the store in a folder. Raises TypeError, ValueError and ANAError for nonsense, and what opening raises."""
+    root = paths.absolute(pickle_dir)
+    ring = None if key is None else keyring.from_option(key)
+    return DirectoryStore(
+        root,
+        durable=durable,
+        create=create,
+        wait_seconds=settings.WAIT.value() if wait_seconds is None else wait_seconds,
+        level=level,
+        ring=ring,
+        trust=trust() if believed is None else believed,
+    )
+
+
+def trust(shared: bool | None = None, trusted_uids: Sequence[int | str] | None = None) -> Trust:  # noqa: FBT001 - by name
+    """Return whose files are believed, as said or, where nothing is, as the environment says.
+
+    Raises ANAError for nonsense in the environment.
+    """
+    said = settings.TRUSTED_UIDS.value() if trusted_uids is None else trusted_uids
+    uids = [UNMAPPED if isinstance(uid, str) else uid for uid in said]
+    return Trust(uids, shared=settings.SHARED.value() if shared is None else shared)
+
+
+def node_cache(place: str | None = None, limit_bytes: int | None = None) -> Callable[[Store], Store]:
+    """Return what puts the node-local tier that was asked for, or that the environment names, in front of a store.
+
+    Raises ANAError for nonsense in the environment.
+    """
+    said = settings.NODE_CACHE.value() if place is None else place
+    if not said:
+        return lambda store: store
+    from ana.stores.node_cache.store import TieredStore  # noqa: PLC0415 - only who has a node cache waits for its modules
+
+    limit = settings.NODE_CACHE_BYTES.value() if limit_bytes is None else limit_bytes
+    where = said if said == "auto" else paths.absolute(said)
+    verify = settings.NODE_CACHE_VERIFY.value()
+
+    def with_cache(store: Store) -> Store:
+        cacheable = store.as_cacheable()
+        return store if cacheable is None else TieredStore(cacheable, where, limit, verify=verify)
+
+    return with_cache

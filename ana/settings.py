@@ -1,0 +1,418 @@
+"""Each option of a layer and each environment variable: its type, unit, default and allowed values.
+
+The one place where they are named and parsed; `docs/configuration.md` shows them as tables. A variable is read when it
+is needed, never at import. An option goes before its variable.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+
+from ana import units
+from ana.errors import ANAError
+
+__all__ = [
+    "KEY_FILE",
+    "NODE_CACHE",
+    "NODE_CACHE_BYTES",
+    "NODE_CACHE_VERIFY",
+    "OPTIONS",
+    "PATH_MAP",
+    "PICKLE_DIR",
+    "SHARED",
+    "STATS",
+    "THREADS",
+    "TRUSTED_UIDS",
+    "UNMAPPED_WORD",
+    "VARIABLES",
+    "WAIT",
+    "CurrentLayerOptions",
+    "DataLayerOptions",
+    "MemoryOptions",
+    "Option",
+    "Options",
+    "Variable",
+    "checked",
+    "refuse_folder_options",
+]
+
+if TYPE_CHECKING:
+    from ana.stores.base import Store
+
+Value = TypeVar("Value")
+Path = str | os.PathLike[str]
+
+UNMAPPED_WORD = "unmapped"
+_MAX_LEVEL = 22
+_YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
+_A_SIZE = 'a number of bytes, or a size such as "20G" (10^9 each) or "20GiB" (2^30 each)'
+_A_DURATION = 'a number of seconds, or a duration such as "10s", "30m", "24h" or "14d"'
+_A_FLAG = "1 or 0"
+_A_FOLDER = "the path of a folder"
+_A_FILE = "the path of a file"
+_A_BOOL = "True or False"
+
+
+class MemoryOptions(TypedDict, total=False):
+    """Options of every layer; `set_dl` describes them."""
+
+    keep_bytes: int | str
+    errors: Literal["defer", "raise"]
+    strict: bool
+    recheck_seconds: float | str
+    level: int
+    allowed: Iterable[str] | None
+    max_state_bytes: int | str | None
+
+
+class DataLayerOptions(MemoryOptions, total=False):
+    """Options of a layer over a folder; `set_dl` describes them."""
+
+    store: "Store | None"
+    durable: bool | None
+    key: bytes | Path | None
+    shared: bool | None
+    trusted_uids: Iterable[int | str] | None
+    node_cache: Path | None
+    node_cache_bytes: int | str | None
+
+
+class CurrentLayerOptions(DataLayerOptions, total=False):
+    """Options of `set_dl` and `using_dl`."""
+
+    pickle_dir: Path | None
+
+
+class Options(NamedTuple):
+    """The options of a layer, checked, in their units."""
+
+    pickle_dir: str | None = None
+    store: object = None
+    keep_bytes: int = 256 << 20
+    errors: str = "defer"
+    strict: bool = False
+    recheck_seconds: float = 300.0
+    level: int = 1
+    allowed: list[str] | None = None
+    max_state_bytes: int | None = None
+    durable: bool | None = None
+    key: object = None
+    shared: bool | None = None
+    trusted_uids: list[int | str] | None = None
+    node_cache: str | None = None
+    node_cache_bytes: int | None = None
+
+
+# Environment variables
+
+
+class Variable(NamedTuple, Generic[Value]):
+    """An environment variable; empty is the same as not set."""
+
+    name: str
+    parse: Callable[[str], Value]
+    """Returns the value of a text; raises ValueError, perhaps with a reason."""
+    default: Value
+    values: str
+    """What it may be set to, for people."""
+    shown: str
+    """The default, for people."""
+    meaning: str
+
+    def value(self) -> Value:
+        """Return what the environment says now, or the default. Raises ANAError for nonsense."""
+        said = os.environ.get(self.name)
+        if not said:
+            return self.default
+        try:
+            return self.parse(said)
+        except ValueError as error:
+            msg = f"the environment's {self.name} is {self.values}, not {said!r}{_reason(error)}"
+            raise ANAError(msg) from None
+
+
+def _flag(said: str) -> bool:
+    if said.lower() not in (*_YES, *_NO):
+        raise ValueError
+    return said.lower() in _YES
+
+
+def _whole(said: str) -> int:
+    if not (said.isascii() and said.isdigit() and int(said)):
+        raise ValueError
+    return int(said)
+
+
+def _uids(said: str) -> list[int | str]:
+    words = said.replace(",", " ").split()
+    if not all((word.isascii() and word.isdigit()) or word == UNMAPPED_WORD for word in words):
+        raise ValueError
+    return [word if word == UNMAPPED_WORD else int(word) for word in words]
+
+
+@lru_cache(maxsize=8)
+def _pairs(said: str) -> list[tuple[str, str]]:
+    """Return the pairs of paths, the longest FROM first."""
+    pairs: dict[str, str] = {}
+    for item in said.split(os.pathsep):
+        # An empty one is what `$ANA_PATH_MAP:/a=/b` leaves where nothing was set.
+        if not item:
+            continue
+        start, target = _pair(item)
+        if pairs.setdefault(start, target) != target:
+            msg = f"{start} is mapped to {pairs[start]} and to {target}"
+            raise ValueError(msg)
+    return sorted(pairs.items(), key=lambda pair: -len(pair[0]))
+
+
+def _pair(item: str) -> tuple[str, str]:
+    paths = item.split("=")
+    if len(paths) != 2 or not all(path.startswith("/") for path in paths):  # noqa: PLR2004 - a pair
+        msg = f"{item!r} is not FROM=TO, two absolute paths without '=' and ':' in them"
+        raise ValueError(msg)
+    # POSIX lets two slashes in the beginning mean another thing, and normpath leaves them.
+    start, target = (os.path.normpath(f"/{path.lstrip('/')}") for path in paths)
+    return start, target
+
+
+def _positive_size(given: object) -> int:
+    found = units.size_bytes(given)
+    if found < 1:
+        msg = "it is at least 1"
+        raise ValueError(msg)
+    return found
+
+
+PICKLE_DIR = Variable(
+    "ANA_PICKLE_DIR",
+    str,
+    "",
+    _A_FOLDER,
+    "the parent process's folder, else memory",
+    "The store of a program that chooses none with `set_dl`, and of the `ana` command. References look there, too.",
+)
+WAIT = Variable(
+    "ANA_WAIT",
+    units.seconds,
+    2.0,
+    _A_DURATION,
+    "`2s`",
+    "How long a read waits for a state that another host may have written a moment ago.",
+)
+SHARED = Variable("ANA_SHARED", _flag, False, _A_FLAG, "`0`", "`shared`, for layers that do not say it.")  # noqa: FBT003 - its default
+TRUSTED_UIDS: Variable[list[int | str]] = Variable(
+    "ANA_TRUSTED_UIDS",
+    _uids,
+    [],
+    f"users' numbers, as in 1000,1001, or {UNMAPPED_WORD}",
+    "none",
+    "`trusted_uids`, for layers that do not say it.",
+)
+NODE_CACHE = Variable(
+    "ANA_NODE_CACHE", str, "", f"{_A_FOLDER}, or auto", "none", "`node_cache`, for layers that do not say it."
+)
+NODE_CACHE_BYTES: Variable[int | None] = Variable(
+    "ANA_NODE_CACHE_BYTES",
+    _positive_size,
+    None,
+    _A_SIZE,
+    "half of what is free there",
+    "`node_cache_bytes`, for layers that do not say it.",
+)
+NODE_CACHE_VERIFY = Variable(
+    "ANA_NODE_CACHE_VERIFY",
+    _flag,
+    False,  # noqa: FBT003 - its default
+    _A_FLAG,
+    "`0`",
+    "Whether the content of a node cache's entry is hashed again each time it is mapped.",
+)
+KEY_FILE = Variable(
+    "ANA_KEY_FILE", str, "", _A_FILE, "the user's own folder of keys", "The file with the keys of signed stores."
+)
+PATH_MAP: Variable[list[tuple[str, str]]] = Variable(
+    "ANA_PATH_MAP",
+    _pairs,
+    [],
+    f"FROM=TO{os.pathsep}FROM=TO..., for instance /lustre/x=/mnt/x",
+    "none",
+    "What the paths of another site's references are called on this host.",
+)
+THREADS: Variable[int | None] = Variable(
+    "ANA_THREADS",
+    _whole,
+    None,
+    "a number of threads, at least 1",
+    "this process's CPUs",
+    "How many threads a large state is hashed, compressed, written and read on, at most.",
+)
+STATS = Variable(
+    "ANA_STATS", str, "", _A_FOLDER, "none", "Where each process writes its statistics, for `ana stats --jobs`."
+)
+
+VARIABLES: tuple[Variable[Any], ...] = (
+    PICKLE_DIR,
+    PATH_MAP,
+    SHARED,
+    TRUSTED_UIDS,
+    KEY_FILE,
+    NODE_CACHE,
+    NODE_CACHE_BYTES,
+    NODE_CACHE_VERIFY,
+    WAIT,
+    THREADS,
+    STATS,
+)
+
+
+# Options
+
+
+class Option(NamedTuple):
+    """An option of a layer."""
+
+    check: Callable[[Any], object]
+    """Returns the value in its unit; raises TypeError or ValueError, perhaps with a reason."""
+    values: str
+    """What it may be set to, for people."""
+    shown: str
+    """The default, for people."""
+    variable: Variable[Any] | None = None
+    """What counts where the option is not given."""
+    folder_only: bool = False
+
+
+def _place(given: Any) -> str:
+    path = os.fsdecode(given)
+    if not path:
+        raise ValueError
+    # A path object is a folder, though its name may look like the home of another store ("sqlite:/...").
+    return path if isinstance(given, str) or path.startswith(("/", "~")) else f"./{path}"
+
+
+def _true_or_false(given: object) -> bool:
+    if isinstance(given, str):
+        raise TypeError
+    return bool(given)
+
+
+def _errors(given: object) -> object:
+    if given not in ("defer", "raise"):
+        raise ValueError
+    return given
+
+
+def _level(given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError
+    if not -_MAX_LEVEL <= given <= _MAX_LEVEL:
+        raise ValueError
+    return given
+
+
+def _module_names(given: Iterable[object]) -> list[str]:
+    if isinstance(given, str):
+        raise TypeError
+    names = []
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError
+        if not all(part.isidentifier() for part in name.split(".")):
+            msg = f"{name!r} is none"
+            raise ValueError(msg)
+        names.append(name)
+    return names
+
+
+def _trusted_uids(given: Iterable[object]) -> list[int | str]:
+    if isinstance(given, str):
+        raise TypeError
+    uids: list[int | str] = []
+    for uid in given:
+        if uid != UNMAPPED_WORD and (isinstance(uid, bool) or not isinstance(uid, int)):
+            raise TypeError
+        if isinstance(uid, int) and uid < 0:
+            msg = f"{uid} is none"
+            raise ValueError(msg)
+        uids.append(UNMAPPED_WORD if isinstance(uid, str) else uid)
+    return uids
+
+
+def _as_given(given: object) -> object:
+    """Leave it to who takes it."""
+    return given
+
+
+OPTIONS = {
+    "pickle_dir": Option(
+        _place, f"{_A_FOLDER}, or the home of a store of a registered kind", "none: in memory", PICKLE_DIR
+    ),
+    "store": Option(_as_given, "a store (docs/writing-a-store.md)", "none: in memory"),
+    "keep_bytes": Option(units.size_bytes, _A_SIZE, '`"256MiB"`'),
+    "errors": Option(_errors, '"defer" or "raise"', '`"defer"`'),
+    "strict": Option(_true_or_false, _A_BOOL, "`False`"),
+    "recheck_seconds": Option(units.seconds, _A_DURATION, "`300`"),
+    "level": Option(
+        _level, f"a whole number from {-_MAX_LEVEL} (fastest) to {_MAX_LEVEL} (smallest), 0 for no compression", "`1`"
+    ),
+    "allowed": Option(_module_names, 'names of modules, as in ("mypackage", "numpy")', "any module"),
+    "max_state_bytes": Option(_positive_size, _A_SIZE, "the memory of this machine or cgroup"),
+    "durable": Option(_true_or_false, _A_BOOL, "`True`", folder_only=True),
+    "key": Option(_as_given, f"32 bytes, or {_A_FILE}", "the store's own, if it has one", KEY_FILE, folder_only=True),
+    "shared": Option(_true_or_false, _A_BOOL, "`False`", SHARED, folder_only=True),
+    "trusted_uids": Option(
+        _trusted_uids,
+        f'users\' numbers, as in [1000, 1001], or "{UNMAPPED_WORD}"',
+        "none",
+        TRUSTED_UIDS,
+        folder_only=True,
+    ),
+    "node_cache": Option(os.fsdecode, f'{_A_FOLDER}, "auto", or "" for none', "none", NODE_CACHE, folder_only=True),
+    "node_cache_bytes": Option(
+        _positive_size, _A_SIZE, "half of what is free there", NODE_CACHE_BYTES, folder_only=True
+    ),
+}
+
+
+def checked(given: Mapping[str, object]) -> Options:
+    """Return a layer's options, those that are not given by their defaults.
+
+    Raises TypeError for an option that does not exist, TypeError and ValueError for a value that makes no sense.
+    """
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in OPTIONS:
+            raise TypeError(_unknown(name))
+        values[name] = _checked(name, value)
+    return Options(**values)
+
+
+def refuse_folder_options(options: Options) -> None:
+    """Raise TypeError for an option of folders that is given for another store."""
+    for name, option in OPTIONS.items():
+        if option.folder_only and getattr(options, name) is not None:
+            msg = f"{name}= is for a folder: give pickle_dir= too"
+            raise TypeError(msg)
+
+
+def _checked(name: str, value: object) -> object:
+    option = OPTIONS[name]
+    if value is None and Options._field_defaults[name] is None:  # noqa: SLF001 - a public name of NamedTuple
+        return None
+    try:
+        return option.check(value)
+    except (TypeError, ValueError) as error:
+        msg = f"{name} is {option.values}, not {value!r:.100}{_reason(error)}"
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(msg) from None
+
+
+def _unknown(name: str) -> str:
+    import difflib  # noqa: PLC0415 - for a mistake only
+
+    near = difflib.get_close_matches(name, OPTIONS, 1)
+    return f"there is no option {name}: " + (f"is it {near[0]}?" if near else f"the options are {', '.join(OPTIONS)}")
+
+
+def _reason(error: Exception) -> str:
+    return f": {error}" if error.args else ""

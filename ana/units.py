@@ -1,0 +1,88 @@
+"""Sizes and durations as people write them: one rule for options, environment variables and commands.
+
+A size is a number of bytes: `2000000000`, `2G` (2 x 10^9) or `2GiB` (2 x 2^30). The units are k, M, G, T, P and Ki, Mi,
+Gi, Ti, Pi, in either case, with or without a B. A duration is a number of seconds, or has a unit: `90s`, `45m`, `12h`,
+`14d`, `8w`, `1y`. What is printed follows the same rule.
+"""
+
+import re
+
+__all__ = ["age", "seconds", "size", "size_bytes", "three_digits"]
+
+_LETTERS = "kmgtp"
+_BYTES = {letter: 1000**power for power, letter in enumerate(_LETTERS, 1)}
+_BYTES |= {f"{letter}i": 1024**power for power, letter in enumerate(_LETTERS, 1)}
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+# Compiled when a text comes: that takes as long as importing a module.
+_SIZE = r"([0-9]+)(\.[0-9]+)?\s*([kmgtp]i?)?b?"
+_DURATION = r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d|w|y)?"
+
+
+def size_bytes(given: object) -> int:
+    """Return the bytes that a whole number or a text means.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: The text is no size, or the number is negative.
+
+    """
+    if isinstance(given, str):
+        found = _matched(_SIZE, given)
+        whole, fraction, unit = found.groups()
+        factor = _BYTES[unit.lower()] if unit else 1
+        return int(whole) * factor + int(float(fraction or 0) * factor)
+    return int(_not_negative(given, whole=True))
+
+
+def seconds(given: object) -> float:
+    """Return the seconds that a number or a text means. Raises as `size_bytes`."""
+    if isinstance(given, str):
+        number, unit = _matched(_DURATION, given).groups()
+        return float(number) * _SECONDS[(unit or "s").lower()]
+    return float(_not_negative(given, whole=False))
+
+
+def _matched(pattern: str, text: str) -> re.Match[str]:
+    found = re.fullmatch(pattern, text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ValueError
+    return found
+
+
+def _not_negative(given: object, *, whole: bool) -> float:
+    """Return a number, numpy's, too. Booleans are none."""
+    if isinstance(given, bool) or not (hasattr(given, "__index__") or isinstance(given, float)):
+        raise TypeError
+    number = given if isinstance(given, float) else given.__index__()
+    if whole and not float(number).is_integer():
+        raise TypeError
+    if not number >= 0:
+        raise ValueError
+    return number
+
+
+def size(size_bytes: float) -> str:
+    """Write a number of bytes with three digits and a decimal unit."""
+    if size_bytes < 1000:  # noqa: PLR2004 - the unit
+        return f"{size_bytes:.0f} B"
+    # 999.5 would be written as 1000 already.
+    power = next((power for power in (1, 2, 3) if size_bytes < 999.5 * 1000**power), 4)
+    return f"{three_digits(size_bytes / 1000**power)} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def age(seconds: float) -> str:
+    """Write a time with its two largest digits: "45 s", "3.2 h", "12 d"."""
+    if seconds < -60:  # noqa: PLR2004 - clocks differ by a little
+        return "ahead"
+    seconds = max(0.0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            value = seconds / length
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"  # noqa: PLR2004 - digits
+    return f"{seconds:.0f} s"
+
+
+def three_digits(value: float) -> str:
+    """Write a number with three digits, or more where it is large."""
+    decimals = next((digits for limit, digits in ((9.995, 2), (99.95, 1)) if value < limit), 0)
+    return f"{value:,.{decimals}f}"
