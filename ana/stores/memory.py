@@ -34,7 +34,9 @@ class MemoryStore(RecordStore):
         """Return what the mapping holds."""
         return self.mapping[key]
 
-    def write_record(self, key: str, data: bytes, *, replace: bool) -> bool:  # noqa: ARG002 - a mapping can do no better
-        """Set the item, whatever is there by now."""
+    def write_record(self, key: str, data: bytes, *, replace: bool) -> bool:
+        """Set the item; of a mapping that is no dict, whatever is there by now: there is no better way for all."""
+        if self.process_local and not replace:
+            return self.mapping.setdefault(key, data) is data
         self.mapping[key] = data
         return True

@@ -5,6 +5,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from ana.stores.base import Store
+from ana.stores.directory import keyring
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.memory import MemoryStore
 from ana.stores.node_cache.store import TieredStore
@@ -58,8 +59,11 @@ class FileMapping(MutableMapping[str, bytes]):
 class MappingPlace:
     """A mapping, and stores over it."""
 
+    opens_by_home = False
+
     def __init__(self, mapping: MutableMapping[str, bytes]) -> None:
         self.mapping = mapping
+        self.atomic = type(mapping) is dict
 
     def open(self) -> Store:
         """Return a store that knows nothing of earlier ones."""
@@ -85,6 +89,8 @@ class MappingPlace:
 class TreePlace:
     """A folder, and stores over it."""
 
+    atomic = opens_by_home = True
+
     def __init__(self, tree: Path) -> None:
         self.tree = tree
 
@@ -107,6 +113,14 @@ class TreePlace:
     def picture(self) -> dict[str, bytes]:
         """Return all there is, to see that nothing changed."""
         return {path: (self.tree / path).read_bytes() for path in raw_tree.files(self.tree)}
+
+
+class KeyedPlace(TreePlace):
+    """A folder in which all is signed with a key that is in no file."""
+
+    def open(self) -> Store:
+        """Return a store that knows nothing of earlier ones."""
+        return DirectoryStore(str(self.tree), ring=keyring.from_option(b"k" * 32))
 
 
 class TieredPlace(TreePlace):

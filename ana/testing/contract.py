@@ -1,0 +1,405 @@
+"""The contract of all stores, as tests: what is promised whatever a store lies on, and looked at past its methods."""
+
+import contextlib
+import itertools
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import blake3
+import pytest
+
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
+from ana.format import record
+from ana.stores import registry
+from ana.stores.base import Store
+from ana.stores.record_store import RecordStore
+
+__all__ = ["Place", "StoreContract"]
+
+KEY = "5f3ac0e1-1234-4123-9123-123456789abc"
+OTHER = "5f3ac0e1-1234-4123-9123-123456789abd"
+KIB = 1 << 10
+MIB = 1 << 20
+NOISE = blake3.blake3(b"noise").digest(length=5 * MIB)
+
+CONTENTS = {
+    "nothing": [b""],
+    "a word": [b"word"],
+    "a small pickle": [b"pickle " * 400],
+    "a small pickle of noise": [NOISE[: 3 * KIB]],
+    "buffers": [b"stream", NOISE[: 5 * KIB], b"", bytes(5 * KIB)],
+    "just under 256 KiB": [NOISE[: 255 * KIB]],
+    "5 MiB of zeros": [bytes(5 * MIB)],
+    "a stream and 5 MiB of noise": [b"stream" * 100, NOISE, b"z" * MIB],
+}
+
+KEYS = [
+    KEY,
+    KEY.upper(),
+    "x",
+    "../../x",
+    "/etc/passwd",
+    ".hidden",
+    "a b\n",
+    "~",
+    "%2F",
+    "\udcff",
+    "é",
+    "e\u0301",
+    "a" * 200,
+    "a" * 199 + "b",
+    "/" * 200,
+    "/" * 199 + "b",
+]
+
+THREADS = 8
+
+
+class Place(Protocol):
+    """Where a store's records lie: how to open a store there, and how to get at the bytes past it."""
+
+    def open(self) -> Store:
+        """Return another store over the place, which knows nothing of earlier ones."""
+
+    def read(self, key: str) -> bytes:
+        """Return a record's bytes as they lie there."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put any bytes where a key's record lies."""
+
+    def remove(self, key: str) -> None:
+        """Remove a record, as a purge does."""
+
+    def picture(self) -> dict[str, bytes]:
+        """Return all that there is, to see that nothing changed."""
+
+
+class StoreContract:
+    """The tests that every store passes. Derive a class `Test...` and say how to make the store.
+
+    `make_store` and `remove` are all that a `RecordStore` needs. A store of another kind also overrides `read`, `write`
+    and `picture`, which get at the bytes past its methods.
+
+    Attributes:
+        opens_by_home: Whether `home` leads another process to the store: its scheme is registered.
+        atomic: Whether, of several writers at the same moment, exactly one is told that it wrote.
+
+    Example:
+        class TestShelf(StoreContract):
+            def make_store(self, folder):
+                return Shelf(folder / "shelf.db")
+
+            def remove(self, folder, key):
+                (folder / "shelf.db" / key).unlink()
+
+    """
+
+    opens_by_home = True
+    atomic = True
+
+    def make_store(self, folder: Path) -> Store:
+        """Return a store. Called several times for a folder, which is empty at first: each is over the same place."""
+        raise NotImplementedError
+
+    def remove(self, folder: Path, key: str) -> None:
+        """Remove a record, which is there, past the store's methods."""
+        raise NotImplementedError
+
+    def read(self, folder: Path, key: str) -> bytes:
+        """Return the bytes of a record, which is there."""
+        return bytes(self._records(folder).read_record(key))
+
+    def write(self, folder: Path, key: str, data: bytes) -> None:
+        """Put any bytes in the place of a record."""
+        self._records(folder).write_record(key, data, replace=True)
+
+    def picture(self, folder: Path) -> dict[str, bytes]:
+        """Return all that there is: by default, what is under the keys that the tests use."""
+        store = self._records(folder)
+        return {key: bytes(store.read_record(key)) for key in (*KEYS, OTHER) if store.has_record(key)}
+
+    def _records(self, folder: Path) -> RecordStore:
+        store = self.make_store(folder)
+        if not isinstance(store, RecordStore):
+            msg = f"{type(self).__name__} overrides read, write and picture: its store is no RecordStore"
+            raise TypeError(msg)
+        return store
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        """Return the place that one test uses."""
+        return _Folder(self, tmp_path)
+
+    @pytest.fixture
+    def store(self, place: Place) -> Store:
+        """Return a store over the place."""
+        return place.open()
+
+    # Put and get
+
+    @pytest.mark.parametrize("content", CONTENTS)
+    def test_what_is_put_can_be_got(self, place: Place, store: Store, content: str) -> None:
+        """Segments of every size come back, from this store and from one opened later."""
+        assert put(store, KEY, *CONTENTS[content])
+        assert get(store) == CONTENTS[content]
+        assert get(place.open()) == CONTENTS[content]
+
+    def test_what_is_put_is_a_record(self, place: Place, store: Store) -> None:
+        """The bytes in the place are a record with key, class, children and content: any other ana reads them."""
+        put(store, KEY, *CONTENTS["buffers"], children=(OTHER, "any string"))
+        data = place.read(KEY)
+        header = record.parse_header(data, len(data), KEY, "there")
+        assert (header.key, header.class_name, header.children) == (KEY, "mesh:Mesh", (OTHER, "any string"))
+        assert [bytes(part) for part in record.decode(header, record.reader(data), "there")] == CONTENTS["buffers"]
+
+    def test_headers_are_known_before_the_content(self, store: Store) -> None:
+        """`get` tells class, children and sizes without the content being read."""
+        put(store, KEY, b"stream", b"b" * 5000, children=(OTHER,))
+        found = store.get(KEY)
+        assert (found.header.key, found.header.class_name, found.header.children) == (KEY, "mesh:Mesh", (OTHER,))
+        assert (found.header.segments, found.header.raw_bytes) == ((6, 5000), 5006)
+        found.release()
+
+    @pytest.mark.parametrize("content", ["a word", "5 MiB of zeros", "a stream and 5 MiB of noise"])
+    def test_segments_can_be_had_again(self, store: Store, content: str) -> None:
+        """Also after `release`, once or twice, and after the content was had already."""
+        put(store, KEY, *CONTENTS[content])
+        found = store.get(KEY)
+        found.release()
+        found.release()
+        for _ in range(2):
+            assert [bytes(segment) for segment in found.segments()] == CONTENTS[content]
+
+    def test_what_is_not_there_is_not_found(self, place: Place, store: Store) -> None:
+        """An empty store has nothing; the error names UUID and store; asking changes nothing."""
+        before = place.picture()
+        assert not store.has(KEY)
+        assert not store.is_whole(KEY)
+        with pytest.raises(StateNotFoundError) as caught:
+            store.get(KEY)
+        assert caught.value.uuid == KEY
+        assert store.home in str(caught.value)
+        assert place.picture() == before
+
+    def test_what_is_there_is_found(self, store: Store) -> None:
+        """After a put, `has` and `is_whole` say so, for this key alone."""
+        put(store)
+        assert store.has(KEY)
+        assert store.is_whole(KEY)
+        assert not store.has(OTHER)
+        assert not store.is_whole(OTHER)
+
+    def test_reading_changes_nothing(self, place: Place, store: Store) -> None:
+        """`has`, `is_whole` and `get` leave every byte as it is."""
+        put(store, KEY, *CONTENTS["buffers"])
+        before = place.picture()
+        store.has(KEY)
+        store.is_whole(KEY)
+        get(store)
+        assert place.picture() == before
+
+    def test_what_was_removed_is_gone_and_can_be_put_again(self, place: Place, store: Store) -> None:
+        """A purge is noticed at the next look; putting the state again makes it whole again."""
+        put(store)
+        place.remove(KEY)
+        assert not store.has(KEY)
+        with pytest.raises(StateNotFoundError):
+            store.get(KEY)
+        assert put(store)
+        assert get(store) == [b"state"]
+
+    def test_what_is_removed_while_it_is_held_is_not_found_or_whole(self, place: Place, store: Store) -> None:
+        """Content that was found a moment ago comes whole or not at all."""
+        content = CONTENTS["a stream and 5 MiB of noise"]
+        put(store, KEY, *content)
+        found = store.get(KEY)
+        found.release()
+        place.remove(KEY)
+        with contextlib.suppress(StateNotFoundError):
+            assert [bytes(segment) for segment in found.segments()] == content
+
+    # The first writer wins
+
+    def test_the_same_state_is_written_once(self, place: Place, store: Store) -> None:
+        """The second put says that nothing was written, and nothing was; also from another store."""
+        assert put(store)
+        before = place.picture()
+        assert not put(store)
+        assert not put(place.open())
+        assert not put(store, repair=True)
+        assert place.picture() == before
+
+    def test_the_first_content_under_a_key_stays(self, place: Place, store: Store) -> None:
+        """Other content under the same key is not written, with `repair` neither."""
+        put(store, KEY, b"first")
+        before = place.picture()
+        assert not put(store, KEY, b"second")
+        assert not put(store, KEY, b"second", repair=True)
+        assert get(store) == [b"first"]
+        assert place.picture() == before
+
+    def test_a_writer_that_saw_nothing_does_not_overwrite(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where another process writes between a store's look and its own write, the other's content stays."""
+        if not (self.atomic and isinstance(store, RecordStore)):
+            # There is no look to stand between: the race below tells.
+            return
+        put(store, KEY, b"first")
+        monkeypatch.setattr(store, "has_record", lambda _: False)
+        assert not put(store, KEY, b"second")
+        assert get(store) == [b"first"]
+
+    def test_of_many_writers_one_wins(self, place: Place) -> None:
+        """Threads put different content under one key: what one of them wrote is there, whole, and it was told so."""
+        for number in range(5):
+            key = f"contested {number}"
+            written = run(lambda thread, key=key: put(place.open(), key, b"%d" % thread, NOISE[:5000]))
+            winners = [thread for thread, wrote in written.items() if wrote]
+            assert len(winners) == 1 if self.atomic else winners
+            assert get(place.open(), key) in [[b"%d" % winner, NOISE[:5000]] for winner in winners]
+
+    def test_keys_of_all_kinds_have_their_own_state(self, place: Place, store: Store) -> None:
+        """Nothing that a key may look like makes it share or leave its place."""
+        for number, key in enumerate(KEYS):
+            assert put(store, key, b"state %d" % number)
+        for number, key in enumerate(KEYS):
+            assert get(place.open(), key) == [b"state %d" % number]
+        assert len([data for data in place.picture().values() if b"ANA\x00PKL" in data[:20]]) == len(KEYS)
+
+    def test_many_threads_put_and_get(self, place: Place, store: Store) -> None:
+        """Eight threads put the same and different states and read them: each is whole, every time."""
+        turns = range(10)
+
+        def work(thread: int) -> None:
+            for turn in turns:
+                put(store, f"common {turn}", b"common" * turn, NOISE[:5000])
+                put(store, f"own {thread} {turn}", NOISE[: 100 * turn])
+                assert get(store, f"common {turn}") == [b"common" * turn, NOISE[:5000]]
+                assert get(store, f"own {thread} {turn}") == [NOISE[: 100 * turn]]
+
+        run(work)
+        for thread, turn in itertools.product(range(THREADS), turns):
+            assert get(place.open(), f"own {thread} {turn}") == [NOISE[: 100 * turn]]
+
+    # Damage
+
+    @pytest.mark.parametrize("content", ["a word", "buffers", "a stream and 5 MiB of noise"])
+    @pytest.mark.parametrize("position", [0, 20, 100, -1])
+    def test_damage_is_an_error_and_is_left(self, place: Place, store: Store, content: str, position: int) -> None:
+        """A flipped bit anywhere: CorruptedStateError with UUID and place; the bytes stay, for inspection."""
+        put(store, KEY, *CONTENTS[content])
+        place.write(KEY, flip(place.read(KEY), position))
+        before = place.picture()
+        for reader in (store, place.open()):
+            with pytest.raises(CorruptedStateError) as caught:
+                get(reader)
+            assert caught.value.uuid == KEY
+            assert caught.value.path in str(caught.value)
+            assert not reader.is_whole(KEY)
+        assert place.picture() == before
+
+    @pytest.mark.parametrize("content", ["a word", "buffers", "a stream and 5 MiB of noise"])
+    @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "zeros", "longer", "other key"])
+    def test_damage_is_repaired_by_putting_again(self, place: Place, store: Store, content: str, damage: str) -> None:
+        """With `repair`, what is damaged in whatever way is written again; then all is well."""
+        put(store, KEY, *CONTENTS[content])
+        put(store, OTHER, b"other")
+        good = place.read(KEY)
+        damaged = {
+            "flipped": flip(good, -1),
+            "truncated": good[:-1],
+            "empty": b"",
+            "zeros": bytes(len(good)),
+            "longer": good + b"\0",
+            "other key": place.read(OTHER),
+        }
+        place.write(KEY, damaged[damage])
+        assert put(place.open(), KEY, *CONTENTS[content], repair=True)
+        assert get(store) == CONTENTS[content]
+        assert get(place.open()) == CONTENTS[content]
+        assert get(store, OTHER) == [b"other"]
+
+    # What a store says of itself
+
+    def test_the_home_leads_back(self, store: Store) -> None:
+        """A home's scheme is registered, and opens a store that has the states; if not, nobody is led astray by it."""
+        put(store)
+        if not self.opens_by_home:
+            with pytest.raises(ANAError):
+                registry.open_home(store.home)
+            return
+        found = registry.open_home(store.home)
+        assert found.home == store.home
+        assert get(found) == [b"state"]
+        assert store.is_same(found)
+
+    def test_what_is_done_is_counted(self, store: Store) -> None:
+        """The store's counters tell what was stored, found there, and loaded."""
+        names = ("stored", "found", "from_store")
+        for action, counted in ((put, (1, 0, 0)), (put, (1, 1, 0)), (get, (1, 1, 1))):
+            action(store)
+            assert tuple(store.counters.values()[name] for name in names) == counted
+
+
+class _Folder:
+    """The place of a contract's store in one folder."""
+
+    def __init__(self, contract: StoreContract, folder: Path) -> None:
+        self._contract = contract
+        self._folder = folder
+
+    def open(self) -> Store:
+        return self._contract.make_store(self._folder)
+
+    def read(self, key: str) -> bytes:
+        return self._contract.read(self._folder, key)
+
+    def write(self, key: str, data: bytes) -> None:
+        self._contract.write(self._folder, key, data)
+
+    def remove(self, key: str) -> None:
+        self._contract.remove(self._folder, key)
+
+    def picture(self) -> dict[str, bytes]:
+        return self._contract.picture(self._folder)
+
+
+def put(store: Store, key: str = KEY, *segments: bytes, children: tuple[str, ...] = (), repair: bool = False) -> bool:
+    """Put a state of some class."""
+    content = record.content("mesh:Mesh", [memoryview(segment) for segment in segments or (b"state",)])
+    return store.put(key, content, children, repair=repair)
+
+
+def get(store: Store, key: str = KEY) -> list[bytes]:
+    """Return a state's content."""
+    return [bytes(segment) for segment in store.get(key).segments()]
+
+
+def flip(data: bytes, position: int) -> bytes:
+    """Return data with a bit flipped."""
+    changed = bytearray(data)
+    changed[position] ^= 0x10
+    return bytes(changed)
+
+
+def run(work: Any) -> dict[int, Any]:
+    """Call a function in threads that start together, each with its number; return what it returned for each."""
+    results: dict[int, Any] = {}
+    problems: list[BaseException] = []
+    start = threading.Barrier(THREADS)
+
+    def call(number: int) -> None:
+        try:
+            start.wait()
+            results[number] = work(number)
+        except BaseException as error:  # noqa: BLE001 - raised again where the test sees it
+            problems.append(error)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for problem in problems:
+        raise problem
+    return results
