@@ -1,6 +1,6 @@
-"""Making files appear: whole or not at all, without a lock, and durably; and taking damaged ones out of the way.
+"""Publishes files atomically and durably, without a lock, and moves damaged files out of the way.
 
-Correct on NFS, where locks lie, replies get lost and errors come at close: see `docs/reliability.md`.
+Correct on NFS, where locks may not work, replies get lost, and errors appear at close: see `docs/reliability.md`.
 """
 
 import errno
@@ -41,15 +41,15 @@ __all__ = [
 ]
 
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
-"""Puts parts, one after the other, at an offset of the file that is being made."""
+"""Writes parts, one after the other, at an offset of the new file."""
 
 _EARLY_BYTES = 256 << 10
-"""Parts from this size on are sent to the disk or the server while the next ones are being made."""
+"""Parts of at least this size are sent to the disk or server while the next ones are produced."""
 _SYNC_FILE_RANGE_WRITE = 2
-"""Of <fcntl.h>: begin to write what is dirty, and do not wait for it."""
+"""From <fcntl.h>: start writing dirty pages, without waiting."""
 _ASIDE_NAME_BYTES = 220
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
-"""Of <fcntl.h> and <stdio.h>: relative paths are as ever; a name that is taken is an error."""
+"""From <fcntl.h> and <stdio.h>: relative paths as usual; fail if the name exists."""
 _FAULTS = frozenset(
     {
         errno.EDQUOT,
@@ -66,7 +66,7 @@ _FAULTS = frozenset(
         errno.ETIMEDOUT,
     }
 )
-"""What is wrong with a disk, a server or a path. Any other error of link may mean that there are no links."""
+"""Faults of a disk, a server or a path. Any other error of link may mean that hard links are not supported."""
 _noted: set[str] = set()
 _log = logging.getLogger("ana.publishing")
 
@@ -120,13 +120,13 @@ def publish(
     # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
     temporary = files.temporary_name(folder)
     with files.reported(path):
-        # The file may be there before its descriptor is: a signal handler may raise in between.
+        # The file may exist before we have its descriptor: a signal handler may raise in between.
         try:
             descriptor = _create(temporary, make_folders, policy.access)
             identity = _write(descriptor, temporary, fill, policy)
             fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
         finally:
-            # Also gone when the rename had to do; a lost reply on NFS says ENOENT, and yet it was done.
+            # Already gone after a rename. A lost reply on NFS says ENOENT although the unlink was done.
             try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
                 os.unlink(temporary)
             except OSError:
@@ -142,7 +142,7 @@ def publish_data(folder: str, name: str, data: bytes, access: Access, *, replace
 
 
 def sync_file(path: str) -> bool:
-    """Bring a file's bytes and its name to the disk, as someone else wrote it a moment ago; False if it is gone."""
+    """Sync a file, that another process has just written, and its folder; return False if it is gone."""
     with files.reported(path):
         try:
             descriptor = os.open(path, files.READ)
@@ -151,7 +151,7 @@ def sync_file(path: str) -> bool:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            # An image that nobody can write to (squashfs) has no such thing, and needs none.
+            # A read-only image (squashfs) does not support fsync, and needs none.
             if error.errno not in (errno.EINVAL, errno.EROFS):
                 raise
         finally:
@@ -161,20 +161,20 @@ def sync_file(path: str) -> bool:
 
 
 def sync_folder(folder: str) -> None:
-    """Bring a folder's names to the disk; skipped on NFS, whose server has done it before it answered."""
+    """Sync a folder's names to the disk. Skipped on NFS, whose server syncs before it answers."""
     with files.reported(folder):
         _sync_folder(folder, os.stat(folder).st_dev)
 
 
 def _sync_folder(folder: str, device: int) -> None:
-    # By the device of a file in it: stat of a folder that has just changed is a round trip on NFSv4.
+    # Uses the device of a file in it: stat of a folder that just changed is a round trip on NFSv4.
     if mounts.type_of(device, folder).startswith("nfs"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network filesystems have no such thing for folders.
+        # Some network filesystems do not support fsync of folders.
         if error.errno != errno.EINVAL:
             raise
     finally:
@@ -182,7 +182,7 @@ def _sync_folder(folder: str, device: int) -> None:
 
 
 def make_folder(path: str, *, durable: bool, access: Access = FREE) -> None:
-    """Make one folder (its parent must be there), or let it be."""
+    """Make one folder unless it exists; its parent must exist."""
     with files.reported(path):
         try:
             os.mkdir(path, access.mode)
@@ -194,7 +194,7 @@ def make_folder(path: str, *, durable: bool, access: Access = FREE) -> None:
 
 
 def make_folders(path: str, access: Access = FREE) -> None:
-    """Make a folder as `make_folder`, and what is missing above it. Raises StoreError."""
+    """Make a folder as `make_folder` does, and missing folders above it. Raises StoreError."""
     try:
         make_folder(path, durable=False, access=access)
     except StoreError as error:
@@ -206,10 +206,11 @@ def make_folders(path: str, access: Access = FREE) -> None:
 
 
 def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: bool = False) -> None:
-    """Put a small file in a place, or in that of an older one: readers see one of them, whole. Not durable.
+    """Write or replace a small file atomically: readers see the old file or the new one. Not durable.
 
-    Raises StoreError, UntrustedStoreError where something else than a file has the name; no temporary file is left
-    then.
+    Raises:
+        StoreError: The system refused. No temporary file is left.
+        UntrustedStoreError: The name belongs to something other than a regular file.
     """
     folder = os.path.dirname(path)
     temporary = files.temporary_name(folder)
@@ -225,9 +226,9 @@ def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: b
 
 
 def put_out(path: str, data: bytes) -> None:
-    """Put data where a user wants it, outside of any store: into a file, which is replaced, a pipe or a device.
+    """Write data to a path that a user named, outside any store: a file, which is replaced, a pipe or a device.
 
-    A link is followed, but for planted ones. Raises StoreError, UntrustedStoreError.
+    A link is followed, unless somebody may have planted it. Raises StoreError, UntrustedStoreError.
     """
     place = follow(path)
     special = open_special(place)
@@ -239,7 +240,7 @@ def put_out(path: str, data: bytes) -> None:
 
 
 def append(path: str, line: bytes, access: Access = FREE) -> None:
-    """Add a line to a file, which is made where it is missing. Raises StoreError, UntrustedStoreError."""
+    """Append a line to a file, which is created if missing. Raises StoreError, UntrustedStoreError."""
     with files.reported(path):
         descriptor = open_regular(path, access, os.O_WRONLY | os.O_APPEND)
         try:
@@ -249,13 +250,13 @@ def append(path: str, line: bytes, access: Access = FREE) -> None:
 
 
 def set_aside(path: str, identity: tuple[int, int]) -> str | None:
-    """Rename a damaged file so that its name is free; it is kept. None if it is gone already.
+    """Rename a damaged file, which frees its name; return the new path, or None if nothing was renamed.
 
-    `identity` is that of the file that was found damaged: where another writer has put a whole file there in
-    the meantime, that one gets its name back.
+    `identity` is the damaged file's (st_dev, st_ino). If another writer has put an intact file there in the meantime,
+    that file gets its name back.
     """
     folder, name = os.path.split(path)
-    # A name may be as long as the filesystem takes: its end is what it is known by.
+    # The name may already have the maximum length. Its end identifies it.
     kept = os.fsdecode(os.fsencode(name)[-_ASIDE_NAME_BYTES:])
     aside = f"{folder}/{files.BAD}{os.urandom(4).hex()}-{kept}"
     with files.reported(path):
@@ -268,7 +269,7 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
             return aside
         if _link(aside, path, identity):
             with suppress(FileNotFoundError):
-                # Where a rename had to do, it has no other name.
+                # After a rename the file has no second name.
                 os.unlink(aside)
     return None
 
@@ -279,19 +280,19 @@ def _create(temporary: str, make_folders: Callable[[], None], access: Access) ->
     try:
         return os.open(temporary, flags, mode)
     except FileNotFoundError:
-        # A fresh shard folder costs its mkdir only here.
+        # Only a new shard folder pays for its mkdir.
         make_folders()
         return os.open(temporary, flags, mode)
 
 
 def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], policy: Policy) -> tuple[int, int]:
-    """Write all, check, close; return the file's (st_dev, st_ino). Each step's error counts."""
+    """Write everything, check, close; return the file's (st_dev, st_ino). An error in any step is raised."""
     durable, access, early = policy
     sizes: list[int] = []
 
     def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
         size = _write_all(descriptor, offset, parts)
-        # Atomic: threads may write at once.
+        # append() is atomic: threads may write at once.
         sizes.append(size)
         if size >= _EARLY_BYTES and early():
             _start_writing_back(descriptor, offset, size)
@@ -299,7 +300,7 @@ def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], pol
     try:
         fill(put)
         if durable:
-            # Full disks and quotas show up only here, or at close, on NFS and with delayed allocation.
+            # On NFS and with delayed allocation, a full disk or quota shows only here or at close.
             os.fsync(descriptor)
         found = os.fstat(descriptor)
         _check_size(temporary, found.st_size, sum(sizes))
@@ -314,7 +315,7 @@ def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], pol
 
 
 def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
-    """Have the kernel begin to write a part of a file back. Whatever goes wrong shows when the file is waited for."""
+    """Let the kernel start writing a part of a file back. Errors show at the final fsync or close."""
     start = _c_function("sync_file_range", "int", "int64", "int64", "uint")
     if start is not None:
         start(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
@@ -322,7 +323,7 @@ def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
 
 @cache
 def _c_function(name: str, *kinds: str) -> Callable[..., int] | None:
-    """Return a function of the C library (Linux), called without the interpreter's lock; None where there is none."""
+    """Return a function of the C library (Linux), called without the GIL; None if it does not exist."""
     try:
         import ctypes  # noqa: PLC0415 - takes milliseconds, and few states need it
 
@@ -340,7 +341,7 @@ def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
 
 
 def _write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes]) -> int:
-    """Write all the parts from `offset` on, however short the system's writes are; return the number of bytes."""
+    """Write all parts from `offset` on, repeating short writes; return the number of bytes."""
     pending: Sequence[memoryview | bytes] = parts
     total = left = sum(map(len, parts))
     while left:
@@ -358,7 +359,7 @@ def _replace(temporary: str, path: str) -> bool:
 
 
 def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:
-    """Give the temporary file its name; True if the name is ours now, False if it was taken."""
+    """Link the temporary file to its name; return False if the name was taken."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
@@ -371,15 +372,15 @@ def _link(temporary: str, path: str, identity: tuple[int, int]) -> bool:
 
 
 def has_no_links(error: OSError) -> bool:
-    """Return whether an error of link may mean that there are no hard links, so that rename has to do.
+    """Return whether an error of link may mean that hard links are not supported, so that rename must be used.
 
-    EPERM and EOPNOTSUPP, as a rule; EXDEV from mergerfs and project quotas, EACCES from Android, EINVAL from some FUSE.
+    Usually EPERM or EOPNOTSUPP; EXDEV from mergerfs and project quotas, EACCES from Android, EINVAL from some FUSE.
     """
     return error.errno not in _FAULTS
 
 
 def _is_ours(path: str, identity: tuple[int, int]) -> bool:
-    """Say whether the name is our own file: the server may have linked it and its reply got lost (NFSv3)."""
+    """Return whether the name is our own file: the server's reply to link may have been lost (NFSv3)."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
@@ -388,7 +389,7 @@ def _is_ours(path: str, identity: tuple[int, int]) -> bool:
 
 
 def _rename(temporary: str, path: str, error: OSError) -> bool:
-    """Publish where hard links do not exist. The first writer wins where the filesystem has a rename for that."""
+    """Publish without hard links. The first writer wins if the filesystem supports RENAME_NOREPLACE."""
     if files.stat(path) is not None:
         return False
     if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
@@ -405,7 +406,7 @@ def _rename(temporary: str, path: str, error: OSError) -> bool:
 
 
 def _rename_to_new(old: str, new: str) -> None:
-    """Rename to a name that is free; where the filesystem cannot ask for that (rename(2), RENAME_NOREPLACE), to any."""
+    """Rename without replacing (rename(2), RENAME_NOREPLACE); without that support, rename anyway."""
     call = _c_function("renameat2", "int", "char_p", "int", "char_p", "uint")
     if call is not None:
         import ctypes  # noqa: PLC0415 - see _c_function
@@ -414,10 +415,10 @@ def _rename_to_new(old: str, new: str) -> None:
             return
         if ctypes.get_errno() == errno.EEXIST:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
-    # Not to be had; or it failed, which this says.
+    # Not supported, or it failed: then this call reports the error.
     os.rename(old, new)
 
 
 def _link_is_refused_for_other_reasons(error: OSError, folder: str) -> bool:
-    """EPERM also means an immutable or append-only folder, where rename fails as well: let it say so itself."""
+    """Return whether EPERM means an immutable or append-only folder, where rename would fail, too."""
     return error.errno == errno.EPERM and not os.access(folder, os.W_OK)

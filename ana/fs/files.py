@@ -1,8 +1,7 @@
-"""System calls on a store's files: look up, read, list, remove. Knows nothing of what they hold.
+"""System calls on a store's files: look up, read, list, remove. Independent of their content.
 
-Errors of the system become `StoreError` with the path and a cure. What NFS does to the unwary is met
-here and in `publishing`, see `docs/reliability.md`: remembered misses, stale handles. Safe to use from
-many threads and processes.
+System errors become `StoreError` with the path and a cure. This module and `ana.fs.atomic` handle the pitfalls of NFS
+(cached misses, stale handles): see `docs/reliability.md`. Safe to use from many threads and processes.
 """
 
 import errno
@@ -33,36 +32,38 @@ TEMPORARY = ".tmp-"
 BAD = ".bad-"
 TRASH = ".trash-"
 GONE = ".gone-"
-"""What names in a shard folder begin with that are no states: being written, damaged, collected, being deleted."""
+"""Prefixes of names in a shard folder that are not states: being written, damaged, collected, being deleted."""
 IOV_MAX = 1024
-"""Linux's limit of buffers in one gathering write or scattering read."""
+"""Linux's limit of buffers per pwritev or preadv."""
 STALE_TRIES = 3
 HEAD_BYTES = 16 << 10
-"""So much of a large file is read when it is opened: the header of a state of 1.3 GB, and nothing twice."""
+"""How much of a large file is read when it is opened: enough for the header of a state of 1.3 GB."""
 
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Flags to open a file that anyone may have put there: no link is followed, and a FIFO does not block."""
 READ_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags to open a folder; no link is followed."""
 
-_FORBIDDEN = "check owner and mode (ls -ld); a group's store is made by `ana init --shared` or shared=True (mode 2770)"
+_FORBIDDEN = (
+    "check owner and mode (ls -ld); a group shares a store that `ana init --shared` or shared=True made (mode 2770)"
+)
 _HINTS = {
     errno.ENOSPC: "the filesystem is full: free space or inodes there (df -h, df -i), or use another pickle_dir",
     errno.EDQUOT: "your quota is used up (quota -s): free space or inodes there, or use another pickle_dir",
     errno.EROFS: "it is mounted read-only here: loading works, storing does not; store from where it is writable",
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
-    errno.EIO: "the disk or the file server has a fault; nothing is known of the data: try again, then ask its admin",
+    errno.EIO: "the disk or the file server failed; the data was not checked: try again, then ask its administrator",
     errno.EMFILE: "this process has too many open files (ulimit -n)",
     errno.ENFILE: "this host has too many open files",
-    errno.ENOTDIR: "a store is a folder, and this (or a part of its path) is not",
-    errno.ENOENT: "the folder is not there: check the path, and that its filesystem is mounted on this host",
+    errno.ENOTDIR: "a store is a folder, but this (or a part of its path) is not",
+    errno.ENOENT: "the folder does not exist: check the path, and that its filesystem is mounted on this host",
     errno.ESTALE: "the file server keeps replacing it: try again",
     errno.ENAMETOOLONG: "the path is too long for this filesystem: use a shorter pickle_dir",
 }
 
 _FOREIGN = {
-    errno.ELOOP: "it is (or lies behind) a symbolic link, and a store holds none",
+    errno.ELOOP: "it is, or its path contains, a symbolic link; a store must not contain links",
     errno.ENXIO: "it is not a regular file",
 }
 
@@ -70,13 +71,13 @@ _host = os.uname().nodename[:64]
 
 
 class Status(NamedTuple):
-    """What one look-up tells of a file: size in bytes, time of last change in s since 1970, device and inode."""
+    """The result of one stat: size in bytes, modification time in s since 1970, (device, inode)."""
 
     size_bytes: int
     modified: float
     identity: tuple[int, int]
     stat: os.stat_result
-    """All that the system said."""
+    """The complete result of stat."""
 
     @property
     def is_file(self) -> bool:
@@ -85,18 +86,18 @@ class Status(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A name in a folder, and whether it is itself a folder, a regular file, or something else."""
+    """A name in a folder, and its kind: folder, file, symlink or special."""
 
     name: str
     kind: str
 
 
 Check = Callable[[str, os.stat_result], None]
-"""Refuses a file, by raising."""
+"""Raises if a file is not to be trusted."""
 
 
 class reported:  # noqa: N801 - used as a function; a generator would cost more than the calls that it guards
-    """Context manager: turn the system's errors on `path` into StoreError."""
+    """Context manager that turns system errors on `path` into StoreError."""
 
     __slots__ = ("path",)
 
@@ -116,7 +117,7 @@ class reported:  # noqa: N801 - used as a function; a generator would cost more 
 
 
 def stat(path: str, *, follow: bool = False) -> Status | None:
-    """Look a file up, once; None if there is none. One round trip on NFS. Raises StoreError."""
+    """Return a file's status, or None if it does not exist. One round trip on NFS. Raises StoreError."""
     with reported(path):
         try:
             found = os.stat(path, follow_symlinks=follow)
@@ -126,7 +127,7 @@ def stat(path: str, *, follow: bool = False) -> Status | None:
 
 
 def status_of(path: str) -> os.stat_result | None:
-    """Return all that the system says of a file after one look-up; None if there is none. Raises StoreError."""
+    """Return the complete result of stat, or None if the file does not exist. Raises StoreError."""
     try:
         return os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
@@ -137,18 +138,18 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 class Opened:
-    """A regular file that is open for reading. Not to be shared between threads while it is being closed."""
+    """A regular file, open for reading. Do not close it while another thread reads."""
 
     def __init__(self, path: str, descriptor: int, size_bytes: int, modified: float, start: bytearray) -> None:
         self.path = path
         self.size_bytes = size_bytes
         self.modified = modified
         self.start = start
-        """The file's first bytes, as many as `open_file` was asked to read."""
+        """The file's first bytes, read by `open_file`."""
         self._descriptor = descriptor
 
     def read(self, offset: int, targets: Sequence[memoryview]) -> None:
-        """Fill the targets from `offset` on. A file that ends too early is reported as EIO by size checks before."""
+        """Fill the targets from `offset` on. Callers have checked the file's size before."""
         with reported(self.path):
             _fill(self._descriptor, targets, offset)
 
@@ -156,7 +157,7 @@ class Opened:
         """Close the file; closing twice does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            # Nothing was written: an error here says nothing about what was read.
+            # Nothing was written, so an error here does not affect what was read.
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -171,12 +172,18 @@ class Opened:
 
 
 def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Opened | None:
-    """Open a regular file for reading, or return None if there is none.
+    """Open a regular file for reading, or return None if it does not exist.
 
-    `check` is called with the path and what fstat says of the file, before it is read, and raises if it is not to be
-    believed. A file of up to `start_bytes` is read at once, and closed again; of a larger one, `HEAD_BYTES` are. Never
-    follows a symlink and never waits (a FIFO in its place is refused, not opened for ever). Raises StoreError,
-    UntrustedStoreError.
+    Never follows a symlink and never blocks: a FIFO is refused.
+
+    Args:
+        path: The file's path.
+        start_bytes: A file of up to this size is read at once and closed. Of a larger one `HEAD_BYTES` are read.
+        check: Called with the path and the result of fstat before the file is read; raises to refuse the file.
+
+    Raises:
+        StoreError: The system refused.
+        UntrustedStoreError: It is not a regular file, or `check` refused it.
     """
     with reported(path):
         try:
@@ -209,12 +216,12 @@ def _read_start(descriptor: int, size: int) -> bytearray:
 
 
 def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
-    """Read until all targets are full, however little the system gives at a time."""
+    """Read until all targets are full, repeating short reads."""
     left = sum(map(len, targets))
     while left:
         got = os.preadv(descriptor, targets[:IOV_MAX], offset)
         if got == 0:
-            # Truncated since it was opened: as if it had never been whole.
+            # Truncated after it was opened: treated like a replaced file.
             raise OSError(errno.ESTALE, "file became shorter")
         left -= got
         offset += got
@@ -223,7 +230,7 @@ def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
 
 
 def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes | None:
-    """Return the content of a small file, or None if there is none. Raises StoreError, also if it is larger."""
+    """Return a small file's content, or None if it does not exist. Raises StoreError, also if it is larger."""
     opened = open_file(path, limit_bytes, check)
     if opened is None:
         return None
@@ -234,13 +241,13 @@ def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes
 
 
 def revalidate(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
-    """Make an NFS client look again: for up to a minute it remembers that a name was not there, or what it was.
+    """Make an NFS client discard its cached names; return whether the innermost folder exists.
 
-    Opening a folder revalidates it (stat does not on NFSv3). The innermost will do where it is known; else the
-    miss may be one of the folders above, outermost first. After a pause the innermost one is listed, too: NFSv3
-    tells by its mtime whether a folder has changed, and what was linked in the same tick of the server's clock
-    as the last look would stay unseen. A listing replaces all that the client remembers of the names. Says whether
-    the innermost folder was there.
+    A client caches for up to a minute that a name did not exist, or which file it was. Opening a folder revalidates it
+    (stat does not, on NFSv3). Opening the innermost folder is enough if it exists. If not, the cached miss may be one
+    of the folders above, so they are opened from the outermost on. After a pause the innermost folder is also listed.
+    NFSv3 detects a changed folder by its mtime, so a name linked in the same tick of the server's clock as the last
+    look-up would stay invisible. A listing replaces all cached names.
     """
     if pause_seconds:
         time.sleep(pause_seconds)
@@ -255,8 +262,8 @@ def revalidate(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
 
 
 def jitter(seconds: float) -> float:
-    """Return a time of half to one and a half of `seconds`."""
-    # Not by `random`, whose import takes longer than a load; and a fork's children would all wait alike.
+    """Return a random time from 0.5 to 1.5 times `seconds`."""
+    # Not with `random`: importing it takes longer than a load, and forked children would all wait equally long.
     return seconds * (0.5 + int.from_bytes(os.urandom(4)) / 2**32)
 
 
@@ -280,7 +287,7 @@ def _touch_folder(folder: str) -> bool:
 
 
 def remove(path: str) -> None:
-    """Remove a file; nothing if it is gone already. Raises StoreError."""
+    """Remove a file, if it exists. Raises StoreError."""
     with reported(path), suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -305,22 +312,22 @@ def now_ns() -> int:
 
 
 def process_name() -> str:
-    """Return on which host and in which process this is, for people."""
+    """Return this host and process as text for people."""
     return f"{_host}, pid {os.getpid()}"
 
 
 def is_missing(error: StoreError) -> bool:
-    """Say whether an error means that something is not there."""
+    """Return whether an error means that something does not exist."""
     return error.errno == errno.ENOENT
 
 
 def is_stale(error: StoreError) -> bool:
-    """Say whether an error means that the file was replaced while it was open: opening it again helps."""
+    """Return whether an error means that the file was replaced while open; opening it again helps."""
     return error.errno == errno.ESTALE
 
 
 def advance(pending: Sequence[memoryview], done: int) -> list[memoryview]:
-    """Return what is left of `pending` after its first `done` bytes."""
+    """Return the rest of `pending` after its first `done` bytes."""
     for index, view in enumerate(pending):
         if done < len(view):
             return [view[done:], *pending[index + 1 :]]
@@ -329,5 +336,5 @@ def advance(pending: Sequence[memoryview], done: int) -> list[memoryview]:
 
 
 def temporary_name(folder: str) -> str:
-    """Return a path for a temporary file, unique by host, process and chance."""
+    """Return a path for a temporary file, unique by host, process and a random number."""
     return f"{folder}/{TEMPORARY}{_host}-{os.getpid()}-{os.urandom(8).hex()}"

@@ -1,4 +1,4 @@
-"""Small JSON files of a store, as anybody may have written them: what is wrong with one is one kind of error. Pure."""
+"""Small JSON files of a store, from any writer: every problem with one is a ValueError. Pure."""
 
 import json
 from typing import Any, NoReturn
@@ -7,22 +7,22 @@ __all__ = ["parse"]
 
 _MOST_DIGITS = 19
 _BOM = b"\xef\xbb\xbf"
-"""What editors elsewhere begin a file with. Not by the codec "utf-8-sig", which is imported when it is first used."""
+"""The byte order mark that some editors write. The codec "utf-8-sig" would have to be imported."""
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """Return a JSON object whose numbers are all finite, none of more than 19 digits, and whose keys are all different.
+    """Return a JSON object. All numbers must be finite and of at most 19 digits, and all keys different.
 
-    Raises ValueError for anything else, also for what is nested too deep, or is not UTF-8.
+    Raises ValueError for anything else, also for data that is nested too deeply or is not UTF-8.
     """
     try:
         found = _DECODER.decode(str(data.removeprefix(_BOM), "utf-8"))
     except RecursionError:
-        msg = "it is nested too deep"
+        msg = "it is nested too deeply"
         raise ValueError(msg) from None
     if not isinstance(found, dict):
-        msg = f"it is a {type(found).__name__}, no object"
-        raise ValueError(msg)  # noqa: TRY004 - to callers one kind of error
+        msg = f"it is a {type(found).__name__}, not an object"
+        raise ValueError(msg)  # noqa: TRY004 - one kind of error for callers
     return found
 
 
@@ -40,14 +40,14 @@ def _fraction(text: str) -> float:
 
 
 def _refuse(text: str) -> NoReturn:
-    msg = f"{text:.20} is no number that anybody meant"
+    msg = f"{text:.20} is not a plausible number"
     raise ValueError(msg)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        msg = "it says something twice"
+        msg = "it has a key twice"
         raise ValueError(msg)
     return found
 

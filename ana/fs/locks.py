@@ -1,8 +1,8 @@
-"""Locks that save work and carry no correctness: whoever cannot have one goes on without, or comes back later.
+"""Locks that only save work: correctness never depends on them. A caller without a lock continues, or tries later.
 
-On shared filesystems a lock may be missing (ENOSYS), refused (ENOLCK, EIO), exclude nobody (nolock,
-localflock), or hang with its server. So it is asked for in a thread that can be left behind, always with a
-timeout, and its holder's death or fork blocks nobody for longer than that.
+On shared filesystems a lock may be unsupported (ENOSYS), refused (ENOLCK, EIO), ineffective (nolock, localflock), or
+hang with its server. So it is acquired in a thread that can be abandoned, always with a timeout. A holder that dies
+or forks blocks nobody for longer than that.
 """
 
 import json
@@ -23,13 +23,13 @@ from ana.runtime.counters import Counters
 __all__ = ["exclusive", "saving_work"]
 
 _ASKED_TIMES = 200
-"""How often a lock is asked for, at the most (on average), before it is given up."""
+"""The most attempts to acquire a lock (on average) before giving up."""
 
 _log = logging.getLogger("ana.locks")
 
 
 class _Attempt:
-    """One try to get a lock, in a thread of its own; a lock that comes too late is given back at once."""
+    """One attempt to acquire a lock, in a thread of its own; a lock acquired too late is released at once."""
 
     def __init__(self, path: str, timeout_seconds: float, access: Access, prepare: Callable[[], object] | None) -> None:
         self.path = path
@@ -47,12 +47,12 @@ class _Attempt:
         self._thread = threading.Thread(target=self._acquire, name="ana-lock", daemon=True)
 
     def acquire(self) -> bool:
-        """Say whether the lock was to be had in time."""
+        """Return whether the lock was acquired in time."""
         if not threads.start(self._thread):
-            # Without a thread to leave behind; a lock server that is away is met by whatever comes next, too.
+            # There is no thread to abandon. If the lock server is away, the next operation would hang as well.
             self._acquire()
             return self._lock is not None
-        # The lock's own timeout ends the wait; a little more is for a server that does not answer at all.
+        # The lock's own timeout ends the wait; the extra second is for a server that does not answer at all.
         self._answered.wait(self.timeout_seconds + 1.0)
         with self._guard:
             self._given_up = self._lock is None
@@ -64,15 +64,15 @@ class _Attempt:
         return self._lock is not None
 
     def release(self) -> None:
-        """Give the lock back. What goes wrong then is the operating system's to clean up."""
+        """Release the lock. The operating system cleans up if that fails."""
         with suppress(OSError):
             self._lock.release()
 
     def _acquire(self) -> None:
         try:
             lock = self._lock_file()
-        except Exception as error:  # noqa: BLE001 - an import may raise anything at the interpreter's end
-            # TimeoutError is an OSError: whoever holds it takes longer than we care to wait.
+        except Exception as error:  # noqa: BLE001 - an import may raise anything at interpreter shutdown
+            # TimeoutError is an OSError: the holder keeps the lock longer than we are willing to wait.
             self.timed_out = isinstance(error, TimeoutError)
             self.error = error
             self.problem = f"{type(error).__name__}: {error}"
@@ -107,10 +107,16 @@ def saving_work(
     access: Access = FREE,
     prepare: Callable[[], object] | None = None,
 ) -> Iterator[bool]:
-    """Hold the lock file `path` for a `with` block if that is possible within `timeout_seconds`; yield whether it is.
+    """Hold the lock file `path` for a `with` block, if possible within `timeout_seconds`; yield whether it is held.
 
-    `access` is the file's; `prepare` makes its folder. Waiting, and waiting in vain, is counted. Never raises for a
-    lock's sake.
+    Never raises because of the lock. Waits and timeouts are counted.
+
+    Args:
+        path: The lock file, created if missing.
+        timeout_seconds: The longest wait.
+        counters: The store's counters.
+        access: The lock file's mode and group.
+        prepare: Makes the lock file's folder.
     """
     attempt = _Attempt(path, timeout_seconds, access, prepare)
     began = time.perf_counter()
@@ -128,7 +134,7 @@ def saving_work(
 
 
 def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
-    """Say that it goes on without the lock: a warning where that was waited for; some places simply have no locks."""
+    """Log that there is no lock: a warning after a timeout, otherwise INFO, as some filesystems have no locks."""
     level, event = logging.INFO, "no lock"
     if attempt.timed_out:
         counters.lock_timeouts += 1
@@ -141,10 +147,12 @@ def _tell(attempt: _Attempt, counters: Counters, seconds: float) -> None:
 def exclusive(
     path: str, timeout_seconds: float, access: Access = FREE, prepare: Callable[[], object] | None = None
 ) -> Iterator[bool]:
-    """Hold the lock file `path` for a `with` block, its holder's name beside it; yield whether there is such a lock.
+    """Hold the lock file `path` for a `with` block, with the holder's name beside it; yield whether it is held.
 
-    Raises LockTimeoutError, which says who has it, where another holds it for longer than `timeout_seconds`. Where
-    locks do not work, or no file can be written, goes on without one.
+    If locks do not work, or no file can be written, continues without a lock.
+
+    Raises:
+        LockTimeoutError: Another process holds the lock for longer than `timeout_seconds`; the error names it.
     """
     attempt = _Attempt(path, timeout_seconds, access, prepare)
     held = attempt.acquire()
@@ -164,7 +172,7 @@ def exclusive(
 
 
 def _sign(path: str, access: Access) -> bool:
-    """Write down who holds a lock, for those that wait: for people only. False where that cannot be."""
+    """Write the holder's name, for people who wait; return False if that fails."""
     host, pid, since = os.uname().nodename, os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     try:
         atomic.replace(f"{path}.holder", json.dumps({"host": host, "pid": pid, "since": since}).encode(), access=access)
@@ -174,7 +182,7 @@ def _sign(path: str, access: Access) -> bool:
 
 
 def _holder(path: str) -> str:
-    """Say who holds a lock, as far as that was written down."""
+    """Return the holder's name, if it was written."""
     try:
         fields = json_files.parse(files.read_whole(f"{path}.holder", 4096) or b"")
         return f"host {fields['host']}, pid {fields['pid']}, since {fields['since']}"
@@ -185,9 +193,9 @@ def _holder(path: str) -> str:
 def _file_lock(path: str, access: Access, timeout_seconds: float) -> Any:
     from filelock import FileLock  # noqa: PLC0415 - takes 40 ms, and its audit hook slows every later unpickling
 
-    # Made by us, so that it gets the store's mode: a group's members share it.
+    # Created here, not by filelock, so that it gets the store's mode: a group's members share it.
     os.close(open_regular(path, access, os.O_RDWR))
-    # Its soft locks survive their holder: rather none. Not thread-local: released by the thread that waited.
-    # Each asks at its own pace, and not often: of 64 writers on NFS each asking takes the server five answers.
+    # No soft locks: they survive their holder. Not thread-local: another thread releases the lock.
+    # A random, long interval: with 64 writers on NFS, each poll costs the server five replies.
     poll = files.jitter(timeout_seconds / _ASKED_TIMES)
     return FileLock(path, thread_local=False, fallback_to_soft=False, poll_interval=poll)

@@ -1,4 +1,4 @@
-"""Which kind of filesystem a path lies on; asked of the kernel once per filesystem."""
+"""The type of the filesystem that a path is on, read from the kernel once per filesystem."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _LOCAL = frozenset(
         "zfs",
     ]
 )
-"""This host's own disks, images and memory. What is not named may be a server's, or a daemon's that can end (FUSE)."""
+"""This host's own disks, images and memory. Any other type may depend on a server, or on a daemon (FUSE)."""
 _NETWORK = frozenset(
     [
         "9p",
@@ -51,7 +51,7 @@ _NETWORK = frozenset(
         "wekafs",
     ]
 )
-"""Known to be a server's."""
+"""Known network filesystems."""
 _MODELESS = frozenset(
     [
         "9p",
@@ -74,13 +74,13 @@ _MODELESS = frozenset(
         "vfat",
     ]
 )
-"""Modes and owners are mostly what was said when it was mounted, and chmod changes nothing."""
+"""Modes and owners are usually set by mount options, and chmod has no effect."""
 _ESCAPE = r"\\([0-7]{3})"
 _UPPER = r",upperdir=([^,]*)"
 
 
 class Mount(NamedTuple):
-    """Where a filesystem is mounted, its type as the kernel names it, what is mounted, and with which options."""
+    """A mount: its mount point, the kernel's name of its type, its source and its options."""
 
     point: str
     kind: str
@@ -92,24 +92,24 @@ _types: dict[int, str] = {}
 
 
 def is_network(path: str) -> bool:
-    """Return whether another host's file may show up late at `path`: wherever that is not known to be this host's."""
+    """Return whether another host's files may appear late at `path`: true unless it is known to be local."""
     return filesystem(path) not in _LOCAL
 
 
 def waits_at_close(path: str) -> bool:
-    """Return whether `path` lies on a server's filesystem, known as one, where a file is written when it is closed."""
+    """Return whether `path` is on a known network filesystem, where close writes the file."""
     return filesystem(path) in _NETWORK
 
 
 def has_fixed_modes(kind: str) -> bool:
-    """Return whether the modes of a filesystem of this type are mostly its mount's, so that chmod changes nothing."""
+    """Return whether modes on this type of filesystem are usually set by the mount, so that chmod has no effect."""
     return kind in _MODELESS
 
 
 def is_local(path: str) -> bool:
-    """Return whether `path` lies on what is known to be this host's own disk or memory, so that mappings stay.
+    """Return whether `path` is known to be on this host's own disk or memory, so that mappings stay valid.
 
-    Asked of the kernel each time. An overlay is what its upper folder lies on, if that can be seen from here.
+    Read from the kernel each time. An overlay counts as the filesystem of its upper folder, if that is visible here.
     """
     mount = mount_of(path)
     if mount is not None and mount.kind == "overlay":
@@ -119,7 +119,7 @@ def is_local(path: str) -> bool:
 
 
 def filesystem(path: str) -> str:
-    """Return the type of the filesystem of an existing `path` as the kernel names it ("ext4", "nfs4"), or ""."""
+    """Return the kernel's name for the filesystem type of an existing `path` ("ext4", "nfs4"), or ""."""
     try:
         device = os.stat(path).st_dev
     except OSError:
@@ -128,7 +128,7 @@ def filesystem(path: str) -> str:
 
 
 def type_of(device: int, path: str) -> str:
-    """Return the same for a path whose device (st_dev) is known already."""
+    """Return the same for a path whose device (st_dev) is known."""
     found = _types.get(device)
     if found is None:
         found = _types[device] = _mounted_type(device, path)
@@ -136,7 +136,7 @@ def type_of(device: int, path: str) -> str:
 
 
 def mount_of(path: str) -> Mount | None:
-    """Return the mount that an existing `path` lies on, from /proc/self/mountinfo (proc(5)); None if there is none."""
+    """Return the mount of an existing `path` from /proc/self/mountinfo (proc(5)), or None."""
     try:
         device = os.stat(path).st_dev
     except OSError:
@@ -150,7 +150,7 @@ def _mounted_type(device: int, path: str) -> str:
 
 
 def _find(device: int, path: str) -> Mount | None:
-    """Find a filesystem by its device, the innermost mount that `path` lies below first; else by the path alone."""
+    """Find a mount by device, preferring the innermost mount above `path`; otherwise by path alone."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     real = os.path.realpath(path)
     best: tuple[tuple[bool, int], Mount] | None = None
@@ -170,14 +170,14 @@ def _find(device: int, path: str) -> Mount | None:
 
 
 def _plain(field: str) -> str:
-    """Decode what the kernel writes as octal: blank, tab, newline, backslash, and #."""
+    """Decode the kernel's octal escapes: blank, tab, newline, backslash and #."""
     return re.sub(_ESCAPE, lambda found: chr(int(found[1], 8)), field)
 
 
 def _lines() -> list[str]:
     try:
         with open("/proc/self/mountinfo", "rb") as mounts:
-            # Not splitlines(): a name may hold a carriage return.
+            # Not splitlines(): a name may contain a carriage return.
             return [line for line in os.fsdecode(mounts.read()).split("\n") if " - " in line]
     except OSError:
         return []

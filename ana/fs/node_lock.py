@@ -1,7 +1,7 @@
-"""Whose turn it is: of a node's processes that want the same thing done, one does it and the others find it done.
+"""A lock between a node's processes: one does a piece of work, and the others wait and find it done.
 
-By flock(2) on a file on a local disk, where it is reliable; it dies with its holder. Still a lock here only
-saves work: whoever waits too long takes the file away from its holder (who may be stopped), and goes on.
+Uses flock(2) on a local disk, where it is reliable and ends with its holder. The lock only saves work: a process that
+waits too long removes the file from under its holder (which may be stopped), and continues.
 """
 
 import fcntl
@@ -24,14 +24,14 @@ _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.05
 _log = logging.getLogger("ana.turns")
 _watched: "weakref.WeakValueDictionary[int, io.FileIO]" = weakref.WeakValueDictionary()
-"""Files that a forked child has no use for: with them it would hold the locks of its parent's threads."""
+"""Files to close in a forked child, which would otherwise hold the locks of its parent's threads."""
 
 
 class NodeLock(Generic[Result]):
-    """Context manager: waits until the thing is done (`found`), or it is this process's turn (`held`), or too long.
+    """Context manager that waits until the work is done (`found`), this process holds the lock (`held`), or time is up.
 
-    `ready` returns what others have done, or None. The wait is `seconds` for each holder of the lock, and twice that
-    in all. Raises what `ready` raises; never for the lock's sake. Between threads as between processes.
+    `ready` returns the result of the work, or None. The wait is `seconds` for each holder of the lock, and twice that
+    in all. Raises what `ready` raises, and nothing because of the lock. Works between threads, too.
     """
 
     def __init__(self, path: str, ready: Callable[[], Result | None], seconds: float) -> None:
@@ -40,12 +40,12 @@ class NodeLock(Generic[Result]):
         self._path = path
         self._ready = ready
         self._seconds = seconds
-        # An object of its own closes itself, whatever a signal handler raises and wherever.
+        # A FileIO object closes itself, wherever a signal handler raises.
         self._file: io.FileIO | None = None
 
     @property
     def held(self) -> bool:
-        """Whether it is this process's turn."""
+        """Whether this process holds the lock."""
         return self._file is not None
 
     def __enter__(self) -> Self:
@@ -67,9 +67,9 @@ class NodeLock(Generic[Result]):
             try:
                 met = self._try()
             except OSError as error:
-                _log.info("no turn by %s: %s", self._path, str(error))
+                _log.info("no lock %s: %s", self._path, str(error))
                 return
-            # Also when it is our turn: it may have been done since we looked last.
+            # Also after acquiring the lock: the work may have been done since the last look.
             self.found = self._ready()
             if self.held or self.found is not None:
                 return
@@ -85,13 +85,13 @@ class NodeLock(Generic[Result]):
             pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
 
     def _try(self) -> tuple[int, int] | None:
-        """Ask for the lock once; return which file it is that another one holds."""
+        """Try the lock once; return the identity of the file if another process holds it."""
         file = io.FileIO(self._path, "a")
         watch(file)
         try:
             mine = _identity(os.fstat(file.fileno()))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder takes the file away: what we have must be what the next one will ask for.
+            # The last holder unlinks the file: ours must be the one that the next process will open.
             if _identity(os.stat(self._path, follow_symlinks=False)) == mine:
                 self._file = file
         except BlockingIOError:
@@ -104,7 +104,7 @@ class NodeLock(Generic[Result]):
         return None
 
     def _break(self, holder: tuple[int, int]) -> None:
-        """Take the file away from a holder who is stopped, or slower than anyone should be."""
+        """Remove the file from under a holder that is stopped or too slow."""
         with suppress(OSError):
             if _identity(os.stat(self._path, follow_symlinks=False)) == holder:
                 os.unlink(self._path)
@@ -116,7 +116,7 @@ class NodeLock(Generic[Result]):
             return
         try:
             with suppress(OSError):
-                # First, so that whoever gets the lock next finds that it is not the path's any more.
+                # Unlink before unlocking, so that the next holder notices that its file has no name.
                 if _identity(os.stat(self._path, follow_symlinks=False)) == _identity(os.fstat(file.fileno())):
                     os.unlink(self._path)
         finally:
@@ -125,14 +125,14 @@ class NodeLock(Generic[Result]):
 
 
 def watch(file: io.FileIO) -> None:
-    """Have a file closed in a forked child."""
+    """Close a file in forked children."""
     _watched[id(file)] = file
 
 
 def unlock(file: io.FileIO) -> None:
     """Unlock and close a file."""
     try:
-        # Not by closing alone: a child that was forked meanwhile has it open, too.
+        # Closing alone does not unlock: a child forked in the meantime has the file open, too.
         fcntl.flock(file, fcntl.LOCK_UN)
     except OSError:
         pass
@@ -141,7 +141,7 @@ def unlock(file: io.FileIO) -> None:
 
 
 def is_free(path: str) -> bool:
-    """Say whether nobody holds the lock of a file: who made it has ended. False where that cannot be told."""
+    """Return whether nobody holds a file's lock, because its maker has ended. False if that is unknown."""
     try:
         descriptor = os.open(path, files.READ)
     except OSError:

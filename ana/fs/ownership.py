@@ -1,10 +1,10 @@
-"""Whose files a process believes: those that nobody can have written whom it does not trust.
+"""Trusted owners: a file counts only if no untrusted user can have written it.
 
-A pickle that somebody else can plant is a program that somebody else can run here. So what belongs to another user, or
-can be written to by others, is refused. What is checked is what `fstat` says of the file that was opened.
+Anyone who can plant a pickle can run a program here. So files that belong to other users, or that others can write to,
+are refused. The check uses `fstat` on the opened file.
 
-A user namespace (rootless containers, `unshare -U`) shows every owner that it has no name for as one and the same user,
-mostly 65534. That says nothing: neither that a file is one's own, nor that it is root's.
+A user namespace (rootless containers, `unshare -U`) shows all unmapped owners as one user, usually 65534. That owner
+may be anyone: this user, the root user or a stranger.
 """
 
 import os
@@ -17,10 +17,10 @@ from ana.fs import mounts
 __all__ = ["EVERYDAY", "PLANTED", "UNMAPPED", "Trust"]
 
 UNMAPPED = -1
-"""Among trusted users: whoever this user namespace has no number for."""
+"""In the set of trusted users: every owner that this user namespace does not map."""
 PLANTED = (
-    "it is a symbolic link, where a store has a folder: look who put it there, then remove the link "
-    "(a folder that you had moved away goes back to its place)"
+    "it is a symbolic link, but a store needs a folder here: find out who put it there, then remove the link "
+    "(if you moved the folder yourself, move it back)"
 )
 _ALL_UIDS = 2**32 - 1
 _OTHERS, _GROUP = stat.S_IWOTH, stat.S_IWGRP
@@ -38,18 +38,18 @@ def _overflow_uid() -> int:
 
 
 _NOBODY = _overflow_uid()
-"""What owners look like that have no number here (user_namespaces(7)), or that an NFS server does not tell."""
+"""The user id of unmapped owners (user_namespaces(7)), and of owners that an NFS server hides."""
 
 
 class Trust:
-    """Which users and modes a store's files may have. Immutable; safe between threads, also after fork or setuid."""
+    """The owners and modes that a store's files may have. Immutable; safe between threads and after fork or setuid."""
 
     __slots__ = ("_bits", "_refused_bits", "root", "shared", "uids")
 
     def __init__(self, uids: Iterable[int] = (), *, shared: bool = False, root: str = "") -> None:
-        """Trust this process's user, root and `uids`; with `shared`, also the groups that may write.
+        """Trust this process's user, the root user and `uids`; with `shared`, also groups with write access.
 
-        `root`: the store's folder, for the cures.
+        `root` is the store's top folder, named in the cures.
         """
         self.uids = frozenset(uids)
         self.shared = shared
@@ -63,12 +63,12 @@ class Trust:
         return _SHARED_MODE if self.shared else _PRIVATE_MODE
 
     def within(self, root: str) -> "Trust":
-        """Return the same for the store in a folder, whose errors name cures for all of it."""
+        """Return the same trust for the store at `root`, whose errors name cures for the whole store."""
         return Trust(self.uids, shared=self.shared, root=root)
 
     def check_file(self, path: str, found: os.stat_result) -> None:
-        """Refuse what is no regular file, or one that somebody may have written. Raises UntrustedStoreError."""
-        # One's own, mostly: this is asked of each file that is loaded.
+        """Refuse a file that is not regular, or that untrusted users can have written. Raises UntrustedStoreError."""
+        # The fast path, for this user's own files: every load comes through here.
         if found.st_mode & self._bits == _FILE and os.geteuid() == found.st_uid != _NOBODY:
             return
         if not stat.S_ISREG(found.st_mode):
@@ -76,26 +76,26 @@ class Trust:
         self._check(path, found, anybody=self.shared)
 
     def check_folder(self, path: str, found: os.stat_result) -> None:
-        """Refuse what is no folder, or one in which somebody may have planted files. Raises UntrustedStoreError."""
+        """Refuse anything but a folder in which only trusted users can create files. Raises UntrustedStoreError."""
         if found.st_mode & self._bits == _FOLDER and os.geteuid() == found.st_uid != _NOBODY:
             return
         if not stat.S_ISDIR(found.st_mode):
             raise UntrustedStoreError(
-                path, PLANTED if stat.S_ISLNK(found.st_mode) else "it is no folder, where a store has a folder"
+                path, PLANTED if stat.S_ISLNK(found.st_mode) else "it is not a folder, but a store needs a folder here"
             )
         self._check(path, found, anybody=self.shared)
 
     def check_root(self, path: str, found: os.stat_result) -> None:
-        """Refuse a store's own folder as `check_folder` does; it belongs to a trusted user even where it is shared.
+        """Refuse a store's top folder as `check_folder` does; even if shared, it must belong to a trusted user.
 
-        A symbolic link may lead there: it is the user's own choice, if it is their own link.
+        The path may be a symbolic link, if the link belongs to a trusted user.
         """
         if stat.S_ISLNK(found.st_mode):
             if not self._is_ours(found):
                 raise UntrustedStoreError(path, self._foreign(found))
             return
         if stat.S_ISDIR(found.st_mode):
-            # Of anything else the system itself will say that it is no folder.
+            # For anything else the system itself reports that it is not a folder.
             self._check(path, found, anybody=False)
 
     def _check(self, path: str, found: os.stat_result, *, anybody: bool) -> None:
@@ -107,21 +107,21 @@ class Trust:
     def _is_ours(self, found: os.stat_result) -> bool:
         uid = found.st_uid
         if _says_nothing(uid):
-            # What nobody but its owner may enter or read, and is read here all the same, is one's own.
+            # If only its owner may read it, and this process can, then it is this user's.
             return UNMAPPED in self.uids or (not found.st_mode & _ALL_BUT_OWNER and not stat.S_ISLNK(found.st_mode))
         return uid == os.geteuid() or uid == 0 or uid in self.uids
 
     def _writable(self, path: str, found: os.stat_result) -> str:
         others = found.st_mode & _OTHERS
-        who = "everybody" if others else f"the group {found.st_gid}"
+        who = "everyone" if others else f"the group {found.st_gid}"
         trust = "" if others else ", or shared=True to trust the group (ANA_SHARED=1 in the environment)"
-        said = f"{who} may write to it ({_described(found)}), and so have this process run code"
+        said = f"{who} may write to it ({_described(found)}), and could run code in this process"
         place = self.root or path
         mount = mounts.mount_of(place)
         kind = mount.kind if mount is not None else ""
         if mounts.has_fixed_modes(kind):
-            return f"{said}: {kind} has no modes of its own here: {self._mounting(kind)}"
-        # The whole store: a copy made with another umask has it in each file.
+            return f"{said}. {kind} has no modes of its own here: {self._mounting(kind)}"
+        # For the whole store: in a copy made with another umask, every file has the wrong mode.
         bits = "o" if self.shared else "go"
         import shlex  # noqa: PLC0415 - for a message only
 
@@ -138,23 +138,23 @@ class Trust:
         uid = found.st_uid
         if _says_nothing(uid):
             return (
-                f"this user namespace does not know its owner ({_described(found)}: so look all who are not mapped, "
-                "also strangers): run outside of the namespace, or map the owner (unshare --map-current-user, apptainer"
-                " without --userns); or, if `ls -ln` outside shows an owner whom you trust, "
+                f"this user namespace does not map its owner ({_described(found)}; strangers look the same): "
+                "run outside the namespace, or map the owner (unshare --map-current-user, apptainer without "
+                "--userns); or, if `ls -ln` outside the namespace shows an owner that you trust, set "
                 'trusted_uids=["unmapped"] (ANA_TRUSTED_UIDS=unmapped in the environment)'
             )
-        said = f"it belongs to somebody else ({_described(found)}), who can have this process run code"
+        said = f"it belongs to another user ({_described(found)}), who could run code in this process"
         trust = f"trusted_uids=[{uid}] (ANA_TRUSTED_UIDS={uid} in the environment)"
         if uid == _NOBODY:
             return (
-                f"{said}: an NFS server that maps owners to nobody (root_squash, or an ID mapping domain that differs "
-                f"between client and server, see nfsidmap -d) looks so; mend that, or {trust}"
+                f"{said}. The NFS server may map owners to nobody (root_squash, or different ID mapping domains on "
+                f"client and server, see nfsidmap -d): correct that, or set {trust}"
             )
-        return f"{said}: {trust} if you trust them"
+        return f"{said}: set {trust} if you trust that user"
 
 
 EVERYDAY = Trust()
-"""This process's user and root."""
+"""Trusts this process's user and the root user."""
 
 
 def _described(found: os.stat_result) -> str:
@@ -162,12 +162,12 @@ def _described(found: os.stat_result) -> str:
 
 
 def _says_nothing(uid: int) -> bool:
-    """Return whether an owner stands for all users who have no number in this process's user namespace."""
+    """Return whether a user id stands for all owners that this process's user namespace does not map."""
     return uid == _NOBODY and _mapped_uids() < _ALL_UIDS
 
 
 def _mapped_uids() -> int:
-    # Read each time: a process may enter a namespace at any moment, and few files are nobody's.
+    # Read each time: a process can enter a namespace at any moment, and few files have this owner.
     try:
         with open("/proc/self/uid_map", "rb") as file:
             return sum(int(line.split()[2]) for line in file)

@@ -1,4 +1,4 @@
-"""Who may read and write what is made in a store: the mode, the group and the owner that the store's folder has."""
+"""Permissions of what is created in a store: the mode, group and owner of the store's folder."""
 
 import errno
 import os
@@ -23,27 +23,27 @@ __all__ = [
 ]
 
 FILE_BITS = 0o666
-"""What files get of a mode."""
+"""The bits of a mode that files get."""
 _LINKS = 40
-"""So many links are followed, as by the kernel."""
+"""The most links to follow, as in the kernel."""
 
 
 class Access(NamedTuple):
-    """What folders that are made get, and files, those less the right to execute."""
+    """The mode, group and owner of new folders and files; files get no right to execute."""
 
     mode: int = 0o777
     group: int = -1
-    """-1: the one that the system gives."""
+    """-1: the system's default."""
     owner: int = -1
     shared: bool = False
-    """The group may write: what the umask takes away is given back to it."""
+    """Whether the group may write, whatever the umask."""
 
     @classmethod
     def of(cls, mode: int, found: os.stat_result) -> "Access":
-        """Return what is made in a store whose folder is this one gets, with a mode that may be believed."""
-        # Where the folder does not hand its group down by itself, each file and folder is given it.
+        """Return the access for new files in a store with this folder and this (trusted) mode."""
+        # Without the setgid bit the folder does not pass its group on, so each file and folder is given it.
         by_hand = mode & stat.S_IRWXG and not mode & stat.S_ISGID
-        # What root makes in a user's store is that user's, who could not read it else.
+        # What the root user creates in a user's store must belong to that user, who could not read it otherwise.
         by_root = os.geteuid() == 0 and found.st_uid != 0
         return cls(
             mode,
@@ -54,23 +54,23 @@ class Access(NamedTuple):
 
 
 FREE = Access()
-"""As the umask has it: for what lies in no store."""
+"""The umask's mode, for files outside any store."""
 
 
 def settle(descriptor: int, found: os.stat_result, access: Access, mode: int) -> None:
-    """Give what was just made the owner, group and mode that it should have. What is somebody else's stays as it is."""
+    """Give a newly created file its owner, group and mode. Another user's file is left unchanged."""
     if access.group not in (-1, found.st_gid) or access.owner not in (-1, found.st_uid):
-        # Only to a group that one is in.
+        # Fails for a group that this user is not in.
         with suppress(PermissionError):
             os.chown(descriptor, access.owner, access.group)
     if access.shared and mode & ~found.st_mode:
-        # Where modes are the mount's they cannot be changed: who reads looks at what they are.
+        # Fails if the mount sets the modes: readers check the actual mode.
         with suppress(PermissionError):
             os.chmod(descriptor, mode)
 
 
 def settle_folder(path: str, access: Access) -> None:
-    """Settle a folder that was just made. Raises OSError."""
+    """Settle a newly created folder. Raises OSError."""
     if access.shared or access.group != -1 or access.owner != -1:
         descriptor = os.open(path, files.READ_FOLDER)
         try:
@@ -80,7 +80,7 @@ def settle_folder(path: str, access: Access) -> None:
 
 
 def adjust(path: str, found: os.stat_result, access: Access) -> os.stat_result:
-    """Take away what a folder of this user's grants beyond what it should, and settle it; return what it is then.
+    """Correct the mode, group and owner of a folder that belongs to this user; return its new status.
 
     Raises StoreError.
     """
@@ -99,10 +99,9 @@ def adjust(path: str, found: os.stat_result, access: Access) -> os.stat_result:
 
 
 def open_regular(path: str, access: Access = FREE, flags: int = os.O_WRONLY) -> int:
-    """Open a file in a store for writing, made where it is missing; return its descriptor.
+    """Open a file in a store for writing, creating it if missing; return its descriptor.
 
-    Never through a link, and never a pipe or a device: those wait, or write into something else. Raises OSError,
-    UntrustedStoreError.
+    Refuses links, pipes and devices: they block, or write into something else. Raises OSError, UntrustedStoreError.
     """
     refuse_special(path, files.status_of(path))
     descriptor = os.open(
@@ -119,16 +118,20 @@ def open_regular(path: str, access: Access = FREE, flags: int = os.O_WRONLY) -> 
 
 
 def refuse_special(path: str, found: os.stat_result | None) -> None:
-    """Refuse to write into, or to replace, what is there and no regular file. Raises UntrustedStoreError."""
+    """Refuse to write to or replace anything but a regular file. Raises UntrustedStoreError."""
     if found is not None and not stat.S_ISREG(found.st_mode):
-        raise UntrustedStoreError(path, "it is not a regular file, so nothing is written to it: look who put it there")
+        raise UntrustedStoreError(
+            path, "it is not a regular file, so nothing is written to it: find out who put it there"
+        )
 
 
 def follow(path: str) -> str:
-    """Return where a path leads that a user has named for output, outside of any store.
+    """Resolve a path that a user named for output, outside any store.
 
-    Raises UntrustedStoreError for a link, a pipe or a device that somebody may have planted: in a folder that everybody
-    may write to, and neither this user's nor the folder's owner's. StoreError.
+    Raises:
+        UntrustedStoreError: A link, pipe or device that somebody may have planted: it is in a folder that everyone may
+            write to, and belongs neither to this user nor to the folder's owner.
+        StoreError: The system refused.
     """
     for _ in range(_LINKS):
         with files.reported(path):
@@ -138,7 +141,7 @@ def follow(path: str) -> str:
             return path
         folder = files.status_of(os.path.dirname(path))
         if folder is not None and folder.st_mode & stat.S_IWOTH and found.st_uid not in (os.geteuid(), folder.st_uid):
-            reason = f"it is user {found.st_uid}'s, in a folder that everybody may write to: give another path"
+            reason = f"it belongs to user {found.st_uid}, in a folder that everyone may write to: give another path"
             raise UntrustedStoreError(path, reason)
         if not stat.S_ISLNK(found.st_mode):
             return path
@@ -148,9 +151,9 @@ def follow(path: str) -> str:
 
 
 def open_special(path: str) -> BinaryIO | None:
-    """Open a pipe, a device or one of this process's own descriptors for writing; None where a file is to be made.
+    """Open a pipe, a device or one of this process's own descriptors for writing; None for a regular or missing file.
 
-    `path`: as from `follow`. Waits for a pipe's reader, as `>` does. Raises StoreError.
+    `path` comes from `follow`. Blocks until a pipe has a reader, as `>` does. Raises StoreError.
     """
     number = _own_descriptor(path)
     with files.reported(path):
@@ -163,7 +166,7 @@ def open_special(path: str) -> BinaryIO | None:
 
 
 def _own_descriptor(path: str) -> int | None:
-    """Return the number where a path names one of this process's own descriptors, as /dev/stdout does."""
+    """Return the descriptor that a path such as /dev/stdout names in this process, or None."""
     folder, _, name = path.rpartition("/")
     own = os.path.realpath("/proc/self/fd")
     return int(name) if name.isdigit() and folder == own else None

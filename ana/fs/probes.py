@@ -1,4 +1,4 @@
-"""What a filesystem can do, found out by trying: hard links, fsync, locks, clocks, space. Leaves nothing behind."""
+"""Probes what a filesystem supports: hard links, fsync, locks, clocks, space. Leaves nothing behind."""
 
 import os
 import shutil
@@ -39,14 +39,14 @@ else:
 
 
 class Clock(NamedTuple):
-    """The server's clock minus this host's, in s, and how far that may be off."""
+    """The server's clock minus this host's, and the possible error, both in s."""
 
     difference_seconds: float
     error_seconds: float
 
 
 class Space(NamedTuple):
-    """Bytes and inodes of a filesystem, and how many of them are free; None where inodes are not counted."""
+    """A filesystem's total and free bytes and inodes; None if inodes are not counted."""
 
     total_bytes: int
     free_bytes: int
@@ -55,7 +55,7 @@ class Space(NamedTuple):
 
 
 def hard_links(folder: str) -> bool:
-    """Say whether files there can have a second name. Raises StoreError where none can be made."""
+    """Return whether hard links work in the folder. Raises StoreError if no file can be created."""
     probe = files.temporary_name(folder)
     with files.reported(probe):
         try:
@@ -74,7 +74,7 @@ def hard_links(folder: str) -> bool:
 
 
 def fsync_seconds(folder: str) -> float:
-    """Return how long a small file takes to reach the disk there: the median of a few. Raises StoreError."""
+    """Return the seconds that fsync of a small file takes, as a median. Raises StoreError."""
     probe = files.temporary_name(folder)
     took = []
     with files.reported(probe):
@@ -99,14 +99,14 @@ def clock(folder: str) -> Clock:
     before = time.time()
     there = server_now(folder)
     after = time.time()
-    # A kernel's file times move in steps of up to 10 ms.
+    # File times have a resolution of up to 10 ms.
     return Clock(there - (before + after) / 2, (after - before) / 2 + 0.01)
 
 
 def server_now(folder: str, existing: str = "") -> float:
     """Return the time in s since 1970 by the clock of the filesystem's server, which may differ from this host's.
 
-    `existing`: a file there that may be made young instead of a new one: that works on a full disk, too. Raises
+    `existing` is a file whose time may be set instead of creating a new file, which also works on a full disk. Raises
     StoreError.
     """
     if existing:
@@ -128,7 +128,7 @@ def server_now(folder: str, existing: str = "") -> float:
 
 
 def _touched(path: str) -> float:
-    """Set a file's time to the server's now, which needs no room, and return it."""
+    """Set a file's time to the server's current time, which needs no space, and return it."""
     descriptor = os.open(path, files.READ)
     try:
         os.utime(descriptor)
@@ -138,7 +138,7 @@ def _touched(path: str) -> float:
 
 
 def space(folder: str) -> Space:
-    """Return how much room a filesystem has. Raises StoreError."""
+    """Return a filesystem's space and inodes. Raises StoreError."""
     with files.reported(folder):
         found = os.statvfs(folder)
     inodes = (found.f_files, found.f_favail) if found.f_files else (None, None)
@@ -146,7 +146,7 @@ def space(folder: str) -> Space:
 
 
 def quota(folder: str) -> str:
-    """Return what the system's `quota` command says of this user on the folder's filesystem; "" if nothing."""
+    """Return the output of the system's `quota` command for this user and filesystem, or ""."""
     program = shutil.which("quota")
     if program is None:
         return ""
@@ -166,9 +166,9 @@ def quota(folder: str) -> str:
 
 
 def excludes(folder: str, other: str) -> str:
-    """Say how a lock held in a folder looks to another process in `other` (the same folder, perhaps by another mount).
+    """Test whether a lock held in `folder` excludes a process in `other`, the same folder perhaps by another mount.
 
-    Returns "" where it excludes that process, else what is wrong with it. Raises StoreError where no file can be made.
+    Returns "" if it does, otherwise the problem. Raises StoreError if no file can be created.
     """
     probe = files.temporary_name(folder)
     name = os.path.basename(probe)
@@ -177,14 +177,14 @@ def excludes(folder: str, other: str) -> str:
     try:
         return _ask(probe, f"{other}/{name}")
     except OSError as error:
-        return f"no second process can be started to try it: {error.strerror}"
+        return f"cannot start a second process for the test: {error.strerror}"
     finally:
         with suppress(OSError):
             os.unlink(probe)
 
 
 def _ask(mine: str, theirs: str) -> str:
-    """Hold a lock in one process, and ask for it in another: some systems' locks exclude other processes only."""
+    """Hold a lock in one process, and try it in another: some systems' locks exclude only other processes."""
     holder = subprocess.Popen(  # noqa: S603 - this interpreter
         [sys.executable, "-I", "-c", _HOLDER, mine],
         stdin=subprocess.PIPE,
@@ -196,7 +196,7 @@ def _ask(mine: str, theirs: str) -> str:
         try:
             if holder.stdout is None or holder.stdout.readline() != "held\n":
                 words = (holder.stderr.read() if holder.stderr is not None else "").strip().splitlines()
-                return f"no lock is to be had: {words[-1] if words else 'no answer'}"
+                return f"cannot lock: {words[-1] if words else 'no answer'}"
             asked = subprocess.run(  # noqa: S603 - this interpreter
                 [sys.executable, "-I", "-c", _ASKER, theirs],
                 capture_output=True,
@@ -211,7 +211,7 @@ def _ask(mine: str, theirs: str) -> str:
             holder.kill()
     said = asked.stdout.strip()
     if asked.stderr.strip() == "absent":
-        return "the other folder does not show a file that was made here"
+        return "a file created here is not visible in the other folder"
     if said == "got it":
-        return "it excludes nobody"
-    return "" if said in {"EAGAIN", "EACCES", "EWOULDBLOCK"} else f"the other process is told {said or 'nothing'}"
+        return "it does not exclude the other process"
+    return "" if said in {"EAGAIN", "EACCES", "EWOULDBLOCK"} else f"the other process got {said or 'no answer'}"

@@ -61,7 +61,7 @@ def test_an_unknown_user_has_no_home(said):
 def test_a_relative_home_is_refused(monkeypatch):
     """HOME=home would be another folder for each program."""
     monkeypatch.setenv("HOME", "home")
-    with pytest.raises(ana.StoreError, match="'home' is no path from / on"):
+    with pytest.raises(ana.StoreError, match="'home' is not an absolute path"):
         paths.absolute("~/pickles")
 
 
@@ -100,7 +100,7 @@ def test_without_a_home_all_else_works(homeless, monkeypatch, capfd):
 
 @pytest.mark.parametrize("config", ["~/.config", "config"])
 def test_a_folder_of_keys_is_found_from_everywhere(monkeypatch, tmp_path, config):
-    """XDG_CONFIG_HOME that is no path from / on does not count, as its specification says."""
+    """XDG_CONFIG_HOME that is not an absolute path does not count, as its specification says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setenv("XDG_CONFIG_HOME", config)
