@@ -37,20 +37,20 @@ def new(cls: type, uuid: str | None = None) -> Any:
     With a UUID: from a layer that stores nothing, or in memory that this process does not see.
     """
     if uuid is None:
-        return ghost.make_shell(cls)
+        return ghost.make(cls)
     layer = current.get_dl()
     found = layer.live.find(uuid, cls)
     mark = identity.mark_of(found)
     if mark is not None and mark.claim is None:
         # Not one that another thread is about to fill, or whose own state is elsewhere.
         return found
-    shell = ghost.make_shell(cls)
+    obj = ghost.make(cls)
     if address.is_content_uuid(uuid) and not layer.store.process_local:
         # What goes into a shared store gets an address there: classes may go into it by value.
-        return shell
-    identity.mark(shell, uuid, given=True).claim = _empty
-    layer.live.add(uuid, shell, cls)
-    return shell
+        return obj
+    identity.mark(obj, uuid, given=True).claim = _empty
+    layer.live.add(uuid, obj, cls)
+    return obj
 
 
 def fill(obj: Any, state: tuple[Any]) -> None:

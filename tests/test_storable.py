@@ -367,7 +367,7 @@ def test_a_class_that_nobody_has_any_more_goes_away(tmp_path, make, how):
         obj = cls()
         obj.x = number
         if how == "state missing":
-            ghost.unload(obj, f"missing {number}", lambda: None)
+            ghost.ghostify(obj, f"missing {number}", lambda: None)
             assert "not loaded" in repr(obj)
         elif how == "stored":
             obj.make_uuid()
@@ -382,9 +382,9 @@ def test_a_class_that_nobody_has_any_more_goes_away(tmp_path, make, how):
     assert [ref() for ref in seen] == [None] * 3
 
 
-def test_the_unloaded_class_of_a_class_is_one(tmp_path):
+def test_the_ghost_class_of_a_class_is_one(tmp_path):
     """As long as anybody has an object of it."""
     one, two = classes.A(1), classes.A(2)
     for obj in (one, two):
-        ghost.unload(obj, f"missing {obj.x}", lambda: None)
+        ghost.ghostify(obj, f"missing {obj.x}", lambda: None)
     assert type(one) is type(two)

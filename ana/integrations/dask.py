@@ -44,7 +44,7 @@ class AnaPlugin(WorkerPlugin):
 def dask_setup(server: Worker | Scheduler) -> None:
     """Open the layer that `ANA_PICKLE_DIR` names: what is wrong with it shows when the worker starts.
 
-    A scheduler unpickles the tasks that it is given: there, objects are left unloaded.
+    A scheduler unpickles the tasks that it is given: there, objects stay ghosts, without their state.
     """
     current.get_dl()
     if isinstance(server, Scheduler):

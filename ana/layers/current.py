@@ -157,7 +157,7 @@ def defer_loads(*, until_used: bool = True) -> None:
 
 
 def load_reference(cls: type, uuid: str, home: str | None) -> Any:
-    """Return the object that a reference stands for: alive, or loaded, or unloaded and raising when it is used.
+    """Return the object that a reference stands for: alive, or loaded, or a ghost, which raises when it is used.
 
     Looked up in the layer whose state is being loaded, the current one, that of `ANA_PICKLE_DIR`, and
     the reference's home. Raises only where the current layer says `errors="raise"`.
@@ -228,7 +228,7 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
     """Load the states of objects that are not loaded yet, many at a time, so that using them costs nothing later.
 
     `refs`: Refs and other Storables, loaded or not, and UUIDs of states in the current layer, which its `keep_bytes`
-    keep alive. What cannot be had stays unloaded, and raises when it is used. Safe between threads; its
+    keep alive. What cannot be had stays a ghost, and raises when it is used. Safe between threads; its
     own threads, on network filesystems only, are gone when it returns. Raises TypeError and ValueError for what
     is neither an object nor a UUID, before anything is loaded.
     """
@@ -273,9 +273,9 @@ class _Search:
         if _deferring or getattr(cls, "_ana_lazy", False):
             return self._make_waiting(cls)
         if loading.too_deep():
-            shell = self._make_waiting(cls)
-            loading.put_off(shell)
-            return shell
+            obj = self._make_waiting(cls)
+            loading.put_off(obj)
+            return obj
         try:
             return self.load(cls, None)
         except ANAError as error:
@@ -292,12 +292,12 @@ class _Search:
         table = live_by_home.get(home) if kinds.is_process_local(home) else None
         return table.find(self.uuid, cls) if table is not None else None
 
-    def load(self, cls: type, shell: Any) -> Any:
-        """Load the state, from the first place that has it (into `shell`, if given). Raises the gravest problem."""
+    def load(self, cls: type, obj: Any) -> Any:
+        """Load the state, from the first place that has it (into `obj`, if given). Raises the gravest problem."""
         for layer in self.layers:
             try:
                 # Only the last place is worth waiting for: a file may show up late on a network filesystem.
-                return loading.load(layer, cls, self.uuid, shell, wait=layer is self.layers[-1])
+                return loading.load(layer, cls, self.uuid, obj, wait=layer is self.layers[-1])
             except ANAError as error:
                 self._note(error)
         raise self.error or StateNotFoundError(self.uuid, ", ".join(self.places), _hint(self.home))
@@ -369,41 +369,41 @@ class _Search:
 
     def _make_waiting(self, cls: type) -> Any:
         """Make an object that loads its state when it is used."""
-        shell = ghost.make_shell(cls)
+        obj = ghost.make(cls)
         last = self.layers[-1] if self.layers else None
         # A bare reference is inside of a state: it means the store of that.
         inside = loading.loading_from() or last
         home = self.home or (inside.store.home if inside is not None else "")
-        claim = _Claim(shell, cls, self.uuid, home)
+        claim = _Claim(obj, cls, self.uuid, home)
         if getattr(cls, "_ana_lazy", False):
-            identity.mark(shell, self.uuid, given=True).claim = claim
+            identity.mark(obj, self.uuid, given=True).claim = claim
         else:
-            ghost.unload(shell, self.uuid, claim)
-        known = shell if last is None else last.live.add(self.uuid, shell, cls)
-        return known if isinstance(known, cls) else shell
+            ghost.ghostify(obj, self.uuid, claim)
+        known = obj if last is None else last.live.add(self.uuid, obj, cls)
+        return known if isinstance(known, cls) else obj
 
 
 class _Claim:
     """Loads the state of an object that waits for it; holds the object weakly, as its mark does."""
 
-    __slots__ = ("cls", "home", "shell", "uuid")
+    __slots__ = ("cls", "home", "obj", "uuid")
 
-    def __init__(self, shell: Any, cls: type, uuid: str, home: str) -> None:
-        self.shell: weakref.ref[Any] = weakref.ref(shell)
+    def __init__(self, obj: Any, cls: type, uuid: str, home: str) -> None:
+        self.obj: weakref.ref[Any] = weakref.ref(obj)
         self.cls = cls
         self.uuid = uuid
         self.home = home
 
     def __call__(self) -> None:
-        shell = self.shell()
-        if shell is None:
+        obj = self.obj()
+        if obj is None:
             return
-        found = _Search(self.uuid, self.home or None).load(self.cls, shell)
-        if found is not shell:
+        found = _Search(self.uuid, self.home or None).load(self.cls, obj)
+        if found is not obj:
             # Another object of the UUID became known meanwhile: this one becomes its equal.
-            ghost.reload(shell)
-            shell._ana_setstate(found._ana_getstate())
-            mark = identity.mark_of(shell)
+            ghost.restore_class(obj)
+            obj._ana_setstate(found._ana_getstate())
+            mark = identity.mark_of(obj)
             if mark is not None:
                 mark.claim = None
 

@@ -18,14 +18,14 @@ from typing import Any
 from ana.errors import ANAError
 from ana.objects import identity
 
-__all__ = ["is_unloaded", "loaded_class", "make_shell", "member", "reload", "unload"]
+__all__ = ["ghostify", "has_ghost_class", "is_ghost", "loaded_class", "make", "member", "restore_class"]
 
 _IMMUTABLE_TYPE = 1 << 8
 """Py_TPFLAGS_IMMUTABLETYPE: most classes made in C."""
 
 
 class _Poison:
-    """Fills an unloaded dict or list: C code that looks at its size must not take it for empty."""
+    """Fills a dict or list that is a ghost: C code that looks at its size must not take it for empty."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ _EMPTY: dict[type, Callable[[Any], object]] = {
 
 _builtin_bases: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _classes: "weakref.WeakKeyDictionary[type, weakref.ref[type]]" = weakref.WeakKeyDictionary()
-"""The unloaded class of each class, held by its objects alone: it holds the class that it derives from."""
+"""The ghost class of each class, held by its objects alone: it holds the class that it derives from."""
 
 
 def is_made_in_c(cls: type) -> bool:
@@ -64,30 +64,30 @@ def builtin_base(cls: type) -> type:
     return found
 
 
-def make_shell(cls: type) -> Any:
+def make(cls: type) -> Any:
     """Make an instance of `cls` without calling its `__new__` or `__init__`.
 
     Raises TypeError for a class whose built-in base cannot be made without arguments.
     """
-    make: Any = cls.__new__
-    if make is not object.__new__:
-        make = builtin_base(cls).__new__
-    return make(cls)
+    new: Any = cls.__new__
+    if new is not object.__new__:
+        new = builtin_base(cls).__new__
+    return new(cls)
 
 
-def unload(obj: Any, uuid: str, load: Callable[[], None]) -> None:
-    """Make every use of `obj` call `load` first, which fills it and calls `reload`, or raises."""
+def ghostify(obj: Any, uuid: str, load: Callable[[], None]) -> None:
+    """Make every use of `obj` call `load` first, which fills it and calls `restore_class`, or raises."""
     cls = loaded_class(obj)
     identity.mark(obj, uuid, given=True).claim = load
     fill = _FILL.get(builtin_base(cls))
-    if fill is not None and not is_unloaded(obj):
+    if fill is not None and not has_ghost_class(obj):
         fill(obj)
-    object.__setattr__(obj, "__class__", _unloaded_class(cls))
+    object.__setattr__(obj, "__class__", _ghost_class(cls))
 
 
-def reload(obj: Any) -> None:
-    """Make an unloaded object an ordinary one of its class again, empty, to be filled with its state."""
-    if not is_unloaded(obj):
+def restore_class(obj: Any) -> None:
+    """Make a ghost an ordinary object of its class again, empty, to be filled with its state."""
+    if not has_ghost_class(obj):
         return
     cls = loaded_class(obj)
     object.__setattr__(obj, "__class__", cls)
@@ -104,13 +104,13 @@ def member(obj: Any) -> Any:
     return type(obj)(obj.value) if found is None else found
 
 
-def is_unloaded(obj: object) -> bool:
+def has_ghost_class(obj: object) -> bool:
     """Say whether an object waits for its state."""
-    return _Unloaded in type(obj).__mro__
+    return _Ghost in type(obj).__mro__
 
 
-def is_waiting(obj: object) -> bool:
-    """Say whether an object's state is still to be loaded: as `is_unloaded`, or lazily by the object itself."""
+def is_ghost(obj: object) -> bool:
+    """Say whether an object's state is still to be loaded: as `has_ghost_class`, or lazily by the object itself."""
     found = identity.mark_of(obj)
     return found is not None and found.claim is not None
 
@@ -119,13 +119,13 @@ def loaded_class(obj: object) -> type:
     """Return an object's class as its users know it."""
     cls = type(obj)
     order = cls.__mro__
-    return order[2] if _Unloaded in order else cls
+    return order[2] if _Ghost in order else cls
 
 
-def _unloaded_class(cls: type) -> type:
+def _ghost_class(cls: type) -> type:
     """Return the subclass of `cls` whose every operation loads first; made once per class.
 
-    `_Unloaded` comes second in its MRO, by a metaclass's `mro`, while `cls` stays its only base: so the
+    `_Ghost` comes second in its MRO, by a metaclass's `mro`, while `cls` stays its only base: so the
     layout is that of `cls`, and neither `__init_subclass__` nor metaclass of `cls` hears of it.
     """
     known = _classes.get(cls)
@@ -134,7 +134,7 @@ def _unloaded_class(cls: type) -> type:
         meta = type(cls)
         # Without `set`: C code reads what it takes for a set past all methods. What it does not, it iterates.
         bases = [base for base in cls.__mro__ if base is not set]
-        order = {"mro": lambda new: [new, _Unloaded, *bases]}
+        order = {"mro": lambda new: [new, _Ghost, *bases]}
         quiet_meta: type = type.__new__(type(meta), meta.__name__, (meta,), order)
         namespace: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
         by_identity: object = object.__hash__
@@ -155,7 +155,7 @@ def not_loaded(obj: Any) -> str:
 
 
 def use(obj: Any) -> None:
-    """Load an unloaded object's state. Raises the error that stands in the way."""
+    """Load the state of a ghost. Raises the error that stands in the way."""
     found = identity.mark_of(obj)
     if found is not None and found.claim is not None:
         found.claim()
@@ -171,8 +171,8 @@ _LINKS = frozenset({"__cause__", "__context__", "__notes__", "__suppress_context
 """What tblib, which Dask installs, sets on each exception while it is unpickled; none of it is state."""
 
 
-class _Unloaded:
-    """Comes before an unloaded object's class: each operation loads, then does itself again."""
+class _Ghost:
+    """Comes before the class of a ghost: each operation loads, then does itself again."""
 
     __slots__ = ()
 
@@ -221,7 +221,7 @@ class _Unloaded:
         """Never raise: logs and tracebacks ask for it, where an error would hide the first one."""
         with suppress(Exception):
             use(self)
-        return not_loaded(self) if is_unloaded(self) else repr(self)
+        return not_loaded(self) if has_ghost_class(self) else repr(self)
 
 
 def _method(cls: type, name: str) -> Callable[..., Any] | None:
@@ -332,12 +332,12 @@ def _reflected(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 def _install() -> None:
     for name, operation in _OPERATIONS.items():
-        setattr(_Unloaded, name, _loading(operation))
+        setattr(_Ghost, name, _loading(operation))
     for name in _BINARY:
         operation = getattr(operator, _KEYWORDS.get(name, name))
-        setattr(_Unloaded, f"__{name}__", _loading(pow if name == "pow" else operation))
-        setattr(_Unloaded, f"__r{name}__", _loading(_reflected(operation)))
-        setattr(_Unloaded, f"__i{name}__", _loading(getattr(operator, f"i{name}")))
+        setattr(_Ghost, f"__{name}__", _loading(pow if name == "pow" else operation))
+        setattr(_Ghost, f"__r{name}__", _loading(_reflected(operation)))
+        setattr(_Ghost, f"__i{name}__", _loading(getattr(operator, f"i{name}")))
 
 
 _install()

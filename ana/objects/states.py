@@ -164,7 +164,7 @@ def _refusal(cls: type, *, own: bool) -> str:
 
 def _can_be_empty(cls: type) -> bool:
     try:
-        ghost.make_shell(cls)
+        ghost.make(cls)
     except Exception:  # noqa: BLE001 - whatever a type made in C says to no arguments
         return False
     return True
@@ -352,7 +352,7 @@ def copied(obj: Any, memo: dict[int, Any] | None) -> Any:
         rebuild: Any = copy
         # Private, but what copy itself does with a reduction, under this name from Python 2.3 to 3.15.
         return obj if isinstance(said, str) else rebuild._reconstruct(obj, memo, *said)  # noqa: SLF001 - no public way
-    made = ghost.make_shell(cls)
+    made = ghost.make(cls)
     state = obj._ana_getstate()
     if memo is not None:
         memo[id(obj)] = made

@@ -5,7 +5,7 @@ Engines put the repr of a task's arguments into their logs. The value's own repr
 
 from typing import Any
 
-from ana.objects.ghost import is_waiting, loaded_class
+from ana.objects.ghost import is_ghost, loaded_class
 
 __all__ = ["describe"]
 
@@ -14,7 +14,7 @@ _TEXT_CHARACTERS = 60
 
 def describe(value: Any) -> str:
     """Return a value's type and, where they are cheap, its shape and dtype, or its length, and its size in bytes."""
-    if is_waiting(value):
+    if is_ghost(value):
         return f"{loaded_class(value).__name__}, not loaded"
     parts = [_attempt(part, value) for part in (_type, _shape, _dtype, _size)]
     return ", ".join(filter(None, parts))

@@ -82,7 +82,7 @@ def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
 
 
 def prefetch(layers: Sequence[inflight.Source], wanted: Sequence[tuple[str, Any]]) -> None:
-    """Load unloaded objects, given with their keys; for None, the first layer's own. What cannot be had stays so."""
+    """Load ghosts, given with their keys; for None, the first layer's own. What cannot be had stays so."""
     for window in _windows(wanted):
         with loading.ahead() as ahead:
             missing = [key for key, _ in window]
@@ -106,7 +106,7 @@ def _use(layer: inflight.Source, key: str, obj: Any) -> None:
         else:
             ghost.use(obj)
     except ANAError:
-        # It stays unloaded, and says why when it is used.
+        # It stays a ghost, and says why when it is used.
         return
 
 

@@ -41,7 +41,7 @@ def inside(layer: inflight.Source, cls: type, key: str) -> type:
     if latest is cls:
         return cls
     claim = inflight.local.session.unpickling
-    parent = object if claim is None else ghost.loaded_class(claim.shell)
+    parent = object if claim is None else ghost.loaded_class(claim.obj)
     if parent.__module__ in MAIN:
         return latest if newest(parent) is parent else cls
     return cls if came_by_value(cls) and layer.live.find(key, latest) is None else latest

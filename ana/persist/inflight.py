@@ -65,18 +65,18 @@ class Claim:
         "key",
         "layer",
         "loads",
+        "obj",
         "over",
         "place",
         "session",
         "shared",
-        "shell",
     )
 
-    def __init__(self, layer: Source, cls: type, key: str, shell: Any, session: "Session") -> None:
+    def __init__(self, layer: Source, cls: type, key: str, obj: Any, session: "Session") -> None:
         self.layer = layer
         self.cls = cls
         self.key = key
-        self.shell = shell
+        self.obj = obj
         self.session = session
         self.found: base.StoredState | None = None
         self.children: Iterator[tuple[int, str]] = iter(())
@@ -127,7 +127,7 @@ def find(layer: Source, key: str, cls: type) -> tuple[tuple[object, ...], Claim 
     """Return where a claim on a state belongs that is to become an object of `cls`, and the one that is there."""
     claim = by_key.get((layer.uuid, key))
     aside = (layer.uuid, key, cls)
-    if aside in by_key or (claim is not None and claim.shell is not None and not isinstance(claim.shell, cls)):
+    if aside in by_key or (claim is not None and claim.obj is not None and not isinstance(claim.obj, cls)):
         return aside, by_key.get(aside)
     return (layer.uuid, key), claim
 
@@ -175,7 +175,7 @@ def borrow(claim: Claim, session: Session) -> Any:
     claim.session.entangled = session.entangled = True
     if claim.session is not session:
         session.borrowed.append(claim)
-    return claim.shell
+    return claim.obj
 
 
 def stands_still(claim: Claim) -> bool:

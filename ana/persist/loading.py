@@ -47,16 +47,16 @@ def loading_from() -> inflight.Source | None:
     return inflight.local.session.layer
 
 
-def load(layer: inflight.Source, cls: type, key: str, shell: Any = None, *, wait: bool = True) -> Any:
-    """Return the one object of `key` in `layer`, loading its state (into `shell`, if given) where need be.
+def load(layer: inflight.Source, cls: type, key: str, obj: Any = None, *, wait: bool = True) -> Any:
+    """Return the one object of `key` in `layer`, loading its state (into `obj`, if given) where need be.
 
     Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError ...; states that it refers to
-    and that are missing come as unloaded objects.
+    and that are missing come as ghosts.
     """
     session = inflight.local.session
     session.depth += 1
     try:
-        return _obtain(session, layer, cls, key, shell, wait=wait)
+        return _obtain(session, layer, cls, key, obj, wait=wait)
     finally:
         try:
             if session.depth == 1:
@@ -99,7 +99,7 @@ def too_deep() -> bool:
 
 
 def put_off(obj: Any) -> None:
-    """Have an unloaded object loaded when the outermost load of this thread is done."""
+    """Have a ghost loaded when the outermost load of this thread is done."""
     inflight.local.session.put_off.append(obj)
 
 
@@ -112,22 +112,22 @@ def reset_after_fork() -> None:
             _abandon(claim)
 
 
-def _obtain(session: inflight.Session, layer: inflight.Source, cls: type, key: str, shell: Any, *, wait: bool) -> Any:
+def _obtain(session: inflight.Session, layer: inflight.Source, cls: type, key: str, obj: Any, *, wait: bool) -> Any:
     """Return the live object, or claim the state and build it, or wait for whoever does."""
     cls = class_lookup.to_find(layer, cls, key)
     with inflight.lock:
         while True:
             live = layer.live.find(key, cls)
-            if live is not None and not ghost.is_waiting(live):
+            if live is not None and not ghost.is_ghost(live):
                 layer.store.counters.note_live(identity.mark_of(live))
                 return live
             place, claim = inflight.find(layer, key, cls)
             if claim is None:
-                if shell is not None and not ghost.is_waiting(shell):
-                    return shell
+                if obj is not None and not ghost.is_ghost(obj):
+                    return obj
                 # Counted first: a signal handler may raise in between.
                 session.claims += 1
-                claim = inflight.Claim(layer, cls, key, shell if live is None else live, session)
+                claim = inflight.Claim(layer, cls, key, obj if live is None else live, session)
                 inflight.enter(claim, place)
                 break
             if claim.session is session or inflight.would_close_a_ring(claim, session):
@@ -204,22 +204,22 @@ def _publish(session: inflight.Session) -> None:
         session.published = len(session.filled)
         for claim in ready:
             first = claim.layer.live.find(claim.key, claim.cls) if claim.contested else None
-            if first is None or ghost.is_waiting(first):
-                claim.layer.live.put(claim.key, claim.shell)
+            if first is None or ghost.is_ghost(first):
+                claim.layer.live.put(claim.key, claim.obj)
             else:
                 # Another thread's load of the same state was faster.
-                claim.shell = first
+                claim.obj = first
             inflight.release(claim)
         inflight.changed.notify_all()
     for claim in ready:
-        claim.layer.live.keep(claim.key, claim.shell, _state_of(claim).header.raw_bytes)
+        claim.layer.live.keep(claim.key, claim.obj, _state_of(claim).header.raw_bytes)
 
 
 def _use_if_possible(obj: Any) -> None:
     try:
         ghost.use(obj)
     except ANAError:
-        # It stays unloaded, and says why when it is used.
+        # It stays a ghost, and says why when it is used.
         return
 
 
@@ -247,7 +247,7 @@ def _build(session: inflight.Session, top: inflight.Claim, *, wait: bool) -> Any
     finally:
         for claim in stack:
             _abandon(claim)
-    return top.shell
+    return top.obj
 
 
 def _look_ahead(session: inflight.Session, claim: inflight.Claim, parent: inflight.Claim) -> None:
@@ -268,10 +268,10 @@ def _open(session: inflight.Session, claim: inflight.Claim, *, wait: bool) -> No
     finally:
         session.reading = False
     claim.children = enumerate(claim.found.header.children)
-    if claim.shell is None:
+    if claim.obj is None:
         cls = class_lookup.to_make(claim.cls, claim.found.header.class_name, claim)
         try:
-            claim.shell = ghost.make_shell(cls)
+            claim.obj = ghost.make(cls)
         except TypeError as error:
             raise class_lookup.load_error(claim, f"no instance of {class_name(cls)} can be made: {error}") from error
 
@@ -310,7 +310,7 @@ def _claim_child(session: inflight.Session, parent: inflight.Claim, key: str) ->
     if cls is not None and not getattr(cls, "_ana_lazy", True):
         with suppress(TypeError), inflight.lock:
             if (parent.layer.uuid, key) not in inflight.by_key and parent.layer.live.get(key) is None:
-                claim = inflight.Claim(parent.layer, cls, key, ghost.make_shell(cls), session)
+                claim = inflight.Claim(parent.layer, cls, key, ghost.make(cls), session)
                 claim.found = found
                 claim.children = enumerate(found.header.children)
                 session.claims += 1
@@ -324,13 +324,13 @@ def _fill(session: inflight.Session, claim: inflight.Claim, *, optional: bool) -
     """Unpickle a state into its object, and make that known. False where it is optional and cannot be done."""
     try:
         state = _unpickle(session, claim)
-        if not (claim.contested and _is_loaded(claim.shell)):
+        if not (claim.contested and _is_loaded(claim.obj)):
             _set_state(claim, state)
     except ANAError:
         if not optional:
             raise
         return False
-    mark = identity.mark(claim.shell, claim.key, given=True)
+    mark = identity.mark(claim.obj, claim.key, given=True)
     # Also of an object that was marked before its state was there.
     mark.given = not address.is_content_uuid(claim.key)
     found = _state_of(claim)
@@ -343,9 +343,9 @@ def _fill(session: inflight.Session, claim: inflight.Claim, *, optional: bool) -
     return True
 
 
-def _is_loaded(shell: Any) -> bool:
+def _is_loaded(obj: Any) -> bool:
     """Say whether another thread, which loaded the same state, has given it to this very object meanwhile."""
-    mark = identity.mark_of(shell)
+    mark = identity.mark_of(obj)
     return mark is not None and mark.claim is None
 
 
@@ -375,44 +375,44 @@ def _unpickle(session: inflight.Session, claim: inflight.Claim) -> Any:
 
 
 def _set_state(claim: inflight.Claim, state: Any) -> None:
-    shell = claim.shell
-    was_unloaded = ghost.is_unloaded(shell)
-    if was_unloaded:
-        ghost.reload(shell)
+    obj = claim.obj
+    was_ghost = ghost.has_ghost_class(obj)
+    if was_ghost:
+        ghost.restore_class(obj)
     try:
-        shell._ana_setstate(state)
-        claim.shell = ghost.member(shell)
+        obj._ana_setstate(state)
+        claim.obj = ghost.member(obj)
     except Exception as error:
-        if was_unloaded:
-            _unload(claim)
+        if was_ghost:
+            _ghostify(claim)
         if isinstance(error, ANAError):
             raise
-        reason = f"{class_name(type(shell))}._ana_setstate raised {type(error).__name__}: {error}"
+        reason = f"{class_name(type(obj))}._ana_setstate raised {type(error).__name__}: {error}"
         raise class_lookup.load_error(claim, reason) from error
 
 
 def _abandon(claim: inflight.Claim) -> None:
-    """Give a claim up: who waits tries for themselves, and who borrowed the object will find it unloaded."""
+    """Give a claim up: who waits tries for themselves, and who borrowed the object will find a ghost."""
     if claim.found is not None:
         claim.found.release()
-    # A destructor is not called on an object that has nothing to be undone: that of an unloaded one does nothing.
-    has_destructor = hasattr(type(claim.shell), "__del__") and not ghost.is_waiting(claim.shell)
-    if (claim.shared or has_destructor) and not ghost.is_unloaded(claim.shell):
-        _unload(claim)
+    # A destructor is not called on an object that has nothing to be undone: that of a ghost does nothing.
+    has_destructor = hasattr(type(claim.obj), "__del__") and not ghost.is_ghost(claim.obj)
+    if (claim.shared or has_destructor) and not ghost.has_ghost_class(claim.obj):
+        _ghostify(claim)
     with inflight.lock:
         inflight.release(claim)
         inflight.changed.notify_all()
 
 
-def _unload(claim: inflight.Claim) -> None:
+def _ghostify(claim: inflight.Claim) -> None:
     """Have an object that was shared before it was complete load its state when it is used."""
     layer, cls, key = claim.layer, claim.cls, claim.key
-    shell = weakref.ref(claim.shell)
-    ghost.unload(claim.shell, key, lambda: _load_into(layer, cls, key, shell()))
+    obj = weakref.ref(claim.obj)
+    ghost.ghostify(claim.obj, key, lambda: _load_into(layer, cls, key, obj()))
 
 
-def _load_into(layer: inflight.Source, cls: type, key: str, shell: Any) -> None:
-    load(layer, cls, key, shell)
+def _load_into(layer: inflight.Source, cls: type, key: str, obj: Any) -> None:
+    load(layer, cls, key, obj)
 
 
 def _state_of(claim: inflight.Claim) -> base.StoredState:

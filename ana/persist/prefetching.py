@@ -181,7 +181,7 @@ def _is_worth_reading(header: record.Header) -> bool:
 
 def _is_missing(live: identity.LiveObjects, key: str) -> bool:
     obj = live.get(key)
-    return obj is None or ghost.is_waiting(obj)
+    return obj is None or ghost.is_ghost(obj)
 
 
 def _unless_lazy(layer: Source, cls: type) -> Callable[[record.Header], bool]:

@@ -138,7 +138,7 @@ def test_a_class_of_another_name_is_an_error(layer, cell):
         module.Mapping.ana_load(alive.uuid)
 
 
-def test_unloaded_objects_of_the_old_class(tmp_path, cell):
+def test_ghosts_of_the_old_class(tmp_path, cell):
     """They load into what they are; the new class has an object of its own."""
     module, run = cell
     layer = ana.set_dl(tmp_path / "s", durable=False)

@@ -308,7 +308,7 @@ DICT_USES = {
 @pytest.mark.parametrize("make", [classes.DictFirst, classes.DictLast, classes.OrderedFirst, classes.OrderedLast])
 @pytest.mark.parametrize("use", DICT_USES)
 def test_a_dict_without_its_state_is_not_empty(folder, make, use):
-    """C code that knows dicts by heart does not take the empty shell for an empty dict, and heals it."""
+    """C code that knows dicts by heart does not take the ghost for an empty dict, and heals it."""
     missing = Missing(folder, make(a=1))
     with pytest.raises(ana.StateNotFoundError):
         DICT_USES[use](missing.obj)
@@ -341,7 +341,7 @@ LIST_USES = {
 @pytest.mark.parametrize("make", [classes.ListFirst, classes.ListLast])
 @pytest.mark.parametrize("use", LIST_USES)
 def test_a_list_without_its_state_is_not_empty(folder, make, use):
-    """C code that knows lists by heart does not take the shell for a list of something else."""
+    """C code that knows lists by heart does not take the ghost for a list of something else."""
     missing = Missing(folder, make(["a", "b"]))
     with pytest.raises(ana.StateNotFoundError):
         LIST_USES[use](missing.obj)
@@ -380,7 +380,7 @@ SET_USES = {
 @pytest.mark.parametrize("make", [classes.SetFirst, classes.SetLast])
 @pytest.mark.parametrize("use", SET_USES)
 def test_a_set_without_its_state_is_not_empty(folder, make, use):
-    """C code that knows sets by heart does not take the shell for a set of something else."""
+    """C code that knows sets by heart does not take the ghost for a set of something else."""
     missing = Missing(folder, make([1, 2]))
     with pytest.raises(ana.StateNotFoundError):
         SET_USES[use](missing.obj)

@@ -300,7 +300,7 @@ def test_many_children_are_loaded_as_one_by_one(late):
         _ = found[500].x
 
 
-def test_refs_inside_stay_unloaded(late):
+def test_refs_inside_stay_ghosts(late):
     """Many Refs in a state are found ahead, but their content waits until it is asked for."""
     uuids = late.store_many([A([ana.Ref(Counted(number)) for number in range(50)])])
     Counted.loads = 0
@@ -311,7 +311,7 @@ def test_refs_inside_stay_unloaded(late):
 
 @pytest.mark.parametrize("size", [100, 300_000])
 def test_prefetch_loads_refs_and_uuids(layer, size, monkeypatch):
-    """References, unloaded objects and UUIDs are there afterwards; what is missing raises when it is used."""
+    """References, ghosts and UUIDs are there afterwards; what is missing raises when it is used."""
     with ana.using_dl(layer):
         refs = [ana.Ref(os.urandom(size)) for _ in range(20)]
         references = pickle.dumps(refs)
