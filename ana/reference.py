@@ -41,14 +41,14 @@ def new(cls: type, uuid: str | None = None) -> Any:
     layer = current.get_dl()
     found = layer.live.find(uuid, cls)
     mark = identity.mark_of(found)
-    if mark is not None and mark.claim is None:
+    if mark is not None and mark.loader is None:
         # Not one that another thread is about to fill, or whose own state is elsewhere.
         return found
     obj = ghost.make(cls)
     if address.is_content_uuid(uuid) and not layer.store.process_local:
         # What goes into a shared store gets an address there: classes may go into it by value.
         return obj
-    identity.mark(obj, uuid, given=True).claim = _empty
+    identity.mark(obj, uuid, given=True).defer(_empty)
     layer.live.add(uuid, obj, cls)
     return obj
 
@@ -56,12 +56,11 @@ def new(cls: type, uuid: str | None = None) -> Any:
 def fill(obj: Any, state: tuple[Any]) -> None:
     """Give an object that `new` made its state; one that is alive already keeps its own."""
     mark = identity.mark_of(obj)
-    if mark is not None and mark.claim is not _empty:
+    if mark is not None and mark.loader is not _empty:
         return
     obj._ana_setstate(state[0])
     if mark is not None:
-        # Now other threads may have it.
-        mark.claim = None
+        mark.note_state_set()
 
 
 def hashed(uuid: str, generation: int = 0) -> Any:  # noqa: ARG001 - a part of the hash

@@ -199,7 +199,7 @@ class Storable:
         if uuid is not None:
             reference.met[uuid] = self
             return reference.hashed, _hash_arguments(self, uuid)
-        cls = type(self) if mark is None or mark.claim is None else ghost.loaded_class(self)
+        cls = type(self) if mark is None or mark.loader is None else ghost.loaded_class(self)
         plan = states.plan_of(cls)
         if mark is None and plan.plain:
             return _plain(self, cls)
@@ -322,9 +322,9 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if collector is not None:
         return reference.load, (cls, mark.uuid)
     target = current.get_dl()
-    if target.store.process_local and mark.claim is None and target.sends_by_value(mark):
+    if target.store.process_local and mark.loader is None and target.sends_by_value(mark):
         return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
-    if mark.claim is not None:
+    if mark.loader is not None:
         return reference.load, (cls, mark.uuid, current.home_of(mark, target))
     if not saving.is_known(target, mark):
         if class_names.known_as(cls) is not cls:
@@ -349,7 +349,7 @@ def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: A
     if plan.is_enum:
         # A member is found by its name or value, and is the member then.
         return states.theirs(obj, protocol)[0]
-    if mark is not None and mark.claim is not None:
+    if mark is not None and mark.loader is not None:
         return _reduced(obj, mark, ghost.loaded_class(obj))
     collector = pickling.collector()
     is_part = collector is not None and not collector.meet(obj)

@@ -239,9 +239,9 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
             wanted.append((address.check_key(ref), None))
             continue
         mark = identity.mark_of(ref)
-        if mark is not None and mark.claim is not None:
+        if mark is not None and mark.loader is not None:
             wanted.append((mark.uuid, ref))
-            homes[getattr(mark.claim, "home", None)] = None
+            homes[getattr(mark.loader, "home", None)] = None
     layers = {layer.home: layer for home in homes for layer in _Search("", home).layers} if wanted else {}
     if layers:
         bulk.prefetch(list(layers.values()), wanted)
@@ -249,7 +249,7 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
 
 def home_of(mark: identity.Mark, target: DataLayer) -> str:
     """Return the home that the reference of an object without its state carries: where it was said to be."""
-    home = getattr(mark.claim, "home", None)
+    home = getattr(mark.loader, "home", None)
     return target.home if home is None else str(home)
 
 
@@ -376,7 +376,7 @@ class _Search:
         home = self.home or (inside.store.home if inside is not None else "")
         claim = _Claim(obj, cls, self.uuid, home)
         if getattr(cls, "_ana_lazy", False):
-            identity.mark(obj, self.uuid, given=True).claim = claim
+            identity.mark(obj, self.uuid, given=True).defer(claim)
         else:
             ghost.ghostify(obj, self.uuid, claim)
         known = obj if last is None else last.live.add(self.uuid, obj, cls)
@@ -405,7 +405,7 @@ class _Claim:
             obj._ana_setstate(found._ana_getstate())
             mark = identity.mark_of(obj)
             if mark is not None:
-                mark.claim = None
+                mark.note_state_set()
 
 
 def _adopt(layer: DataLayer) -> None:

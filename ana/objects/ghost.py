@@ -78,7 +78,7 @@ def make(cls: type) -> Any:
 def ghostify(obj: Any, uuid: str, load: Callable[[], None]) -> None:
     """Make every use of `obj` call `load` first, which fills it and calls `restore_class`, or raises."""
     cls = loaded_class(obj)
-    identity.mark(obj, uuid, given=True).claim = load
+    identity.mark(obj, uuid, given=True).defer(load)
     fill = _FILL.get(builtin_base(cls))
     if fill is not None and not has_ghost_class(obj):
         fill(obj)
@@ -112,7 +112,7 @@ def has_ghost_class(obj: object) -> bool:
 def is_ghost(obj: object) -> bool:
     """Say whether an object's state is still to be loaded: as `has_ghost_class`, or lazily by the object itself."""
     found = identity.mark_of(obj)
-    return found is not None and found.claim is not None
+    return found is not None and found.loader is not None
 
 
 def loaded_class(obj: object) -> type:
@@ -157,8 +157,8 @@ def not_loaded(obj: Any) -> str:
 def use(obj: Any) -> None:
     """Load the state of a ghost. Raises the error that stands in the way."""
     found = identity.mark_of(obj)
-    if found is not None and found.claim is not None:
-        found.claim()
+    if found is not None and found.loader is not None:
+        found.loader()
 
 
 _FREE = frozenset(

@@ -17,9 +17,12 @@ __all__ = ["LiveObjects", "Mark", "address_of", "mark", "mark_of", "note_address
 
 
 class Mark(weakref.ref[Any]):
-    """What is known of one object that has a UUID; it goes with the object."""
+    """What is known about one object that has a UUID. It dies with the object.
 
-    __slots__ = ("children", "claim", "given", "home", "layer", "looked", "number", "raw_bytes", "uuid")
+    Any module may read the fields. Only the methods change them.
+    """
+
+    __slots__ = ("children", "given", "layer", "live_objects", "loader", "looked", "number", "raw_bytes", "uuid")
 
     uuid: str
     number: int
@@ -29,10 +32,10 @@ class Mark(weakref.ref[Any]):
     """The id of the layer that is known to have the state, or ""."""
     looked: float
     """When that was last seen to be true (time.monotonic, s)."""
-    claim: Callable[[], None] | None
-    """Loads the state into the object, where it is not loaded yet."""
-    home: "LiveObjects | None"
-    """Keeps the table that the object was last put into, also when its layer is no longer in use."""
+    loader: Callable[[], None] | None
+    """Loads the state of a ghost into the object. None if the object has its state."""
+    live_objects: "LiveObjects | None"
+    """The table that the object was last put into. Kept alive here even if its layer is no longer in use."""
     children: tuple[str, ...]
     """What the stored state is known to refer to."""
     raw_bytes: int
@@ -42,6 +45,37 @@ class Mark(weakref.ref[Any]):
     def short_uuid(self) -> str:
         """The UUID's first eight characters, escaped where a log could not print them."""
         return repr(self.uuid[:8])[1:-1]
+
+    def defer(self, loader: Callable[[], None]) -> None:
+        """Note that the object has no state yet, and what loads it."""
+        self.loader = loader
+
+    def note_state_set(self) -> None:
+        """Note that the object has its state. From now on other threads may use it."""
+        self.loader = None
+
+    def note_loaded(self, layer: str, children: tuple[str, ...], raw_bytes: int, looked: float) -> None:
+        """Note that the object has its state, and from which layer."""
+        # Even if the object was marked before its state was there.
+        self.given = not address.is_content_uuid(self.uuid)
+        self.note_content(children, raw_bytes)
+        self.note_stored(layer, looked)
+        # Last: other threads take the object for complete from here on.
+        self.loader = None
+
+    def note_content(self, children: tuple[str, ...], raw_bytes: int) -> None:
+        """Note what the stored state refers to, and its size."""
+        self.children = children
+        self.raw_bytes = raw_bytes
+
+    def note_stored(self, layer: str, looked: float) -> None:
+        """Note that a layer has the state, and when that was seen."""
+        self.layer = layer
+        self.looked = looked
+
+    def forget_stored(self) -> None:
+        """Note that no layer is known to have the state any more."""
+        self.layer = ""
 
 
 _marks: dict[int, Mark] = {}
@@ -70,9 +104,9 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.given = given
     made.layer = ""
     made.looked = 0.0
-    made.claim = None
+    made.loader = None
     made.children = ()
-    made.home = None
+    made.live_objects = None
     made.raw_bytes = 0
     # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
     return _marks.setdefault(made.number, made)
@@ -223,7 +257,7 @@ class LiveObjects:
                 self.table[uuid] = holder = obj
         found = mark_of(holder)
         if found is not None:
-            found.home = self
+            found.live_objects = self
         return holder
 
     def put(self, uuid: str, obj: object) -> None:
@@ -235,7 +269,7 @@ class LiveObjects:
                 self.table[uuid] = obj
         found = mark_of(obj)
         if found is not None:
-            found.home = self
+            found.live_objects = self
 
     def _displace(self, uuid: str, holder: object) -> None:
         if self.displaced is None:

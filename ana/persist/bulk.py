@@ -122,7 +122,7 @@ def _store_one(target: saving.Target, obj: Any) -> str:
         mark = identity.mark_of(obj)
         if mark is None or not mark.given:
             return uuid
-    if mark.claim is not None and not target.store.has(mark.uuid):
+    if mark.loader is not None and not target.store.has(mark.uuid):
         ghost.use(obj)
     saving.store_in_batch(target, obj)
     return mark.uuid
@@ -153,7 +153,7 @@ class _Batch:
         keys = [
             mark.uuid
             for mark in marks
-            if not mark.given and mark.claim is None and not saving.is_known(self.target, mark)
+            if not mark.given and mark.loader is None and not saving.is_known(self.target, mark)
         ]
 
         def look(key: str) -> None:

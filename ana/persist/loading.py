@@ -14,7 +14,6 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ana.errors import ANAError, StateLoadError
-from ana.format import address
 from ana.objects import ghost, identity, pickling, restricted
 from ana.objects.class_names import class_name, find_class
 from ana.persist import class_lookup, inflight, prefetching
@@ -330,15 +329,10 @@ def _fill(session: inflight.Session, claim: inflight.Claim, *, optional: bool) -
         if not optional:
             raise
         return False
-    mark = identity.mark(claim.obj, claim.key, given=True)
-    # Also of an object that was marked before its state was there.
-    mark.given = not address.is_content_uuid(claim.key)
     found = _state_of(claim)
-    mark.children = found.header.children
-    mark.raw_bytes = found.header.raw_bytes
-    mark.layer = claim.layer.uuid
-    mark.looked = -math.inf if found.may_be_lost else time.monotonic()
-    mark.claim = None
+    looked = -math.inf if found.may_be_lost else time.monotonic()
+    mark = identity.mark(claim.obj, claim.key, given=True)
+    mark.note_loaded(claim.layer.uuid, found.header.children, found.header.raw_bytes, looked)
     session.filled.append(claim)
     return True
 
@@ -346,7 +340,7 @@ def _fill(session: inflight.Session, claim: inflight.Claim, *, optional: bool) -
 def _is_loaded(obj: Any) -> bool:
     """Say whether another thread, which loaded the same state, has given it to this very object meanwhile."""
     mark = identity.mark_of(obj)
-    return mark is not None and mark.claim is None
+    return mark is not None and mark.loader is None
 
 
 def _unpickle(session: inflight.Session, claim: inflight.Claim) -> Any:

@@ -245,7 +245,7 @@ def store(target: Target, obj: Any, *, repair: bool = False) -> None:
     store raises; the object is not taken for stored then.
     """
     mark = identity.mark_of(obj)
-    if mark is not None and mark.claim is None:
+    if mark is not None and mark.loader is None:
         # Who asks for this one relies on it at once.
         with batching(None):
             try:
@@ -318,7 +318,7 @@ class _Look:
         One look-up may show that; none is needed where it was seen there lately, unless `wary`.
         """
         mark = identity.mark_of(obj)
-        if mark is None or mark.claim is not None or self._is_pending(obj, mark) or id(obj) in _local.storing:
+        if mark is None or mark.loader is not None or self._is_pending(obj, mark) or id(obj) in _local.storing:
             return True
         if not self.wary and is_known(self.target, mark):
             return True
@@ -326,7 +326,7 @@ class _Look:
             # Another content may be stored under a UUID that was given: that shows only when both are compared.
             return False
         # Not to be believed any more, whatever goes wrong from here on.
-        mark.layer = ""
+        mark.forget_stored()
         if whole and not self.target.store.is_whole(mark.uuid):
             return False
         began = time.perf_counter()

@@ -98,8 +98,7 @@ class Write:
     def note(self) -> identity.Mark:
         """Take the object for stored."""
         mark = identity.mark(self.obj, self.key, given=self.given)
-        mark.children = self.children
-        mark.raw_bytes = self.content.raw_bytes
+        mark.note_content(self.children, self.content.raw_bytes)
         note_stored(self.target, self.obj, mark)
         return mark
 
@@ -125,8 +124,7 @@ def note_stored(target: Target, obj: Any, mark: identity.Mark) -> None:
     holder = target.live.add(mark.uuid, obj, type(obj))
     if holder is not obj and _holds_another_class(holder, obj):
         target.live.put(mark.uuid, obj)
-    mark.layer = target.uuid
-    mark.looked = time.monotonic()
+    mark.note_stored(target.uuid, time.monotonic())
 
 
 def _holds_another_class(holder: Any, ref: Any) -> bool:
