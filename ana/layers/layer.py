@@ -13,7 +13,7 @@ from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address
 from ana.layers import inheritance, kinds, opening, stats_file
 from ana.objects import identity, pickling
-from ana.objects.restricted import Fence
+from ana.objects.restricted import AllowedGlobals
 from ana.persist import bulk, loading, saving, writing
 from ana.stores.base import ReplacedError, Store
 from ana.stores.memory import SCHEME, MemoryStore
@@ -72,7 +72,7 @@ class DataLayer:
         """
         said = settings.checked({"pickle_dir": pickle_dir, **options})
         stats_file.begin()
-        self.fence = None if said.allowed is None else Fence(said.allowed)
+        self.allowed_globals = None if said.allowed is None else AllowedGlobals(said.allowed)
         self.max_state_bytes = said.max_state_bytes
         self.level = said.level
         self.uuid = os.urandom(16).hex()
@@ -225,7 +225,7 @@ class DataLayer:
         """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
         found = self.store.get(address.check_key(uuid))
         loading.check_size(self, found)
-        return pickling.load(found.segments(), self.fence)
+        return pickling.load(found.segments(), self.allowed_globals)
 
 
 class DirDataLayer(DataLayer):

@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from ana.objects.out_of_band import PROTOCOL, Pickled, write
-from ana.objects.restricted import PATHS_OF_3_13, Fence, known_as
+from ana.objects.restricted import PATHS_OF_3_13, AllowedGlobals, known_as
 
 __all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_value"]
 
@@ -108,10 +108,10 @@ def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
-def load(segments: Sequence[bytes | memoryview], allowed: Fence | None = None) -> Any:
+def load(segments: Sequence[bytes | memoryview], allowed: AllowedGlobals | None = None) -> Any:
     """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says.
 
-    Raises what unpickling raises, and `fence.Refused` where it names what is not allowed.
+    Raises what unpickling raises, and `restricted.ForbiddenGlobalError` where it names what is not allowed.
     """
     stream = segments[0]
     buffers = _alone(segments[1:]) if len(segments) > 1 else None

@@ -1,4 +1,4 @@
-"""A second fence around unpickling: which globals a state may name. Not a sandbox; see SECURITY.md.
+"""Restricts the globals that a state may name when it is unpickled. Not a sandbox; see SECURITY.md.
 
 What is allowed may be called, with any arguments: a package that has a function which runs code is a hole.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-__all__ = ["PATHS_OF_3_13", "Fence", "Refused", "allows", "known_as"]
+__all__ = ["PATHS_OF_3_13", "AllowedGlobals", "ForbiddenGlobalError", "allows", "known_as"]
 
 _ALWAYS = {
     "ana.reference": {"load", "new", "fill", "Reduced", "storage"},
@@ -39,23 +39,23 @@ def known_as(module: str) -> str:
     return "pathlib" if module == PATHS_OF_3_13 else module
 
 
-class Refused(pickle.UnpicklingError):
+class ForbiddenGlobalError(pickle.UnpicklingError):
     """A pickle names what is not allowed."""
 
 
-class Fence:
+class AllowedGlobals:
     """The modules, with all below them, whose globals a state may name. Immutable; safe between threads."""
 
     def __init__(self, modules: Iterable[str]) -> None:
         self.modules = tuple(modules)
         self._below = tuple(f"{name}." for name in self.modules)
-        fence = self
+        allowed = self
 
         class Unpickler(pickle.Unpickler):
             def find_class(self, module: str, name: str) -> Any:
-                if not fence.allows(module, name):
+                if not allowed.allows(module, name):
                     return _refuse(module, name)
-                return fence.checked(known_as(module), name, super().find_class)
+                return allowed.checked(known_as(module), name, super().find_class)
 
         self._unpickler = Unpickler
 
@@ -64,7 +64,7 @@ class Fence:
         return self._allows_module(module) or name in _ALWAYS.get(module, ())
 
     def load(self, stream: bytes | memoryview, buffers: Iterable[bytes | memoryview] | None = None) -> Any:
-        """Unpickle a state from its stream and its buffers. Raises Refused, and what unpickling raises."""
+        """Unpickle a state from its stream and its buffers. Raises ForbiddenGlobalError, and what unpickling raises."""
         return self._unpickler(io.BytesIO(stream), buffers=buffers).load()
 
     def checked(self, module: str, name: str, find: Any) -> Any:
@@ -87,11 +87,11 @@ class Fence:
         return module in self.modules or module.startswith(self._below)
 
 
-def allows(fence: Fence | None) -> Callable[[str, str], bool] | None:
+def allows(allowed: AllowedGlobals | None) -> Callable[[str, str], bool] | None:
     """Return the question that `naming.find_class` asks."""
-    return None if fence is None else fence.allows
+    return None if allowed is None else allowed.allows
 
 
 def _refuse(module: str, name: str) -> Any:
     msg = f"it names {module}.{name}, which allowed= does not include: add {module.partition('.')[0]!r} if you trust it"
-    raise Refused(msg)
+    raise ForbiddenGlobalError(msg)

@@ -75,8 +75,8 @@ def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
     """Return the objects of the keys, in order: as `loading.load`, with the reading done ahead."""
     found = []
     for window in _windows(keys):
-        with loading.ahead() as ahead:
-            ahead.fetch(layer, window, cls)
+        with loading.prefetcher() as prefetcher:
+            prefetcher.fetch(layer, window, cls)
             found += [loading.load(layer, cls, key) for key in window]
     return found
 
@@ -84,12 +84,12 @@ def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
 def prefetch(layers: Sequence[inflight.Source], wanted: Sequence[tuple[str, Any]]) -> None:
     """Load ghosts, given with their keys; for None, the first layer's own. What cannot be had stays so."""
     for window in _windows(wanted):
-        with loading.ahead() as ahead:
+        with loading.prefetcher() as prefetcher:
             missing = [key for key, _ in window]
             for layer in layers:
-                ahead.fetch(layer, missing, object)
+                prefetcher.fetch(layer, missing, object)
                 # Only what one place has not is looked for in the next.
-                missing = [key for key in missing if not ahead.has(layer, key)]
+                missing = [key for key in missing if not prefetcher.has(layer, key)]
             for key, obj in window:
                 _use(layers[0], key, obj)
 

@@ -53,7 +53,7 @@ def to_make(cls: type, stored: str, claim: inflight.Claim) -> type:
         raise load_error(claim, f"it is a bare state, not an object: get_dl().load_state({claim.key!r}) gives it")
     if stored in ("", class_name(cls)):
         return cls
-    found = find_class(stored, cls, restricted.allows(claim.layer.fence))
+    found = find_class(stored, cls, restricted.allows(claim.layer.allowed_globals))
     if found is not None and issubclass(found, cls):
         return found
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:

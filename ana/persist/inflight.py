@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ana.objects import identity
-from ana.objects.restricted import Fence
+from ana.objects.restricted import AllowedGlobals
 from ana.persist import prefetching
 from ana.runtime import thread_progress
 from ana.stores import base
@@ -49,7 +49,7 @@ class Source(Protocol):
     uuid: str
     live: identity.LiveObjects
     store: base.Store
-    fence: Fence | None
+    allowed_globals: AllowedGlobals | None
     max_state_bytes: int | None
 
 
@@ -57,7 +57,6 @@ class Claim:
     """One state that one thread is loading, until its whole session is over."""
 
     __slots__ = (
-        "ahead_to",
         "children",
         "cls",
         "contested",
@@ -68,6 +67,7 @@ class Claim:
         "obj",
         "over",
         "place",
+        "prefetched_to",
         "session",
         "shared",
     )
@@ -80,7 +80,7 @@ class Claim:
         self.session = session
         self.found: base.StoredState | None = None
         self.children: Iterator[tuple[int, str]] = iter(())
-        self.ahead_to = 0
+        self.prefetched_to = 0
         self.shared = False
         self.over = False
         self.loads = 1
@@ -106,8 +106,8 @@ class Session:
         self.reading = False
         self.published = 0
         self.thread = thread_progress.Thread()
-        self.ahead = prefetching.Ahead()
-        self.ahead_held = 0
+        self.prefetcher = prefetching.Prefetcher()
+        self.prefetcher_users = 0
 
 
 class _Local(threading.local):

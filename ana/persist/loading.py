@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["ahead", "check_size", "load", "loading_from", "reset_after_fork"]
+__all__ = ["check_size", "load", "loading_from", "prefetcher", "reset_after_fork"]
 
 MAX_NESTED = 20
 """So deep may loads nest in one another (each needs about ten Python frames); deeper ones are put off."""
@@ -65,16 +65,16 @@ def load(layer: inflight.Source, cls: type, key: str, obj: Any = None, *, wait: 
 
 
 @contextmanager
-def ahead() -> "Iterator[prefetching.Ahead]":
+def prefetcher() -> "Iterator[prefetching.Prefetcher]":
     """Give what this thread's loads look into before they ask the store; what is left in it goes at the end."""
     session = inflight.local.session
-    session.ahead_held += 1
+    session.prefetcher_users += 1
     try:
-        yield session.ahead
+        yield session.prefetcher
     finally:
-        session.ahead_held -= 1
-        if not session.ahead_held:
-            session.ahead.clear()
+        session.prefetcher_users -= 1
+        if not session.prefetcher_users:
+            session.prefetcher.clear()
 
 
 def check_size(layer: inflight.Source, found: base.StoredState) -> None:
@@ -178,8 +178,8 @@ def _end(session: inflight.Session) -> None:
         session.published = 0
         session.held.clear()
         session.put_off.clear()
-        if not session.ahead_held:
-            session.ahead.clear()
+        if not session.prefetcher_users:
+            session.prefetcher.clear()
 
 
 def _disentangle(session: inflight.Session) -> None:
@@ -228,7 +228,7 @@ def _build(session: inflight.Session, top: inflight.Claim, *, wait: bool) -> Any
     is_deep = session.depth > WALKED_FROM
     try:
         if session.unpickling is not None:
-            _look_ahead(session, top, session.unpickling)
+            _prefetch_siblings(session, top, session.unpickling)
         _open(session, top, wait=wait)
         while stack:
             claim = stack[-1]
@@ -249,21 +249,21 @@ def _build(session: inflight.Session, top: inflight.Claim, *, wait: bool) -> Any
     return top.obj
 
 
-def _look_ahead(session: inflight.Session, claim: inflight.Claim, parent: inflight.Claim) -> None:
+def _prefetch_siblings(session: inflight.Session, claim: inflight.Claim, parent: inflight.Claim) -> None:
     """Find what the state that is being unpickled refers to next: `claim` shows that not all of that is lazy."""
     if parent.layer is not claim.layer:
         return
     children = _state_of(parent).header.children
     with suppress(ValueError):
-        at = children.index(claim.key, parent.ahead_to)
-        parent.ahead_to = session.ahead.fetch_children(claim.layer, children, at, parent.cls)
+        at = children.index(claim.key, parent.prefetched_to)
+        parent.prefetched_to = session.prefetcher.fetch_children(claim.layer, children, at, parent.cls)
 
 
 def _open(session: inflight.Session, claim: inflight.Claim, *, wait: bool) -> None:
     """Find a claim's state, and make the object that it will fill."""
     session.reading = True
     try:
-        claim.found = session.ahead.take(claim.layer, claim.key, wait=wait)
+        claim.found = session.prefetcher.take(claim.layer, claim.key, wait=wait)
     finally:
         session.reading = False
     claim.children = enumerate(claim.found.header.children)
@@ -282,14 +282,14 @@ def _next_child(session: inflight.Session, claim: inflight.Claim) -> inflight.Cl
     is met when the state is unpickled.
     """
     for number, key in claim.children:
-        if number >= claim.ahead_to:
+        if number >= claim.prefetched_to:
             children = _state_of(claim).header.children
-            claim.ahead_to = session.ahead.fetch_children(claim.layer, children, number, claim.cls)
+            claim.prefetched_to = session.prefetcher.fetch_children(claim.layer, children, number, claim.cls)
         live = claim.layer.live.get(key)
         if live is not None:
             # Alive until the state that refers to it has been unpickled.
             session.held.append(live)
-            session.ahead.drop(claim.layer, key)
+            session.prefetcher.drop(claim.layer, key)
             continue
         child = _claim_child(session, claim, key)
         if child is not None:
@@ -300,12 +300,12 @@ def _next_child(session: inflight.Session, claim: inflight.Claim) -> inflight.Cl
 def _claim_child(session: inflight.Session, parent: inflight.Claim, key: str) -> inflight.Claim | None:
     session.reading = True
     try:
-        found = session.ahead.take(parent.layer, key, wait=False)
+        found = session.prefetcher.take(parent.layer, key, wait=False)
     except ANAError:
         return None
     finally:
         session.reading = False
-    cls = find_class(found.header.class_name, parent.cls, restricted.allows(parent.layer.fence))
+    cls = find_class(found.header.class_name, parent.cls, restricted.allows(parent.layer.allowed_globals))
     if cls is not None and not getattr(cls, "_ana_lazy", True):
         with suppress(TypeError), inflight.lock:
             if (parent.layer.uuid, key) not in inflight.by_key and parent.layer.live.get(key) is None:
@@ -357,10 +357,10 @@ def _unpickle(session: inflight.Session, claim: inflight.Claim) -> Any:
     outer = session.layer, session.unpickling
     session.layer, session.unpickling = claim.layer, claim
     try:
-        return pickling.load(segments, claim.layer.fence)
+        return pickling.load(segments, claim.layer.allowed_globals)
     except ANAError:
         raise
-    except restricted.Refused as error:
+    except restricted.ForbiddenGlobalError as error:
         raise class_lookup.load_error(claim, str(error)) from error
     except Exception as error:
         raise class_lookup.load_error(claim, f"{type(error).__name__}: {error}") from error

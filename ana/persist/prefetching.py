@@ -10,11 +10,11 @@ from ana.errors import ANAError, StateNotFoundError
 from ana.format import record
 from ana.objects import ghost, identity
 from ana.objects.class_names import find_class
-from ana.objects.restricted import Fence, allows
+from ana.objects.restricted import AllowedGlobals, allows
 from ana.runtime import threads
 from ana.stores import base
 
-__all__ = ["Ahead", "Source"]
+__all__ = ["Prefetcher", "Source"]
 
 THREADS = 16
 """They wait, for a server or a disk, and compute little: their number has nothing to do with that of CPUs.
@@ -43,10 +43,10 @@ class Source(Protocol):
     uuid: str
     live: identity.LiveObjects
     store: base.Store
-    fence: Fence | None
+    allowed_globals: AllowedGlobals | None
 
 
-class Ahead:
+class Prefetcher:
     """What one thread has found before it was asked for: states, and that there are none."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ def _unless_lazy(layer: Source, cls: type) -> Callable[[record.Header], bool]:
     """Return what says of a state that an object of `cls` refers to whether it is loaded with that."""
 
     def wants(header: record.Header) -> bool:
-        found: Any = find_class(header.class_name, cls, allows(layer.fence))
+        found: Any = find_class(header.class_name, cls, allows(layer.allowed_globals))
         return found is not None and not getattr(found, "_ana_lazy", True)
 
     return wants

@@ -27,9 +27,9 @@ def test_a_path_has_the_same_address_in_every_version_of_python():
     assert ana.Ref.ana_load(PATHS_UUID).value == PATHS
 
 
-@pytest.mark.parametrize("allowed", [None, restricted.Fence(["classes"])])
+@pytest.mark.parametrize("allowed", [None, restricted.AllowedGlobals(["classes"])])
 def test_a_path_that_python_3_13_wrote_loads_in_every_version(allowed):
-    """Its module's name is not known to 3.11 and 3.12; behind a fence, too."""
+    """Its module's name is not known to 3.11 and 3.12; with restricted globals, too."""
     assert pickling.load([WRITTEN_BY_3_13], allowed) == pathlib.PosixPath("/a/b")
 
 

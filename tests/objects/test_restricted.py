@@ -73,7 +73,7 @@ def test_a_planted_call_is_refused_and_not_made(folder, sentinel):
     with pytest.raises(ana.StateLoadError, match=r"pathlib(\._local)?\.Path\.touch"):
         A.ana_load("another")
     assert not sentinel.exists()
-    # And without the fence it is made: the trap is a real one.
+    # And without the restriction it is made: the trap is a real one.
     ana.set_dl(ana.DirDataLayer(folder, durable=False))
     with pytest.raises(ana.StateLoadError):
         A.ana_load("planted")
@@ -111,11 +111,11 @@ def test_what_is_refused(module, name, tmp_path, monkeypatch):
         stream = (
             b"\x80\x05" + b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name)) + b"\x93."
         )
-        with pytest.raises(restricted.Refused, match=module.partition(".")[0]):
-            restricted.Fence(["fenced_package", "numpy"]).load(stream)
+        with pytest.raises(restricted.ForbiddenGlobalError, match=module.partition(".")[0]):
+            restricted.AllowedGlobals(["fenced_package", "numpy"]).load(stream)
         good = stream.replace(b"\x8c" + bytes([len(name)]) + name.encode(), b"\x8c\x05Thing")
         if module == "fenced_package.helpers":
-            assert restricted.Fence(["fenced_package"]).load(good).__name__ == "Thing"
+            assert restricted.AllowedGlobals(["fenced_package"]).load(good).__name__ == "Thing"
     finally:
         for loaded in [loaded for loaded in sys.modules if loaded.startswith("fenced_package")]:
             del sys.modules[loaded]

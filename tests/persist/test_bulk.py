@@ -396,7 +396,7 @@ def test_memory_is_bounded(late, monkeypatch):
     monkeypatch.setattr(prefetching, "MOST_BYTES", 1 << 20)
     monkeypatch.setattr(prefetching, "SMALL_BYTES", 0)
     waiting, ahead = [], []
-    flush, read = bulk._Batch.flush, prefetching.Ahead._read
+    flush, read = bulk._Batch.flush, prefetching.Prefetcher._read
 
     def watched_flush(batch):
         waiting.append(batch._waiting_bytes)
@@ -408,7 +408,7 @@ def test_memory_is_bounded(late, monkeypatch):
         return result
 
     monkeypatch.setattr(bulk._Batch, "flush", watched_flush)
-    monkeypatch.setattr(prefetching.Ahead, "_read", watched_read)
+    monkeypatch.setattr(prefetching.Prefetcher, "_read", watched_read)
     contents = [os.urandom(100_000) for _ in range(60)] + [os.urandom(3 << 20), b"last"]
     uuids = late.store_many(A(content) for content in contents)
     assert 6 <= len(waiting) <= 10
