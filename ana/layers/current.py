@@ -27,7 +27,7 @@ from ana.layers.layer import (
     parents_layer,
 )
 from ana.objects import class_names, ghost, identity
-from ana.persist import bulk, class_lookup, loading
+from ana.persist import bulk, class_lookup, inflight, loading
 
 if TYPE_CHECKING:
     from ana.storable import Storable
@@ -162,7 +162,7 @@ def load_reference(cls: type, uuid: str, home: str | None) -> Any:
     Looked up in the layer whose state is being loaded, the current one, that of `ANA_PICKLE_DIR`, and
     the reference's home. Raises only where the current layer says `errors="raise"`.
     """
-    layer = loading.loading_from()
+    layer = inflight.loading_from()
     if layer is None:
         layer = _current
     elif cls.__module__ in class_names.MAIN:
@@ -188,7 +188,7 @@ def load_now(cls: type, uuid: object) -> Any:
     """
     key = address.check_key(uuid)
     layer = _current or get_dl()
-    if loading.loading_from() is None and not settings.PICKLE_DIR.value():
+    if inflight.loading_from() is None and not settings.PICKLE_DIR.value():
         # One place to look in: what it says is the answer.
         return loading.load(layer, cls, key)
     return _Search(key, None).load(cls, None)
@@ -314,7 +314,7 @@ class _Search:
         """Yield the layers to look in, each once, opening them as they are needed."""
         seen = set()
         said = settings.PICKLE_DIR.value()
-        for where in (loading.loading_from(), _current or self._first(), said, self._home_here()):
+        for where in (inflight.loading_from(), _current or self._first(), said, self._home_here()):
             layer = where if where is None or isinstance(where, DataLayer) else self._layer_at(str(where))
             if layer is not None and layer.home not in seen:
                 seen.add(layer.home)
@@ -372,7 +372,7 @@ class _Search:
         obj = ghost.make(cls)
         last = self.layers[-1] if self.layers else None
         # A bare reference is inside of a state: it means the store of that.
-        inside = loading.loading_from() or last
+        inside = inflight.loading_from() or last
         home = self.home or (inside.store.home if inside is not None else "")
         claim = _Claim(obj, cls, self.uuid, home)
         if getattr(cls, "_ana_lazy", False):

@@ -75,7 +75,7 @@ def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
     """Return the objects of the keys, in order: as `loading.load`, with the reading done ahead."""
     found = []
     for window in _windows(keys):
-        with loading.prefetcher() as prefetcher:
+        with inflight.session().prefetcher as prefetcher:
             prefetcher.fetch(layer, window, cls)
             found += [loading.load(layer, cls, key) for key in window]
     return found
@@ -84,7 +84,7 @@ def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
 def prefetch(layers: Sequence[inflight.Source], wanted: Sequence[tuple[str, Any]]) -> None:
     """Load ghosts, given with their keys; for None, the first layer's own. What cannot be had stays so."""
     for window in _windows(wanted):
-        with loading.prefetcher() as prefetcher:
+        with inflight.session().prefetcher as prefetcher:
             missing = [key for key, _ in window]
             for layer in layers:
                 prefetcher.fetch(layer, missing, object)

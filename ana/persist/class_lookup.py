@@ -5,7 +5,7 @@ from ana.objects import ghost, restricted
 from ana.objects.class_names import MAIN, came_by_value, class_name, find_class, newest
 from ana.persist import inflight
 
-__all__ = ["inside", "load_error", "to_find", "to_make"]
+__all__ = ["inside", "to_find", "to_make"]
 
 
 def to_find(layer: inflight.Source, cls: type, key: str) -> type:
@@ -40,27 +40,29 @@ def inside(layer: inflight.Source, cls: type, key: str) -> type:
     latest = newest(cls)
     if latest is cls:
         return cls
-    claim = inflight.local.session.unpickling
-    parent = object if claim is None else ghost.loaded_class(claim.obj)
+    load = inflight.session().unpickling
+    parent = object if load is None else ghost.loaded_class(load.obj)
     if parent.__module__ in MAIN:
         return latest if newest(parent) is parent else cls
     return cls if came_by_value(cls) and layer.live.find(key, latest) is None else latest
 
 
-def to_make(cls: type, stored: str, claim: inflight.Claim) -> type:
+def to_make(cls: type, stored: str, load: inflight.Load) -> type:
     """Return the class to make: `cls`, or the subclass of it that the header names. Raises StateLoadError."""
     if stored == "" and not hasattr(cls, "_ana_setstate"):
-        raise load_error(claim, f"it is a bare state, not an object: get_dl().load_state({claim.key!r}) gives it")
+        msg = f"it is a bare state, not an object: get_dl().load_state({load.key!r}) gives it"
+        raise load.error(msg)
     if stored in ("", class_name(cls)):
         return cls
-    found = find_class(stored, cls, restricted.allows(claim.layer.allowed_globals))
+    found = find_class(stored, cls, restricted.allows(load.layer.allowed_globals))
     if found is not None and issubclass(found, cls):
         return found
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:
         # The class has moved to another module since.
         return cls
     reason = "it is" if found is not None else "its class is not to be found here, and is"
-    raise load_error(claim, f"{reason} no {class_name(cls)}: {_right_call(stored, claim.key)}")
+    msg = f"{reason} no {class_name(cls)}: {_right_call(stored, load.key)}"
+    raise load.error(msg)
 
 
 def _right_call(stored: str, key: str) -> str:
@@ -69,11 +71,3 @@ def _right_call(stored: str, key: str) -> str:
     if module == "__main__":
         return f"where the script defines {name}, call {name}.ana_load({key!r})"
     return f"call ana.load({key!r}), or {module}.{name}.ana_load({key!r})"
-
-
-def load_error(claim: inflight.Claim, reason: str) -> StateLoadError:
-    """Return the error that says why a state cannot be loaded."""
-    found = claim.found
-    name = found.header.class_name if found is not None else class_name(claim.cls)
-    where = found.where if found is not None else claim.layer.store.home
-    return StateLoadError(claim.key, name, where, reason)

@@ -1,75 +1,59 @@
-"""Who is loading which state: claims, the sessions of threads, and what they lend each other.
+"""The loads that are in flight: which thread loads which state, who waits for whom, and who borrows what.
 
-Waiting for a claim may close a ring. One of claims alone (two threads load a cycle from opposite ends) is found out
-before. One that goes through the code of users (a lock, the import of a module, a pool that `_ana_setstate` waits for)
-shows in that a thread does not get on: then the state is loaded once more, by who waits for it.
+The state machine of a load: `begin` enters it, the thread fills the object, and the thread's session publishes it, or
+`fail` gives it up. Nothing outside this module changes the table, a `Load` or a `Session`.
+
+Waiting for another thread's load may deadlock. A ring of loads alone (two threads load a cycle from opposite ends) is
+detected before waiting. A ring through the code of users (a lock, an import, a pool that `_ana_setstate` waits for)
+shows only as a thread that makes no progress. The waiting thread then loads the state a second time.
 """
 
+import logging
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
-from ana.objects import identity
-from ana.objects.restricted import AllowedGlobals
-from ana.persist import prefetching
+from ana.errors import StateLoadError
+from ana.objects import ghost, identity, pickling
+from ana.objects.class_names import class_name
+from ana.persist import deadlock, prefetching
 from ana.runtime import thread_progress
 from ana.stores import base
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = [
-    "Claim",
-    "Session",
-    "Source",
-    "borrow",
-    "contest",
-    "enter",
-    "find",
-    "local",
-    "release",
-    "stands_still",
-    "wait",
-    "wait_for_borrowed",
-    "would_close_a_ring",
-]
+__all__ = ["Load", "Session", "Source", "begin", "begin_child", "fail", "loading_from", "renew_after_fork", "session"]
 
 PATIENCE_SECONDS = 1.0
-"""So long may a thread that runs the code of users, while it loads, use no processor time; twice that where another
-load of the state stands still already, and so on."""
+"""How long a thread that runs the code of users while it loads may use no processor time before the state is loaded
+again. Doubled for each load of the state that stands still already."""
 POLL_SECONDS = 0.1
 MOST_LOADS = 4
-"""So many threads load a state at once, at the most."""
+"""How many threads may load one state at once."""
 LAST_PATIENCE_SECONDS = 60.0
-"""So long may the last of them stand still."""
+"""How long the last of them may stand still."""
+
+_log = logging.getLogger("ana.loading")
 
 
-class Source(Protocol):
+class Source(prefetching.Source, Protocol):
     """What a load needs of a layer."""
 
-    uuid: str
-    live: identity.LiveObjects
-    store: base.Store
-    allowed_globals: AllowedGlobals | None
     max_state_bytes: int | None
 
 
-class Claim:
-    """One state that one thread is loading, until its whole session is over."""
+Place = tuple[object, ...]
+Result = TypeVar("Result")
+Reload = Callable[[Source, type, str, Any], None]
+"""Loads the state of a layer, class and key into an object."""
+
+
+class Load:
+    """One thread's load of one state, from `begin` until its session publishes it or `fail` gives it up."""
 
     __slots__ = (
-        "children",
-        "cls",
-        "contested",
-        "found",
-        "key",
-        "layer",
-        "loads",
-        "obj",
-        "over",
-        "place",
-        "prefetched_to",
-        "session",
-        "shared",
+        *("children", "cls", "contested", "key", "layer", "loads", "obj", "opened", "over"),
+        *("place", "prefetched_to", "session", "shared"),
     )
 
     def __init__(self, layer: Source, cls: type, key: str, obj: Any, session: "Session") -> None:
@@ -78,36 +62,199 @@ class Claim:
         self.key = key
         self.obj = obj
         self.session = session
-        self.found: base.StoredState | None = None
+        self.opened: base.StoredState | None = None
         self.children: Iterator[tuple[int, str]] = iter(())
         self.prefetched_to = 0
         self.shared = False
+        """Another load holds the object, which may be incomplete."""
         self.over = False
         self.loads = 1
+        """Which load of this state it is, counted from 1."""
         self.contested = False
-        self.place: tuple[object, ...] = ()
+        """More than one thread loads this state."""
+        self.place: Place = ()
+
+    @property
+    def stored(self) -> base.StoredState:
+        """The state, whose header has been read."""
+        assert self.opened is not None  # noqa: S101 - for the type checker: `open` comes first
+        return self.opened
+
+    def open(self, stored: base.StoredState) -> None:
+        """Take the state that was found in the store."""
+        self.opened = stored
+        self.children = enumerate(stored.header.children)
+
+    def set_object(self, obj: Any) -> None:
+        """Set the object that the state goes into."""
+        self.obj = obj
+
+    def remaining_children(self) -> Iterator[str]:
+        """Yield the UUIDs of the children that were not yielded yet, prefetching on the way."""
+        for number, key in self.children:
+            if number >= self.prefetched_to:
+                self.prefetch(number)
+            yield key
+
+    def prefetch(self, at: int) -> None:
+        """Prefetch the state's children from number `at` on."""
+        children = self.stored.header.children
+        self.prefetched_to = self.session.prefetcher.fetch_children(self.layer, children, at, self.cls)
+
+    def make_ghost(self, reload: Reload) -> None:
+        """Make the object a ghost: others hold it, and its state did not come."""
+        layer, cls, key = self.layer, self.cls, self.key
+        obj = weakref.ref(self.obj)
+        ghost.ghostify(self.obj, key, lambda: reload(layer, cls, key, obj()))
+
+    def error(self, reason: str) -> StateLoadError:
+        """Return the error that says why the state cannot be loaded."""
+        opened = self.opened
+        name = opened.header.class_name if opened is not None else class_name(self.cls)
+        where = opened.where if opened is not None else self.layer.store.home
+        return StateLoadError(self.key, name, where, reason)
 
 
 class Session:
-    """One thread's loads that are under way, nested in one another. Their objects become known together."""
+    """One thread's nested loads. Their objects become known to other threads together."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.layer: Source | None = None
-        self.unpickling: Claim | None = None
+        """The layer whose state is being unpickled."""
+        self.unpickling: Load | None = None
+        self.entangled = False
+        """An incomplete object was borrowed from this session, or by it."""
+        self.prefetcher = prefetching.Prefetcher()
         self.held: list[Any] = []
         self.put_off: list[Any] = []
-        self.filled: list[Claim] = []
-        self.borrowed: list[Claim] = []
-        self.awaits: Claim | None = None
-        self.claims = 0
-        self.ended = False
-        self.entangled = False
-        self.reading = False
+        self.filled: list[Load] = []
         self.published = 0
+        """How many of `filled` are known to other threads."""
+        self.borrowed: list[Load] = []
+        self.awaits: Load | None = None
+        self.open_loads = 0
+        self.ended = False
+        self.reading = False
         self.thread = thread_progress.Thread()
-        self.prefetcher = prefetching.Prefetcher()
-        self.prefetcher_users = 0
+
+    def run(self, load: Callable[[], Any], end: Callable[["Session"], None]) -> Any:
+        """Call `load`, one level deeper; after the outermost level, call `end`."""
+        # Plain statements, not calls: a signal handler could raise on the way into one.
+        self.depth += 1
+        try:
+            return load()
+        finally:
+            try:
+                if self.depth == 1:
+                    end(self)
+            finally:
+                self.depth -= 1
+
+    def read(self, function: Callable[[], Result]) -> Result:
+        """Call a function that reads from the store. Meanwhile the thread does not count as standing still."""
+        self.reading = True
+        try:
+            return function()
+        finally:
+            self.reading = False
+
+    def unpickle(self, load: Load, segments: Sequence[bytes | memoryview]) -> Any:
+        """Unpickle a state. References in it are looked up in its layer first. Raises what unpickling raises."""
+        outer = self.layer, self.unpickling
+        self.layer, self.unpickling = load.layer, load
+        try:
+            return pickling.load(segments, load.layer.allowed_globals)
+        finally:
+            self.layer, self.unpickling = outer
+
+    def prefetch_siblings(self, load: Load) -> None:
+        """Prefetch what follows `load` in the state that is being unpickled: `load` shows that not all is lazy."""
+        parent = self.unpickling
+        if parent is not None and parent.layer is load.layer:
+            with suppress(ValueError):
+                parent.prefetch(parent.stored.header.children.index(load.key, parent.prefetched_to))
+
+    def hold(self, obj: Any) -> None:
+        """Keep an object alive until the session ends."""
+        self.held.append(obj)
+
+    def defer(self, obj: Any) -> None:
+        """Have a ghost loaded at the end of the outermost load."""
+        self.put_off.append(obj)
+
+    def next_deferred(self) -> Any:
+        """Return a ghost that was deferred, once; None if none is left."""
+        return self.put_off.pop() if self.put_off else None
+
+    def note_filled(self, load: Load) -> None:
+        """Note that an object has its state. `publish` makes it known."""
+        self.filled.append(load)
+
+    def publish(self) -> None:
+        """Make known to other threads what was filled. The objects stay alive until the session ends."""
+        ready = self.filled[self.published :]
+        if not ready:
+            return
+        with _lock:
+            self.published = len(self.filled)
+            for load in ready:
+                first = load.layer.live.find(load.key, load.cls) if load.contested else None
+                if first is None or ghost.is_ghost(first):
+                    load.layer.live.put(load.key, load.obj)
+                else:
+                    # Another thread's load of the same state was faster.
+                    load.obj = first
+                _release(load)
+            _changed.notify_all()
+        for load in ready:
+            load.layer.live.keep(load.key, load.obj, load.stored.header.raw_bytes)
+
+    def unpublished(self) -> list[Load]:
+        """Return the loads that were filled and are not known to other threads."""
+        return self.filled[self.published :]
+
+    def wait_for_borrowed(self) -> Load | None:
+        """Wait until every borrowed object is complete; other sessions may wait for this one's in the same way.
+
+        Return a load that is not expected to complete: its thread waits for something else, and not for this thread.
+        """
+        if not self.borrowed and not any(load.shared for load in self.filled):
+            return None
+        with _lock:
+            self.ended = True
+            _changed.notify_all()
+            while others := [other for other in deadlock.reachable(self) if not other.ended]:
+                still = [other for other in others if deadlock.stands_still(other, PATIENCE_SECONDS)]
+                if any(thread_progress.is_waiting_for_me(other.thread.number) for other in still):
+                    return None
+                if still:
+                    return next(load for load in self.borrowed if not load.over)
+                _changed.wait(POLL_SECONDS)
+        return None
+
+    def unfinished(self) -> list[Load]:
+        """Return the loads that nobody has finished: a signal handler raised before anybody could."""
+        if not self.open_loads:
+            return []
+        with _lock:
+            return [load for load in _by_key.values() if load.session is self]
+
+    def reset(self) -> None:
+        """End the session: nothing of it is in flight any more."""
+        if self.open_loads or self.entangled:
+            with _lock:
+                self.open_loads = 0
+                self.ended = self.entangled = False
+                self.borrowed.clear()
+                _changed.notify_all()
+        if self.thread.asked:
+            self.thread.forget()
+        self.filled.clear()
+        self.published = 0
+        self.held.clear()
+        self.put_off.clear()
+        self.prefetcher.clear_unless_in_use()
 
 
 class _Local(threading.local):
@@ -116,132 +263,139 @@ class _Local(threading.local):
 
 
 # Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
-lock = threading.RLock()
-changed = threading.Condition(lock)
-by_key: dict[tuple[object, ...], Claim] = {}
-"""By layer and UUID; and by class, where another one of the same name is being loaded at that time."""
-local = _Local()
+_lock = threading.RLock()
+_changed = threading.Condition(_lock)
+_by_key: dict[Place, Load] = {}
+"""By layer and UUID; also by class, if another class of the same name is being loaded at that time."""
+_local = _Local()
 
 
-def find(layer: Source, key: str, cls: type) -> tuple[tuple[object, ...], Claim | None]:
-    """Return where a claim on a state belongs that is to become an object of `cls`, and the one that is there."""
-    claim = by_key.get((layer.uuid, key))
-    aside = (layer.uuid, key, cls)
-    if aside in by_key or (claim is not None and claim.obj is not None and not isinstance(claim.obj, cls)):
-        return aside, by_key.get(aside)
-    return (layer.uuid, key), claim
+def session() -> Session:
+    """Return this thread's session."""
+    return _local.session
 
 
-def enter(claim: Claim, place: tuple[object, ...]) -> None:
-    """Make a claim known to other threads, under the lock."""
-    claim.place = place
-    by_key[place] = claim
+def loading_from() -> Source | None:
+    """Return the layer whose state this thread is unpickling, if any. References in it are looked up there first."""
+    return _local.session.layer
 
 
-def would_close_a_ring(claim: Claim, session: Session) -> bool:
-    """Say whether whoever loads `claim` waits, perhaps through others, for this very session."""
-    seen: list[Session] = []
-    todo = [claim.session]
-    while todo:
-        owner = todo.pop()
-        if owner is session:
-            return True
-        if owner in seen:
-            continue
-        seen.append(owner)
-        if owner.awaits is not None:
-            todo.append(owner.awaits.session)
-        elif owner.ended:
-            todo += _reachable(owner)
-    return False
+def begin(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> tuple[Any, Load | None]:
+    """Return the object of a key, if this thread has nothing to load for it; else None and the load that has begun.
 
-
-def _reachable(session: Session) -> list[Session]:
-    """Return the other sessions whose unfinished objects are among this one's, directly or through others."""
-    found: list[Session] = []
-    todo = [session]
-    while todo:
-        for claim in todo.pop().borrowed:
-            other = claim.session
-            if not claim.over and other is not session and other not in found:
-                found.append(other)
-                todo.append(other)
-    return found
-
-
-def borrow(claim: Claim, session: Session) -> Any:
-    """Take an object before it is complete: a state refers to itself, perhaps across threads."""
-    claim.shared = True
-    claim.session.entangled = session.entangled = True
-    if claim.session is not session:
-        session.borrowed.append(claim)
-    return claim.obj
-
-
-def stands_still(claim: Claim) -> bool:
-    """Say whether whoever loads `claim` runs the code of users, and that waits for something, and has for long."""
-    last = claim.loads >= MOST_LOADS
-    return _stands_still(claim.session, LAST_PATIENCE_SECONDS if last else PATIENCE_SECONDS * 2 ** (claim.loads - 1))
-
-
-def _stands_still(session: Session, seconds: float) -> bool:
-    if session.reading or session.awaits is not None or session.ended:
-        session.thread.forget()
-        return False
-    return session.thread.idle_seconds() >= seconds
-
-
-def contest(claim: Claim, cls: type, session: Session) -> Claim | None:
-    """Return another claim on the same state, for an object of its own; None where there are enough of them."""
-    if claim.loads >= MOST_LOADS:
-        return None
-    made = Claim(claim.layer, cls, claim.key, None, session)
-    made.loads = claim.loads + 1
-    claim.contested = made.contested = True
-    return made
-
-
-def wait(claim: Claim, session: Session) -> None:
-    """Wait, under the lock, until something has changed; not for ever."""
-    session.awaits = claim
-    try:
-        changed.wait(POLL_SECONDS)
-    finally:
-        session.awaits = None
-
-
-def wait_for_borrowed(session: Session) -> Claim | None:
-    """Wait until all that a session has borrowed is complete, where others may wait for its own in the same way.
-
-    Return what is not going to be, as far as one can see: its loader waits, and not for this thread's sake.
+    Waits for another thread's load of the state. Raises StateLoadError if too many of those stand still.
     """
-    if not session.borrowed and not any(claim.shared for claim in session.filled):
-        return None
-    with lock:
-        session.ended = True
-        changed.notify_all()
-        while others := [other for other in _reachable(session) if not other.ended]:
-            still = [other for other in others if _stands_still(other, PATIENCE_SECONDS)]
-            if any(thread_progress.is_waiting_for_me(other.thread.number) for other in still):
-                return None
-            if still:
-                return next(claim for claim in session.borrowed if not claim.over)
-            changed.wait(POLL_SECONDS)
+    with _lock:
+        while True:
+            live = layer.live.find(key, cls)
+            if live is not None and not ghost.is_ghost(live):
+                layer.store.counters.note_live(identity.mark_of(live))
+                return live, None
+            place, load = _find(layer, key, cls)
+            if load is None:
+                if obj is not None and not ghost.is_ghost(obj):
+                    return obj, None
+                return None, _enter(Load(layer, cls, key, obj if live is None else live, mine), place)
+            if load.session is mine or deadlock.would_close_a_ring(load, mine):
+                return _borrow(load, mine), None
+            if deadlock.stands_still(load.session, _patience_seconds(load.loads)):
+                if thread_progress.is_waiting_for_me(load.session.thread.number):
+                    return _borrow(load, mine), None
+                return None, _contest(load, cls, mine, place)
+            _wait(load, mine)
+
+
+def begin_child(parent: Load, cls: type, key: str, stored: base.StoredState) -> Load | None:
+    """Begin to load a state that `parent` refers to; None if it is alive, in flight, or no object can be made."""
+    place = (parent.layer.uuid, key)
+    with suppress(TypeError), _lock:
+        if place not in _by_key and parent.layer.live.get(key) is None:
+            load = Load(parent.layer, cls, key, ghost.make(cls), parent.session)
+            load.open(stored)
+            return _enter(load, place)
     return None
 
 
-def release(claim: Claim) -> None:
-    """End a claim, under the lock: whoever wants the state may claim it again."""
-    if claim.over:
+def fail(load: Load, reload: Reload) -> None:
+    """Give a load up. Threads that wait for it try for themselves; threads that borrowed its object find a ghost."""
+    if load.opened is not None:
+        load.opened.release()
+    # An object without its state has nothing to undo, so its destructor must not run. That of a ghost does nothing.
+    has_destructor = hasattr(type(load.obj), "__del__") and not ghost.is_ghost(load.obj)
+    with _lock:
+        # Under the lock: between the look and the release another thread could borrow the object.
+        if (load.shared or has_destructor) and not ghost.has_ghost_class(load.obj):
+            load.make_ghost(reload)
+        _release(load)
+        _changed.notify_all()
+
+
+def renew_after_fork() -> list[Load]:
+    """In a forked child: renew the lock, and return the loads of threads that exist only in the parent."""
+    global _lock, _changed  # noqa: PLW0603 - one per process, replaced after fork
+    # Another thread of the parent may have held it.
+    _lock = threading.RLock()
+    _changed = threading.Condition(_lock)
+    return [load for load in _by_key.values() if load.session is not _local.session]
+
+
+def _find(layer: Source, key: str, cls: type) -> tuple[Place, Load | None]:
+    """Return the place in the table for a load of `cls`, and the load that is there."""
+    load = _by_key.get((layer.uuid, key))
+    aside = (layer.uuid, key, cls)
+    if aside in _by_key or (load is not None and load.obj is not None and not isinstance(load.obj, cls)):
+        return aside, _by_key.get(aside)
+    return (layer.uuid, key), load
+
+
+def _enter(load: Load, place: Place) -> Load:
+    """Make a load known to other threads, under the lock."""
+    # Counted first: a signal handler may raise in between.
+    load.session.open_loads += 1
+    load.place = place
+    _by_key[place] = load
+    return load
+
+
+def _release(load: Load) -> None:
+    """Take a load out of the table, under the lock: another thread may load the state again."""
+    if load.over:
         return
-    claim.over = True
-    claim.session.claims -= 1
-    if by_key.get(claim.place) is claim:
-        del by_key[claim.place]
+    load.over = True
+    load.session.open_loads -= 1
+    if _by_key.get(load.place) is load:
+        del _by_key[load.place]
 
 
-def renew_lock() -> None:
-    """Replace the lock, in a forked child: another thread of the parent may have held it."""
-    global lock, changed  # noqa: PLW0603 - one per process, replaced after fork
-    lock = threading.RLock()
-    changed = threading.Condition(lock)
+def _borrow(load: Load, mine: Session) -> Any:
+    """Take an object before it is complete: a state refers to itself, perhaps across threads."""
+    load.shared = True
+    load.session.entangled = mine.entangled = True
+    if load.session is not mine:
+        mine.borrowed.append(load)
+    return load.obj
+
+
+def _contest(load: Load, cls: type, mine: Session, place: Place) -> Load:
+    """Begin another load of the same state, into an object of its own. Raises StateLoadError."""
+    if load.loads >= MOST_LOADS:
+        reason = f"{MOST_LOADS} threads are loading it, and all wait for something else"
+        raise Load(load.layer, cls, load.key, None, mine).error(reason)
+    _log.warning("state %r is loaded once more: the thread that loads it waits for something else", load.key)
+    made = Load(load.layer, cls, load.key, None, mine)
+    made.loads = load.loads + 1
+    load.contested = made.contested = True
+    return _enter(made, place)
+
+
+def _wait(load: Load, mine: Session) -> None:
+    """Wait, under the lock, until something has changed, at most `POLL_SECONDS`."""
+    mine.awaits = load
+    try:
+        _changed.wait(POLL_SECONDS)
+    finally:
+        mine.awaits = None
+
+
+def _patience_seconds(loads: int) -> float:
+    return LAST_PATIENCE_SECONDS if loads >= MOST_LOADS else PATIENCE_SECONDS * 2 ** (loads - 1)

@@ -4,7 +4,7 @@ Only where each call to a store waits for a server. What is unclear or fails her
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import record
@@ -47,12 +47,24 @@ class Source(Protocol):
 
 
 class Prefetcher:
-    """What one thread has found before it was asked for: states, and that there are none."""
+    """What one thread has found before it was asked for: states, and that there are none.
+
+    A `with` block keeps it until the outermost block ends; otherwise it ends with the thread's outermost load.
+    """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], _Fetched | StateNotFoundError] = {}
         self._unread: dict[tuple[str, str], _Fetched] = {}
         self._bytes = 0
+        self._users = 0
+
+    def __enter__(self) -> Self:
+        self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        self.clear_unless_in_use()
 
     def take(self, layer: Source, key: str, *, wait: bool) -> base.StoredState:
         """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
@@ -73,11 +85,12 @@ class Prefetcher:
         if self._found:
             self._pop(layer, key)
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._found.clear()
-        self._unread.clear()
-        self._bytes = 0
+    def clear_unless_in_use(self) -> None:
+        """Forget all, except within a `with` block."""
+        if not self._users:
+            self._found.clear()
+            self._unread.clear()
+            self._bytes = 0
 
     def fetch_children(self, layer: Source, children: Sequence[str], at: int, cls: type) -> int:
         """Find states that an object of `cls` refers to, from `at` on, if they are many and the store is far away.

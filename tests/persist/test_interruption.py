@@ -59,8 +59,8 @@ while interrupted < int(sys.argv[3]) or number - interrupted < int(sys.argv[3]) 
         except NameError: pass
         layer.live.forget_kept()
         assert A.ana_load(u).x.x[0] == number
-from ana.persist import inflight as claims
-assert not claims.by_key, claims.by_key
+from ana.persist import inflight
+assert not inflight._by_key, inflight._by_key
 assert len(kept) > 20, (interrupted, number)
 fresh = ana.set_dl(pickle_dir=sys.argv[1])
 for uuid, number in kept:
