@@ -12,15 +12,20 @@ from typing import Any
 import click
 
 from ana._version import __version__
+from ana.cli.collect import gc
 from ana.cli.common import DONE, FAILED, exit_code, printable, refuse_empty, store_options, warn
 from ana.cli.completion import completion
 from ana.cli.demo import demo_command
-from ana.cli.health import info, stats, sweep, verify
-from ana.cli.keeping import forget, gc, keep, roots
-from ana.cli.keying import init, key
-from ana.cli.looking import cat, ls, show
-from ana.cli.moving import export, import_command
+from ana.cli.export_import import export, import_command
+from ana.cli.info import info
+from ana.cli.init import init, key
+from ana.cli.ls import ls
 from ana.cli.report import report
+from ana.cli.roots import forget, keep, roots
+from ana.cli.show import cat, show
+from ana.cli.stats import stats
+from ana.cli.sweep import sweep
+from ana.cli.verify import verify
 from ana.errors import ANAError
 from ana.runtime.stdio import OutputError
 

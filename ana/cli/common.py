@@ -6,15 +6,12 @@ import logging
 import math
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
 
@@ -27,7 +24,6 @@ from ana.errors import (
     StoreError,
 )
 from ana.fs import paths
-from ana.runtime import threads
 from ana.units import age, size, three_digits
 
 __all__ = [
@@ -44,7 +40,6 @@ __all__ = [
     "output_place",
     "printable",
     "problems_table",
-    "progress",
     "refuse_empty",
     "said",
     "share",
@@ -55,12 +50,11 @@ __all__ = [
     "times",
     "warn",
     "warn_of",
+    "when",
 ]
 
 DONE, FAILED, USAGE, PARTLY, DAMAGE, NO_STORE, BUSY = 0, 1, 2, 3, 4, 10, 11
 PICKLE_DIR = settings.PICKLE_DIR.name
-LINE_SECONDS = 30.0
-"""How often work says how far it is where there is no terminal for a bar."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -312,65 +306,17 @@ def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str
         warn(f"{of}{len(problems):,} states: {', '.join(kinds)} (first: {printable(first[:200])})")
 
 
+def when(seconds: float) -> str:
+    """Write a time, given in s since 1970."""
+    return maintenance.date(seconds, "%Y-%m-%d %H:%M:%S UTC")
+
+
 def times(before: float, after: float, better: str, worse: str) -> str:
     """Say how many times better or worse; nothing where either is nothing."""
     if not before or not after:
         return ""
     ratio = before / after
     return f"{three_digits(max(ratio, 1 / ratio))} times {better if ratio >= 1 else worse}"
-
-
-@contextmanager
-def progress(output: Output, command: str) -> Iterator[maintenance.OnProgress]:
-    """Show a bar on stderr where that is a terminal, else a plain line every 30 s; nothing with `-q`."""
-    console = Console(stderr=True)
-    if output.quiet:
-        yield lambda _: None
-    elif console.is_terminal and threads.can_start():
-        # The bar moves in a thread of rich's own.
-        with _bar(console) as on_progress:
-            yield on_progress
-    else:
-        yield _Lines(command).on_progress
-
-
-@contextmanager
-def _bar(console: Console) -> Iterator[maintenance.OnProgress]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task("", total=None, rate="")
-        begin = time.monotonic()
-
-        def on_progress(doing: maintenance.Progress) -> None:
-            rate = doing.size_bytes / max(0.1, time.monotonic() - begin)
-            text = f"{size(rate)}/s" if doing.size_bytes else ""
-            bars.update(bar, description=doing.what, completed=doing.done, total=doing.total, rate=text)
-
-        yield on_progress
-
-
-class _Lines:
-    """Says how far work is, now and then."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-        self.begin = self.last = time.monotonic()
-
-    def on_progress(self, doing: maintenance.Progress) -> None:
-        now = time.monotonic()
-        if now - self.last < LINE_SECONDS:
-            return
-        self.last = now
-        of = "" if doing.total is None else f" of {doing.total:,}"
-        rate = f", {size(doing.size_bytes / (now - self.begin))}/s" if doing.size_bytes else ""
-        click.echo(f"{self.command}: {doing.what}: {doing.done:,}{of} states{rate}", err=True)
 
 
 def output_place(path: str) -> tuple[str, bool]:

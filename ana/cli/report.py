@@ -3,7 +3,8 @@
 import click
 
 from ana import maintenance, settings
-from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, output_place, progress, said, store_options, warn_of
+from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, output_place, said, store_options, warn_of
+from ana.cli.progress import progress
 from ana.fs import paths
 
 __all__ = ["report"]

@@ -24,7 +24,7 @@ from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.listing import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
 from ana.maintenance.report import report
 from ana.maintenance.roots import Kept, RootInfo, forget, keep, roots
-from ana.maintenance.stats import Group, Moment, Stats, Summary, history, stats
+from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
 from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verify import Verified, verify
 from ana.stores.directory.store import DirectoryStore
@@ -54,9 +54,9 @@ __all__ = [
     "Scope",
     "Shown",
     "StateInfo",
-    "Stats",
     "StoreOrPath",
-    "Summary",
+    "StoreStats",
+    "StoreSummary",
     "Swept",
     "Verified",
     "Work",

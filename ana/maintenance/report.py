@@ -11,7 +11,7 @@ from ana.maintenance import charts
 from ana.maintenance.charts import Bar
 from ana.maintenance.common import OnProgress, Path, Problem, StoreOrPath, date, open_store
 from ana.maintenance.roots import roots
-from ana.maintenance.stats import Group, Moment, Stats, Summary, history, stats
+from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["report"]
@@ -115,13 +115,13 @@ def _identity(store: DirectoryStore) -> str:
     return escape(f"Store {store.config.id}, format {store.config.format}.")
 
 
-def _what(root: str, summary: Summary) -> str:
+def _what(root: str, summary: StoreSummary) -> str:
     mount = mounts.mount_of(root)
     where = f"on {mount.kind} from {mount.source}" if mount is not None else ""
     return escape(f"A store of ana {where}, as it was on {_when(summary.taken, '%d %B %Y, %H:%M UTC')}")
 
 
-def _tiles(home: str, counted: Stats, summary: Summary, kept: int) -> str:
+def _tiles(home: str, counted: StoreStats, summary: StoreSummary, kept: int) -> str:
     ratio = summary.raw_bytes / summary.stored_bytes if summary.stored_bytes else 1.0
     wrong = len(counted.problems) + counted.damaged
     tiles = [
@@ -173,7 +173,7 @@ def _since(moments: list[Moment]) -> str:
     return f"{'+' if grown >= 0 else '-'}{units.size(abs(grown))} since {_when(first.taken, '%d %B %Y')}"
 
 
-def _classes(summary: Summary) -> str:
+def _classes(summary: StoreSummary) -> str:
     items = [_class_row(group) for group in summary.by_class[:CLASSES]]
     more = len(summary.by_class) - CLASSES
     note = "bytes on disk, and, pale, the content that they hold" + (f"; {more} more classes" if more > 0 else "")
@@ -185,7 +185,7 @@ def _class_row(group: Group) -> tuple[str, float, float, str]:
     return group.name, float(group.stored_bytes), float(group.raw_bytes), words
 
 
-def _sizes(summary: Summary) -> str:
+def _sizes(summary: StoreSummary) -> str:
     items = [Bar(group.name.removeprefix("up "), group.states, _count(group.states)) for group in summary.by_size]
     held = [
         Bar(bar.label, group.stored_bytes, units.size(group.stored_bytes))
@@ -196,7 +196,7 @@ def _sizes(summary: Summary) -> str:
     )
 
 
-def _ages(summary: Summary, purge_after_seconds: float | None) -> str:
+def _ages(summary: StoreSummary, purge_after_seconds: float | None) -> str:
     limit = float("inf") if purge_after_seconds is None else purge_after_seconds / _DAY_SECONDS
     items = [
         Bar(group.name, group.stored_bytes, units.size(group.stored_bytes), hot=_AGE_DAYS[group.name] >= limit)

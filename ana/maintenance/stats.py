@@ -23,7 +23,7 @@ from ana.maintenance.common import (
 from ana.stores.directory.scan import Contents, File, Survey
 from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["Group", "Moment", "Stats", "Summary", "history", "stats"]
+__all__ = ["Group", "Moment", "StoreStats", "StoreSummary", "history", "stats"]
 
 SUMMARY = ".ana/summary.json"
 HISTORY = ".ana/history.jsonl"
@@ -44,7 +44,7 @@ _SIZES = (
 )
 
 
-Made = TypeVar("Made", "Group", "Moment", "Summary")
+Made = TypeVar("Made", "Group", "Moment", "StoreSummary")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Summary:
+class StoreSummary:
     """What the headers of all states say together. Sizes in bytes, times in s since 1970."""
 
     taken: float
@@ -89,7 +89,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Stats:
+class StoreStats:
     """What is in a store now."""
 
     states: int
@@ -102,7 +102,7 @@ class Stats:
     folders: int
     inodes: int
     """All of them together."""
-    summary: Summary | None
+    summary: StoreSummary | None
     """Sizes: of now where `exact`, else as they were when somebody counted last; None if nobody did."""
     summary_age_seconds: float
     exact: bool
@@ -116,7 +116,7 @@ class Stats:
         return summary.raw_bytes / summary.stored_bytes if summary is not None and summary.stored_bytes else None
 
 
-def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgress = lambda _: None) -> Stats:
+def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgress = lambda _: None) -> StoreStats:
     """Count what is in a store: one listing for each folder; with `exact` each state's header is read as well.
 
     An exact count leaves a summary in the store, where it may: `.ana/summary.json`, and a line in `.ana/history.jsonl`.
@@ -133,7 +133,7 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
         if not survey.unreadable:
             _leave(store, counted, _inodes(contents))
     summary = counted if exact else _last(survey.root)
-    return Stats(
+    return StoreStats(
         states=len(contents.states),
         trash=len(contents.trash) + len(contents.gone),
         damaged=len(contents.bad),
@@ -191,7 +191,7 @@ class _Groups:
 
 def _count(
     survey: Survey, contents: Contents, right_now: float, problems: list[Problem], on_progress: OnProgress
-) -> Summary:
+) -> StoreSummary:
     classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
     raw: dict[str, int] = {}
     referred: Counter[str] = Counter()
@@ -209,7 +209,7 @@ def _count(
         on_progress(Progress("counting", number, len(contents.states), everything.sums.get("", [0, 0, 0])[2]))
     trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
     states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
-    return Summary(
+    return StoreSummary(
         right_now,
         states,
         raw_bytes,
@@ -238,7 +238,7 @@ def _inodes(contents: Contents) -> int:
     return sum(map(len, contents))
 
 
-def _leave(store: DirectoryStore, summary: Summary, inodes: int) -> None:
+def _leave(store: DirectoryStore, summary: StoreSummary, inodes: int) -> None:
     """Keep the sums for those who do not want to count; who may not write here counts for himself."""
     moment = Moment(summary.taken, summary.states, inodes, summary.raw_bytes, summary.stored_bytes)
     try:
@@ -251,11 +251,11 @@ def _leave(store: DirectoryStore, summary: Summary, inodes: int) -> None:
         return
 
 
-def _last(root: str) -> Summary | None:
+def _last(root: str) -> StoreSummary | None:
     try:
         written = json_files.parse(files.read_whole(f"{root}/{SUMMARY}", LIMIT_BYTES) or b"")
         written.update({name: [_made(Group, group) for group in written[name]] for name in _GROUPS})
-        return _made(Summary, written)
+        return _made(StoreSummary, written)
     except (ValueError, TypeError, KeyError, AttributeError, ANAError):
         return None
 

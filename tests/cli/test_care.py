@@ -22,7 +22,6 @@ from test_cli import on_a_terminal
 
 import ana
 from ana import maintenance
-from ana.cli import common
 from ana.fs import files, locks
 
 STATES = 2000
@@ -852,7 +851,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
 def test_elsewhere_a_line_says_how_far_it_is(small, capfd, monkeypatch):
     """Where there is no terminal, a plain line is printed every 30 s (here: every moment), on stderr."""
     store, _, _ = small
-    monkeypatch.setattr(common, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr("ana.cli.progress.LINE_SECONDS", 0.0)
     done = ran(capfd, "-d", store, "verify")
     assert re.fullmatch(r"(ana verify: verifying: \d of 4 states, .*/s\n)+", done.err)
     assert ran(capfd, "-q", "-d", store, "verify").err == ""

@@ -366,7 +366,7 @@ def test_what_editors_add_to_a_list(many, tmp_path):
 
 def test_a_list_without_end_is_refused(many, monkeypatch, capfd):
     """No more is read than a root may have."""
-    monkeypatch.setattr("ana.cli.names._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("ana.cli.uuid_arguments._MOST_BYTES", 1 << 20)
     done = care.ran(capfd, "-d", many[0], "keep", "root", "--from-file", "/dev/zero")
     assert (done.code, done.out) == (2, "")
     assert "at most 1 MiB" in done.err

@@ -9,7 +9,8 @@ import pytest
 from support.processes import ask_python, run_program
 
 from ana import maintenance
-from ana.cli.common import Output, progress
+from ana.cli.common import Output
+from ana.cli.progress import progress
 from ana.errors import ANAError
 from ana.runtime import threads
 

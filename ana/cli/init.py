@@ -14,11 +14,11 @@ from ana.cli.common import (
     lock_option,
     printable,
     problems_table,
-    progress,
     said,
     store_options,
     warn,
 )
+from ana.cli.progress import progress
 
 __all__ = ["init", "key"]
 

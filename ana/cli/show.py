@@ -1,9 +1,6 @@
-"""`ana ls`, `ana show`, `ana cat`: what is in a store."""
+"""`ana show`, `ana cat`: one state."""
 
-import re
 import sys
-from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import click
@@ -12,12 +9,9 @@ from rich.tree import Tree
 
 from ana import maintenance
 from ana.cli.common import (
-    AGE,
     DAMAGE,
     DONE,
-    SIZE,
     Output,
-    age,
     emit,
     name_or_uuid,
     printable,
@@ -25,24 +19,11 @@ from ana.cli.common import (
     size,
     store_options,
     table,
-    warn,
+    when,
 )
 from ana.cli.completion import uuids
 
-__all__ = ["cat", "ls", "show", "when"]
-
-LS_EXAMPLES = """\b
-Examples:
-  ana ls --class '^mypackage[.]mesh:' --larger 100M
-  ana ls --older 30d --sort size -n 20
-  ana ls --older 90d -0 | ana keep old-ones -0 --from-file -
-  ana ls --json | jq -r 'select(.children == 0) | .uuid'
-
-\b
-JSON: a line for each state with uuid, class_name, size_bytes (of its file),
-raw_bytes, children (how many), age_seconds, name (its file), problem.
-Exit codes: 0; 4 if a state's header or a folder cannot be read.
-"""
+__all__ = ["cat", "show"]
 
 SHOW_EXAMPLES = """\b
 Examples:
@@ -59,6 +40,7 @@ Exit codes: 0; 2 if more than one UUID begins like that; 4 if the state is
 missing or damaged, with --tree also for one that it refers to.
 """
 
+
 CAT_EXAMPLES = """\b
 Examples:
   ana cat 5f3ac0e1 | python -m pickletools | less
@@ -68,58 +50,6 @@ Examples:
 Exit codes: 0; 2 if more than one UUID begins like that; 4 if the state is
 missing or damaged.
 """
-
-SORTS = {
-    "age": lambda state: -state.age_seconds,
-    "size": lambda state: -state.size_bytes,
-    "class": lambda state: (state.class_name, state.uuid),
-    "uuid": lambda state: state.uuid,
-}
-
-
-@click.command("ls", epilog=LS_EXAMPLES)
-@click.option("--class", "class_pattern", metavar="REGEX", help="Only states whose class (module:Class) matches.")
-@click.option("--larger", "larger_than", type=SIZE, metavar="SIZE", help="Only files larger than that.")
-@click.option("--smaller", "smaller_than", type=SIZE, metavar="SIZE", help="Only files smaller than that.")
-@click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states stored longer ago.")
-@click.option("--newer", "newer_than_seconds", type=AGE, metavar="TIME", help="Only states stored since then.")
-@click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Oldest, largest, or first by name, first.")
-@click.option("-n", "number", type=click.IntRange(1), metavar="N", help="No more than so many.")
-@click.option("-0", "null", is_flag=True, help="UUIDs alone, each followed by NUL: for --from-file, and for xargs -0.")
-@store_options
-@click.pass_obj
-def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, **filters: Any) -> int:
-    """List the states: UUID, size, age and class.
-
-    All filters have to match. Ages are by this host's clock, since a state
-    was stored (or brought back from the trash). Sizes: 500k, 20M, 1G
-    (powers of 1000), 4Mi (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Each
-    state's header is read.
-    """
-    try:
-        found = maintenance.ls(output.store, **filters)
-    except re.error as error:
-        msg = f"{filters['class_pattern']!r}: {error}"
-        raise click.BadParameter(msg, param_hint="--class") from None
-    states: Iterator[maintenance.StateInfo] = found if sort is None else iter(sorted(found, key=SORTS[sort]))
-    damaged = 0
-    for state in islice(states, number):
-        damaged += state.problem is not None
-        _print(output, state, null=null)
-    return DAMAGE if damaged else DONE
-
-
-def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
-    if state.problem is not None and not state.uuid:
-        warn(f"{state.name}: {state.problem.reason}")
-    if null and state.uuid:
-        sys.stdout.buffer.write(state.uuid.encode("utf-8", "surrogatepass") + b"\0")
-    elif output.as_json:
-        emit(state, one_line=True)
-    elif not (output.quiet or null) and state.uuid:
-        what = state.class_name or "(bare state)" if state.problem is None else f"({state.problem.kind})"
-        line = f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}"
-        click.echo(printable(line))
 
 
 @click.command("show", epilog=SHOW_EXAMPLES)
@@ -202,11 +132,6 @@ def _line(child: maintenance.Child) -> Text:
     if child.repeated:
         return Text(printable(f"{child.uuid}  (see above)"), "dim")
     return Text(printable(f"{child.uuid}  {size(child.size_bytes):>8}  {child.class_name or '(bare state)'}"))
-
-
-def when(seconds: float) -> str:
-    """Write a time, given in s since 1970."""
-    return maintenance.date(seconds, "%Y-%m-%d %H:%M:%S UTC")
 
 
 @click.command("cat", epilog=CAT_EXAMPLES)

@@ -14,13 +14,13 @@ from ana.cli.common import (
     lock_option,
     output_place,
     problems_table,
-    progress,
     said,
     size,
     store_options,
     warn_of,
 )
-from ana.cli.names import given, uuids_argument
+from ana.cli.progress import progress
+from ana.cli.uuid_arguments import given, uuids_argument
 
 __all__ = ["export", "import_command"]
 

@@ -1,0 +1,119 @@
+"""`ana stats`: what a store holds, by number and size."""
+
+from typing import Any
+
+import click
+
+from ana import maintenance, settings
+from ana.cli.common import (
+    DAMAGE,
+    DONE,
+    Output,
+    age,
+    emit,
+    printable,
+    problems_table,
+    said,
+    size,
+    store_options,
+    table,
+    three_digits,
+    warn_of,
+)
+from ana.cli.jobs import document, jobs_option, show_jobs, view
+from ana.cli.progress import progress
+from ana.layers import statistics
+
+__all__ = ["stats"]
+
+STATS_EXAMPLES = """\b
+Examples:
+  ana stats
+  ana stats --exact --by class
+  ana --json stats | jq '.summary.stored_bytes'
+  ANA_STATS=numbers srun python job.py; ana stats --jobs numbers
+  ana --json stats --jobs numbers | jq .total.spared_bytes
+
+\b
+JSON: states, trash, damaged (files set aside), temporaries, foreign, folders,
+inodes, summary (taken, states, raw_bytes, stored_bytes, trash_bytes,
+by_class, by_age, by_size; null if nobody has counted yet),
+summary_age_seconds, exact, ratio, problems (uuid, name, kind, reason),
+jobs (null, or what --jobs prints: docs/observing.md).
+Exit codes: 0; 4 if folders, or (with --exact) headers, cannot be read.
+"""
+
+
+@click.command("stats", epilog=STATS_EXAMPLES)
+@click.option("--exact", is_flag=True, help="Read every header, and leave the sums for others.")
+@click.option("--by", type=click.Choice(["class", "age", "size"]), help="Split the states up.")
+@jobs_option
+@store_options
+@click.pass_obj
+def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -> int:
+    """Count what is in the store: states, bytes, inodes, temporaries, trash, damaged.
+
+    Counts come from one listing of each folder. Sizes would need a look at
+    every file: they are those of the last --exact count, whose age is shown.
+    --by is of that count, too.
+
+    With --jobs, sums up what the processes of jobs did instead: stored,
+    loaded, spared. Where the environment's ANA_STATS names a folder of such
+    numbers, their sums are shown below the store's.
+    """
+    if jobs is not None:
+        show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)
+        return DONE
+    with progress(output, "ana stats") as on_progress:
+        found = maintenance.stats(output.store, exact=exact, on_progress=on_progress)
+    done = statistics.summarize(said_jobs) if (said_jobs := settings.STATS.value()) else None
+    if output.as_json:
+        emit({**vars(found), "ratio": found.ratio, "jobs": None if done is None else document(done)})
+    elif not output.quiet:
+        said(_stats_table(found))
+        if found.summary is None:
+            said("sizes are not known: ana stats --exact reads every header once, and leaves the sums for others")
+        elif by is not None:
+            said(_groups(found.summary, by))
+        if done is not None:
+            said(view(done))
+        if found.problems:
+            said(problems_table(found.problems))
+    warn_of(found.problems, output)
+    return DAMAGE if found.problems else DONE
+
+
+def _stats_table(found: maintenance.StoreStats) -> Any:
+    made = table("", "", "", right=(1,))
+    made.show_header = False
+    summary = found.summary
+    rows = [("states", f"{found.states:,}", "")]
+    if summary is not None:
+        of = "now" if found.exact else f"of {summary.states:,} states, {age(found.summary_age_seconds)} ago"
+        smaller = f", {three_digits(found.ratio)} times smaller" if found.ratio is not None else ""
+        rows += [("raw", size(summary.raw_bytes), of), ("stored", size(summary.stored_bytes), f"{of}{smaller}")]
+        rows += [("in the trash", size(summary.trash_bytes), of)]
+    rows += [
+        ("inodes", f"{found.inodes:,}", f"{found.folders:,} of them folders"),
+        ("trash", f"{found.trash:,}", "waits to be deleted: ana gc" if found.trash else ""),
+        (
+            "temporaries",
+            f"{found.temporaries:,}",
+            "ana sweep removes what killed writers left" if found.temporaries else "",
+        ),
+        ("set aside", f"{found.damaged:,}", "damaged: .bad-* files" if found.damaged else ""),
+        ("foreign", f"{found.foreign:,}", ""),
+    ]
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def _groups(summary: maintenance.StoreSummary, by: str) -> Any:
+    made = table(by, "states", "raw", "stored", "share", right=(1, 2, 3, 4))
+    for group in getattr(summary, f"by_{by}"):
+        share = group.stored_bytes / summary.stored_bytes if summary.stored_bytes else 0
+        made.add_row(
+            printable(group.name), f"{group.states:,}", size(group.raw_bytes), size(group.stored_bytes), f"{share:.0%}"
+        )
+    return made
