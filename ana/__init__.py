@@ -23,8 +23,9 @@ from ana.errors import (
     UUIDConflictError,
 )
 from ana.layers import current as _current
-from ana.layers.current import get_dl, load, prefetch, set_dl, using_dl
+from ana.layers.current import get_dl, set_dl, using_dl
 from ana.layers.layer import DataLayer, DictDataLayer, DirDataLayer, SimpleDataLayer
+from ana.layers.resolve import load, prefetch
 from ana.storable import Ref, Storable, StorableABC
 
 __all__ = [

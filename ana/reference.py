@@ -11,6 +11,7 @@ from typing import Any
 
 from ana.format import address
 from ana.layers import current
+from ana.layers.resolve import load_reference
 from ana.objects import ghost, identity
 from ana.objects.reducers import storage
 from ana.objects.states import Reduced
@@ -28,7 +29,7 @@ def load(cls: type, uuid: str, home: str | None = None) -> Any:
     that is missing or damaged makes an object that raises the reason when it is used, not an error here
     (unless the layer says `errors="raise"`).
     """
-    return current.load_reference(cls, uuid, home)
+    return load_reference(cls, uuid, home)
 
 
 def new(cls: type, uuid: str | None = None) -> Any:

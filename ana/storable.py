@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 from ana import reference
 from ana.compat import literal
 from ana.format import address
-from ana.layers import current
+from ana.layers import current, resolve
 from ana.objects import class_names, ghost, hash_callers, identity, pickling, ref_classes, states
 from ana.persist import addressing, saving
 
@@ -137,7 +137,7 @@ class Storable:
         Raises TypeError or ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
         StateLoadError (it is of another class, or its class has changed), StoreError.
         """
-        found: Self = current.load_now(cls, uuid)
+        found: Self = resolve.load_now(cls, uuid)
         return found
 
     def to_literal(self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if target.store.process_local and mark.loader is None and target.sends_by_value(mark):
         return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
     if mark.loader is not None:
-        return reference.load, (cls, mark.uuid, current.home_of(mark, target))
+        return reference.load, (cls, mark.uuid, resolve.home_of(mark, target))
     if not saving.is_known(target, mark):
         if class_names.known_as(cls) is not cls:
             # Pickled after the class: nothing is stored if that does not pickle.

@@ -12,7 +12,7 @@ import pytest
 from support import leaks, wheels
 
 import ana
-from ana.layers import current
+from ana.layers import resolve
 
 # No deadline: how long an example takes is the machine's affair, not a promise.
 # In CI the same examples every time: a red run can be repeated.
@@ -81,7 +81,7 @@ def short_folder() -> Iterator[Path]:
 
 def _forget_layers() -> None:
     """Begin with an empty layer in memory, and with no layer that a reference of another test led to."""
-    current._met.clear()
+    resolve._met.clear()
     ana.set_dl()
 
 

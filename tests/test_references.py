@@ -422,7 +422,7 @@ def test_ana_store_heals_a_damaged_or_missing_state(folder):
 
 def test_a_process_that_only_passes_objects_on_loads_nothing(tmp_path, monkeypatch):
     """After `defer_loads`: what is unpickled is loaded when it is used, and pickled again into the same reference."""
-    from ana.layers import current
+    from ana.layers import resolve
 
     ana.set_dl(pickle_dir=tmp_path / "s")
     obj = classes.Counted([1])
@@ -431,15 +431,15 @@ def test_a_process_that_only_passes_objects_on_loads_nothing(tmp_path, monkeypat
     del obj
     ana.set_dl(pickle_dir=tmp_path / "s")
     monkeypatch.setattr(classes.Counted, "loads", 0)
-    monkeypatch.setattr(current, "_deferring", False)
-    current.defer_loads()
+    monkeypatch.setattr(resolve, "_deferring", False)
+    resolve.defer_loads()
     passed = pickle.loads(data)
     assert pickle.dumps(passed) == data
     assert isinstance(passed, classes.Counted)
     assert classes.Counted.loads == 0
     assert passed.x == [1]
     assert classes.Counted.loads == 1
-    current.defer_loads(until_used=False)
+    resolve.defer_loads(until_used=False)
     del passed
     ana.set_dl(pickle_dir=tmp_path / "s")
     pickle.loads(data)

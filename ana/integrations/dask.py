@@ -12,7 +12,7 @@ from dask.tokenize import normalize_token as _dask_tokens
 from distributed import Scheduler, Worker, WorkerPlugin
 
 from ana import settings
-from ana.layers import current, kinds
+from ana.layers import current, kinds, resolve
 from ana.storable import Storable
 
 __all__ = ["AnaPlugin", "dask_setup"]
@@ -48,7 +48,7 @@ def dask_setup(server: Worker | Scheduler) -> None:
     """
     current.get_dl()
     if isinstance(server, Scheduler):
-        current.defer_loads()
+        resolve.defer_loads()
 
 
 def _by_uuid(base: type) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from ana.layers import current
+from ana.layers import resolve
 from ana.storable import Ref
 
 __all__ = ["bcast"]
@@ -51,5 +51,5 @@ def _pickled(obj: Any) -> tuple[bytes, Exception | None]:
 def _loaded(data: bytes) -> Any:
     obj = pickle.loads(data)  # noqa: S301 - from the root, as all that MPI brings
     if isinstance(obj, Ref):
-        current.prefetch([obj])
+        resolve.prefetch([obj])
     return obj

@@ -9,7 +9,7 @@ import pytest
 from support import classes
 
 import ana
-from ana.layers import current, layer
+from ana.layers import layer, resolve
 from ana.runtime import counters
 
 
@@ -44,8 +44,8 @@ def test_stores_that_references_led_to_are_let_go(tmp_path, monkeypatch, node_ca
         if number == 20:
             middle = alive()
     assert alive() <= middle
-    assert alive()[0] <= current.MOST_MET + 1
-    assert sum(ref() is not None for ref in seen) <= current.MOST_MET + 1
+    assert alive()[0] <= resolve.MOST_MET + 1
+    assert sum(ref() is not None for ref in seen) <= resolve.MOST_MET + 1
 
 
 def test_an_object_outlives_the_layer_that_it_came_from(tmp_path):
@@ -55,7 +55,7 @@ def test_an_object_outlives_the_layer_that_it_came_from(tmp_path):
     assert ref.value[0] == 0
     for other in others:
         assert pickle.loads(other).value
-    assert str(tmp_path / "0") not in current._met
+    assert str(tmp_path / "0") not in resolve._met
     assert pickle.loads(first) is ref
 
 

@@ -10,7 +10,7 @@ from support import classes, mounts, processes
 import ana
 from ana import reference as references
 from ana.errors import ANAError, StateNotFoundError
-from ana.layers import current, path_map
+from ana.layers import path_map, resolve
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def reference(tmp_path):
     with ana.using_dl(pickle_dir=tmp_path / "there" / "pickles"):
         data = pickle.dumps(_stored(classes.Counted("state")))
     (tmp_path / "there").rename(tmp_path / "here")
-    current._met.clear()
+    resolve._met.clear()
     return data, tmp_path
 
 

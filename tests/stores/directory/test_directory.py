@@ -656,7 +656,7 @@ def test_a_store_whose_config_was_purged_is_still_one(tmp_path):
     del part
     (tmp_path / "tree" / "ana.json").unlink()
     ana.set_dl()
-    ana.layers.current._met.clear()
+    ana.layers.resolve._met.clear()
     assert pickle.loads(reference).value == "state"
     assert raw_tree.states(tmp_path / "tree")
     assert maintenance.verify(tmp_path / "tree").problems == []
