@@ -11,7 +11,7 @@ from ana import reference
 from ana.compat import literal
 from ana.format import address
 from ana.layers import current, resolve
-from ana.objects import class_names, ghost, hash_callers, identity, pickling, ref_classes, states
+from ana.objects import attributes, class_names, ghost, hash_callers, identity, pickling, ref_classes, states
 from ana.persist import addressing, saving
 
 __all__ = ["Ref", "Storable", "StorableABC"]
@@ -156,7 +156,7 @@ class Storable:
             said = states.hooked(self)
             if said is not None:
                 return said
-        state = states.attributes(self)
+        state = attributes.get(self)
         content = states.CONTENT.get(ghost.builtin_base(type(self)))
         return state if content is None else (state, content[0](self))
 
@@ -166,14 +166,14 @@ class Storable:
             states.restore(self, s)
             return
         if states.plan_of(type(self)).plain:
-            states.fill_plain(self, s)
+            attributes.fill_plain(self, s)
             return
         content = states.CONTENT.get(ghost.builtin_base(type(self)))
         if content is not None:
             s, items = s
             content[1](self, items)
         if type(self)._ana_getstate is Storable._ana_getstate:
-            states.set_attributes(self, s)
+            attributes.put(self, s)
             return
         for name, value in s.items():
             # A state of the class's own making: by its properties, but past its __setattr__, which may refuse.
@@ -182,7 +182,7 @@ class Storable:
     def _ana_getliteral(self) -> Any:
         """Return what `to_literal` shows of the object: by default its state."""
         state = self._ana_getstate()
-        return states.attributes(self) if type(state) is reference.Reduced else state
+        return attributes.get(self) if type(state) is reference.Reduced else state
 
     def __reduce__(self) -> Any:
         """Return ANA's own reduction; that of a class, which pickle calls, may call it by `super().__reduce__()`."""

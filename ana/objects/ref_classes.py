@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import Any
 
-from ana.objects import states
+from ana.objects import attributes
 from ana.objects.ghost import loaded_class
 
 __all__ = ["check"]
@@ -19,7 +19,7 @@ def check(ref: Any) -> None:
     if cls._ana_getstate.__module__ != "ana.storable":
         return
     lost = [name for name in _HOOKS if getattr(cls, name, None) is not getattr(object, name, None)]
-    lost += [name for name in states.attributes(ref) if name not in _NO_STATE and not _is_cached(cls, name)]
+    lost += [name for name in attributes.get(ref) if name not in _NO_STATE and not _is_cached(cls, name)]
     if lost:
         msg = (
             f"{cls.__qualname__} is an ana.Ref, whose state is the value alone, so {', '.join(lost)} would be lost: "

@@ -11,23 +11,18 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
-from types import MemberDescriptorType
 from typing import Any
 
-from ana.objects import ghost
+from ana.objects import attributes, ghost
 
 __all__ = [
     "Plan",
-    "attributes",
     "check",
     "copied",
-    "fill_plain",
     "hooked",
     "newly",
     "plan_of",
     "restore",
-    "set_attributes",
     "theirs",
 ]
 
@@ -50,9 +45,6 @@ _COPYREG: Any = copyreg
 _NEWOBJ = _COPYREG.__newobj__
 _NEWOBJ_EX = _COPYREG.__newobj_ex__
 _RECONSTRUCTOR = _COPYREG._reconstructor  # noqa: SLF001 - what old reductions say
-
-_slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDictionary()
-"""The slots of a class, and where in the MRO each is. Not the members: those hold the class, which would never go."""
 
 
 class Reduced:
@@ -175,7 +167,7 @@ def _is_plain(cls: Any) -> bool:
     return (
         cls.__new__ is object.__new__
         and cls.__dictoffset__ != 0
-        and not _slots(cls)
+        and not attributes.slots(cls)
         and cls.__getattribute__ is object.__getattribute__
         and not any(hasattr(cls, name) for name in ("__getattr__", "__setstate__"))
         and _definer(cls, "_ana_setstate") is None
@@ -359,55 +351,3 @@ def copied(obj: Any, memo: dict[int, Any] | None) -> Any:
         state = copy.deepcopy(state, memo)
     made._ana_setstate(state)
     return made
-
-
-def attributes(obj: Any) -> dict[str, Any]:
-    """Return what is in an object's `__dict__` and in the slots of all its classes."""
-    try:
-        # Not by getattr: a class that delegates would show us another object's.
-        state = dict(object.__getattribute__(obj, "__dict__"))
-    except AttributeError:
-        state = {}
-    mro = type(obj).__mro__
-    for name, place in _slots(type(obj)).items():
-        # A slot that was never set is left out.
-        with suppress(AttributeError):
-            state[name] = mro[place].__dict__[name].__get__(obj)
-    return state
-
-
-def set_attributes(obj: Any, state: dict[str, Any]) -> None:
-    """Put attributes where `attributes` took them from, past properties of the same names."""
-    slots, mro = _slots(type(obj)), type(obj).__mro__
-    rest = {}
-    for name, value in state.items():
-        place = slots.get(name)
-        if place is None:
-            rest[name] = value
-        else:
-            mro[place].__dict__[name].__set__(obj, value)
-    if rest:
-        object.__getattribute__(obj, "__dict__").update(rest)
-
-
-def fill_plain(obj: Any, state: dict[str, Any]) -> None:
-    """Give a plain object its attributes: one by one and interned, so that all objects of a class share their keys."""
-    held = obj.__dict__
-    for name, value in state.items():
-        held[sys.intern(name) if type(name) is str else name] = value
-
-
-def _slots(cls: type) -> dict[str, int]:
-    """Return the slots of a class and its Python bases; a private "__x" goes by the name "_Class__x"."""
-    known = _slots_of.get(cls)
-    if known is not None:
-        return known
-    found: dict[str, int] = {}
-    for place, base in enumerate(cls.__mro__):
-        if ghost.is_made_in_c(base):
-            continue
-        for name, member in vars(base).items():
-            if isinstance(member, MemberDescriptorType) and name not in ("__dict__", "__weakref__"):
-                found.setdefault(name, place)
-    _slots_of[cls] = found
-    return found
