@@ -613,21 +613,28 @@ def _check(store, before, got, action):
     assert not [path for path in raw_tree.files(store) if "/.gone-" in path]
 
 
+@pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.usefixtures("lying_locks")
-def test_nothing_is_lost_whatever_happens_at_any_step(action):
-    """Before each system call of a collection another process acts: what is needed stays, what it got it keeps."""
+def test_nothing_is_lost_whatever_happens_at_any_step(action, share):
+    """Before each system call of a collection another process acts: what is needed stays, what it got it keeps.
+
+    In an everyday run the actions take turns: each step meets two or three of them.
+    """
+    first, step = (0, 1) if share == "all" else (list(ACTIONS).index(action) % 3, 3)
     steps = one_run(-1, action)
     assert steps > 50
     # Some more, where what happens makes more steps necessary.
-    for at in range(steps + 10):
+    for at in range(first, steps + 10, step):
         one_run(at, action)
 
 
 @pytest.mark.usefixtures("lying_locks")
+@pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ["reads what is deleted", "reads what is kept", "is killed"])
-def test_nothing_is_lost_where_there_are_no_hard_links(action, monkeypatch):
+def test_nothing_is_lost_where_there_are_no_hard_links(action, share, monkeypatch):
     """The same on a filesystem without hard links, where renaming has to do."""
+    first, step = (0, 1) if share == "all" else (len(action) % 3, 3)
 
     def no_links(*_arguments, **_options):
         raise OSError(errno.EPERM, "no hard links here")
@@ -636,7 +643,7 @@ def test_nothing_is_lost_where_there_are_no_hard_links(action, monkeypatch):
     steps = one_run(-1, action)
     assert steps > 50
     # Some more, where what happens makes more steps necessary.
-    for at in range(steps + 10):
+    for at in range(first, steps + 10, step):
         one_run(at, action)
 
 
@@ -685,10 +692,15 @@ class Failing(Stepping):
 
 @pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, None], ids=["EIO", "EACCES", "ESTALE", "lost"])
-def test_nothing_is_lost_whichever_call_fails(code):
-    """Each system call fails, or says that it failed: an error or a report, never a loss; the next run goes on."""
+@pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_nothing_is_lost_whichever_call_fails(code, share):
+    """Each system call fails, or says that it failed: an error or a report, never a loss; the next run goes on.
+
+    In an everyday run the errors take turns; every reply is lost.
+    """
+    first, step = (0, 1) if share == "all" or code is None else (code % 3, 3)
     struck, errors = 0, set()
-    for at in range(one_run(-1, "reads what is kept") + 10):
+    for at in range(first, one_run(-1, "reads what is kept") + 10, step):
         with memory.folder() as folder:
             store = care.store(folder / "store")
             before = furnish(store)
@@ -705,7 +717,7 @@ def test_nothing_is_lost_whichever_call_fails(code):
             struck += failing.struck
             collect(store)
             _check(store, before, [], "")
-    assert struck > (5 if code is None else 50)
+    assert struck > (5 if code is None else 50 // step)
     assert errors == ({code} if code else set())
 
 
