@@ -59,7 +59,7 @@ def test_a_duration_means_the_same_everywhere(text, monkeypatch):
     if text[-1].isalpha():
         assert common.AGE(text) == found
     else:
-        with pytest.raises(click.BadParameter, match="is no time: say 90s"):
+        with pytest.raises(click.BadParameter, match="is not a time: use 90s"):
             common.AGE(text)
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_size_is_refused(text, monkeypatch):
     """With the name of the option or variable, what it was set to, and an example."""
     with pytest.raises(ValueError, match=r'^keep_bytes is .* "20G" .* "20GiB" .*, not '):
         settings.checked({"keep_bytes": text})
-    with pytest.raises(click.BadParameter, match="is no size: say 500k"):
+    with pytest.raises(click.BadParameter, match="is not a size: use 500k"):
         common.SIZE(text)
     if text:
         monkeypatch.setenv("ANA_NODE_CACHE_BYTES", text)
@@ -82,7 +82,7 @@ def test_what_is_no_duration_is_refused(text, monkeypatch):
     """With the name of the option or variable, what it was set to, and an example."""
     with pytest.raises(ValueError, match=r'^recheck_seconds is .* "14d", not '):
         settings.checked({"recheck_seconds": text})
-    with pytest.raises(click.BadParameter, match="is no time: say 90s"):
+    with pytest.raises(click.BadParameter, match="is not a time: use 90s"):
         common.AGE(text)
     if text:
         monkeypatch.setenv("ANA_WAIT", text)

@@ -1,4 +1,4 @@
-"""The command line: arguments, tables and progress bars over functions that return typed results."""
+"""The command line: arguments, tables and progress bars around the functions of `ana.maintenance`."""
 
 import errno
 import io
@@ -33,26 +33,26 @@ __all__ = ["ana", "run"]
 
 EPILOG = """\b
 Examples:
-  ana demo                                  what it is good for, in five seconds
+  ana demo                                  see what ANA saves, in five seconds
   ana -d /shared/pickles info               is this a good place for a store?
-  ana -d /shared/pickles stats --by class   what is in it?
-  ana -d /shared/pickles verify             is every byte of it right?
+  ana -d /shared/pickles stats --by class   what is in the store?
+  ana -d /shared/pickles verify             check every byte
   ana ls --larger 1G --sort size -n 20      the largest states
-  ana keep experiment-7 5f3ac0e1            never collect this
-  ana gc --unreachable                      collect what no root leads to
+  ana keep experiment-7 5f3ac0e1            never collect this state
+  ana gc --unreachable                      collect what no root refers to
   ana --json stats | jq .states
 
 \b
 Exit codes:
   0    done
-  1    failed; a line on stderr says why
+  1    failed; the reason is on stderr
   2    wrong usage
   3    partly done: some of it failed
   4    damaged or missing states were found
-  10   there is no store at that place
-  11   another maintenance of this store runs
-  130  interrupted (143 by SIGTERM, 129 by SIGHUP); it can be run again
-  141  who read the output has enough, as head does
+  10   no store at that path
+  11   other maintenance of this store is running
+  130  interrupted (143 by SIGTERM, 129 by SIGHUP); safe to run again
+  141  the reader of the output closed it, as head does
 """
 
 
@@ -60,14 +60,14 @@ Exit codes:
 @click.version_option(__version__, prog_name="ana")
 @store_options
 def ana() -> None:
-    """Store large Python objects once, and send references to them; look after such a store.
+    """Inspect and maintain a store of Python objects.
 
-    The store is the folder given with -d, or the one that ANA_PICKLE_DIR
-    names, or ./pickles. Nothing is ever unpickled: looking at a store runs no
-    code from it. Every command is safe beside running jobs, may be
-    interrupted at any time, and run again. Tables are for people; --json
-    prints one document for programs, whose keys are those of the functions in
-    ana.maintenance. NO_COLOR switches colours off.
+    The store is the folder given with -d, else the one in ANA_PICKLE_DIR,
+    else ./pickles. Nothing is unpickled: no command runs code from a store.
+    Every command is safe while jobs run, and can be interrupted at any time
+    and run again. Tables are for people. --json prints one document for
+    programs, with the field names of the functions in ana.maintenance.
+    NO_COLOR turns colours off.
     """
 
 
@@ -95,7 +95,7 @@ for _command in (
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command line and return its exit code. What went wrong is said in a line on stderr."""
+    """Run the command line and return its exit code. An error is printed as one line on stderr."""
     try:
         refuse_empty(argv)
         code = _invoke(list(argv))
@@ -107,13 +107,13 @@ def run(argv: Sequence[str]) -> int:
         return error.exit_code
     except (OutputError, BrokenPipeError) as error:
         if error.errno == errno.EPIPE:
-            # Whoever reads has enough, as `head` does.
+            # The reader closed the pipe, as `head` does.
             return 128 + signal.SIGPIPE
         warn(str(error))
         return FAILED
     except (ANAError, OSError, BrokenExecutor, MemoryError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            # The same, where `-o` was a pipe.
+            # The same, with a pipe as `-o`.
             return 128 + signal.SIGPIPE
         warn(str(error) or type(error).__name__)
         return exit_code(error)
@@ -123,7 +123,7 @@ def run(argv: Sequence[str]) -> int:
 def _invoke(words: list[str]) -> Any:
     if "_ANA_COMPLETE" in os.environ:
         return ana.main(words, prog_name="ana", standalone_mode=False)
-    # Not by main(), which has answers of its own to Ctrl-C and to errors of streams.
+    # Not by main(), which handles Ctrl-C and stream errors in its own way.
     try:
         with ana.make_context("ana", words) as context:
             return ana.invoke(context)

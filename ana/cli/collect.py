@@ -1,4 +1,4 @@
-"""`ana gc`: collect what nobody needs."""
+"""`ana gc`: garbage collection."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from ana.cli.common import (
     PARTLY,
     SIZE,
     Output,
+    counted,
     emit,
     lock_option,
     problems_table,
@@ -45,10 +46,14 @@ runs.
 
 
 @click.command("gc", epilog=GC_EXAMPLES)
-@click.option("--unreachable", is_flag=True, help="All that no root leads to.")
-@click.option("--older-than", "older_than_seconds", type=AGE, metavar="TIME", help="What was stored longer ago.")
-@click.option("--max-bytes", type=SIZE, metavar="SIZE", help="The oldest, until the rest has no more bytes.")
-@click.option("--max-files", type=click.IntRange(0), metavar="N", help="The oldest, until the rest has no more files.")
+@click.option("--unreachable", is_flag=True, help="States that no root refers to.")
+@click.option("--older-than", "older_than_seconds", type=AGE, metavar="TIME", help="States stored longer ago.")
+@click.option(
+    "--max-bytes", type=SIZE, metavar="SIZE", help="The oldest states, until the rest takes no more than this."
+)
+@click.option(
+    "--max-files", type=click.IntRange(0), metavar="N", help="The oldest states, until no more than N are left."
+)
 @click.option(
     "--grace",
     "grace_seconds",
@@ -56,35 +61,35 @@ runs.
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="How long a state is safe after it was stored, and how long it stays in the trash.",
+    help="How long new states are safe, and how long states stay in the trash.",
 )
 @click.option(
-    "--without-roots", is_flag=True, help="It is meant that there is no root (any more), and --unreachable takes all."
+    "--without-roots", is_flag=True, help="Confirm that the store has no roots, so that --unreachable takes everything."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @lock_option
 @store_options
 @click.pass_obj
 def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: Any) -> int:
-    """Collect what nobody needs any more: into the trash now, deleted by a later run.
+    """Move unneeded states to the trash, and delete them a grace later.
 
-    One of --unreachable, --older-than, --max-bytes and --max-files has to say
-    what may go; given together, all have to agree. Never taken, whatever they
-    say: what a root keeps, what was stored within the grace, and all that
-    the states that stay refer to.
+    --unreachable, --older-than, --max-bytes and --max-files say what may go.
+    At least one is needed; of several, all must match. These always stay:
+    states that a root keeps, states stored within the grace, and all that
+    remaining states refer to.
 
-    Safe beside running jobs: a state goes into the trash of its own folder
-    first, from where a read that misses brings it back, and is deleted when
-    it has been there for the grace. No process may believe longer than
-    that in a state without looking (recheck_seconds, 300 s by default). Ages are
-    by the clock of the file server. Two collections at once do no harm, nor
-    does a kill at any moment. Run it by cron, once a day.
+    Safe while jobs run. A state first moves to the trash in its own folder.
+    A read that misses it brings it back. It is deleted after the grace, which
+    must be longer than recheck_seconds (300 s by default), the time for which
+    a process believes that a state exists without looking. Ages are by the
+    file server's clock. Two collections at once do no harm, nor does a kill
+    at any moment. Run it from cron, once a day.
     """
     dry_run, without_roots = options.pop("dry_run"), options.pop("without_roots")
     if options["max_bytes"] is not None:
         options["max_bytes"] = int(options["max_bytes"])
     if not options["unreachable"] and all(options[name] is None for name in options if name != "unreachable"):
-        msg = "say what may go: --unreachable, --older-than, --max-bytes or --max-files."
+        msg = "choose what may go: --unreachable, --older-than, --max-bytes or --max-files."
         raise click.UsageError(msg)
     store, scope = output.store, maintenance.Scope(**options)
     try:
@@ -119,11 +124,11 @@ def _say(output: Output, found: maintenance.Collected) -> None:
     made = table("", "", "", right=(1,))
     made.show_header = False
     for name, count, remark in (
-        ("states", found.states, f"{found.roots:,} roots"),
+        ("states", found.states, counted(found.roots, "root", "roots")),
         ("kept", found.kept, "by roots, by age, or because others refer to them"),
         (f"{would}moved to the trash", len(found.trashed), size(found.trashed_bytes)),
         (f"{would}deleted", len(found.deleted), size(found.deleted_bytes)),
-        (f"{would}brought back", len(found.brought_back), "something refers to them"),
+        (f"{would}brought back", len(found.brought_back), "others refer to them"),
         ("in the trash", found.waiting, "deleted by a later run"),
     ):
         made.add_row(name, f"{count:,}", remark if count else "")
@@ -136,12 +141,13 @@ def _warn(found: maintenance.Collected) -> None:
     for name, reason in list(found.failed.items())[:20]:
         warn(f"{name}: {reason}")
     if found.refused:
-        warn("nothing was collected: what stays cannot be read, so that nobody knows what it refers to; ")
+        warn("nothing was collected: some states cannot be read, so what they refer to is unknown")
         for wrong in [wrong for wrong in found.problems if wrong.kind == "failed"][:20]:
             warn(f"{wrong.name}: {wrong.reason}")
         if any(wrong.kind == "damaged" for wrong in found.problems):
-            warn("ana verify --set-aside (or --repair-from) takes damaged states out of the way")
+            warn("ana verify --set-aside (or --repair-from) moves damaged states out of the way")
     if found.ahead:
         count, first = len(found.ahead), found.ahead[0]
-        warn(f"{count:,} states stay: their times of change lie ahead of the file server's clock (first: {first});")
-        warn("if that is right, they get the present by find STORE -name '*.pkl.zst' -newermt now -exec touch {} +")
+        states = counted(count, "state stays", "states stay")
+        warn(f"{states}, modified ahead of the file server's clock (first: {first});")
+        warn("if the clock is right, run: find STORE -name '*.pkl.zst' -newermt now -exec touch {} +")

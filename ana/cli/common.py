@@ -1,4 +1,4 @@
-"""What all commands share: options, where the store is, how to say things to people and to programs."""
+"""What all commands share: options, the store, tables, messages, JSON."""
 
 import dataclasses
 import json
@@ -33,7 +33,9 @@ __all__ = [
     "Output",
     "WrongArgumentError",
     "age",
+    "counted",
     "emit",
+    "file_option",
     "lock_option",
     "name_or_uuid",
     "output_options",
@@ -62,22 +64,22 @@ _MANY = 20
 
 
 class NoStoreError(ANAError):
-    """There is no store where a command was to look for one."""
+    """There is no store at the place that the command was given."""
 
 
 class WrongArgumentError(click.ClickException):
-    """An argument that cannot be meant; nothing was touched."""
+    """An argument that makes no sense. Nothing was changed."""
 
     exit_code = USAGE
 
     def show(self, file: Any = None) -> None:
-        """Say it in a line."""
+        """Print the error as one line."""
         click.echo(f"ana: {printable(self.message)}", file=file, err=True)
 
 
 @dataclasses.dataclass(slots=True)
 class Output:
-    """How to say it, and of which store: the options that the group and its commands share."""
+    """The options that the group and its commands share: how to print results, and of which store."""
 
     as_json: bool = False
     quiet: bool = False
@@ -107,7 +109,7 @@ class Output:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Return the store's path, and what says so."""
+        """The store's path, and the option or variable that it comes from."""
         if self.pickle_dir:
             return self.pickle_dir, "-d/--pickle-dir"
         named = settings.PICKLE_DIR.value()
@@ -115,7 +117,7 @@ class Output:
 
 
 def _noting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Return a callback that notes an option in the context's Output, wherever on the command line it stood."""
+    """Return a callback that sets an option in the context's Output, wherever on the command line it was."""
 
     def note(context: click.Context, _parameter: click.Parameter, given: Any) -> None:
         output = context.ensure_object(Output)
@@ -127,11 +129,11 @@ def _noting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def output_options(command: Command) -> Command:
-    """Give a command `--json`, `-q` and `-v`. The group has them too: they may stand before its name or after."""
+    """Give a command `--json`, `-q` and `-v`. The group has them, too: they may come before or after the command."""
     for flags, name, text in (
-        (("-v", "--verbose"), "verbose", "Say more on stderr about what is done."),
-        (("-q", "--quiet"), "quiet", "Print nothing but what failed."),
-        (("--json",), "as_json", "Print one JSON document (of a list: JSON lines), for programs."),
+        (("-v", "--verbose"), "verbose", "Log what is done to stderr."),
+        (("-q", "--quiet"), "quiet", "Print nothing but errors."),
+        (("--json",), "as_json", "Print one JSON document, or JSON lines for a list."),
     ):
         note = _noting(name)
         add = click.option(*flags, name, is_flag=True, expose_value=False, callback=note, help=text)
@@ -140,7 +142,7 @@ def output_options(command: Command) -> Command:
 
 
 def store_options(command: Command) -> Command:
-    """Give a command `-d` as well as what `output_options` gives."""
+    """Give a command `-d`, and the options of `output_options`."""
     add = click.option(
         "-d",
         "--pickle-dir",
@@ -163,7 +165,21 @@ def lock_option(command: Command) -> Command:
         metavar="TIME",
         default=f"{maintenance.LOCK_SECONDS:g}s",
         show_default=True,
-        help="How long to wait for other maintenance of this store; then exit with 11.",
+        help="How long to wait for other maintenance of this store. After that, exit with 11.",
+    )
+    return add(command)
+
+
+def file_option(command: Command) -> Command:
+    """Give a command `-o FILE`, as `path`; see `output_place`."""
+    add = click.option(
+        "-o",
+        "--output",
+        "path",
+        metavar="FILE",
+        required=True,
+        type=click.Path(dir_okay=False, allow_dash=True),
+        help="Where to write; - is standard output.",
     )
     return add(command)
 
@@ -175,7 +191,7 @@ def _quantity(name: str, parse: Callable[[str], float], examples: str) -> Callab
         try:
             return parse(text)
         except ValueError:
-            msg = f"{text!r} is no {name}: say {examples}."
+            msg = f"{text!r} is not a {name}: use {examples}."
             raise click.BadParameter(msg) from None
 
     convert.__name__ = name
@@ -186,22 +202,22 @@ def share(text: str) -> float:
     """Return a percentage as a fraction of more than 0 and at most 1."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
     if found is None or not 0 < float(found[1]) <= 100:  # noqa: PLR2004 - percent
-        msg = f"{text!r} is no share: say 5%."
+        msg = f"{text!r} is not a percentage: use 5%."
         raise click.BadParameter(msg)
     return float(found[1]) / 100
 
 
 def refuse_empty(words: Sequence[str]) -> None:
-    """Refuse a command line with an empty argument, as a shell's variable is that is not set: it means nothing here."""
+    """Refuse an empty argument: it is usually a shell variable that is not set."""
     for number, word in enumerate(words):
         if not word or (word.startswith("--") and word.find("=") == len(word) - 1 and "--" not in words[:number]):
             which = word or f"argument {number + 1}" + (f", after {words[number - 1]}," if number else "")
-            msg = f"{which} is empty: is a variable of the shell not set?"
+            msg = f"{which} is empty: is a shell variable not set?"
             raise WrongArgumentError(msg)
 
 
 def name_or_uuid(text: str) -> str:
-    """Return the name of a root, or a UUID or its beginning, if it can be one."""
+    """Return a root's name, or a UUID or its prefix, unchanged. Raises WrongArgumentError if it is too long."""
     if len(text) > maintenance.MAX_KEY_CHARACTERS:
         most = maintenance.MAX_KEY_CHARACTERS
         msg = f"names and UUIDs have at most {most} characters, this one has {len(text)}: {text:.40}..."
@@ -232,7 +248,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, float) and not math.isfinite(value):
-        # JSON has no such numbers.
+        # JSON has neither NaN nor infinity.
         return None
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -250,10 +266,10 @@ def said(*things: object) -> None:
 
 
 class _Console(Console):
-    """A terminal, pipe or file that gets nothing but letters and what rich itself says to terminals."""
+    """A console that escapes control characters, except those that rich itself sends to terminals."""
 
     def __init__(self, **options: Any) -> None:
-        # No markup: names are what users and headers say.
+        # No markup: names come from users and headers.
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -268,7 +284,7 @@ def warn(text: str) -> None:
 
 
 def table(*columns: str, right: Sequence[int] = ()) -> Table:
-    """Return an empty table; the columns of those numbers hold figures."""
+    """Return an empty table. `right` are the numbers of the columns to align right."""
     made = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for number, name in enumerate(columns):
         made.add_column(name, justify="right" if number in right else "left", overflow="fold")
@@ -276,7 +292,7 @@ def table(*columns: str, right: Sequence[int] = ()) -> Table:
 
 
 def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
-    """Return what is wrong, as a table of the first few."""
+    """Return a table of the first problems."""
     made = table("wrong", "state", "why")
     for wrong in problems[:_MANY]:
         made.add_row(wrong.kind, printable(wrong.uuid or wrong.name), printable(wrong.reason))
@@ -286,9 +302,9 @@ def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Return a text that says nothing to a terminal: what is no character to be seen is written like `\x1b`.
+    r"""Return a text that is safe to print on a terminal: unprintable characters are written like `\x1b`.
 
-    `lines`: it may have more than one line.
+    `lines`: keep line breaks.
     """
     if text.isprintable():
         return text
@@ -298,21 +314,27 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str = "") -> None:
-    """Say on standard error how many states something is wrong with; programs read that from the document."""
+    """Print the number of problems to standard error. Programs read it from the JSON document."""
     if problems and not output.as_json:
         kinds = sorted({wrong.kind for wrong in problems})
         of = f"{source}: " if source else ""
         first = problems[0].uuid or problems[0].name
-        warn(f"{of}{len(problems):,} states: {', '.join(kinds)} (first: {printable(first[:200])})")
+        states = counted(len(problems), "state", "states")
+        warn(f"{of}{states}: {', '.join(kinds)} (first: {printable(first[:200])})")
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with its noun, as "1 root" or "2,000 roots"."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def when(seconds: float) -> str:
-    """Write a time, given in s since 1970."""
+    """Return the date and time of a Unix timestamp, in UTC."""
     return maintenance.date(seconds, "%Y-%m-%d %H:%M:%S UTC")
 
 
 def times(before: float, after: float, better: str, worse: str) -> str:
-    """Say how many times better or worse; nothing where either is nothing."""
+    """Return how many times better or worse `after` is; "" if either is 0."""
     if not before or not after:
         return ""
     ratio = before / after
@@ -320,17 +342,17 @@ def times(before: float, after: float, better: str, worse: str) -> str:
 
 
 def output_place(path: str) -> tuple[str, bool]:
-    """Return what `-o` means, "-" being standard output, and whether that leaves standard output for words."""
+    """Return the path that `-o` means ("-" is standard output), and whether messages may go to standard output."""
     return ("/dev/stdout", False) if path in ("-", "/dev/stdout") else (path, True)
 
 
 def exit_code(error: BaseException) -> int:
-    """Return what the command line answers an error with."""
+    """Return the exit code for an error."""
     if isinstance(error, NoStoreError):
         return NO_STORE
     if isinstance(error, LockTimeoutError):
         return BUSY
     if isinstance(error, ValueError):
-        # Arguments that make no sense, ambiguous beginnings of UUIDs among them.
+        # Arguments that make no sense, such as an ambiguous prefix of a UUID.
         return USAGE
     return DAMAGE if isinstance(error, StateNotFoundError | CorruptedStateError) else FAILED

@@ -1,4 +1,4 @@
-"""Shell completion: of commands and options by click, of UUIDs and names from the store."""
+"""Shell completion. click completes commands and options; UUIDs and names of roots come from the store."""
 
 import os
 
@@ -25,10 +25,10 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @store_options
 def completion(shell: str) -> int:
-    """Print the script that lets a shell complete commands, options, and UUIDs.
+    """Print a script that makes a shell complete commands, options and UUIDs.
 
-    UUIDs are completed from the store of -d (on the line that is completed),
-    ANA_PICKLE_DIR or ./pickles, from their second digit on.
+    UUIDs are completed after two digits, from the store of -d (on the line
+    being completed), ANA_PICKLE_DIR or ./pickles.
     """
     from ana.cli import ana  # noqa: PLC0415 - the group that this command is in
 
@@ -41,7 +41,7 @@ def completion(shell: str) -> int:
 
 
 def uuids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the UUIDs of the store that begin with what was typed."""
+    """Return the store's UUIDs with the given prefix."""
     output = context.find_object(Output) or Output()
     if len(incomplete) < 2 or not os.path.isdir(output.place[0]):  # noqa: PLR2004 - one of 256 folders
         return []
@@ -53,7 +53,7 @@ def uuids(context: click.Context, _parameter: click.Parameter, incomplete: str) 
 
 
 def roots(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the names of the store's roots that begin with what was typed."""
+    """Return the names of the store's roots with the given prefix."""
     output = context.find_object(Output) or Output()
     try:
         found = maintenance.roots(output.store)

@@ -1,4 +1,4 @@
-"""`ana import`, `ana export`: states from elsewhere, and for elsewhere."""
+"""`ana import`, `ana export`: carry states from and to other stores."""
 
 import os
 from typing import Any
@@ -10,7 +10,9 @@ from ana.cli.common import (
     DAMAGE,
     DONE,
     Output,
+    counted,
     emit,
+    file_option,
     lock_option,
     output_place,
     problems_table,
@@ -30,10 +32,10 @@ Examples:
   ana -d /shared/pickles import experiment-7.ana
 
 \b
-JSON: found, imported (UUIDs), present, size_bytes, exported (UUIDs that were
-asked for), ignored, problems.
-Exit codes: 0; 4 if states are damaged or missing, or differ from what the
-store has: those were not imported.
+JSON: found, imported (UUIDs), present, size_bytes, exported (UUIDs named on
+export), ignored, problems.
+Exit codes: 0; 4 if states are damaged, missing, or differ from those in the
+store: these were not imported.
 """
 
 EXPORT_EXAMPLES = """\b
@@ -43,7 +45,7 @@ Examples:
   tar tf model.ana
 
 \b
-JSON: path, uuids (asked for), states (all of them), size_bytes.
+JSON: path, uuids (as requested), states (all of them), size_bytes.
 Exit codes: 0; 1 if the file exists; 4 if a state is missing or damaged.
 """
 
@@ -54,15 +56,16 @@ Exit codes: 0; 1 if the file exists; 4 if a state is missing or damaged.
 @store_options
 @click.pass_obj
 def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
-    """Store the states of a folder of the original ANA, or of an exported file.
+    """Import states from a folder of the original ANA, or from an exported file.
 
-    OLD_DIR is a folder of files UUID.p, as ANA wrote them until 2019. They
-    keep their UUIDs; references to them load as before. Nothing is unpickled:
-    each file is checked opcode by opcode, and what it refers to is found on
-    the way. FILE is what `ana export` wrote; every byte is verified.
+    OLD_DIR is a folder of UUID.p files, as ANA wrote them until 2019. The
+    states keep their UUIDs, and references to them still load. Nothing is
+    unpickled: each file is checked opcode by opcode, which also finds the
+    states that it refers to. FILE is a file from `ana export`; every byte is
+    verified.
 
-    The source is only read. The store is made if it is not there. What is there
-    already is not stored again: an import can be interrupted and run again.
+    The source is only read. The store is created if needed. States that exist
+    are not stored again, so an interrupted import can be run again.
     """
     work: Any = maintenance.import_old if os.path.isdir(source) else maintenance.import_file
     with progress(output, "ana import") as on_progress:
@@ -70,8 +73,10 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
     if output.as_json:
         emit(found)
     elif not output.quiet:
-        said(f"{len(found.imported):,} of {found.found:,} states imported, {size(found.size_bytes)}")
-        said(f"{found.present:,} were there already, {len(found.ignored):,} files are no states")
+        total = counted(found.found, "state", "states")
+        said(f"{len(found.imported):,} of {total} imported, {size(found.size_bytes)}")
+        foreign = counted(len(found.ignored), "foreign file", "foreign files") if found.ignored else "no foreign files"
+        said(f"{found.present:,} already stored; {foreign}")
         if found.problems:
             said(problems_table(found.problems))
     warn_of(found.problems, output, source)
@@ -80,24 +85,15 @@ def import_command(output: Output, /, source: str, lock_seconds: float) -> int:
 
 @click.command("export", epilog=EXPORT_EXAMPLES)
 @uuids_argument
-@click.option(
-    "-o",
-    "--output",
-    "path",
-    metavar="FILE",
-    required=True,
-    type=click.Path(dir_okay=False, allow_dash=True),
-    help="Where it goes; - is standard output.",
-)
+@file_option
 @store_options
 @click.pass_obj
 def export(output: Output, /, path: str, from_file: str | None, *, uuids: tuple[str, ...], null: bool) -> int:
-    """Write states with all that they refer to into one file, for another site.
+    """Export states, and all that they refer to, to one file for another site.
 
-    It is a tar file that unpacks into a store, the states' files as they are;
-    `ana import` there takes it in. Every byte is verified. A beginning of a
-    UUID is enough if no other begins like that. Any number of them can come
-    from a file.
+    The file is a tar archive of the states' files. Import it with `ana
+    import`, or unpack it: it is a store. Every byte is verified. A unique
+    prefix of a UUID is enough.
     """
     names = given(uuids, from_file, null=null)
     path, speaks = output_place(path)
@@ -108,5 +104,5 @@ def export(output: Output, /, path: str, from_file: str | None, *, uuids: tuple[
     if output.as_json:
         emit(found)
     elif not output.quiet:
-        said(f"{len(found.states):,} states in {found.path}, {size(found.size_bytes)}")
+        said(f"{counted(len(found.states), 'state', 'states')} in {found.path}, {size(found.size_bytes)}")
     return DONE

@@ -1,4 +1,4 @@
-"""`ana info`: where a store lies, and whether that is a good place."""
+"""`ana info`: where a store is, and whether that is a good place."""
 
 from typing import Any
 
@@ -25,25 +25,26 @@ Examples:
   ana --json info | jq '.findings[] | select(.kind == "unsafe")'
 
 \b
-JSON: source (what said where the store is), path, host, format, levels,
-store_id, mode, keyed, filesystem, mount_point, mount_source, mount_options,
-network, writable, hard_links, fsync_seconds, lock, other, lock_other ("" if
-locks work), clock_difference_seconds, total_bytes, free_bytes, total_inodes,
-free_inodes, quota, findings (kind: unsafe, slow or note; what; cure).
-null: it could not be tried. Exit codes: 0, 10.
+JSON: source (the option or variable that named the store), path, host,
+format, levels, store_id, mode, keyed, filesystem, mount_point, mount_source,
+mount_options, network, writable, hard_links, fsync_seconds, lock, other,
+lock_other ("" if locks work), clock_difference_seconds, total_bytes,
+free_bytes, total_inodes, free_inodes, quota, findings (kind: unsafe, slow or
+note; what; cure).
+null: could not be tested. Exit codes: 0, 10.
 """
 
 
 @click.command("info", epilog=INFO_EXAMPLES)
-@click.option("--other", metavar="DIR", type=click.Path(file_okay=False), help="The same store by another mount.")
+@click.option("--other", metavar="DIR", type=click.Path(file_okay=False), help="The same store through another mount.")
 @store_options
 @click.pass_obj
 def info(output: Output, /, other: str | None) -> int:
-    """Say where the store is, what it lies on, and what makes it slow or unsafe, with the cure.
+    """Show where the store is, what would make it slow or unsafe, and the cure.
 
-    Tries hard links, fsync, locks and clocks with temporary files. With
-    --other, also whether a lock that is held by one mount excludes by the
-    other: mount the folder twice, or share one mount over ssh.
+    Tests hard links, fsync, locks and clocks with temporary files. With
+    --other, also tests whether a lock held through one mount excludes through
+    the other: mount the folder twice, or share one mount over ssh.
     """
     found = maintenance.info(output.store, other=other)
     source = output.place[1]
@@ -55,7 +56,7 @@ def info(output: Output, /, other: str | None) -> int:
             colour = {"unsafe": "bold red", "slow": "yellow"}.get(finding.kind, "cyan")
             said(Text.assemble((f"{finding.kind}: ", colour), finding.what, (f"\n  {finding.cure}", "dim")))
         if not found.findings:
-            said(Text("nothing is wrong with it", "green"))
+            said(Text("No problems found.", "green"))
     return DONE
 
 
@@ -67,7 +68,7 @@ def _info_table(found: maintenance.Information, source: str) -> Any:
     if found.total_inodes and found.free_inodes is not None:
         inodes = f"{found.free_inodes:,} of {found.total_inodes:,} free"
     rows = [
-        ("store", f"{found.path} (said by {source})"),
+        ("store", f"{found.path} (from {source})"),
         ("host", found.host),
         ("format", f"{found.format}, {found.levels} folder levels, id {found.store_id}"),
         ("trust", f"mode {found.mode}, {'signed with a key' if found.keyed else 'no key'}"),
@@ -77,9 +78,9 @@ def _info_table(found: maintenance.Information, source: str) -> Any:
         ),
         ("mounted", found.mount_options),
         ("hard links", _word(found.hard_links)),
-        ("fsync", "not tried" if found.fsync_seconds is None else f"{found.fsync_seconds * 1000:.2g} ms"),
+        ("fsync", "not tested" if found.fsync_seconds is None else f"{found.fsync_seconds * 1000:.2g} ms"),
         ("locks", _lock(found.lock)),
-        ("clock", "not tried" if skew is None else "as this host's" if not skew else f"{skew:+.2f} s"),
+        ("clock", "not tested" if skew is None else "as this host's" if not skew else f"{skew:+.2f} s"),
         ("space", f"{size(found.free_bytes)} of {size(found.total_bytes)} free"),
         ("inodes", inodes),
     ]
@@ -91,8 +92,8 @@ def _info_table(found: maintenance.Information, source: str) -> Any:
 
 
 def _word(answer: bool | None) -> str:  # noqa: FBT001 - a word for a truth value
-    return "not tried" if answer is None else "yes" if answer else "no"
+    return "not tested" if answer is None else "yes" if answer else "no"
 
 
 def _lock(wrong: str | None) -> str:
-    return "not tried" if wrong is None else wrong or "exclude"
+    return "not tested" if wrong is None else wrong or "exclude"

@@ -1,4 +1,4 @@
-"""`ana init`, `ana key new`, `ana key rotate`: stores of a kind, and their keys."""
+"""`ana init`, `ana key new`, `ana key rotate`: new stores, and their keys."""
 
 import dataclasses
 from pathlib import Path
@@ -10,6 +10,7 @@ from ana.cli.common import (
     DONE,
     PARTLY,
     Output,
+    counted,
     emit,
     lock_option,
     printable,
@@ -30,7 +31,7 @@ Examples:
 
 \b
 JSON: path, store_id, mode, key_file ("" for none).
-Exit codes: 0; 1 if there is a store, or a key file, already.
+Exit codes: 0; 1 if the store or the key file exists.
 """
 
 ROTATE_EXAMPLES = """\b
@@ -39,44 +40,43 @@ Examples:
 
 \b
 JSON: key_file, states, signed, resumed, finished, problems.
-Exit codes: 0; 3 if states could not be signed anew (the old key stays until
-they are: run it again); 11 if other maintenance runs.
+Exit codes: 0; 3 if some states could not be signed (the old key stays valid:
+run it again); 11 if other maintenance runs.
 """
 
 
 @click.command("init", epilog=INIT_EXAMPLES)
-@click.option("--keyed", is_flag=True, help="With a key: nothing counts in it that the key has not signed.")
-@click.option("--shared", is_flag=True, help="For a group, which is trusted then: mode 2770 instead of 0700.")
+@click.option("--keyed", is_flag=True, help="Create a key: readers accept only what it has signed.")
+@click.option("--shared", is_flag=True, help="Share the store with a group that you trust: mode 2770 instead of 0700.")
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),
-    help="Where the key goes, instead of ~/.config/ana/keys/STORE_ID: name it with ANA_KEY_FILE then.",
+    help="Where to put the key, instead of ~/.config/ana/keys/STORE_ID. Set ANA_KEY_FILE to it.",
 )
 @store_options
 @click.pass_obj
 def init(output: Output, /, *, keyed: bool, shared: bool, key_file: Path | None) -> int:
-    """Make a new store, in a folder that is not there yet or is empty.
+    """Create a store in a new or empty folder.
 
-    A store also comes into being by itself when a program first stores
-    something in it, for its user alone and without a key. SECURITY.md says
-    what the kinds are worth.
+    A program that stores something also creates its store: private to its
+    user, and without a key. SECURITY.md compares the kinds of store.
     """
     if key_file is not None and not keyed:
-        msg = "--key-file is for a store with a key: give --keyed, too."
+        msg = "--key-file needs --keyed."
         raise click.UsageError(msg)
     made = maintenance.init(output.place[0], keyed=keyed, shared=shared, key_file=key_file)
     if output.as_json:
         emit(dataclasses.asdict(made))
     elif not output.quiet:
-        said(printable(f"made {made.path} (mode {made.mode}, id {made.store_id})"))
+        said(printable(f"created {made.path} (mode {made.mode}, id {made.store_id})"))
         if made.key_file:
-            said(printable(f"its key is in {made.key_file}: keep a copy, without it nobody reads the store"))
+            said(printable(f"its key is in {made.key_file}: keep a copy, because nobody can read the store without it"))
     return DONE
 
 
 @click.group("key")
 def key() -> None:
-    """Make keys for stores, and replace them."""
+    """Create and replace the keys of stores."""
 
 
 @key.command("new")
@@ -84,15 +84,15 @@ def key() -> None:
 @store_options
 @click.pass_obj
 def new(output: Output, /, path: Path) -> int:
-    """Make a key in a new file with mode 0600, for set_dl(pickle_dir=..., key=PATH).
+    """Create a key in a new file with mode 0600, for set_dl(pickle_dir=..., key=PATH).
 
-    `ana init --keyed` makes a store together with its key.
+    `ana init --keyed` creates a store together with its key.
     """
     where = maintenance.new_key(path)
     if output.as_json:
         emit({"key_file": where})
     elif not output.quiet:
-        said(printable(f"made {where}"))
+        said(printable(f"created {where}"))
     return DONE
 
 
@@ -101,20 +101,25 @@ def new(output: Output, /, path: Path) -> int:
 @store_options
 @click.pass_obj
 def rotate(output: Output, /, lock_seconds: float) -> int:
-    """Give a store another key: make it, sign all states with it, forget the old.
+    """Replace a store's key: create a new one, sign all states, drop the old one.
 
-    Until all are signed, both keys are believed by whoever reads the key file
-    from now on. Jobs that have opened the store before do not know the new
-    key: start them anew. May be interrupted, and goes on when it is run again.
+    Until all states are signed, both keys are valid for processes that read
+    the key file from now on. Jobs that opened the store before do not know
+    the new key: restart them. An interrupted rotation resumes when it is run
+    again.
     """
     with progress(output, "ana key rotate") as on_progress:
         done = maintenance.rotate_key(output.store, on_progress=on_progress, lock_seconds=lock_seconds)
     if output.as_json:
         emit(dataclasses.asdict(done))
     elif not output.quiet:
-        said(printable(f"{done.signed:,} of {done.states:,} states signed anew with the key in {done.key_file}"))
+        said(
+            printable(
+                f"signed {done.signed:,} of {counted(done.states, 'state', 'states')} with the key in {done.key_file}"
+            )
+        )
         if done.problems:
             said(problems_table(done.problems))
     if not done.finished:
-        warn("some states could not be signed: the old key stays in the file; run it again")
+        warn("some states could not be signed: the old key stays valid; run it again")
     return DONE if done.finished else PARTLY

@@ -1,4 +1,4 @@
-"""`ana stats --jobs`: what the processes of jobs did, as a table or as JSON."""
+"""`ana stats --jobs`: the counts of jobs' processes, as a table or as JSON."""
 
 import dataclasses
 from datetime import UTC, datetime
@@ -11,16 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ana import maintenance
-from ana.cli.common import emit, said, size
+from ana.cli.common import counted, emit, said
 from ana.layers import statistics
 from ana.layers.statistics import Stats, Summary
+from ana.units import size
 
 __all__ = ["document", "jobs_option", "show_jobs", "view"]
 
 jobs_option = click.option(
     "--jobs",
     metavar="DIR",
-    help="Instead, sum up what the processes of jobs wrote into DIR (with the environment's ANA_STATS=DIR).",
+    help="Sum up the counts that jobs wrote to DIR (ANA_STATS=DIR) instead.",
 )
 
 _ROWS = (
@@ -32,8 +33,8 @@ _ROWS = (
     ("loaded from the store", "from_store", "from_store_raw_bytes"),
     ("  read from files", "", "from_store_file_bytes"),
 )
-"""What a row says: how often, and how many bytes."""
-_TROUBLES = (("damaged", "damaged"), ("retries", "tried again"), ("lock_timeouts", "went on without a lock"))
+"""Of each row: its label, and the fields with the number of states and bytes."""
+_TROUBLES = (("damaged", "damaged"), ("retries", "tried again"), ("lock_timeouts", "continued without a lock"))
 
 
 def show_jobs(folder: str, *, as_json: bool, quiet: bool) -> None:
@@ -69,16 +70,12 @@ def view(summary: Summary) -> Group:
 
 
 def _processes(summary: Summary) -> str:
-    said = f"{_some(summary.processes, 'process', 'processes')} on {_some(len(summary.hosts), 'host', 'hosts')}"
+    said = f"{counted(summary.processes, 'process', 'processes')} on {counted(len(summary.hosts), 'host', 'hosts')}"
     if summary.jobs:
-        said += f", {_some(len(summary.jobs), 'job id', 'job ids')}"
+        said += f", {counted(len(summary.jobs), 'job id', 'job ids')}"
     if summary.processes:
         said += f", {_time(summary.started)} to {_time(summary.ended)}"
     return said
-
-
-def _some(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def _time(seconds: float) -> str:
@@ -111,8 +108,8 @@ def _notes(stats: Stats) -> list[Text]:
 def _warnings(summary: Summary) -> list[str]:
     found = []
     if summary.unfinished:
-        who = _some(summary.unfinished, "process was", "processes were")
+        who = counted(summary.unfinished, "process was", "processes were")
         found.append(f"{who} killed, or still running: what was done last is not counted")
     if summary.unreadable:
-        found.append(f"{_some(summary.unreadable, 'file is', 'files are')} unreadable")
+        found.append(f"{counted(summary.unreadable, 'file is', 'files are')} unreadable")
     return found

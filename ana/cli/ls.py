@@ -1,4 +1,4 @@
-"""`ana ls`: which states a store holds."""
+"""`ana ls`: list states."""
 
 import re
 import sys
@@ -49,22 +49,22 @@ SORTS = {
 
 @click.command("ls", epilog=LS_EXAMPLES)
 @click.option("--class", "class_pattern", metavar="REGEX", help="Only states whose class (module:Class) matches.")
-@click.option("--larger", "larger_than", type=SIZE, metavar="SIZE", help="Only files larger than that.")
-@click.option("--smaller", "smaller_than", type=SIZE, metavar="SIZE", help="Only files smaller than that.")
-@click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states stored longer ago.")
-@click.option("--newer", "newer_than_seconds", type=AGE, metavar="TIME", help="Only states stored since then.")
-@click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Oldest, largest, or first by name, first.")
-@click.option("-n", "number", type=click.IntRange(1), metavar="N", help="No more than so many.")
-@click.option("-0", "null", is_flag=True, help="UUIDs alone, each followed by NUL: for --from-file, and for xargs -0.")
+@click.option("--larger", "larger_than", type=SIZE, metavar="SIZE", help="Only files larger than this.")
+@click.option("--smaller", "smaller_than", type=SIZE, metavar="SIZE", help="Only files smaller than this.")
+@click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states older than this.")
+@click.option("--newer", "newer_than_seconds", type=AGE, metavar="TIME", help="Only states newer than this.")
+@click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Order: oldest, largest or by name.")
+@click.option("-n", "number", type=click.IntRange(1), metavar="N", help="At most N states.")
+@click.option("-0", "null", is_flag=True, help="Print only UUIDs, each followed by NUL: for --from-file and xargs -0.")
 @store_options
 @click.pass_obj
 def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, **filters: Any) -> int:
     """List the states: UUID, size, age and class.
 
-    All filters have to match. Ages are by this host's clock, since a state
-    was stored (or brought back from the trash). Sizes: 500k, 20M, 1G
-    (powers of 1000), 4Mi (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Each
-    state's header is read.
+    All filters must match. A state's age counts from when it was stored (or
+    brought back from the trash), by this host's clock. Sizes: 500k, 20M, 1G
+    (powers of 1000), 4Mi (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Reads
+    the header of each state.
     """
     try:
         found = maintenance.ls(output.store, **filters)

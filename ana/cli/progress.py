@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a command: a bar on a terminal, a line every 30 s elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def progress(output: Output, command: str) -> Iterator[maintenance.OnProgress]:
     if output.quiet:
         yield lambda _: None
     elif console.is_terminal and threads.can_start():
-        # The bar moves in a thread of rich's own.
+        # rich moves the bar in a thread of its own.
         with _bar(console) as on_progress:
             yield on_progress
     else:
@@ -56,7 +56,7 @@ def _bar(console: Console) -> Iterator[maintenance.OnProgress]:
 
 
 class _Lines:
-    """Says how far work is, now and then."""
+    """Prints progress as lines."""
 
     def __init__(self, command: str) -> None:
         self.command = command

@@ -3,7 +3,7 @@
 import click
 
 from ana import maintenance, settings
-from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, output_place, said, store_options, warn_of
+from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, file_option, output_place, said, store_options, warn_of
 from ana.cli.progress import progress
 from ana.fs import paths
 
@@ -17,38 +17,38 @@ Examples:
 
 \b
 JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
-4 if states or folders cannot be read (the page is of the rest).
+4 if states or folders cannot be read (the page shows the rest).
 """
 
 
 @click.command("report", epilog=EXAMPLES)
+@file_option
 @click.option(
-    "-o",
-    "--output",
-    "path",
-    metavar="FILE",
-    required=True,
-    type=click.Path(dir_okay=False, allow_dash=True),
-    help="Where it goes; - is standard output.",
+    "--purge-after",
+    "purge_after_seconds",
+    type=AGE,
+    metavar="TIME",
+    help="Age at which the site removes files; older ones are marked.",
 )
-@click.option("--purge-after", "purge_after_seconds", type=AGE, metavar="TIME", help="When the site removes old files.")
 @click.option(
     "--jobs",
     metavar="DIR",
     envvar=settings.STATS.name,
     type=click.Path(exists=True, file_okay=False),
-    help="What the processes of jobs wrote there, with ANA_STATS=DIR.  [default: $ANA_STATS]",
+    help="Add the counts that jobs wrote to DIR.  [default: $ANA_STATS]",
 )
 @store_options
 @click.pass_obj
 def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs: str | None) -> int:
-    """Write a page about the store: growth, sizes, classes, ages, what it saves.
+    """Write an HTML page about the store: growth, sizes, classes, ages, savings.
 
-    With --jobs also where the jobs' states came from, and what was not moved.
+    With --jobs, also shows where jobs got their states from, and what did not
+    have to be moved.
 
-    One HTML file that asks nobody for anything: no script, no font, no image
-    from elsewhere. Counts exactly, and leaves the sums for `ana stats` and for
-    the next page's history. An older page is replaced when the new one is whole.
+    The page is one self-contained file: no scripts, and no fonts or images
+    from elsewhere. Reads every header, and saves the sums for `ana stats` and
+    for the history on the next page. An older page is replaced once the new
+    one is complete.
     """
     problems: list[maintenance.Problem] = []
     with progress(output, "ana report") as on_progress:

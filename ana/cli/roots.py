@@ -1,4 +1,4 @@
-"""`ana keep`, `ana forget`, `ana roots`: what every collection spares."""
+"""`ana keep`, `ana forget`, `ana roots`: the states that no collection takes."""
 
 import click
 
@@ -7,6 +7,7 @@ from ana.cli.common import (
     DAMAGE,
     DONE,
     Output,
+    counted,
     emit,
     name_or_uuid,
     printable,
@@ -30,7 +31,7 @@ Examples:
   python: ana.get_dl().keep("experiment-7", model, mesh)
 
 \b
-JSON: name, uuids, problems (what they refer to and is missing or damaged).
+JSON: name, uuids, problems (missing or damaged states that they refer to).
 Exit codes: 0; 4 if a state is missing or damaged.
 """
 
@@ -51,8 +52,8 @@ Examples:
 
 \b
 JSON: a line for each root with name, uuids, since, by, missing.
-Exit codes: 0; 4 if a state that is to be kept is missing, or a root's file
-cannot be read.
+Exit codes: 0; 4 if a kept state is missing, or a root's file cannot be
+read.
 """
 
 
@@ -62,16 +63,16 @@ cannot be read.
 @store_options
 @click.pass_obj
 def keep(output: Output, /, name: str, from_file: str | None, *, uuids: tuple[str, ...], null: bool) -> int:
-    """Keep states, with all that they refer to, from every collection, under a name.
+    """Keep states, and all that they refer to, from every collection.
 
-    What the name keeps already, it goes on keeping. A beginning of a UUID is
-    enough if no other begins like that. States in the trash are brought back.
+    The states are added to those that NAME keeps already. A unique prefix of
+    a UUID is enough. States in the trash are brought back.
     """
     found = maintenance.keep(output.store, name, given(uuids, from_file, null=null))
     if output.as_json:
         emit(found)
     elif not output.quiet:
-        said(f"{printable(name)}: {len(found.uuids)} states and all that they refer to are kept")
+        said(f"{printable(name)}: kept {counted(len(found.uuids), 'state', 'states')} and all that they refer to")
         if found.problems:
             said(problems_table(found.problems))
     warn_of(found.problems, output)
@@ -83,15 +84,15 @@ def keep(output: Output, /, name: str, from_file: str | None, *, uuids: tuple[st
 @store_options
 @click.pass_obj
 def forget(output: Output, /, name: str) -> int:
-    """Let go of what is kept under a name.
+    """Remove a root.
 
-    The states stay until a collection: nothing is removed by this.
+    Its states stay in the store until a collection takes them.
     """
     entries = maintenance.forget(output.store, name)
     if output.as_json:
         emit({"name": name, "entries": entries})
     elif not output.quiet:
-        said(f"{printable(name)}: forgotten; a collection may take its states")
+        said(f"{printable(name)}: removed; a collection may take its states")
     return DONE
 
 
@@ -99,7 +100,7 @@ def forget(output: Output, /, name: str) -> int:
 @store_options
 @click.pass_obj
 def roots(output: Output, /) -> int:
-    """List what is kept: names, how many states, since when, by whom."""
+    """List the roots: name, number of states, since when, by whom."""
     unreadable: list[maintenance.Problem] = []
     found = maintenance.roots(output.store, problems=unreadable)
     for wrong in unreadable:
@@ -116,5 +117,5 @@ def roots(output: Output, /) -> int:
         said(made)
     missing = [root.name for root in found if root.missing]
     if missing and not output.as_json:
-        warn(f"{len(missing)} roots name states that are missing (first: {missing[0]})")
+        warn(f"{counted(len(missing), 'root', 'roots')} with missing states (first: {missing[0]})")
     return DAMAGE if missing or unreadable else DONE

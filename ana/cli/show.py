@@ -1,4 +1,4 @@
-"""`ana show`, `ana cat`: one state."""
+"""`ana show`, `ana cat`: look at one state."""
 
 import sys
 from typing import Any
@@ -36,8 +36,8 @@ JSON: uuid, class_name, path, size_bytes, raw_bytes, header_bytes,
 stored_bytes, segments, chunks, children, content_digest, created, modified,
 in_trash; with --tree: uuid, class_name, size_bytes, problem, repeated,
 children (the same again).
-Exit codes: 0; 2 if more than one UUID begins like that; 4 if the state is
-missing or damaged, with --tree also for one that it refers to.
+Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
+damaged, with --tree also if one is that it refers to.
 """
 
 
@@ -47,21 +47,21 @@ Examples:
   ana cat 5f3ac0e1 > state.pkl
 
 \b
-Exit codes: 0; 2 if more than one UUID begins like that; 4 if the state is
-missing or damaged.
+Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
+damaged.
 """
 
 
 @click.command("show", epilog=SHOW_EXAMPLES)
 @click.argument("uuid", type=name_or_uuid, shell_complete=uuids)
-@click.option("--tree", "as_tree", is_flag=True, help="Show what it refers to, and what that refers to, as a tree.")
+@click.option("--tree", "as_tree", is_flag=True, help="Show all that it refers to as a tree.")
 @store_options
 @click.pass_obj
 def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
-    """Show all that a state's header says, without unpickling it.
+    """Show a state's header, without unpickling the state.
 
-    A beginning of the UUID is enough if no other state's begins like that. A
-    state that gc has put into the trash is shown from there.
+    A unique prefix of the UUID is enough. A state in the trash is shown from
+    there.
     """
     if as_tree:
         return _show_tree(output, uuid)
@@ -86,8 +86,8 @@ def _fields(found: maintenance.Shown) -> Any:
         ("stored", f"{size(found.size_bytes)} ({found.size_bytes:,} bytes{ratio})"),
         ("segments", f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"),
         ("chunks", f"{len(found.chunks)} ({', '.join(sorted(methods)) or 'none'})"),
-        ("made", f"{when(found.created)} by the writer's clock"),
-        ("stored at", f"{when(found.modified)} by the server's"),
+        ("created", f"{when(found.created)} by the writer's clock"),
+        ("stored at", f"{when(found.modified)} by the server's clock"),
         ("content", found.content_digest),
         ("children", str(len(found.children))),
         *(("", child) for child in found.children[:20]),
@@ -139,14 +139,14 @@ def _line(child: maintenance.Child) -> Text:
 @store_options
 @click.pass_obj
 def cat(output: Output, /, uuid: str) -> int:
-    """Write a state's raw pickle to standard output, after every byte was checked.
+    """Check a state, and write its raw pickle to standard output.
 
-    What comes is the pickle stream, then the buffers that it asks for, one
-    after the other: the same bytes as `zstd -dc FILE` gives. Not to a
-    terminal. A state in the trash is brought back, as by any reader.
+    Writes the pickle stream and then its out-of-band buffers, end to end: the
+    same bytes as `zstd -dc FILE`. Refuses to write to a terminal. A state in
+    the trash is brought back, as by any reader.
     """
     if sys.stdout.isatty():
-        msg = "a pickle is not for terminals: send it to a file or a program."
+        msg = "will not write a pickle to a terminal: redirect it to a file or a program."
         raise click.UsageError(msg)
     segments = maintenance.cat(output.store, uuid)
     out = sys.stdout.buffer

@@ -1,4 +1,4 @@
-"""`ana stats`: what a store holds, by number and size."""
+"""`ana stats`: the number and size of states in a store."""
 
 from typing import Any
 
@@ -37,29 +37,29 @@ Examples:
 \b
 JSON: states, trash, damaged (files set aside), temporaries, foreign, folders,
 inodes, summary (taken, states, raw_bytes, stored_bytes, trash_bytes,
-by_class, by_age, by_size; null if nobody has counted yet),
+by_class, by_age, by_size; null before the first --exact count),
 summary_age_seconds, exact, ratio, problems (uuid, name, kind, reason),
 jobs (null, or what --jobs prints: docs/observing.md).
-Exit codes: 0; 4 if folders, or (with --exact) headers, cannot be read.
+Exit codes: 0; 4 if a folder or (with --exact) a header cannot be read.
 """
 
 
 @click.command("stats", epilog=STATS_EXAMPLES)
-@click.option("--exact", is_flag=True, help="Read every header, and leave the sums for others.")
-@click.option("--by", type=click.Choice(["class", "age", "size"]), help="Split the states up.")
+@click.option("--exact", is_flag=True, help="Read every header, and save the sums in the store.")
+@click.option("--by", type=click.Choice(["class", "age", "size"]), help="Group the states.")
 @jobs_option
 @store_options
 @click.pass_obj
 def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -> int:
-    """Count what is in the store: states, bytes, inodes, temporaries, trash, damaged.
+    """Count states, bytes, inodes, temporary files, trash and damaged files.
 
-    Counts come from one listing of each folder. Sizes would need a look at
-    every file: they are those of the last --exact count, whose age is shown.
-    --by is of that count, too.
+    Counts come from listing each folder once. Sizes would need a look at
+    every file, so they are those of the last --exact count, shown with its
+    age. --by uses that count, too.
 
-    With --jobs, sums up what the processes of jobs did instead: stored,
-    loaded, spared. Where the environment's ANA_STATS names a folder of such
-    numbers, their sums are shown below the store's.
+    With --jobs, sums up what jobs stored, loaded and did not have to move. If
+    ANA_STATS names a folder of such counts, their sums are shown below the
+    store's.
     """
     if jobs is not None:
         show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)
@@ -72,7 +72,7 @@ def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -
     elif not output.quiet:
         said(_stats_table(found))
         if found.summary is None:
-            said("sizes are not known: ana stats --exact reads every header once, and leaves the sums for others")
+            said("Sizes are unknown: run ana stats --exact, which reads every header and saves the sums.")
         elif by is not None:
             said(_groups(found.summary, by))
         if done is not None:
@@ -95,11 +95,11 @@ def _stats_table(found: maintenance.StoreStats) -> Any:
         rows += [("in the trash", size(summary.trash_bytes), of)]
     rows += [
         ("inodes", f"{found.inodes:,}", f"{found.folders:,} of them folders"),
-        ("trash", f"{found.trash:,}", "waits to be deleted: ana gc" if found.trash else ""),
+        ("trash", f"{found.trash:,}", "deleted by a later ana gc" if found.trash else ""),
         (
             "temporaries",
             f"{found.temporaries:,}",
-            "ana sweep removes what killed writers left" if found.temporaries else "",
+            "left by killed writers: ana sweep" if found.temporaries else "",
         ),
         ("set aside", f"{found.damaged:,}", "damaged: .bad-* files" if found.damaged else ""),
         ("foreign", f"{found.foreign:,}", ""),

@@ -1,4 +1,4 @@
-"""`ana sweep`: what killed writers left behind."""
+"""`ana sweep`: remove what killed writers left behind."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from ana.cli.common import (
     DONE,
     PARTLY,
     Output,
+    counted,
     emit,
     lock_option,
     said,
@@ -25,8 +26,8 @@ Examples:
   ana sweep --older 7d
 
 \b
-JSON: removed, kept (young enough to be in use), skipped (no business of a
-store), failed (name: reason). Exit codes: 0; 3 if some could not be removed.
+JSON: removed, kept (may be in use), skipped (files that are not ANA's),
+failed (name: reason). Exit codes: 0; 3 if some could not be removed.
 """
 
 
@@ -38,26 +39,28 @@ store), failed (name: reason). Exit codes: 0; 3 if some could not be removed.
     metavar="TIME",
     default="2d",
     show_default=True,
-    help="How old a temporary file is that no writer uses any more.",
+    help="Remove temporary files older than this.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @lock_option
 @store_options
 @click.pass_obj
 def sweep(output: Output, /, **options: Any) -> int:
-    """Remove the temporary files that killed writers have left.
+    """Remove temporary files that killed writers left behind.
 
-    Their age is by the clock of the file server. Nothing else is touched; what
-    is no business of a store is listed.
+    Ages are by the file server's clock. No other file is touched. Files that
+    are not ANA's are listed.
     """
     found = maintenance.sweep(output.store, **options)
     if output.as_json:
         emit(found)
     elif not output.quiet:
         would = "would be removed" if options["dry_run"] else "removed"
-        said(f"{len(found.removed):,} temporary files {would}, {len(found.kept):,} may be in use")
+        removed = counted(len(found.removed), "temporary file", "temporary files")
+        said(f"{removed} {would}, {len(found.kept):,} may be in use")
         if found.skipped:
-            said(f"{len(found.skipped):,} files are no business of a store: {', '.join(found.skipped[:5])}")
+            foreign = counted(len(found.skipped), "foreign file", "foreign files")
+            said(f"{foreign}, not ANA's: {', '.join(found.skipped[:5])}")
     for name, reason in found.failed.items():
         warn(f"{name}: {reason}")
     return PARTLY if found.failed else DONE

@@ -1,4 +1,4 @@
-"""`ana verify`: whether every byte is right."""
+"""`ana verify`: check every byte."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from ana.cli.common import (
     DAMAGE,
     DONE,
     Output,
+    counted,
     emit,
     lock_option,
     problems_table,
@@ -35,43 +36,45 @@ Examples:
 \b
 JSON: states, checked, size_bytes, problems (uuid, name, kind: damaged,
 missing or failed, reason), repaired (UUIDs), set_aside (files).
-Exit codes: 0; 4 if something is damaged, missing or cannot be read, and was
+Exit codes: 0; 4 if a state is damaged, missing or cannot be read, and was
 not repaired.
 """
 
 
 @click.command("verify", epilog=VERIFY_EXAMPLES)
 @click.option(
-    "--sample", type=share, metavar="P%", default="100%", help="Read only that share of the states, by chance."
+    "--sample", type=share, metavar="P%", default="100%", help="Read only this share of the states, chosen at random."
 )
-@click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states stored longer ago.")
+@click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states older than this.")
 @click.option(
     "--repair-from",
     metavar="STORE",
     type=click.Path(exists=True, file_okay=False),
-    help="Take what is damaged or missing from another store.",
+    help="Copy damaged and missing states from another store.",
 )
-@click.option("--set-aside", is_flag=True, help="Rename damaged files to .bad-…, so that they are stored again.")
+@click.option(
+    "--set-aside", is_flag=True, help="Rename damaged files to .bad-…, so that programs store the states again."
+)
 @lock_option
 @store_options
 @click.pass_obj
 def verify(output: Output, /, **options: Any) -> int:
     """Read every byte of every state, and check its digests.
 
-    Nothing is unpickled, and nothing is changed unless --repair-from or
-    --set-aside says so. Also looks whether all is there that the states refer
-    to. A damaged file is never deleted: it is renamed, and whoever has the
-    object stores it again. The other store is only read.
+    Also checks that every state exists that another one refers to. Changes
+    nothing without --repair-from or --set-aside. A damaged file is never
+    deleted: it is renamed, and a program that has the object stores it again.
+    The other store is only read.
     """
     with progress(output, "ana verify") as on_progress:
         found = maintenance.verify(output.store, on_progress=on_progress, **options)
     if output.as_json:
         emit(found)
     elif not output.quiet:
-        said(f"{found.checked:,} of {found.states:,} states read, {size(found.size_bytes)}")
+        said(f"{found.checked:,} of {counted(found.states, 'state', 'states')} read, {size(found.size_bytes)}")
         for text, names in (("repaired", found.repaired), ("set aside", found.set_aside)):
             if names:
                 said(f"{text}: {len(names):,}")
-        said(problems_table(found.problems) if found.problems else Text("every byte is right", "green"))
+        said(problems_table(found.problems) if found.problems else Text("No problems found.", "green"))
     warn_of(found.problems, output)
     return DAMAGE if found.problems else DONE

@@ -376,7 +376,7 @@ def test_states_from_the_future_are_named(tmp_path, capfd, in_the_trash):
     done = ran(capfd, *command)
     assert done.code == 0
     assert path.exists()
-    cure = re.search("by (find .*)", done.err)[1]
+    cure = re.search("run: (find .*)", done.err)[1]
     subprocess.run(["sh", "-c", cure.replace("STORE", shlex.quote(str(store)))], check=True)
     time.sleep(0.01)
     assert ran(capfd, *command).err == ""
@@ -615,7 +615,7 @@ def test_the_doctor_tries_what_it_says(small, tmp_path, capfd):
         elsewhere = care.store(tmp_path / "elsewhere")
         other = ran(capfd, "--json", "info", "-d", memory / "store", "--other", elsewhere).document
         assert raw_tree.strangers(elsewhere) == []
-        assert "does not show" in other["lock_other"]
+        assert "not visible" in other["lock_other"]
         assert any("another store" in finding["what"] for finding in other["findings"])
 
 
@@ -684,12 +684,12 @@ def test_completion_of_commands_and_uuids(small):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ls", "--larger", "big"), "'big' is no size"),
-        (("ls", "--older", "30"), "'30' is no time"),
+        (("ls", "--larger", "big"), "'big' is not a size"),
+        (("ls", "--older", "30"), "'30' is not a time"),
         (("ls", "--class", "("), "--class"),
         (("ls", "-n", "0"), "-n"),
-        (("verify", "--sample", "0%"), "is no share"),
-        (("verify", "--sample", "5"), "is no share"),
+        (("verify", "--sample", "0%"), "is not a percentage"),
+        (("verify", "--sample", "5"), "is not a percentage"),
         (("verify", "--repair-from", "/nowhere/at/all"), "does not exist"),
         (("stats", "--by", "colour"), "colour"),
         (("show",), "Missing argument"),
@@ -735,7 +735,7 @@ def test_an_empty_argument_is_wrong_usage(tmp_path, capfd, monkeypatch, command)
     before = picture(tmp_path)
     done = ran(capfd, *_new(command, tmp_path))
     assert (done.code, done.out) == (2, "")
-    assert re.fullmatch("ana: .* is empty: is a variable of the shell not set[?]\n", done.err)
+    assert re.fullmatch("ana: .* is empty: is a shell variable not set[?]\n", done.err)
     assert picture(tmp_path) == before
 
 
@@ -872,7 +872,7 @@ def test_hostile_names_say_nothing_to_a_terminal(tmp_path, capfd):
     for key in keys:
         said = ran(capfd, "-d", tmp_path / "store", "keep", key, key).out
         assert "\x1b" not in said
-        assert said.startswith("[bold]no markup[/bold]: 1") or key != keys[1]
+        assert said.startswith("[bold]no markup[/bold]: kept 1") or key != keys[1]
     assert len(ran(capfd, "-d", tmp_path / "store", "ls").out.splitlines()) == 4
     listed = [
         json.loads(line)["uuid"] for line in ran(capfd, "-d", tmp_path / "store", "--json", "ls").out.splitlines()
