@@ -8,6 +8,7 @@ import importlib
 import logging
 import sys
 import types
+from typing import TYPE_CHECKING, Any
 
 from ana._version import __version__
 from ana.errors import (
@@ -28,6 +29,9 @@ from ana.layers.layer import DataLayer, DictDataLayer, DirDataLayer, SimpleDataL
 from ana.layers.resolve import load, prefetch
 from ana.storable import Ref, Storable, StorableABC
 
+if TYPE_CHECKING:
+    from ana.layers.statistics import Stats  # noqa: TC004 - at run time, it is imported when it is asked for
+
 __all__ = [
     "ANAError",
     "CorruptedStateError",
@@ -40,6 +44,7 @@ __all__ = [
     "StateChangedError",
     "StateLoadError",
     "StateNotFoundError",
+    "Stats",
     "Storable",
     "StorableABC",
     "StoreError",
@@ -61,20 +66,32 @@ logging.getLogger("ana").addHandler(logging.NullHandler())
 
 
 class _Package(types.ModuleType):
-    """Lets old programs read and assign `ana.dl`, the current layer."""
+    """Makes `Stats` when it is first asked for, lets old programs assign `dl`, and lists the public names only."""
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle like other modules do in cloudpickle, which knows them by their exact type: functions name us."""
         return importlib.import_module, (self.__name__,)
 
-    @property
-    def dl(self) -> DataLayer:
-        """The current layer."""
-        return _current.get_dl()
+    def __dir__(self) -> list[str]:
+        """Return what `ana.<TAB>` offers."""
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
-    @dl.setter
-    def dl(self, new: DataLayer) -> None:
-        _current.set_dl(new)
+    def __getattr__(self, name: str) -> object:
+        if name == "dl":
+            return _current.get_dl()
+        if name == "Stats":
+            from ana.layers.statistics import Stats  # noqa: PLC0415 - dataclasses take longer to import than all of ana
+
+            globals()["Stats"] = Stats
+            return Stats
+        msg = f"module {self.__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "dl":
+            _current.set_dl(value)
+        else:
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package

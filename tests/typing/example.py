@@ -8,7 +8,6 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, assert_type
 
 import ana
-from ana.layers.statistics import Stats
 
 
 class Model(ana.Storable):
@@ -118,7 +117,8 @@ def layers(pickle_dir: str) -> None:
     assert_type(each[0].load_many(uuids), list[Any])
     ana.prefetch([*refs, *uuids])
     stats = each[0].stats()
-    assert_type(stats, Stats)
+    assert_type(stats, ana.Stats)
+    assert_type(stats + stats, ana.Stats)
     assert_type((stats.stored, stats.wait_seconds, stats.spared_bytes), tuple[int, float, int])
     each[0].store_state("any string", {"state": 1})
     assert each[0].load_state("any string") == {"state": 1}
@@ -177,4 +177,5 @@ def misuses(model: Model, ref: ana.Ref[int]) -> None:
     ana.using_dl(node_cache=3)  # type: ignore[arg-type]  # a path
     ana.get_dl().home = "elsewhere"  # type: ignore[misc]  # a layer stays where it is
     ana.get_dl().stats().stored = 1  # type: ignore[misc]  # what was counted is not changed
+    ana.Stat  # type: ignore[attr-defined]  # no public name
     ana.set_dl(3)  # type: ignore[arg-type]  # neither layer nor path
