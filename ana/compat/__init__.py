@@ -1,1 +1,1 @@
-"""What only programs of the original ANA need."""
+"""Support for programs written for the original ANA."""

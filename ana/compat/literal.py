@@ -1,4 +1,4 @@
-"""Objects as plain literals, for JSON: what `to_literal` of the original ANA gives."""
+"""Objects as plain literals for JSON, as `to_literal` of the original ANA returned them."""
 
 import pickle
 from typing import Any
@@ -13,8 +13,8 @@ _ATOMS = (int, str, float, bool, type(None))
 def to_literal(obj: Any, known: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return {"objects": {uuid: {"class": ..., "object": ...}}, "value": {"ana_uuid": ...}} for a Storable.
 
-    Every Storable that is met gets a UUID. Those whose UUID is in `known` are only named; the others are
-    added to `known` and put into `objects`. Tuples and sets become lists.
+    Every Storable inside gets a UUID. If its UUID is in `known`, the literal only names it; otherwise it is added to
+    `known` and `objects`. Tuples and sets become lists.
     """
     known = set() if known is None else known
     objects = {} if objects is None else objects
@@ -30,7 +30,7 @@ def _name(obj: Any, known: set[str], objects: dict[str, Any]) -> dict[str, str]:
 
 
 def _uuid_of(obj: Any) -> str:
-    """Return an object's UUID; one that holds what no pickle can, a lock perhaps, still has a name in a literal."""
+    """Return an object's UUID; an object that cannot be pickled (it holds a lock, say) gets a random one."""
     try:
         uuid: str = obj.make_uuid()
     except (pickle.PicklingError, TypeError, AttributeError):

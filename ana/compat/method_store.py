@@ -1,7 +1,7 @@
-"""Layers of old programs as stores: subclasses of DataLayer that store and load states by methods of their own.
+"""A store over the methods of an old program's DataLayer subclass.
 
-Until 2019 a backend was a class with `store_state(uuid, state)` and `load_state(uuid)`. Those know states, not
-records; so a record is made and taken apart around them.
+Until 2019 a backend was a class with `store_state(uuid, state)` and `load_state(uuid)`. These take states, not records,
+so this store converts between the two.
 """
 
 import time
@@ -19,7 +19,7 @@ __all__ = ["MethodStore"]
 
 
 class MethodStore(Store):
-    """A store over two functions: `store_state(uuid, state)` and `load_state(uuid)`. As safe as they are."""
+    """A store over two functions: `store_state(uuid, state)` and `load_state(uuid)`. As thread-safe as they are."""
 
     def __init__(self, home: str, store_state: Callable[[str, Any], object], load_state: Callable[[str], Any]) -> None:
         super().__init__(home)
@@ -27,19 +27,19 @@ class MethodStore(Store):
         self._load_state = load_state
 
     def has(self, key: str) -> bool:
-        """Say whether the state loads; there is no cheaper way to know."""
+        """Return whether the state loads; there is no cheaper check."""
         return self.is_whole(key)
 
     def is_whole(self, key: str) -> bool:
-        """Say whether the state loads."""
+        """Return whether the state loads."""
         try:
             self._load_state(key)
-        except Exception:  # noqa: BLE001 - whatever an old program's backend raises
+        except Exception:  # noqa: BLE001 - an old program's backend may raise anything
             return False
         return True
 
-    def get(self, key: str, *, wait: bool = True) -> StoredRecord:  # noqa: ARG002 - it has its own idea of waiting
-        """Load a state. Whatever the method raises means that it is not there."""
+    def get(self, key: str, *, wait: bool = True) -> StoredRecord:  # noqa: ARG002 - the backend decides how long to wait
+        """Load a state. Any exception from the method means that it does not exist."""
         try:
             state = self._load_state(key)
         except ANAError:
@@ -50,8 +50,8 @@ class MethodStore(Store):
         data = record.encode(key, content, children, created_ns=time.time_ns())
         return StoredRecord(data, key, self.home, self.counters)
 
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:  # noqa: ARG002 - the state itself names its children
-        """Hand the state over, unless it is there already."""
+    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:  # noqa: ARG002 - the state names its children itself
+        """Store the state with the method, unless it exists."""
         began = time.perf_counter()
         if self.has(key):
             self.counters.note_found(key, state.raw_bytes, began)

@@ -1,7 +1,7 @@
-"""The demonstration: a large object goes to worker processes as usual and by reference, and all is measured.
+"""The demonstration: sends a large object to worker processes by value and by reference, and measures both.
 
-Needs nothing but the core: `run(Settings())` returns the measurements. The object's arrays are plain
-memory that is pickled out of band, as numpy's are.
+Needs only the core package: `run(Settings())` returns the measurements. The object's arrays are plain memory that is
+pickled out of band, like numpy's.
 """
 
 from ana.demo.measure import Check, DemoResult, FlippedByte, Progress, Round, Settings, StoredAgain, run

@@ -1,4 +1,4 @@
-"""The demonstration: an object goes to worker processes as usual and by reference, and all is measured."""
+"""The demonstration's measurements: an object sent to worker processes by value and by reference."""
 
 import shutil
 import tempfile
@@ -17,12 +17,12 @@ from ana.demo.workers import PipeMeter, TaskReport, pool, task, uninterrupted
 __all__ = ["Check", "DemoResult", "FlippedByte", "Progress", "Round", "Settings", "StoredAgain", "run"]
 
 Progress = Callable[[str, int], None]
-"""Told what comes next, and how many steps were done since."""
+"""Called with the next step's name, and the number of steps done since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to run. `folder` is where the temporary folder is made (None: the system's place)."""
+    """What to run. The temporary folder is created in `folder` (None: the system's default)."""
 
     size_bytes: int = 100_000_000
     tasks: int = 8
@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All tasks, sent in one of the two ways."""
+    """The measurements of all tasks, sent in one of the two ways."""
 
     sent_bytes: int
     received_bytes: int
@@ -49,13 +49,13 @@ class Round:
 
     @property
     def pipe_bytes(self) -> int:
-        """The pickles that went through the pipe, there and back."""
+        """The bytes of all pickles that went through the pipe, in both directions."""
         return self.sent_bytes + self.received_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAgain:
-    """An equal object, built and stored anew."""
+    """An equal object, built and stored a second time."""
 
     same_uuid: bool
     files_before: int
@@ -65,7 +65,7 @@ class StoredAgain:
 
 @dataclass(frozen=True, slots=True)
 class FlippedByte:
-    """One byte of the stored file changed, the state loaded, and the equal object stored again."""
+    """One byte of the stored file was changed, the state loaded, and the equal object stored again."""
 
     offset: int
     path: Path
@@ -80,7 +80,7 @@ class FlippedByte:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that has to hold, and whether it did."""
+    """A condition that must hold, and whether it did."""
 
     name: str
     passed: bool
@@ -88,7 +88,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """All that was measured in one run."""
+    """All measurements of one run."""
 
     settings: Settings
     points: int
@@ -103,7 +103,7 @@ class DemoResult:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What has to hold, in the order of the measurements."""
+        """The conditions that must hold, in the order of the measurements."""
         value, reference = self.by_value, self.by_reference
         again, flipped = self.stored_again, self.flipped_byte
         unchanged = again.same_uuid and again.files_changed == 0 and again.files_before > 0
@@ -126,7 +126,7 @@ class DemoResult:
 
 
 def run(settings: Settings, progress: Progress = lambda _next, _done: None) -> DemoResult:
-    """Run the demonstration in a temporary folder, which is removed again unless it is to be kept."""
+    """Run the demonstration in a temporary folder, and remove the folder unless `settings.keep` is set."""
     begin = time.perf_counter()
     with _folder(settings) as folder:
         pickle_dir = folder / "pickles"
@@ -167,9 +167,9 @@ def _folder(settings: Settings) -> Iterator[Path]:
 
 
 def _round(mesh: Mesh, settings: Settings, pickle_dir: Path, progress: Progress, *, by_reference: bool) -> Round:
-    """Send the mesh in every task; the clock runs from storing it to the last result.
+    """Send the mesh with every task, and measure from storing it to the last result.
 
-    Starting the workers is not counted: it takes the same time both ways.
+    Starting the workers is not included: it takes the same time both ways.
     """
     way = "by reference" if by_reference else "pickled as usual"
     meter, copies_before = PipeMeter(), Mesh.copies
@@ -201,7 +201,7 @@ def _round(mesh: Mesh, settings: Settings, pickle_dir: Path, progress: Progress,
 
 
 def _copies_by_worker(reports: list[TaskReport]) -> dict[int, int]:
-    """Return how many copies each process made: what its last report says, as they only grow."""
+    """Return the number of copies that each process made, from its last report."""
     copies: dict[int, int] = {}
     for report in reports:
         copies[report.pid] = max(copies.get(report.pid, 0), report.copies)
@@ -226,7 +226,7 @@ def _store_again(mesh: Mesh, twin: Mesh, pickle_dir: Path) -> StoredAgain:
 
 
 def _flip_a_byte(mesh: Mesh, pickle_dir: Path) -> FlippedByte:
-    """Damage the stored file in its middle, load it as a new process would, store it once more, load it."""
+    """Damage the middle of the stored file, load it as a new process would, store the mesh again, and load it."""
     begin, uuid = time.perf_counter(), mesh.ana_uuid
     (path,) = (path for path in _files(pickle_dir) if uuid in path.name)
     offset = path.stat().st_size // 2
@@ -251,7 +251,7 @@ def _flip_a_byte(mesh: Mesh, pickle_dir: Path) -> FlippedByte:
 
 
 def _load_error(uuid: str, pickle_dir: Path) -> ana.ANAError | None:
-    # A layer of its own: the one in use has the object, and needs no file.
+    # A new layer: the current one has the live object, and would not read the file.
     with ana.using_dl(pickle_dir=pickle_dir):
         try:
             Mesh.ana_load(uuid)
@@ -271,7 +271,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tree(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """List all files below the folder: size in bytes, time of the last change in ns, inode."""
+    """List all files below the folder: size in bytes, modification time in ns, inode."""
     listing = {}
     for path in _files(folder):
         status = path.stat()

@@ -1,4 +1,4 @@
-"""The demonstration's object: a mesh of arrays, and of the Python objects that say what they mean."""
+"""The demonstration's object: a mesh of arrays, and Python objects that describe them."""
 
 import math
 import pickle
@@ -13,11 +13,11 @@ from ana import Storable
 __all__ = ["Array", "Mesh", "Region", "build_mesh"]
 
 POINT_BYTES = 89
-"""What a point costs: three coordinates, eight corners of its cell, four field values, a region's number."""
+"""Bytes per point: three coordinates, eight corners of its cell, four field values, a region number."""
 
 
 class Array:
-    """Numbers of one type in one piece of memory, which protocol 5 pickles out of band without a copy."""
+    """Numbers of one type in one block of memory, which protocol 5 pickles out of band without a copy."""
 
     __slots__ = ("data", "typecode")
 
@@ -28,7 +28,7 @@ class Array:
     @property
     def values(self) -> "memoryview[Any]":
         """The numbers, without a copy."""
-        numbers: memoryview[Any] = memoryview(self.data).cast(self.typecode)  # type: ignore[call-overload]  # any of its types
+        numbers: memoryview[Any] = memoryview(self.data).cast(self.typecode)  # type: ignore[call-overload]  # any of the typecodes
         return numbers
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -38,7 +38,7 @@ class Array:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Array):
             return NotImplemented
-        # As numbers, not as bytes: a comparison for every eight of them.
+        # Compares numbers, not bytes: one comparison per eight bytes.
         return self.typecode == other.typecode and self.values == other.values
 
     __hash__ = None  # type: ignore[assignment]  # equal by content, which is large
@@ -46,7 +46,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A named range of cells, and what it is made of."""
+    """A named range of cells, and its material."""
 
     name: str
     material: str
@@ -59,7 +59,7 @@ class Mesh(Storable):
     """A periodic box of cells with fields, regions and materials: the object that every task needs."""
 
     copies: ClassVar[int] = 0
-    """How many copies of meshes were made in this process, from pickles or from a store."""
+    """The number of meshes that this process made from pickles or from a store."""
 
     def __init__(
         self,
@@ -77,11 +77,11 @@ class Mesh(Storable):
 
     @property
     def point_count(self) -> int:
-        """How many points, and cells, the mesh has."""
+        """The number of points, which is also the number of cells."""
         return len(self.arrays["x"].values)
 
     def heat(self, number: int) -> float:
-        """Integrate the temperature over a region, roughly: what a task computes."""
+        """Integrate the temperature over a region, roughly: the work of a task."""
         regions = list(self.regions.values())
         region = regions[number % len(regions)]
         cells = self.arrays["temperature"].values[region.first_cell : region.first_cell + region.cell_count]
@@ -90,7 +90,7 @@ class Mesh(Storable):
 
 
 def build_mesh(size_bytes: int) -> Mesh:
-    """Build the mesh of about that size; equal sizes give equal meshes."""
+    """Build a mesh of about that size; equal sizes give equal meshes."""
     side = max(4, round((size_bytes / POINT_BYTES) ** (1 / 3)))
     points = side**3
     arrays = {**_coordinates(side), **_corners(side)}
@@ -112,7 +112,7 @@ def _coordinates(side: int) -> dict[str, Array]:
 
 
 def _corners(side: int) -> dict[str, Array]:
-    """Return the eight corners of each cell; the box is periodic, so a column is the first one rotated."""
+    """Return the eight corners of each cell. The box is periodic, so each column is a rotation of the first."""
     numbers = array("i", range(side**3))
     first, width = numbers.tobytes(), numbers.itemsize
     square = (0, 1, 1 + side, side)
@@ -125,7 +125,7 @@ def _rotated(data: bytes, start: int) -> bytes:
 
 
 def _noise(count: int) -> bytes:
-    """Make doubles between 1 and 2 with random mantissas, as measured fields have: they barely compress."""
+    """Make doubles between 1 and 2 with random mantissas, like measured fields: they barely compress."""
     data = bytearray(random.Random(1).randbytes(count * 8))  # noqa: S311 - the same for everyone
     top, second = (7, 6) if sys.byteorder == "little" else (0, 1)
     data[top::8] = b"\x3f" * count

@@ -1,4 +1,4 @@
-"""The demonstration's worker processes: what a task does there, and what travels there and back."""
+"""The demonstration's worker processes: their task, and a meter for the pickles that they exchange."""
 
 import multiprocessing
 import os
@@ -20,21 +20,21 @@ __all__ = ["PipeMeter", "TaskReport", "pool", "task", "uninterrupted"]
 KILLING = {signal.SIGTERM, signal.SIGHUP}
 
 START_SECONDS = 60
-"""How long the workers may take to import Python and ana before the demonstration gives up."""
+"""How long the workers may take to start Python and import ana."""
 
 
 _first: weakref.ref[Mesh] | None = None
-"""The mesh of this process's first task. Weak: what keeps it until the next one has to be ana."""
+"""The mesh of this process's first task. A weak reference: only ana may keep it alive until the next task."""
 
 _barrier: Barrier | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """What one task computed and saw.
+    """One task's result and observations.
 
-    That is its process, the copies made there so far, whether its object is the one of that process's first
-    task (None in that task), and the object itself where it is to be sent back.
+    `copies` counts the meshes made in its process so far. `same_object` says whether its mesh is the one of that
+    process's first task (None in the first task). `mesh` is the object itself, if it is to be sent back.
     """
 
     heat: float
@@ -45,7 +45,7 @@ class TaskReport:
 
 
 def task(mesh: Mesh, number: int, *, send_back: bool) -> TaskReport:
-    """Compute something from the mesh, and say whether it is the object that this process had before."""
+    """Compute something from the mesh, and report whether it is the object that this process had before."""
     global _first  # noqa: PLW0603 - the next task of this process asks for it
     same_object = None if _first is None else _first() is mesh
     _first = _first or weakref.ref(mesh)
@@ -55,10 +55,10 @@ def task(mesh: Mesh, number: int, *, send_back: bool) -> TaskReport:
 def _start_worker(barrier: Barrier) -> None:
     global _barrier  # noqa: PLW0603 - a barrier can only be handed over while a process starts
     _barrier = barrier
-    # Inherited, see `pool`. SIGINT stays blocked: Ctrl-C in a terminal goes to every process, and only the
-    # first is to act on it.
+    # The signal mask is inherited, see `pool`. SIGINT stays blocked: Ctrl-C in a terminal goes to every process, and
+    # only the parent should act on it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KILLING)
-    # The references say where the store is; what this process pickles must not go into the user's own.
+    # References say where the store is. This process must not store anything in the user's own store.
     os.environ.pop(settings.PICKLE_DIR.name, None)
 
 
@@ -69,13 +69,13 @@ def _meet() -> None:
 
 @contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start all workers, each a new interpreter; leaving with an exception kills them."""
+    """Start all workers, each a new interpreter; an exception in the block kills them."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(workers, timeout=START_SECONDS)
     before = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(workers, context, _start_worker, (barrier,))
     try:
-        # A process that is half started when an exception comes would be nobody's.
+        # An exception must not leave a half-started process that nobody kills.
         with uninterrupted():
             started = [executor.submit(_meet) for _ in range(workers)]
         for future in started:
@@ -91,7 +91,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put off signals that end this process to the end of the block; processes started in it inherit that."""
+    """Defer signals that end this process to the end of the block; processes started in it inherit the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *KILLING})
     try:
         yield
@@ -100,7 +100,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 class PipeMeter:
-    """Counts the pickles that this process and its workers send each other, exactly as they travel."""
+    """Counts the bytes of all pickles between this process and its workers."""
 
     def __init__(self) -> None:
         self.sent_bytes = 0
@@ -108,7 +108,7 @@ class PipeMeter:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count while the block runs: multiprocessing looks these two functions up for each message."""
+        """Count while the block runs: multiprocessing looks up these two functions for each message."""
         dumps, loads = ForkingPickler.dumps, ForkingPickler.loads
 
         def counted_dumps(message: object, protocol: int | None = None) -> memoryview:

@@ -1,1 +1,1 @@
-"""Helpers for engines that want one. Nothing else in ana imports them; each imports its engine."""
+"""Helpers for engines. Each module imports its engine, and nothing else in ana imports these modules."""

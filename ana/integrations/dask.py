@@ -1,7 +1,7 @@
-"""dask.distributed: workers whose layer is there before their first task; tokens of dicts and lists of our own.
+"""dask.distributed: opens workers' layers before their first task, and tokenizes subclasses of dict and list.
 
-client.register_plugin(AnaPlugin())                     # from the program that has called set_dl
-dask worker ADDRESS --preload ana.integrations.dask     # or from the command line, with ANA_PICKLE_DIR
+client.register_plugin(AnaPlugin())                     # in the program that called set_dl
+dask worker ADDRESS --preload ana.integrations.dask     # or on the command line, with ANA_PICKLE_DIR
 dask scheduler --preload ana.integrations.dask          # passes objects on without loading them
 """
 
@@ -17,11 +17,11 @@ from ana.storable import Storable
 
 __all__ = ["AnaPlugin", "dask_setup"]
 
-normalize_token: Any = _dask_tokens  # which is not typed
+normalize_token: Any = _dask_tokens  # it is not typed
 
 
 class AnaPlugin(WorkerPlugin):
-    """Makes a folder the current layer of each worker process, of those that start later, too."""
+    """Makes a folder the current layer of each worker process, also of workers that start later."""
 
     name = "ana"
 
@@ -37,14 +37,14 @@ class AnaPlugin(WorkerPlugin):
         self.options: settings.CurrentLayerOptions = {"pickle_dir": home, **options}
 
     def setup(self, worker: Worker) -> None:  # noqa: ARG002 - dask passes it by its name
-        """Open the folder. Raises what that raises, and the registration fails."""
+        """Open the folder. If that raises, the registration fails."""
         current.set_dl(**self.options)
 
 
 def dask_setup(server: Worker | Scheduler) -> None:
-    """Open the layer that `ANA_PICKLE_DIR` names: what is wrong with it shows when the worker starts.
+    """Open the layer that `ANA_PICKLE_DIR` names, so that problems show when the worker starts.
 
-    A scheduler unpickles the tasks that it is given: there, objects stay ghosts, without their state.
+    A scheduler unpickles the tasks that it gets. There, objects become ghosts and are not loaded.
     """
     current.get_dl()
     if isinstance(server, Scheduler):
@@ -52,7 +52,7 @@ def dask_setup(server: Worker | Scheduler) -> None:
 
 
 def _by_uuid(base: type) -> None:
-    """Have what derives from a built-in type tokenized by its UUID, if it has one: dask goes by the type."""
+    """Tokenize subclasses of a built-in type by their UUID, if they have one: dask dispatches on the type."""
     plain = normalize_token.dispatch(base)
 
     def normalize(obj: Any) -> Any:

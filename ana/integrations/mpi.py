@@ -1,8 +1,8 @@
-"""MPI: one rank of each node loads first, the others after it, from what the node then has in its memory.
+"""MPI: one rank of each node loads first; the others then load from the node's page cache.
 
-    model = ana.integrations.mpi.bcast(model)     # on all ranks; only the root's argument counts
+    model = ana.integrations.mpi.bcast(model)     # on all ranks; only rank 0's argument is used
 
-Without this, `comm.bcast(model)` does as well; but then all ranks of a node read the shared filesystem at once.
+`comm.bcast(model)` works, too, but then all ranks of a node read the shared filesystem at once.
 """
 
 import pickle
@@ -17,13 +17,23 @@ __all__ = ["bcast"]
 
 
 def bcast(obj: Any, root: int = 0, comm: MPI.Intracomm = MPI.COMM_WORLD) -> Any:
-    """Return on each rank of `comm` what the root gave: addressed objects, in whatever holds them, go as references.
+    """Return one rank's object on every rank of `comm`; objects with a UUID inside it travel as references.
 
-    Collective. The first rank of each node loads, while the others of the node wait in a barrier; then they load,
-    from the node's page cache or tier. A `Ref` itself is loaded, too; those within other objects stay lazy.
+    Collective. The first rank of each node loads, while the node's other ranks wait in a barrier and then load from the
+    node's page cache or node cache. If `obj` is a `Ref`, its value is loaded, too; a `Ref` inside other objects stays
+    lazy. A missing or damaged state gives an object that raises on first use.
 
-    A state that cannot be had makes an object that raises when it is used, as ever. Raises on all ranks what pickling
-    raises on the root; on one rank, after the barrier, what unpickling raises there: then nobody hangs.
+    Args:
+        obj: The object; only the sending rank's is used.
+        root: The sending rank.
+        comm: The communicator.
+
+    Returns:
+        The object, on every rank.
+
+    Raises:
+        Exception: On all ranks, what pickling raised on the sending rank. On one rank, after the barrier, what
+            unpickling raised there. No rank hangs.
     """
     data, error = comm.bcast(_pickled(obj) if comm.rank == root else None, root)
     if error is not None:
@@ -44,12 +54,12 @@ def bcast(obj: Any, root: int = 0, comm: MPI.Intracomm = MPI.COMM_WORLD) -> Any:
 def _pickled(obj: Any) -> tuple[bytes, Exception | None]:
     try:
         return pickle.dumps(obj, pickle.HIGHEST_PROTOCOL), None
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
+    except Exception as error:  # noqa: BLE001 - the other ranks wait, so they must get any error
         return b"", error
 
 
 def _loaded(data: bytes) -> Any:
-    obj = pickle.loads(data)  # noqa: S301 - from the root, as all that MPI brings
+    obj = pickle.loads(data)  # noqa: S301 - from a rank of this program
     if isinstance(obj, Ref):
         resolve.prefetch([obj])
     return obj

@@ -1,9 +1,9 @@
-"""Parsl: tasks, arguments and results go through cloudpickle, in the program that imports this and in its workers.
+"""Parsl: importing this module makes Parsl use cloudpickle for tasks, arguments and results, also in its workers.
 
     import ana.integrations.parsl
 
-Parsl's own serializer, dill, gives the functions of a script the worker's globals instead of the script's, and makes a
-new class each time that it meets one of `__main__`, which then is not the class of the objects in the store.
+Parsl's own serializer, dill, gives a script's functions the worker's globals instead of the script's. It also makes a
+new class each time it unpickles a class of `__main__`, so objects from the store are not instances of it.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ __all__ = ["CloudpickleSerializer"]
 
 
 class CloudpickleSerializer(SerializerBase):
-    """Serializes all that cloudpickle can. Workers find it by its name, which is sent along."""
+    """Serializes with cloudpickle. Workers find this class by its name, which is sent with the data."""
 
     def serialize(self, data: Any) -> bytes:
-        """Return a pickle. Raises what pickling raises; Parsl tries its own serializers then."""
+        """Return a pickle. If that raises, Parsl tries its own serializers."""
         pickled: bytes = cloudpickle.dumps(data)
         return pickled
 
     def deserialize(self, payload: bytes) -> Any:
-        """Return what was pickled. Raises what unpickling raises."""
+        """Return the unpickled data. Raises what unpickling raises."""
         return cloudpickle.loads(payload)
 
 

@@ -1,9 +1,9 @@
-"""Ray: classes of `__main__` are the same in tasks and in states.
+"""Ray: makes classes of `__main__` the same in tasks and in states.
 
     ray.init(runtime_env=ana.integrations.ray.runtime_env())
 
-Ray has a copy of cloudpickle of its own. Each of the two gives a class of `__main__` a number by which workers know
-that they have it already; with two numbers they make two classes, and `isinstance` is false where it should be true.
+Ray has its own copy of cloudpickle. Each copy gives a class of `__main__` an id by which workers recognise it. With two
+ids, workers make two classes, and `isinstance` is false although it should be true.
 """
 
 from typing import Any
@@ -17,15 +17,15 @@ _TABLES = ("_DYNAMIC_CLASS_TRACKER_BY_CLASS", "_DYNAMIC_CLASS_TRACKER_BY_ID", "_
 
 
 def runtime_env(**options: Any) -> dict[str, Any]:
-    """Return a `runtime_env` whose workers share their classes, with other options of it; this process does so, too."""
+    """Return a `runtime_env` with `options`, whose workers share their classes, and do the same in this process."""
     share_classes()
     return {**options, "worker_process_setup_hook": f"{__name__}.share_classes"}
 
 
 def share_classes() -> None:
-    """Have both cloudpickles use the same tables, here; before they meet a class of `__main__`.
+    """Make both cloudpickles in this process use the same tables. Call it before they pickle a class of `__main__`.
 
-    Raises AttributeError where one of them has come to keep them differently.
+    Raises AttributeError if a version of cloudpickle has no such tables.
     """
     for name in _TABLES:
         getattr(rays, name)

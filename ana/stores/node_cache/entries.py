@@ -1,7 +1,7 @@
-"""Entries of the node-local tier: a record's header, and its content as it is to lie in memory. Pure.
+"""Entries of the node cache: a record's header, and its content laid out for mapping. Pure.
 
-`docs/node-cache.md` draws one. An entry is of use on one node until that is booted again, and to this
-version alone: whatever is not exactly as expected is no entry.
+`docs/node-cache.md` describes the layout. An entry is valid on one node until its next boot, and only for this version
+of ANA. A file that differs in any way from the expected layout is not an entry.
 """
 
 import struct
@@ -22,27 +22,27 @@ VERSION = 2
 FIXED = struct.Struct("<8sIIQQ16s32s")
 DIGEST_BYTES = 32
 FIRST_BYTES = 16 << 10
-"""So much is read of an entry at first: the whole header of a state of 1.3 GB."""
+"""How much of an entry is read first: enough for the header of a state of 1.3 GB."""
 PAGE_BYTES = 4096
 LARGE_BYTES = 64 << 10
-"""Buffers from this size on begin with a page; smaller ones lie close together, so as not to be mostly padding."""
+"""Buffers of at least this size start on a page; smaller ones are packed closely to save padding."""
 ALIGNMENT_BYTES = 64
 
 
 class Origin(NamedTuple):
-    """Where an entry belongs: the boot of this node (16 bytes) and the store's name; else it is not to be used."""
+    """The boot (16 bytes) and the store that an entry belongs to; it is not used with any other."""
 
     boot: bytes
     store: str
 
     @property
     def digest(self) -> bytes:
-        """The store's name at a fixed size."""
+        """A digest of the store's name, of fixed size."""
         return blake3.blake3(address.key_bytes(self.store)).digest()
 
 
 class Entry(NamedTuple):
-    """What an entry says of itself: its record's header, where each segment begins, the file's size in bytes."""
+    """An entry's header: its record's header, the offset of each segment, and the file's size in bytes."""
 
     header: Header
     offsets: Sequence[int]
@@ -57,7 +57,7 @@ class _Described(NamedTuple):
 
 
 def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
-    """Return the entry for a record, and the bytes with which its file begins."""
+    """Return the entry for a record, and the first bytes of its file."""
     described = _Described(found.class_name, found.content, found.segments, found.bytes_segments)
     draft = header.Draft(found.key, described, len(found.chunks), found.children)
     record = draft.header(found.chunks, found.created_ns)
@@ -69,7 +69,7 @@ def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
 
 
 def header_size(start: bytes) -> int:
-    """Return the size of an entry's header from its first bytes; 0 if it is no entry of this version."""
+    """Return the size of an entry's header from its first bytes; 0 if it is not an entry of this version."""
     if len(start) < FIXED.size:
         return 0
     magic, version, header_bytes, *_ = FIXED.unpack_from(start)
@@ -77,7 +77,7 @@ def header_size(start: bytes) -> int:
 
 
 def parse(data: bytes, size_bytes: int, key: str, origin: Origin) -> Entry | None:
-    """Return the entry of `key` whose header is in `data` and whose file has `size_bytes`; None if it is not one."""
+    """Return the entry of `key` from the header in `data` and the file's `size_bytes`; None if it is not valid."""
     header_bytes = header_size(data)
     if not FIXED.size + DIGEST_BYTES < header_bytes <= len(data):
         return None
@@ -98,7 +98,7 @@ def parse(data: bytes, size_bytes: int, key: str, origin: Origin) -> Entry | Non
 
 
 def _lay_out(lengths: Sequence[int], start: int) -> tuple[list[int], int]:
-    """Return where each segment begins, and where the last one ends."""
+    """Return the offset of each segment, and the end of the last one."""
     offsets = []
     for length in lengths:
         alignment = PAGE_BYTES if length >= LARGE_BYTES else ALIGNMENT_BYTES

@@ -1,7 +1,7 @@
-"""A folder on a node's own disk: files that are made once, mapped by all processes, and removed when room is needed.
+"""A folder on a node's own disk. Its files are made once, mapped by all processes, and removed to make room.
 
-Everything here may fail (a full disk, a folder that is gone or not ours): then there is no cached file, and
-nothing is raised. What the files hold is not known here. Safe between threads and processes, and after fork.
+If an operation fails (a full disk, a folder that is gone or not ours), there is no cached file, and nothing is raised.
+This module does not know what the files contain. Safe between threads and processes, and after fork.
 """
 
 import fcntl
@@ -26,25 +26,25 @@ AUTO = "auto"
 _PLACES = ("SLURM_TMPDIR", "LOCAL_SCRATCH", "TMPDIR")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _SPARE_SHARE = 20
-"""A twentieth of the disk is left to others, whatever the bound."""
+"""A twentieth of the disk stays free, whatever the limit."""
 _REFUSED_SECONDS = 60.0
-"""After the disk has refused a file, so long no other is tried."""
+"""After a disk error, no file is made for this long."""
 _SURVEY_SECONDS = 10.0
 _SURVEY_SHARE = 64
-"""For so long, and for this part of the room that was found, a process makes files without looking again."""
+"""A process checks again after this time, or after it has used this fraction of the space that it found."""
 _LEFT_SECONDS = 60.0
-"""A temporary or lock file that old, and that nobody holds, was left by someone who was killed."""
+"""A temporary or lock file of this age that nobody holds was left by a killed process."""
 
 _log = logging.getLogger("ana.nodefolder")
 _mapped: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
-"""What is mapped now, where each mapping takes a file descriptor."""
+"""The current mappings, if each takes a file descriptor."""
 
 Put = Callable[[int, memoryview | bytes], None]
-"""Puts bytes at an offset of the file that is being made; may be called on several threads."""
+"""Writes bytes at an offset of the new file; may be called from several threads."""
 
 
 class _RefusedError(Exception):
-    """The disk did not take what was to be written to it; and its reason."""
+    """The disk failed to take a file. Attribute: `reason`."""
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(str(reason))
@@ -52,7 +52,7 @@ class _RefusedError(Exception):
 
 
 class _Refusals:
-    """Context manager: tells the errors of this disk from those of what is read to be put there."""
+    """Context manager that marks errors of this disk, to tell them from errors of the tree that is read."""
 
     def __enter__(self) -> None:
         return None
@@ -63,7 +63,7 @@ class _Refusals:
 
 
 class OpenedEntry:
-    """A file of ours, opened. Owns the descriptor; `size_bytes` is its size."""
+    """An open file of the folder. Owns its descriptor; `size_bytes` is its size."""
 
     _descriptor = -1
 
@@ -72,26 +72,26 @@ class OpenedEntry:
         self.size_bytes = 0
 
     def read(self, size: int) -> bytes:
-        """Return its first bytes; fewer, where it is shorter or cannot be read."""
+        """Return its first bytes; fewer if it is shorter or cannot be read."""
         try:
             return os.pread(self._descriptor, size, 0)
         except OSError:
             return b""
 
     def map(self) -> memoryview | None:
-        """Map it read-only, and note that it was used; None where that is not possible."""
+        """Map the file read-only and record its use; None if that fails."""
         try:
             found = _map(self._descriptor, self.size_bytes)
         except (OSError, ValueError) as error:
             _log.info("not mapped: %s", str(error))
             return None
         with suppress(OSError):
-            # Not where the folder was mounted read-only since.
+            # Fails if the folder was remounted read-only.
             os.utime(self._descriptor)
         return found
 
     def close(self) -> None:
-        """Close the file; what was mapped stays."""
+        """Close the file; its mappings stay."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -104,7 +104,7 @@ class NodeFolder:
     """One user's files of one store, at BASE/ana-UID/STORE."""
 
     def __init__(self, base: str, store: str, limit_bytes: int | None) -> None:
-        """`limit_bytes` bounds all that the user has at that place, of all stores; None: half of what is free."""
+        """`limit_bytes` limits all files of this user below `base`, over all stores; None: half of the free space."""
         self._base = base
         self._user = f"{base}/ana-{os.geteuid()}"
         self.path = f"{self._user}/{store}"
@@ -115,16 +115,16 @@ class NodeFolder:
         self._warned = False
 
     def open(self, name: str) -> OpenedEntry | None:
-        """Open a file for reading, if it is there, and it and its folders are this user's alone."""
+        """Open a file for reading, if it exists, and it and its folders belong to this user alone."""
         path = f"{self.path}/{name}"
-        # Small states, which are never there, do not pay for an exception.
+        # Small states are never cached: this saves them the cost of an exception.
         if not os.access(path, os.F_OK):
             return None
         try:
             descriptor = os.open(path, files.READ)
         except OSError:
             return None
-        # One owner from here on: a signal handler may raise anywhere, and what is closed twice may be another's file.
+        # One owner from here on: a signal handler may raise anywhere, and closing twice could close another file.
         opened = OpenedEntry(descriptor)
         try:
             found = os.fstat(descriptor)
@@ -137,7 +137,7 @@ class NodeFolder:
         return None
 
     def prepare(self, size_bytes: int) -> bool:
-        """Make the folders and room for a file of that size, removing what was not used for longest; False if not."""
+        """Make the folders, and room for such a file by removing the least recently used; False if not possible."""
         if time.monotonic() < self._refused_until:
             return False
         try:
@@ -152,17 +152,17 @@ class NodeFolder:
         return False
 
     def make(self, name: str, size_bytes: int, fill: Callable[[Put], object]) -> memoryview | None:
-        """Make a file by what `fill` puts into it, and map it; None where the disk does not take it.
+        """Make a file with the content that `fill` writes, and map it; None if the disk fails.
 
-        It has its name only when it is complete, whatever had that name before. What `fill` raises passes through.
+        The file gets its name when it is complete, and replaces any other. Exceptions from `fill` propagate.
         """
         temporary = files.temporary_name(self.path)
         opened: list[io.FileIO] = []
-        # The file may be there before it is known: a signal handler may raise in between.
+        # The file may exist before we have its object: a signal handler may raise in between.
         try:
             with _Refusals():
                 opened.append(_create(temporary))
-                # At once, so that others who make room count it.
+                # At once, so that other processes count it when they make room.
                 os.ftruncate(opened[0].fileno(), size_bytes)
             fill(_writer(opened[0].fileno()))
             return self._publish(opened[0].fileno(), temporary, name, size_bytes)
@@ -184,25 +184,25 @@ class NodeFolder:
             self._note(error)
             mapped = None
         try:
-            # Not to be written to by anybody's mistake: mapped memory would change.
+            # Protects against accidental writes, which would change mapped memory.
             os.fchmod(descriptor, 0o400)
             os.rename(temporary, f"{self.path}/{name}")
         except OSError as error:
-            # Removed under us: what is mapped is good nevertheless.
+            # The folder was removed in the meantime. The mapping is valid nevertheless.
             self._note(error)
         return mapped
 
     def _is_ours(self) -> bool:
-        """Say whether the folders are this user's, no symlinks, and closed to everybody else."""
+        """Return whether the folders belong to this user, are not symlinks, and give no rights to others."""
         for folder in (self._user, self.path):
             found = os.lstat(folder)
             if not (stat.S_ISDIR(found.st_mode) and _is_private(found)):
-                self._note(f"{folder} is not a folder of this user's alone (mode 0700)")
+                self._note(f"{folder} is not a folder that only this user can access (mode 0700)")
                 return False
         return True
 
     def _has_allowance(self, size_bytes: int) -> bool:
-        """Say whether the last look found so much room that none is needed: a look takes longer with each file."""
+        """Return whether the last survey found enough room: a survey takes longer with each file."""
         if time.monotonic() > self._survey_until or size_bytes > self._allowance_bytes:
             return False
         self._allowance_bytes -= size_bytes
@@ -222,7 +222,7 @@ class NodeFolder:
         for entry in sorted(entries):
             if excess <= 0:
                 break
-            # Who has it mapped keeps what is mapped.
+            # Processes that have the file mapped keep the mapping.
             with suppress(FileNotFoundError):
                 os.unlink(entry.path)
             excess -= entry.size_bytes
@@ -231,7 +231,7 @@ class NodeFolder:
         return size_bytes + spare_bytes <= free_bytes
 
     def _survey(self) -> tuple[list["_Entry"], int]:
-        """Return the files that may be removed, and the size of all; remove what killed processes left."""
+        """Return the removable files and the total size; remove files that killed processes left."""
         entries, total_bytes = [], 0
         for entry in _files_below(self._user):
             try:
@@ -248,20 +248,20 @@ class NodeFolder:
         return entries, total_bytes
 
     def _fail(self, error: Exception) -> None:
-        """Leave a disk alone for a while that has refused something; that the folder was removed is no reason."""
+        """Stop using the disk for a while after an error, unless the folder was merely removed."""
         self._note(error)
         if not isinstance(error, FileNotFoundError):
             self._refused_until = time.monotonic() + _REFUSED_SECONDS
 
     def _note(self, problem: object) -> None:
-        # As text: a log record that keeps an error keeps all that its frames hold, such as what is mapped.
+        # As text: a log record that holds an error keeps its frames alive, and their mappings.
         level = logging.INFO if self._warned else logging.WARNING
         _log.log(level, "not cached in %s: %s", self.path, str(problem))
         self._warned = True
 
 
 class _Entry(NamedTuple):
-    """A file that may be removed; the one that was not used for longest comes first."""
+    """A removable file; the least recently used one sorts first."""
 
     used: float
     size_bytes: int
@@ -269,16 +269,16 @@ class _Entry(NamedTuple):
 
 
 def choose(place: str) -> str | None:
-    """Return the folder that a user's `place` means: "auto" is the first of the usual ones that is local.
+    """Return the folder for a user's `place`; "auto" means the first local one of the usual folders.
 
-    None where there is none, or the place is not known to be local: a server, or a daemon (FUSE), can take mapped files
-    away, which kills the process (SIGBUS), and its locks may not hold.
+    None if there is none, or if the place is not known to be local: a server or a daemon (FUSE) can take mapped files
+    away, which kills the process (SIGBUS), and its locks may not work.
     """
     if place != AUTO:
         existing = _existing(f"{place}/ana-{os.geteuid()}")
         if mounts.is_local(existing):
             return place
-        # Asked anew, as `is_local` does: device numbers are used again.
+        # Read again, as `is_local` does: device numbers are reused.
         mount = mounts.mount_of(existing)
         kind = "unknown" if mount is None else mount.kind
         reason = "which is a network filesystem, FUSE, or not known to be this node's own disk or memory"
@@ -293,7 +293,7 @@ def choose(place: str) -> str | None:
 
 
 def boot_id() -> bytes | None:
-    """Return the 16 bytes that the kernel made up when this node was booted (random(4)); None if it does not say."""
+    """Return the kernel's 16-byte id of this boot (random(4)), or None if it is not available."""
     try:
         with open(_BOOT_ID, encoding="ascii") as file:
             return bytes.fromhex(file.read().strip().replace("-", ""))
@@ -303,7 +303,7 @@ def boot_id() -> bytes | None:
 
 
 def _existing(path: str) -> str:
-    """Return the innermost part of a path that is there."""
+    """Return the innermost existing part of a path."""
     while path not in ("", "/") and not os.path.exists(path):
         path = os.path.dirname(path)
     return path or "/"
@@ -314,13 +314,13 @@ def _is_private(found: os.stat_result) -> bool:
 
 
 def _free(path: str) -> tuple[int, int]:
-    """Return the bytes that are free for us, and those that are to be left free."""
+    """Return the free bytes, and the bytes that must stay free."""
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize // _SPARE_SHARE
 
 
 def _files_below(folder: str) -> Iterator["os.DirEntry[str]"]:
-    """List the files of all stores; what vanishes meanwhile is not there."""
+    """List the files of all stores, skipping those that vanish meanwhile."""
     with suppress(FileNotFoundError), os.scandir(folder) as stores:
         for store in stores:
             if not store.is_dir(follow_symlinks=False):
@@ -330,10 +330,10 @@ def _files_below(folder: str) -> Iterator["os.DirEntry[str]"]:
 
 
 def _create(temporary: str) -> io.FileIO:
-    # An object of its own closes itself, whatever a signal handler raises.
+    # A FileIO object closes itself, whatever a signal handler raises.
     file = io.FileIO(temporary, "x+")
     node_lock.watch(file)
-    # Held while it is being written: a temporary file that nobody holds is a leftover.
+    # Locked while it is written: a temporary file that nobody holds is a leftover.
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
 
@@ -351,22 +351,22 @@ def _writer(descriptor: int) -> Put:
 
 
 _UNTRACKED = bool(sys.version_info >= (3, 13))
-"""Whether a mapping can do without a descriptor of its own."""
+"""Whether a mapping needs no descriptor of its own."""
 
 
 def _map(descriptor: int, size_bytes: int) -> memoryview:
-    """Map a file read-only; all who do share its memory. Raises OSError, ValueError."""
+    """Map a file read-only, in memory shared between processes. Raises OSError, ValueError."""
     kind: dict[str, Any] = {"flags": mmap.MAP_SHARED, "prot": mmap.PROT_READ}
     if _UNTRACKED:
-        # Not as a keyword of its own: type checkers for older versions know none of that name.
+        # Not a literal keyword: type checkers for older versions do not know it.
         untracked: dict[str, Any] = {**kind, "trackfd": False}
         return memoryview(mmap.mmap(descriptor, size_bytes, **untracked))
-    # Each mapping keeps a descriptor open: not so many that the program has none left for itself.
-    # Counted one by one: a signal handler can keep the set from forgetting one.
+    # Each mapping keeps a descriptor open. The limit leaves enough for the program itself.
+    # Counted one by one: a signal handler can keep the set from discarding a dead entry.
     count, most = sum(1 for _ in _mapped), os.sysconf("SC_OPEN_MAX")
     # -1 is no limit.
     if 0 <= most <= 4 * count:
-        msg = f"{count} files are mapped already, with a descriptor each (ulimit -n)"
+        msg = f"{count} files are already mapped, with one descriptor each (ulimit -n)"
         raise OSError(msg)
     found = mmap.mmap(descriptor, size_bytes, **kind)
     _mapped.add(found)

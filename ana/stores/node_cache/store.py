@@ -1,7 +1,7 @@
-"""The node-local tier: a store in front of a tree, in which all processes of a node share large states.
+"""The node cache: a store in front of a tree, through which all processes of a node share large states.
 
-A state is fetched, verified and decompressed once on each node, into a file on the node's own disk that all
-processes map read-only. `docs/node-cache.md` says what it promises, and what is trusted.
+Each node fetches, verifies and decompresses a state once, into a file on its own disk that all processes map read-only.
+`docs/node-cache.md` says what it promises and what it trusts.
 """
 
 import logging
@@ -18,10 +18,10 @@ from ana.stores.node_cache import entries, node_folder
 __all__ = ["LEAST_BYTES", "TieredStore"]
 
 LEAST_BYTES = 256 << 10
-"""Raw size from which on a state is cached."""
+"""Only states of at least this raw size are cached."""
 WAIT_SECONDS = 10.0
 SLOW_BYTES_PER_SECOND = 50e6
-"""How slowly another process may be fetching a state before this one does it."""
+"""If another process fetches more slowly than this, this process takes over."""
 
 _log = logging.getLogger("ana.tiers")
 
@@ -34,9 +34,13 @@ class TieredStore(Store):
     """
 
     def __init__(self, store: CacheableStore, place: str, limit_bytes: int | None = None, *, verify: bool) -> None:
-        """Put a tier at the folder `place` ("auto": where the node says) in front of a store; nothing is made yet.
+        """Put a cache in the folder `place` in front of a store. Nothing is created yet.
 
-        `limit_bytes`: see `NodeFolder`. `verify`: check the digest of an entry's content each time it is mapped.
+        Args:
+            store: The tree.
+            place: A path, or "auto" for the node's own choice.
+            limit_bytes: See `NodeFolder`.
+            verify: Hash an entry's content each time it is mapped.
         """
         self.home = store.home
         self.counters = store.counters
@@ -82,11 +86,11 @@ class TieredStore(Store):
         return self.store.is_whole(key)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
-        """Put it into the tree."""
+        """Put the state into the tree."""
         return self.store.put(key, state, children, repair=repair)
 
     def get(self, key: str, *, wait: bool = True) -> StoredState:
-        """Find a state: under a content's own address an entry will do, under another the tree is asked first."""
+        """Find a state: in the cache or the tree under a content address, in the tree under any other key."""
         cached = self._tier.find(key) if address.is_content_uuid(key) and self._tier is not None else None
         if cached is not None:
             return _Cached(self, key, cached)
@@ -105,7 +109,7 @@ class TieredStore(Store):
         return _Tier(folder, entries.Origin(boot, name), verify=self._verify)
 
     def fetch(self, key: str, found: CopyableState) -> list[bytes | memoryview]:
-        """Return a state's segments: mapped, where the tier has them or takes them, else read from the tree."""
+        """Return a state's segments: mapped if the cache has or takes them, otherwise read from the tree."""
         began = time.perf_counter()
         cached = None if self._tier is None else self._tier.obtain(key, found)
         if cached is None:
@@ -120,9 +124,9 @@ class TieredStore(Store):
 
 
 class _Mapped:
-    """An entry that this process has mapped. Its segments are read-only views, and keep the mapping alive.
+    """An entry that this process has mapped. Its segments are read-only views that keep the mapping alive.
 
-    But for `bytes` objects: their memory is their own.
+    `bytes` objects are an exception: they are copies.
     """
 
     def __init__(self, entry: entries.Entry, memory: memoryview, where: str, *, is_new: bool = False) -> None:
@@ -134,12 +138,12 @@ class _Mapped:
         ]
 
     def is_right(self) -> bool:
-        """Hash all of the content, and say whether its digest is that of the record."""
+        """Hash the whole content, and return whether the digest matches the record's."""
         found = record.content(self.header.class_name, self._views, bytes_segments=self.header.bytes_segments)
         return found.digest == self.header.content
 
     def segments(self) -> list[bytes | memoryview]:
-        """Return the stream and the buffers."""
+        """Return the pickle stream and the buffers."""
         bytes_segments = set(self.header.bytes_segments)
         return [bytes(view) if number in bytes_segments else view for number, view in enumerate(self._views)]
 
@@ -153,7 +157,7 @@ class _Tier:
         self._verify = verify
 
     def find(self, key: str, content: bytes | None = None) -> _Mapped | None:
-        """Map the entry of a key (with this content digest, if one is given) if there is one that is as it must be."""
+        """Map the valid entry of a key (with this content digest, if given), or return None."""
         name = _name(key)
         opened = self._folder.open(name)
         if opened is None:
@@ -165,7 +169,7 @@ class _Tier:
                 start = opened.read(min(size, opened.size_bytes))
             entry = entries.parse(start, opened.size_bytes, key, self._origin)
             if entry is None or content not in (None, entry.header.content):
-                _log.info("the entry of %r in %s is not as it must be: it is not used", key, self._folder.path)
+                _log.info("the entry of %r in %s is not valid, and is not used", key, self._folder.path)
                 return None
             memory = opened.map()
         finally:
@@ -175,9 +179,9 @@ class _Tier:
         return self._checked(_Mapped(entry, memory, f"{self._folder.path}/{name}"))
 
     def obtain(self, key: str, found: CopyableState) -> _Mapped | None:
-        """Map the entry of a state that the tree has; the first process of the node makes it, the others wait for it.
+        """Map the entry of a state in the tree. The node's first process makes it, and the others wait for it.
 
-        None where the tier does not take it, or it took too long. Raises what reading the tree raises.
+        Returns None if the cache does not take it, or after a timeout. Raises what reading the tree raises.
         """
         content = found.header.content
         cached = self.find(key, content)
@@ -189,7 +193,7 @@ class _Tier:
         patience = WAIT_SECONDS + entry.size_bytes / SLOW_BYTES_PER_SECOND
         lock_path = f"{self._folder.path}/{node_folder.LOCK}{_name(key)}"
         with node_lock.NodeLock(lock_path, lambda: self.find(key, content), patience) as lock:
-            # Whose turn was before ours may have left no room, rather than the entry.
+            # The previous holder may have used up the room without leaving the entry.
             if not lock.held or (lock.waited and not self._folder.prepare(entry.size_bytes)):
                 return lock.found
             return lock.found or self._make(key, found, entry, head)
@@ -206,15 +210,15 @@ class _Tier:
     def _checked(self, cached: _Mapped) -> _Mapped | None:
         if not self._verify or cached.is_right():
             return cached
-        _log.warning("the content of %s does not match its digest: it is fetched anew", cached.where)
+        _log.warning("the content of %s does not match its digest: fetching it again", cached.where)
         return None
 
 
 class _Cached:
-    """A state that was found in the tier, under its content's address."""
+    """A state found in the cache, under its content address."""
 
     may_be_lost = True
-    """Nobody has asked the tree: who stores what refers to it has to."""
+    """The tree was not asked, so it must be asked before a state that refers to this one is stored."""
 
     def __init__(self, tiered: TieredStore, key: str, cached: _Mapped) -> None:
         self.header = cached.header
@@ -224,7 +228,7 @@ class _Cached:
         self._cached: _Mapped | None = cached
 
     def segments(self) -> list[bytes | memoryview]:
-        """Return what is mapped, once; after that, or a release, find it again."""
+        """Return the mapped segments once; after that, or after a release, find them again."""
         cached, self._cached = self._cached, None
         if cached is None:
             return self._tiered.get(self._key).segments()
@@ -232,16 +236,16 @@ class _Cached:
         return cached.segments()
 
     def verify(self) -> None:
-        """Read all of it in the tree, which is what lasts."""
+        """Read and verify the whole state in the tree, the permanent store."""
         self._tiered.store.get(self._key).verify()
 
     def release(self) -> None:
-        """Let go of the mapping."""
+        """Drop the mapping."""
         self._cached = None
 
 
 class _Uncached:
-    """A large state that was found in the tree."""
+    """A large state found in the tree."""
 
     def __init__(self, tiered: TieredStore, key: str, found: CopyableState) -> None:
         self._tiered = tiered
@@ -250,7 +254,7 @@ class _Uncached:
 
     @property
     def header(self) -> record.Header:
-        """What the record in the tree says of itself."""
+        """The header of the record in the tree."""
         return self._found.header
 
     @property
@@ -264,11 +268,11 @@ class _Uncached:
         return self._found.may_be_lost
 
     def segments(self) -> list[bytes | memoryview]:
-        """Have it cached, or read it."""
+        """Cache the state, or read it."""
         return self._tiered.fetch(self._key, self._found)
 
     def verify(self) -> None:
-        """Read all of it in the tree."""
+        """Read and verify the whole state in the tree."""
         self._found.verify()
 
     def release(self) -> None:
