@@ -267,6 +267,38 @@ def test_hard_links_are_of_the_file_itself(name):
     assert all("follow_symlinks=False" in ast.unparse(call) for call in calls)
 
 
+OWNERS = {"Mark": "objects/identity", "Load": "persist/inflight", "Session": "persist/inflight"}
+"""Classes whose objects other modules read, and their own module alone changes."""
+OTHERS = {"_asking.obj", "batch.number", "made.children", "made.layer", "plan.number", "state.depth", "target.uuid"}
+"""Fields of the same names, of other objects."""
+
+
+def fields_of(name):
+    """Return the attributes of a class in OWNERS: those that its module annotates or assigns in it."""
+    body = next(node for node in ast.parse(MODULES[OWNERS[name]].read_text()).body if getattr(node, "name", "") == name)
+    annotated = {node.target.id for node in body.body if isinstance(node, ast.AnnAssign)}
+    assigned = {node.attr for node in ast.walk(body) if isinstance(node, ast.Attribute) and _is_changed(node)}
+    return annotated | assigned
+
+
+def _is_changed(node):
+    return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
+
+
+@pytest.mark.parametrize("owned", OWNERS)
+def test_only_its_own_module_changes_an_object(owned):
+    """No other module assigns to a field of a Mark, a Load or a Session: their methods are the state machine."""
+    fields = fields_of(owned)
+    assert len(fields) > 8
+    for name, path in MODULES.items():
+        if name == OWNERS[owned]:
+            continue
+        changed = [node for node in ast.walk(ast.parse(path.read_text())) if _is_changed(node) and node.attr in fields]
+        # `self` is an object of that module's own.
+        names = {ast.unparse(node) for node in changed if ast.unparse(node.value) != "self"}
+        assert names <= OTHERS, name
+
+
 @pytest.mark.parametrize("name", CORE)
 def test_no_module_imports_the_face(name):
     """The package's own modules import each other, never the re-exports of `ana/__init__.py`: no cycles."""
