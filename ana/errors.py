@@ -1,6 +1,6 @@
-"""The error tree: grouped by what the caller does about them, each carrying what it is about.
+"""The error tree, grouped by what the caller does about an error. Each error carries what it is about as attributes.
 
-All of them survive pickling, because they come back from workers.
+Every error survives pickling, because workers send errors back.
 """
 
 import os
@@ -21,9 +21,10 @@ __all__ = [
 
 
 class ANAError(Exception):
-    """Base of everything that ANA raises on purpose.
+    """Base of the errors that ANA raises on purpose.
 
-    The keyword arguments of a subclass become attributes, and are all that a pickle of it holds.
+    Attributes:
+        message: What happened, where, and what to do about it.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -31,17 +32,17 @@ class ANAError(Exception):
         self.message = message
 
     def __str__(self) -> str:
-        # KeyError and OSError would print the message in quotes or not at all.
+        # KeyError would print the message in quotes, OSError would not print it at all.
         return self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Of OSError's own, errno alone is used; it is not in __dict__.
+        # The only one of OSError's own attributes that is used. It is not in __dict__.
         own = {"errno": self.errno} if isinstance(self, OSError) else {}
         return (_rebuild, (type(self), self.args, {**self.__dict__, **own}))
 
 
 def _rebuild(cls: type[ANAError], args: tuple[object, ...], state: dict[str, object]) -> ANAError:
-    """Make an error again from its attributes, whatever arguments its class takes."""
+    """Rebuild an error from its attributes, whatever arguments its class takes."""
     error = cls.__new__(cls)
     error.args = args
     for name, value in state.items():
@@ -50,36 +51,42 @@ def _rebuild(cls: type[ANAError], args: tuple[object, ...], state: dict[str, obj
 
 
 def _place(where: str) -> str:
-    """Say where something was looked for, and on which host: mounts differ between nodes."""
+    """Return a place with its host and process, because mounts differ between nodes."""
     return f"{where} (host {os.uname().nodename}, pid {os.getpid()})"
 
 
 class StateNotFoundError(ANAError, KeyError):
-    """No store that was asked has a state under this UUID.
+    """No store that was searched has a state with this UUID.
 
-    Attributes: `uuid`, `store` (where was looked).
+    Attributes:
+        uuid: The UUID.
+        store: The places that were searched.
     """
 
     def __init__(self, uuid: str, store: str, hint: str = "") -> None:
         message = f"no state {uuid!r} in {_place(store)}"
         super().__init__(f"{message}: {hint}" if hint else message)
-        # Python takes a KeyError with one argument, raised within dict(a=1, **it), for a keyword that is there twice.
+        # Python takes a KeyError with one argument that is raised within dict(a=1, **it) for a repeated keyword.
         self.args = (self.message, uuid)
         self.uuid = uuid
         self.store = store
 
 
 class CorruptedStateError(ANAError):
-    """A state is there, and its bytes are not what was written: it is never returned.
+    """A state's bytes are not the bytes that were written. Such a state is never returned.
 
-    Attributes: `uuid`, `path`, `reason`. The file is left where it is; storing the same object
-    again replaces it.
+    The file is left as it is. Storing the same object again replaces it.
+
+    Attributes:
+        uuid: The state's UUID.
+        path: The file.
+        reason: What is wrong with it.
     """
 
     def __init__(self, uuid: str, path: str, reason: str) -> None:
         super().__init__(
             f"state {uuid!r} is damaged: {reason}, in {_place(path)}; the file is left as it is, "
-            "and storing the same object again (ana_store) heals it"
+            "and storing the same object again (ana_store) repairs it"
         )
         self.uuid = uuid
         self.path = path
@@ -87,15 +94,18 @@ class CorruptedStateError(ANAError):
 
 
 class StateChangedError(ANAError):
-    """An object's state changed while it was stored, or since the object got its UUID: nothing was stored.
+    """An object's state changed while it was being stored, or after the object got its UUID. Nothing was stored.
 
-    Attributes: `uuid`, `class_name`, `what` (changed).
+    Attributes:
+        uuid: The object's UUID.
+        class_name: The object's class.
+        what: What changed.
     """
 
     def __init__(self, uuid: str, class_name: str, what: str) -> None:
         super().__init__(
             f"state {uuid!r} of {_place(f'class {class_name}')} is not stored: {what}; do not modify an object "
-            "that has a UUID, nor its arrays while it is stored (by another thread, a memory map ...): store a copy"
+            "that has a UUID, nor its arrays while it is being stored (by another thread, a memory map): store a copy"
         )
         self.uuid = uuid
         self.class_name = class_name
@@ -103,24 +113,29 @@ class StateChangedError(ANAError):
 
 
 class UnsupportedFormatError(ANAError):
-    """A tree or a state is of a format that this version does not know.
+    """A store or a state has a format that this version of ana does not know.
 
-    Attributes: `path`, `found`, `supported` (versions).
+    Attributes:
+        path: The store or the file.
+        found: The version of its format.
+        supported: The versions that this ana reads.
     """
 
     def __init__(
         self, path: str, found: object, supported: object, cure: str = "use a newer ana, or another folder"
     ) -> None:
-        super().__init__(f"{_place(path)} is of format {found}, this version of ana reads {supported}: {cure}")
+        super().__init__(f"{_place(path)} has format {found}, and this version of ana reads {supported}: {cure}")
         self.path = path
         self.found = found
         self.supported = supported
 
 
 class UntrustedStoreError(ANAError):
-    """Something in the store is not what a store may hold: a symlink, a device, a foreign folder.
+    """The store holds something that a store must not hold: a symlink, a device, a folder of someone else's.
 
-    Attributes: `path`, `reason`.
+    Attributes:
+        path: Where it is.
+        reason: What is wrong with it.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -130,9 +145,12 @@ class UntrustedStoreError(ANAError):
 
 
 class StoreError(ANAError, OSError):
-    """The store's filesystem said no: full, over quota, read-only, no permission, I/O error.
+    """The store's filesystem refused: it is full, over quota or read-only, denies permission, or has an I/O error.
 
-    Attributes: `path`, `errno` (of the system's error), `hint` (the cure).
+    Attributes:
+        path: What was read or written.
+        errno: The number of the system's error.
+        hint: The cure.
     """
 
     def __init__(self, path: str, errno: int, hint: str = "") -> None:
@@ -145,9 +163,11 @@ class StoreError(ANAError, OSError):
 
 
 class LockTimeoutError(ANAError, TimeoutError):
-    """A lock was not to be had within its time.
+    """A lock could not be acquired in time.
 
-    Attributes: `path`, `seconds`.
+    Attributes:
+        path: The lock file.
+        seconds: How long was waited for it.
     """
 
     def __init__(self, path: str, seconds: float, holder: str = "") -> None:
@@ -158,9 +178,11 @@ class LockTimeoutError(ANAError, TimeoutError):
 
 
 class UUIDConflictError(ANAError):
-    """Another state is already stored under this explicit UUID (`strict=True`).
+    """Another state is already stored under this explicit UUID. Raised only with `strict=True`.
 
-    Attributes: `uuid`, `store`.
+    Attributes:
+        uuid: The UUID.
+        store: Where the other state is.
     """
 
     def __init__(self, uuid: str, store: str) -> None:
@@ -173,10 +195,15 @@ class UUIDConflictError(ANAError):
 
 
 class StateLoadError(ANAError, pickle.UnpicklingError):
-    """A state is whole, but cannot become an object here: its class changed, vanished, or refused it.
+    """A state is intact, but cannot become an object here: its class has changed, is missing, or refuses the state.
 
-    Attributes: `uuid`, `class_name`, `path`, `reason`. The original exception is its `__cause__`
-    (in this process only).
+    The original exception is the `__cause__`, in this process only.
+
+    Attributes:
+        uuid: The state's UUID.
+        class_name: The class that was stored with it.
+        path: Where the state is.
+        reason: Why it cannot be loaded.
     """
 
     def __init__(self, uuid: str, class_name: str, path: str, reason: str) -> None:

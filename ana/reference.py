@@ -1,8 +1,8 @@
-"""The functions that are named inside pickles: they never move, and never change their arguments.
+"""The functions that pickles name. They never move, and their arguments never change incompatibly.
 
-`load` stands for an object that has a UUID. `new` and `fill` make the ordinary copy of one that has none. `Reduced` is
-the state of an object whose class has hooks of pickle's, and `storage` makes the memory of a torch tensor; both are
-defined further down in the house. `hashed` stands for an object with a UUID in what is pickled for a hash alone
+`load` stands for an object that has a UUID. `new` and `fill` make an ordinary copy of an object that has none.
+`Reduced` is the state of an object whose class uses pickle's hooks, and `storage` makes the memory of a torch tensor;
+both are defined in `ana.objects`. `hashed` stands for an object with a UUID in a pickle that is made only to be hashed
 (`joblib.hash`, `dask.tokenize`).
 """
 
@@ -19,23 +19,23 @@ from ana.objects.states import Reduced
 __all__ = ["Reduced", "fill", "hashed", "load", "new", "storage"]
 
 met: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
-"""The objects that were hashed and are still alive."""
+"""The hashed objects that are still alive, by UUID."""
 
 
 def load(cls: type, uuid: str, home: str | None = None) -> Any:
     """Return the object of class `cls` with this UUID: the live one, or one loaded from a store.
 
-    `home` is where the store was when the reference was made; it is left out inside stored states. A state
-    that is missing or damaged makes an object that raises the reason when it is used, not an error here
-    (unless the layer says `errors="raise"`).
+    `home` is where the store was when the reference was made. References inside stored states leave it out. If the
+    state is missing or damaged, the object is a ghost, which raises the reason when it is used. Nothing is raised here,
+    unless the layer says `errors="raise"`.
     """
     return load_reference(cls, uuid, home)
 
 
 def new(cls: type, uuid: str | None = None) -> Any:
-    """Return an empty object of class `cls`, for `fill`; with a UUID, the live one if any.
+    """Return an empty object of class `cls`, for `fill`. With a UUID, return the live object, if any.
 
-    With a UUID: from a layer that stores nothing, or in memory that this process does not see.
+    A pickle has a UUID here if its layer stores nothing, or stores in memory that this process does not see.
     """
     if uuid is None:
         return ghost.make(cls)
@@ -43,11 +43,11 @@ def new(cls: type, uuid: str | None = None) -> Any:
     found = layer.live.find(uuid, cls)
     mark = identity.mark_of(found)
     if mark is not None and mark.loader is None:
-        # Not one that another thread is about to fill, or whose own state is elsewhere.
+        # A ghost does not count: another thread may be about to fill it, or its state may be elsewhere.
         return found
     obj = ghost.make(cls)
     if address.is_content_uuid(uuid) and not layer.store.process_local:
-        # What goes into a shared store gets an address there: classes may go into it by value.
+        # A shared store gives the object its own address, because classes may go into it by value.
         return obj
     identity.mark(obj, uuid, given=True).defer(_empty)
     layer.live.add(uuid, obj, cls)
@@ -55,7 +55,7 @@ def new(cls: type, uuid: str | None = None) -> Any:
 
 
 def fill(obj: Any, state: tuple[Any]) -> None:
-    """Give an object that `new` made its state; one that is alive already keeps its own."""
+    """Set the state of an object that `new` made. A live object keeps its own state."""
     mark = identity.mark_of(obj)
     if mark is not None and mark.loader is not _empty:
         return
@@ -67,11 +67,11 @@ def fill(obj: Any, state: tuple[Any]) -> None:
 def hashed(uuid: str, generation: int = 0) -> Any:  # noqa: ARG001 - a part of the hash
     """Return the object with this UUID that was hashed in this process.
 
-    For dask, which unpickles what it hashes, to see that it can. Raises KeyError where the object is no longer
-    alive, and in other processes: a hash is no reference.
+    Dask unpickles what it hashes, to check that it can. Raises KeyError in other processes, and once the object is no
+    longer alive: a hash is not a reference.
     """
     return met[uuid]
 
 
 def _empty() -> None:
-    """Mark an object that `new` made and `fill` will fill."""
+    """Mark an object that `new` made and that `fill` has not filled yet."""

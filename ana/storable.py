@@ -1,4 +1,4 @@
-"""Storable, StorableABC, Ref: identity and the pickle protocol, as seen by the classes of users."""
+"""Storable, StorableABC and Ref: the base classes of users' objects, with identity and the pickle protocol."""
 
 import copyreg
 import sys
@@ -24,11 +24,11 @@ _NEWOBJ = _COPYREG.__newobj__
 
 
 class _UUID:
-    """The `uuid` attribute; no data descriptor, so that a class may have an attribute or field of that name."""
+    """The `uuid` attribute. Not a data descriptor, so that a class may have an attribute or field of that name."""
 
     def __get__(self, obj: Any, owner: type) -> str | None:
         if obj is None:
-            # As absent: dataclasses would take what they find here for the default of a field `uuid`.
+            # Pretend to be absent: dataclasses would take this for the default of a field `uuid`.
             msg = f"type object {owner.__name__!r} has no attribute 'uuid'; its instances have"
             raise AttributeError(msg)
         mark = identity.mark_of(obj)
@@ -36,9 +36,10 @@ class _UUID:
 
 
 class _Token:
-    """The method `__dask_tokenize__` of an object that has a UUID, and of a Ref, which gets one when it is pickled.
+    """The method `__dask_tokenize__` of objects that have a UUID, and of Refs, which get one when they are pickled.
 
-    A Ref whose UUID nobody can foresee has a random token of its own. Absent on others, which dask tokenizes by value.
+    A Ref whose UUID cannot be foreseen has a random token of its own. Other objects do not have the method, so dask
+    tokenizes them by value.
     """
 
     def __get__(self, obj: Any, owner: type) -> Callable[[], tuple[str | int, ...]]:
@@ -50,17 +51,18 @@ class _Token:
 
 
 class Storable:
-    """Base of classes whose objects pickle into a UUID, their state being stored once.
+    """Base of classes whose objects pickle into a UUID. Their state is stored once.
 
-    An object without a UUID pickles as ever. `make_uuid()` gives it one; from then on it should not
-    change. A subclass may define `_ana_getstate` and `_ana_setstate`, which are like `__getstate__` and
-    `__setstate__`; those count where it does not. Unpickling calls neither `__new__` nor `__init__`, unless the
-    class's `__reduce__` says so. Classes whose objects cannot be made before their state is there are refused.
+    An object without a UUID pickles as usual. `make_uuid()` gives it one. After that the object must not change.
+
+    A subclass may define `_ana_getstate` and `_ana_setstate`, which work like `__getstate__` and `__setstate__`.
+    Without them, ANA uses pickle's hooks. Unpickling calls neither `__new__` nor `__init__`, unless the class's
+    `__reduce__` says so. A class whose objects cannot be made before their state is there is refused.
 
     Methods may be called from many threads at once.
     """
 
-    # No slots of our own: they would not go together with the layout of dict and other built-in types.
+    # No slots of our own: their layout would conflict with that of dict and other built-in types.
     __slots__ = ("__weakref__",)
 
     _ana_lazy = False
@@ -71,7 +73,7 @@ class Storable:
     __dask_tokenize__ = _Token()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Refuse classes whose instances cannot be held weakly, so not be found again by their UUID."""
+        """Refuse classes whose instances cannot be weakly referenced, and so cannot be found by their UUID."""
         super().__init_subclass__(**arguments)
         class_names.note_origin(cls)
         if cls.__weakrefoffset__ == 0:
@@ -80,16 +82,25 @@ class Storable:
             raise TypeError(msg)
 
     def make_uuid(self, uuid: str | None = None) -> str:
-        """Return the object's UUID, giving it one if it has none.
+        """Return the object's UUID, and give it one if it has none.
 
-        Without `uuid`: the address of its content; its state is stored at once, and equal content has
-        the same UUID everywhere. With `uuid` (any string of 1 to 200 characters), or where objects refer to
-        each other in a circle, or within its own `__init__`: a UUID that does not follow from the
-        content, and the state is stored when the object is first pickled, or by `ana_store`. A `uuid` of version 8
-        stands for content: only the object's own address is accepted.
+        Without `uuid`, the UUID is the address of the object's content: equal content has the same UUID everywhere. The
+        state is stored at once. The UUID does not depend on the content if `uuid` is given, if objects refer to each
+        other in a cycle, or within the object's own `__init__`. Then the state is stored when the object is first
+        pickled, or by `ana_store`.
 
-        Raises TypeError or ValueError for what is no UUID, and what pickling or the store raises; the
-        object has no UUID then.
+        Args:
+            uuid: A string of 1 to 200 characters. A UUID of version 8 stands for content, so it is accepted only if it
+                is the object's own address. Default: the address of the content.
+
+        Returns:
+            The UUID. If the object has one already, that one.
+
+        Raises:
+            TypeError: `uuid` is not a string, or ANA cannot store objects of this class.
+            ValueError: `uuid` is not a UUID, or is the address of other content.
+            StoreError: The state could not be stored. The object has no UUID then; the same holds for whatever pickling
+                the object raises.
         """
         mark = identity.mark_of(self)
         if mark is not None:
@@ -105,12 +116,12 @@ class Storable:
 
     @property
     def ana_uuid(self) -> str:
-        """The object's UUID; it is given one if it has none, as by `make_uuid`."""
+        """The object's UUID. If it has none, it gets one, as by `make_uuid`."""
         return self.make_uuid()
 
     @property
     def _ana_uuid(self) -> str | None:
-        """The object's UUID or None; old programs read and assign it."""
+        """The object's UUID, or None. Old programs read and assign it."""
         mark = identity.mark_of(self)
         return None if mark is None else mark.uuid
 
@@ -121,10 +132,17 @@ class Storable:
             saving.give_address(current.get_dl(), self, address.check_key(uuid))
 
     def ana_store(self) -> str:
-        """Make sure that the object's whole, undamaged state is in the current layer; return its UUID.
+        """Make sure that the object's state is in the current layer and undamaged. Return the object's UUID.
 
-        Gives it a UUID first if it has none. What is there is read and verified, and written again if it is
-        missing or damaged. Raises what pickling or the store raises.
+        Gives the object a UUID first if it has none. Reads and verifies the stored state, and writes it again if it is
+        missing or damaged.
+
+        Returns:
+            The UUID.
+
+        Raises:
+            StoreError: The state cannot be read or written.
+            StateChangedError: The object has changed since it got its UUID.
         """
         uuid = self.make_uuid()
         current.get_dl().store_again(self)
@@ -134,23 +152,34 @@ class Storable:
     def ana_load(cls, uuid: str) -> Self:
         """Return the object of this class with this UUID: the live one, or one loaded from the current layer.
 
-        Raises TypeError or ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
-        StateLoadError (it is of another class, or its class has changed), StoreError.
+        Args:
+            uuid: The object's UUID.
+
+        Returns:
+            The object. There is only one for a UUID.
+
+        Raises:
+            TypeError: `uuid` is not a string.
+            ValueError: `uuid` is not a UUID.
+            StateNotFoundError: There is no such state.
+            CorruptedStateError: The state is damaged.
+            StateLoadError: The state is of another class, or its class has changed.
+            StoreError: The store cannot be read.
         """
         found: Self = resolve.load_now(cls, uuid)
         return found
 
     def to_literal(self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the object, and the Storables that it holds, as literals that go into JSON.
+        """Return the object, and the Storables that it holds, as literals for JSON.
 
-        See `ana.compat.literal.to_literal`; override `_ana_getliteral` to say what a class's objects look like.
+        See `ana.compat.literal.to_literal`. Override `_ana_getliteral` to change what a class's objects look like.
         """
         return literal.to_literal(self, known_set, objects)
 
     def _ana_getstate(self) -> Any:
-        """Return the state to be stored: by default the attributes, of `__dict__` and of all slots, by name.
+        """Return the state to store: by default the attributes in `__dict__` and in all slots, by name.
 
-        With a built-in base (dict, list ...), a pair of that and the content.
+        With a built-in base (dict, list ...), a pair of these attributes and the content.
         """
         if type(self)._ana_getstate is Storable._ana_getstate:
             said = states.hooked(self)
@@ -161,7 +190,7 @@ class Storable:
         return state if content is None else (state, content[0](self))
 
     def _ana_setstate(self, s: Any) -> None:
-        """Take a state on: by default as it was taken, by `__setstate__` or each attribute by its name."""
+        """Set the state: by default with `__setstate__`, or attribute by attribute."""
         if type(s) is reference.Reduced:
             states.restore(self, s)
             return
@@ -176,16 +205,16 @@ class Storable:
             attributes.put(self, s)
             return
         for name, value in s.items():
-            # A state of the class's own making: by its properties, but past its __setattr__, which may refuse.
+            # The class made this state: use its properties, but bypass its __setattr__, which may refuse.
             object.__setattr__(self, name, value)
 
     def _ana_getliteral(self) -> Any:
-        """Return what `to_literal` shows of the object: by default its state."""
+        """Return what `to_literal` shows of the object. The default is its state."""
         state = self._ana_getstate()
         return attributes.get(self) if type(state) is reference.Reduced else state
 
     def __reduce__(self) -> Any:
-        """Return ANA's own reduction; that of a class, which pickle calls, may call it by `super().__reduce__()`."""
+        """Return ANA's own reduction. A class's `__reduce__` may call it by `super().__reduce__()`."""
         if states.is_asked_by_value(self):
             return reference.new, (ghost.loaded_class(self),), (None,), None, None, reference.fill
         return _reduced(self, identity.mark_of(self), ghost.loaded_class(self))
@@ -212,14 +241,14 @@ class Storable:
         return _reduced(self, mark, cls)
 
     def __copy__(self) -> Any:
-        """Return the object itself if it has a UUID, else an ordinary shallow copy. Nothing is stored."""
+        """Return the object itself if it has a UUID, otherwise an ordinary shallow copy. Store nothing."""
         if identity.mark_of(self) is not None:
             return self
         other = getattr(super(), "__copy__", None)
         return states.copied(self, None) if other is None else other()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Return the object itself if it has a UUID, else an ordinary deep copy. Nothing is stored."""
+        """Return the object itself if it has a UUID, otherwise an ordinary deep copy. Store nothing."""
         if identity.mark_of(self) is not None:
             return self
         other = getattr(super(), "__deepcopy__", None)
@@ -227,15 +256,15 @@ class Storable:
 
 
 class StorableABC(Storable, metaclass=ABCMeta):
-    """Storable for classes that derive from abstract ones, as of collections.abc, too."""
+    """Storable for classes that also derive from abstract classes, such as those of collections.abc."""
 
     __slots__ = ()
 
 
 class Ref(Storable, Generic[Value]):
-    """Passes any object by reference: `ana.Ref(value)` pickles into a UUID, and `.value` loads on first use.
+    """Passes any object by reference: `ana.Ref(value)` pickles into a UUID, and `.value` is loaded on first access.
 
-    Pickling it gives it a UUID. Afterwards the value should not change. Safe between threads.
+    Pickling gives the Ref a UUID. After that the value must not change. Safe to use from many threads.
     """
 
     __slots__ = ("_value",)
@@ -245,7 +274,11 @@ class Ref(Storable, Generic[Value]):
     _value: Value
 
     def __init__(self, value: Value) -> None:
-        """Hold a value, of any type that pickles."""
+        """Hold a value.
+
+        Args:
+            value: Any object that pickles.
+        """
         self._value = value
 
     def __repr__(self) -> str:
@@ -254,13 +287,13 @@ class Ref(Storable, Generic[Value]):
         value = getattr(self, "_value", _MISSING)
         if value is _MISSING:
             return f"<{name}, not loaded>"
-        from ana.objects import value_repr  # noqa: PLC0415 - for who looks only
+        from ana.objects import value_repr  # noqa: PLC0415 - most processes never need it
 
         return f"<{name}: {value_repr.describe(value)}>"
 
     @property
     def value(self) -> Value:
-        """The value, loaded from the store at the first use. Raises what loading raises."""
+        """The value, loaded from the store on first access. Raises what `ana_load` raises."""
         try:
             return self._value
         except AttributeError:
@@ -283,19 +316,19 @@ class Ref(Storable, Generic[Value]):
         if identity.mark_of(self) is None and not hash_callers.is_asked():
             if addressing.is_foreseeing():
                 return reference.load, (type(self), addressing.foreseen(_address_to_be(self).uuid))
-            # Inside of a state, too: what is in a Ref is loaded when it is asked for, not before.
+            # Inside a state as well: the value of a Ref is loaded on first access, not before.
             self.make_uuid()
         return super().__reduce__()
 
 
 def _hash_arguments(obj: object, uuid: str) -> tuple[str | int, ...]:
-    """Return what a hash is made of: the UUID, and, of a class that was defined again, which definition it is."""
+    """Return what a hash is made of: the UUID and, if the class was redefined, the number of its definition."""
     number = class_names.generation(ghost.loaded_class(obj))
     return (uuid, number) if number else (uuid,)
 
 
 def _token_to_be(ref: Any) -> str:
-    """Return the address that pickling will give a Ref, or a random token where that cannot be said."""
+    """Return the address that pickling will give a Ref, or a random token if it cannot be foreseen."""
     known = _address_to_be(ref)
     if known.uuid is None:
         hash_callers.insist()
@@ -304,7 +337,7 @@ def _token_to_be(ref: Any) -> str:
 
 
 def _address_to_be(ref: Any) -> Any:
-    """Return what is known of the address that pickling will give a Ref; it is hashed once."""
+    """Return what is known about the address that pickling will give a Ref. The value is hashed once."""
     known = identity.address_of(ref)
     if known is not None:
         return known
@@ -313,7 +346,7 @@ def _address_to_be(ref: Any) -> Any:
 
 
 def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
-    """Return ANA's reduction of an object: a reference if it has a UUID, else the object by value."""
+    """Return ANA's reduction of an object: a reference if it has a UUID, otherwise the object by value."""
     collector = pickling.collector()
     is_part = collector is not None and not collector.meet(obj)
     if mark is None or is_part:
@@ -328,7 +361,7 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
         return reference.load, (cls, mark.uuid, resolve.home_of(mark, target))
     if not saving.is_known(target, mark):
         if class_names.known_as(cls) is not cls:
-            # Pickled after the class: nothing is stored if that does not pickle.
+            # The UUID is pickled after the class: if the class does not pickle, nothing is stored.
             return reference.load, (cls, _Stored(obj, mark.uuid), target.home)
         saving.store(target, obj)
     return reference.load, (cls, mark.uuid, target.home)
@@ -338,16 +371,16 @@ def _plain(obj: Any, cls: type) -> Any:
     """Return the reduction of a plain object without a UUID."""
     collector = pickling.collector()
     if collector is None:
-        # As pickle would do it by itself, in half the time; inside of states it has always been `new`.
+        # As pickle would do it by itself, in half the time. Inside states it has always been `new`.
         return _NEWOBJ, (cls,), obj.__dict__ or None
     collector.meet(obj)
     return reference.new, (cls,), (dict(obj.__dict__),), None, None, reference.fill
 
 
 def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: Any) -> Any:
-    """Return the reduction of an object whose class has one of its own: that, unless the object goes by reference."""
+    """Return the reduction of an object whose class defines one: a reference if it has a UUID, else the class's own."""
     if plan.is_enum:
-        # A member is found by its name or value, and is the member then.
+        # An Enum member is pickled by name or value, and unpickles into the member itself.
         return states.theirs(obj, protocol)[0]
     if mark is not None and mark.loader is not None:
         return _reduced(obj, mark, ghost.loaded_class(obj))
@@ -358,7 +391,7 @@ def _theirs(obj: Any, mark: identity.Mark | None, plan: states.Plan, protocol: A
 
 
 class _Stored:
-    """Stands for a UUID in a reference, and is pickled after the class: nothing is stored if that does not pickle."""
+    """Stands for the UUID in a reference. Stores the object when it is pickled, which is after the class."""
 
     def __init__(self, obj: Storable, uuid: str) -> None:
         self.obj = obj
@@ -370,7 +403,7 @@ class _Stored:
 
 
 def _is_under_construction(obj: object) -> bool:
-    """Say whether the object's own `__init__` is still running: its content is not complete then."""
+    """Return whether the object's own `__init__` is still running. Its content is not complete then."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the public way (inspect) is the same, slower
     while frame is not None:
         code = frame.f_code
