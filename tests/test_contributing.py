@@ -1,4 +1,4 @@
-"""What a contributor finds: one command for the checks, extras of a bearable size, and one version of everything."""
+"""What a contributor finds: one command for the checks, light extras, and one version of everything."""
 
 import configparser
 import os
@@ -6,10 +6,14 @@ import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
+
+from ana._version import __version__
 
 ROOT = Path(__file__).parent.parent
 CHECKS = ["ruff check", "ruff format --check", "mypy", "lint-imports"]
@@ -27,6 +31,11 @@ HEAVY = {
     "scipy",
 }
 """Each brings more than 10 MB, or a compiler's work."""
+
+
+def text(name):
+    """Return a file of this tree."""
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def extras():
@@ -91,7 +100,7 @@ def test_a_failed_check_stops_none_of_the_others(checks, failing):
 
 def test_the_checks_can_run_the_tests(checks):
     """With `tests`, those of the README's command, or those that are chosen."""
-    readme = re.search(r"bin/python -m (pytest .*)", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
+    readme = re.search(r"bin/python -m (pytest .*)", text("README.md"))[1]
     assert checks("tests")[1][-1] == f"python -m {readme}"
     assert checks("tests", "tests/fs", "-k", "a or b")[1][-1] == "python -m pytest tests/fs -k a or b"
     assert checks("tests", failing='"python -m"*')[0].returncode == 1
@@ -117,7 +126,7 @@ def test_a_missing_tool_comes_with_its_command(checks):
 
 def test_ci_runs_the_checks():
     """CI has no checks of its own: it calls the command that contributors call."""
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    lines = text(".ci/run").splitlines()
     assert any(line.startswith('step "checks"') and line.endswith(".ci/check") for line in lines)
     assert not [line for line in lines for tool in ("ruff", "mypy", "lint-imports") if f"bin/{tool}" in line]
 
@@ -128,3 +137,51 @@ def test_the_tests_need_no_heavy_library():
     assert not found["test"] & HEAVY
     assert found["ci"] >= HEAVY
     assert found["ci"] == set.union(*found.values())
+
+
+def test_one_version_of_ruff():
+    """pip, ruff itself and pre-commit have the same version: each formats as the others do."""
+    (pinned,) = re.findall(r"^ +ruff == (\S+)$", text("setup.cfg"), re.MULTILINE)
+    assert tomllib.loads(text("pyproject.toml"))["tool"]["ruff"]["required-version"] == f"=={pinned}"
+    hooks = re.search(r"ruff-pre-commit\n +rev: v(\S+)", text(".pre-commit-config.yaml"))
+    assert hooks[1] == pinned
+
+
+def test_one_version_of_ana():
+    """The changelog's first section and the citation are of the version that `ana/_version.py` says."""
+    version = Version(__version__)
+    name, date = re.findall(r"^## \[(.+)\] - (.+)$", text("CHANGELOG.md"), re.MULTILINE)[0]
+    assert name == version.base_version
+    assert bool(re.fullmatch(r"\d{4}-\d\d-\d\d", date)) is not version.is_prerelease
+    citation = dict(re.findall(r"^([\w-]+): (.+)$", text("CITATION.cff"), re.MULTILINE))
+    assert (citation["cff-version"], citation["version"]) == ("1.2.0", __version__)
+    assert citation.get("date-released") == (None if version.is_prerelease else date)
+
+
+def test_the_changelog_is_kept():
+    """Each version has the groups of Keep a Changelog, each once; versions fall and dates are dates."""
+    sections = re.split(r"^## ", text("CHANGELOG.md"), flags=re.MULTILINE)[1:]
+    versions = [Version(re.match(r"\[(.+?)\]", section)[1]) for section in sections]
+    assert versions == sorted(versions, reverse=True)
+    for section in sections:
+        groups = re.findall(r"^### (\w+)", section, re.MULTILINE)
+        assert len(groups) == len(set(groups))
+        assert set(groups) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+@pytest.mark.parametrize(
+    "name", ["CONTRIBUTING.md", ".github/PULL_REQUEST_TEMPLATE.md", ".github/ISSUE_TEMPLATE/bug.yml"]
+)
+def test_what_a_contributor_is_sent_to_is_there(name):
+    """Each file and folder of this tree that the text names."""
+    named = re.findall(r"[(` ]((?:\.ci|ana|docs|examples|tests)/[\w./-]*[\w/]|[A-Z]+\.\w+)", text(name))
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_a_bug_report_has_what_is_asked_for_first():
+    """The form asks for the command's own examination of the store, versions and filesystem, and insists on them."""
+    form = text(".github/ISSUE_TEMPLATE/bug.yml")
+    for wanted in ("ana -d STORE info", "python -VV; ana --version", "findmnt -T STORE"):
+        body = form.split(wanted)[1].split("  - type")[0]
+        assert "required: true" in body

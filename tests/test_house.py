@@ -337,7 +337,7 @@ def test_public_interface_example_runs(tmp_path):
 
 def test_metadata():
     """The version has one home, and a plain install needs three libraries, no more."""
-    assert metadata.version("ana") == __version__
+    assert metadata.version("ana") == __version__, "installed as another version: pip install -e . again"
     plain = {line for line in metadata.requires("ana") if "extra ==" not in line}
     assert {re.match(r"\w+", line)[0] for line in plain} == DEPENDENCIES
 
