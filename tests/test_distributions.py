@@ -66,7 +66,7 @@ def built(python, kind, tree):
 
 
 def test_an_sdist_is_complete_and_its_tests_run(python, tree, tmp_path):
-    """It holds each file of the tree and no others; a sample of the tests passes in it; its wheel is the package alone."""
+    """It holds each file of the tree and no others; a sample of its tests passes; its wheel is the package alone."""
     expected = files(tree)
     assert {".ci/run", "benchmarks/__main__.py", "docs/format.md", "examples/futures_pool.py"} < expected
     assert any(name.startswith("tests/data/tree-1/") for name in expected)
