@@ -12,13 +12,13 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code.
 
-    Without arguments, those of the process: its signals and standard streams are the command's then, to its end.
+    Without `argv`, uses the process's arguments, and takes over its signals and standard streams until it exits.
     """
     program = argv is None
     if program:
         interrupts.answer()
         stdio.prepare()
-    # Worker processes import this module again, and need neither click nor rich.
+    # Imported late: worker processes import this module, too, and need neither click nor rich.
     try:
         from ana import cli  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
