@@ -87,7 +87,7 @@ class Policy(NamedTuple):
     access: Access = FREE
     """The file's mode and group."""
     early: Callable[[], bool] = _never
-    """Asked for each large part: whether to send it off at once, because close or fsync will wait for it anyway."""
+    """Returns whether to send a large part to the disk at once, because close or fsync will wait for it anyway."""
 
 
 def publish(
@@ -101,7 +101,7 @@ def publish(
 ) -> bool:
     """Make a file appear under `name`, whole or not at all; return False if the name is taken.
 
-    The file is written under a temporary name, fsynced if it is to be durable, checked, and linked. On every
+    The file is written under a temporary name, fsynced if durable, checked, and linked to its name. On every
     filesystem the first writer to link wins, so no lock is needed.
 
     Args:
@@ -117,7 +117,7 @@ def publish(
 
     """
     path = f"{folder}/{name}"
-    # Unique by host, pid and chance: then O_EXCL is not needed, which costs two round trips on NFSv4.
+    # The name is unique (host, pid, random number): this saves O_EXCL, which costs two round trips on NFSv4.
     temporary = files.temporary_name(folder)
     with files.reported(path):
         # The file may exist before we have its descriptor: a signal handler may raise in between.
@@ -142,7 +142,7 @@ def publish_data(folder: str, name: str, data: bytes, access: Access, *, replace
 
 
 def sync_file(path: str) -> bool:
-    """Sync a file, that another process has just written, and its folder; return False if it is gone."""
+    """Sync a file that another process has just written, and its folder; return False if the file is gone."""
     with files.reported(path):
         try:
             descriptor = os.open(path, files.READ)
