@@ -1,7 +1,8 @@
-"""Looking after a store, with typed results and without unpickling anything. `docs/operating.md` says when and how.
+"""Maintenance of a store, with typed results. Nothing is unpickled. `docs/operating.md` says when to run what.
 
-All of it is safe beside running jobs, may be interrupted at any time and run again. What changes a store holds the
-maintenance lock, which saves work and carries no safety: two at once do no harm.
+Every function is safe while jobs run, and can be interrupted at any time and run again. Functions that change a store
+hold its maintenance lock. The lock saves work; correctness does not depend on it. Each function takes a store's folder
+or an open store (`open_store`).
 """
 
 from ana.format.address import MAX_KEY_CHARACTERS

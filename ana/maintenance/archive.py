@@ -14,7 +14,7 @@ __all__ = ["Member", "members", "part"]
 
 BLOCK_BYTES = 512
 MOST_EXTRA_BYTES = 64 << 10
-"""Of a header that says more of the next member: names in a store have 208 bytes at the most."""
+"""The size limit of an extended header. Names in a store have at most 208 bytes."""
 
 _OCTAL = re.compile(rb" *([0-7]{0,12})[ \0]*")
 _RECORD = re.compile(rb"([0-9]{1,9}) ([^=]*)=")
@@ -25,7 +25,7 @@ _EXTRA = (b"L", b"K", b"x", b"g")
 
 
 class Member(NamedTuple):
-    """What a tar file holds: its name, where its content begins, how large that is, whether it is a regular file."""
+    """A member of a tar file: its name, offset, size, and whether it is a regular file."""
 
     name: str
     offset: int
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
 
 def members(opened: files.Opened) -> Iterator[Member]:
-    """Yield what a tar file holds, as it is found. What is yielded lies within the file.
+    """Yield the members of a tar file in order. Each lies within the file.
 
     Raises ValueError, with the reason in words, where it is cut short or damaged.
     """
@@ -51,7 +51,7 @@ def members(opened: files.Opened) -> Iterator[Member]:
             size = 0 if kind in _WITHOUT_DATA else size
             shown = name.decode("utf-8", "surrogateescape")
             if at + size > opened.size_bytes:
-                msg = f"it is cut short: {shown!r} is said to have {size} bytes, and {opened.size_bytes - at} are there"
+                msg = f"it is cut short: {shown!r} should have {size} bytes and has {opened.size_bytes - at}"
                 raise ValueError(msg)
             yield Member(shown, at, size, kind in _PLAIN)
             said = {}
@@ -59,7 +59,7 @@ def members(opened: files.Opened) -> Iterator[Member]:
 
 
 def part(opened: files.Opened, offset: int, size_bytes: int) -> bytes:
-    """Return a part of a file, or what there is of it. Raises StoreError."""
+    """Return a part of a file, shorter at its end. Raises StoreError."""
     data = bytearray(max(0, min(size_bytes, opened.size_bytes - offset)))
     opened.read(offset, [memoryview(data)])
     return bytes(data)
@@ -69,7 +69,7 @@ def _header(block: bytes, at: int) -> tuple[bytes, int, bytes]:
     if len(block) < BLOCK_BYTES:
         msg = f"it is cut short at byte {at}"
         raise ValueError(msg)
-    # The sum is taken with blanks in its own place.
+    # The checksum counts its own field as blanks.
     if _number(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
         msg = f"there is no tar header at byte {at}"
         raise ValueError(msg)
@@ -80,7 +80,7 @@ def _header(block: bytes, at: int) -> tuple[bytes, int, bytes]:
     name = block[:100].partition(b"\0")[0]
     if block[257:263] == b"ustar\0" and block[345] and kind not in _EXTRA:
         name = block[345:500].partition(b"\0")[0] + b"/" + name
-    # What does not fit into octal digits is in binary, after 0x80.
+    # Sizes too large for octal digits are binary, after 0x80.
     size = int.from_bytes(block[125:136], "big") if block[124] == 0x80 else _number(block[124:136])  # noqa: PLR2004 - see above
     return name, size, kind
 
@@ -94,7 +94,7 @@ def _number(field: bytes, pattern: bytes | re.Pattern[bytes] = _OCTAL) -> int:
 
 
 def _extra(data: bytes, size: int, kind: bytes) -> dict[bytes, bytes]:
-    """Return what a header says of the member after it."""
+    """Return what an extended header says of the next member."""
     if len(data) < size:
         msg = f"a header is said to have {size} bytes"
         raise ValueError(msg)
@@ -102,7 +102,7 @@ def _extra(data: bytes, size: int, kind: bytes) -> dict[bytes, bytes]:
         return {b"path": data.partition(b"\0")[0]}
     said = {}
     at = 0
-    # Of those that hold for all members, and names of links, nothing is of use here.
+    # Global headers and names of links are not needed.
     while kind == b"x" and at < size:
         found = _RECORD.match(data, at)
         end = at + int(found[1]) if found else 0

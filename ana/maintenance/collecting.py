@@ -1,4 +1,4 @@
-"""Garbage collection in two phases: into the trash, and, a grace later, away. `docs/operating.md`: why that is safe."""
+"""Garbage collection: to the trash, and deleted a grace later. `docs/operating.md` shows why it is safe."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -29,65 +29,65 @@ __all__ = ["GRACE_SECONDS", "Collected", "Scope", "gc"]
 
 GRACE_SECONDS = 24 * 3600.0
 AHEAD = 256
-"""How many headers are read at once where states are taken one after the other."""
+"""How many headers are read ahead while states are considered one at a time."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What may go, of what no root keeps and is older than the grace. Given together, all have to agree.
+    """Which states may go, of those that no root keeps and that are older than the grace.
 
-    Whatever stays, all that it refers to stays, too.
+    If several conditions are given, all must hold. Whatever stays, all that it refers to stays, too.
     """
 
     unreachable: bool = False
-    """All of it."""
+    """Any state that no root refers to."""
     older_than_seconds: float | None = None
-    """What was stored longer ago."""
+    """States that were stored longer ago."""
     max_bytes: int | None = None
-    """The oldest, as far as the files of all states together have more bytes."""
+    """The oldest states, until the files of the rest have no more bytes."""
     max_files: int | None = None
-    """The oldest, as far as there are more states."""
+    """The oldest states, until there are no more than that."""
 
     def check(self) -> None:
-        """Raise ValueError where nothing says what may go, or a number makes no sense."""
+        """Raise ValueError if no condition is given, or a number is negative."""
         given = (self.older_than_seconds, self.max_bytes, self.max_files)
         if not self.unreachable and all(value is None for value in given):
-            msg = "say what may go: unreachable, older_than_seconds, max_bytes or max_files"
+            msg = "choose what may go: unreachable, older_than_seconds, max_bytes or max_files"
             raise ValueError(msg)
         if any(value is not None and value < 0 for value in given):
-            msg = f"none of {self} is negative"
+            msg = f"{self}: no value may be negative"
             raise ValueError(msg)
 
 
 @dataclass
 class Collected:
-    """What a collection did or, in a dry run, would have done. States go by their files, relative to the store."""
+    """What a collection did or, in a dry run, would do. States are named by their files, relative to the store."""
 
     states: int = 0
-    """In the store when it began, without the trash."""
+    """States when it began, without the trash."""
     roots: int = 0
     kept: int = 0
-    """States that roots or their age keep, or that others refer to."""
+    """States that stay because of a root, their age, or a state that refers to them."""
     trashed: list[str] = field(default_factory=list)
-    """What was moved into the trash."""
+    """States that were moved to the trash."""
     trashed_bytes: int = 0
     deleted: list[str] = field(default_factory=list)
-    """What had been in the trash for longer than the grace, and is gone."""
+    """States that had been in the trash for the grace, and were deleted."""
     deleted_bytes: int = 0
     brought_back: list[str] = field(default_factory=list)
-    """What was in the trash, and something that stays refers to it."""
+    """States that were in the trash although a state that stays refers to them."""
     waiting: int = 0
-    """What stays in the trash: not long enough there, or something may still refer to it."""
+    """States that stay in the trash: too young, or others may still refer to them."""
     folders: int = 0
     """Empty shard folders that were removed."""
     failed: dict[str, str] = field(default_factory=dict)
-    """What could not be moved or deleted, and why."""
+    """What could not be moved or deleted, with the reason."""
     problems: list[Problem] = field(default_factory=list)
-    """States that are damaged, or missing though others refer to them."""
+    """Damaged states, and missing ones that others refer to."""
     ahead: list[str] = field(default_factory=list)
-    """What stays because its time of change lies ahead of the server's clock: one of the two was, or is, wrong."""
+    """States that stay because they were modified ahead of the server's clock: one of the two was, or is, wrong."""
     refused: bool = False
-    """Nothing was collected: states that stay, or folders, could not be read: nobody knows what they refer to."""
+    """Nothing was collected, because states that stay, or folders, could not be read: what they refer to is unknown."""
     dry_run: bool = False
 
 
@@ -100,28 +100,44 @@ def gc(
     dry_run: bool = False,
     **work: Unpack[Work],
 ) -> Collected:
-    """Move what may go into the trash, and delete what has been there for longer than the grace.
+    """Move states that may go to the trash, and delete what has been there for the grace.
 
-    Kept are: what roots name, what was stored (or brought back) within the grace, what the scope leaves, and all that
-    these refer to. A read that misses brings a state back from the trash. The grace has to be longer than any process
-    believes in a state without looking (`recheck_seconds`) and takes to store what refers to it. Ages are by the clock
-    of the filesystem's server. Safe beside running jobs and other collections, with or without locks; it may be killed
-    at any moment and run again. `without_roots` says that it is meant that there are no roots, so that all goes.
+    These stay: states that roots name, states stored or brought back within the grace, states outside the scope, and
+    all that any of them refer to. A read that misses brings a state back from the trash. Safe while jobs and other
+    collections run, with or without locks. Can be killed at any moment and run again.
 
-    Raises ValueError for a scope that says nothing, all that is unreachable where there is no root (unless
-    `without_roots`), or a negative time; StoreError, UntrustedStoreError (also for a root that cannot be read, and
-    for roots that were lost with their folder, unless `without_roots`), UnsupportedFormatError, LockTimeoutError;
-    nothing was moved then.
+    Args:
+        pickle_dir: The store.
+        scope: Which states may go.
+        grace_seconds: How long new states are safe, and how long states stay in the trash; by the file server's clock.
+            Must be longer than processes believe in a state without looking (`recheck_seconds`), plus the time they
+            take to store what refers to it.
+        without_roots: Confirm that the store has no roots, so that everything may go.
+        dry_run: Only report what would be done.
+        **work: `on_progress` and `lock_seconds`, see `Work`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: The scope is empty, a time is negative, or there are no roots for `unreachable` (see
+            `without_roots`). In all these cases nothing was moved.
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: A root cannot be read, or the roots were lost with their folder.
+        UnsupportedFormatError: A newer version made the store.
+        LockTimeoutError: Other maintenance holds the lock.
     """
     scope.check()
     if grace_seconds < 0:
-        msg = f"grace_seconds ({grace_seconds}) is not negative"
+        msg = f"grace_seconds ({grace_seconds}) must not be negative"
         raise ValueError(msg)
     store = open_store(pickle_dir)
     if not without_roots:
         roots.check_there(store)
     if scope.unreachable and not without_roots and not roots.read(store):
-        msg = f"{store.home} has no roots: all of it would go; keep something first, or say that this is meant"
+        msg = (
+            f"{store.home} has no roots, so everything would go: keep something first, or confirm that this is intended"
+        )
         raise ValueError(msg)
     with nullcontext() if dry_run else locked(store, work.get("lock_seconds", LOCK_SECONDS)):
         on_progress = work.get("on_progress", lambda _: None)
@@ -140,7 +156,7 @@ class _Collection:
         self.on_progress = on_progress
         self.dry_run = dry_run
         self.done = Collected(dry_run=dry_run)
-        # The order counts: what is stored after this moment is young, whatever the listing shows of it.
+        # Before the listing: what is stored after this moment is young, whether the listing shows it or not.
         self.now = now(store, writable=not dry_run)
         self.before = self.now - grace_seconds
         found = roots.read(store)
@@ -155,7 +171,7 @@ class _Collection:
         self.files: dict[str, File] = {}
 
     def run(self) -> Collected:
-        """Do all of it."""
+        """Run the collection."""
         if self._is_blind():
             return self.done
         self._recover()
@@ -179,7 +195,7 @@ class _Collection:
         return done
 
     def _is_blind(self) -> bool:
-        """Refuse where folders cannot be listed: nobody knows what the states in them refer to."""
+        """Refuse if folders cannot be listed: what the states in them refer to is unknown."""
         self.done.problems += unlisted(self.survey.unreadable)
         self.done.refused = bool(self.survey.unreadable)
         return self.done.refused
@@ -190,7 +206,7 @@ class _Collection:
         self.kept.mark(self.wanted)
         for name, found in self.survey.each(self.live - self.kept.marked.keys(), self.survey.stat):
             if isinstance(found, ANAError):
-                # Nothing is known of it: it stays.
+                # Its age is unknown: it stays.
                 self.done.failed[name] = str(found)
                 self.files[name] = File(name, 0, self.now)
             elif found is not None:
@@ -207,7 +223,7 @@ class _Collection:
         self.done.ahead += [file.name for file in found if file.modified > self.now + AHEAD_SECONDS]
 
     def _fill(self) -> None:
-        """Keep the youngest, each with all that it refers to, as far as there is room."""
+        """Keep the youngest, each with all that it refers to, while there is room."""
         rest = [file for file in self.files.values() if file.name not in self.kept.marked]
         rest.sort(key=lambda file: -file.modified)
         for number, file in enumerate(rest):
@@ -331,7 +347,7 @@ class _Collection:
         self.done.deleted_bytes += self.files[name].size_bytes if name in self.files else 0
 
     def _recover(self) -> None:
-        """Finish what a killed collection had begun to delete."""
+        """Finish the deletions of a killed collection."""
         if self.dry_run or not self.contents.gone:
             return
         for doomed in self.contents.gone:
@@ -343,12 +359,12 @@ class _Collection:
                 continue
             if answer == trash.DELETED:
                 self._note_deleted(name)
-        # Some are back in the trash, or were brought back by readers just then.
+        # Some are in the trash again, or were just brought back by readers.
         self.contents = self.survey.contents()
         self.live = set(self.contents.states)
 
     def _remove_folders(self) -> None:
-        """Remove folders that have been empty for a grace: those that this collection emptied go with a later one."""
+        """Remove folders that have been empty for the grace. Those emptied just now go with a later collection."""
         if self.dry_run:
             return
         used = {name.rpartition("/")[0] for names in self.contents[:-1] for name in names}

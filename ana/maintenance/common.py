@@ -1,4 +1,4 @@
-"""What all maintenance has in common: opening a store, its lock, saying how far it is."""
+"""Shared by all maintenance: opening a store, its lock, progress, problems, output files."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 AHEAD_SECONDS = 3600.0
-"""A file whose time of change lies further ahead has got it from a clock that was wrong."""
+"""A file modified further ahead of the server's clock than this was written by a wrong clock."""
 LOCK_SECONDS = 10.0
-"""How long another maintenance of the same store is waited for."""
+"""How long to wait for other maintenance of the same store."""
 
 Path = str | os.PathLike[str]
 StoreOrPath = Path | DirectoryStore
@@ -68,12 +68,12 @@ class Work(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Problem:
-    """A state that something is wrong with, the file (relative to the store) where it is known, and what is wrong."""
+    """A state with a problem: its UUID and its file (relative to the store), as far as known, and the reason."""
 
     uuid: str
     name: str
     kind: str
-    """`damaged`, `missing`, or `failed`: the filesystem said no, or a newer ana wrote it; its data may be right."""
+    """`damaged`, `missing`, or `failed` (the system refused, or a newer version wrote it: the data may be intact)."""
     reason: str
 
 
@@ -100,10 +100,10 @@ def open_store(pickle_dir: StoreOrPath, *, create: bool = False) -> DirectorySto
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put a small file in a place; who reads it sees the old or the new one, whole.
+    """Write a small file outside of any store. Readers see the old or the new file, never a part.
 
-    What is there and is no file (a pipe, a device) is written to, and where a link leads. Raises StoreError,
-    UntrustedStoreError for a link that somebody may have planted, ValueError for a place in a store.
+    Links are followed. A pipe or a device is written to. Raises StoreError, UntrustedStoreError for a link that others
+    may have planted, ValueError for a path in a store.
     """
     place = outside(path)
     if files.stat(os.path.dirname(place)) is None:
@@ -112,13 +112,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def outside(path: Path) -> str:
-    """Return where a path for output leads. Raises as `access.follow`, and ValueError for a place in a store."""
+    """Return where an output path leads. Raises as `permissions.follow`, and ValueError for a path in a store."""
     place = permissions.follow(absolute(path))
     above = os.path.dirname(place)
     while True:
         with suppress(StoreError):
             if files.stat(os.path.join(above, CONFIG)) is not None:
-                msg = f"{place} lies in the store {above}, where only ana writes: give a path outside of it"
+                msg = f"{place} is in the store {above}, where only ANA may write: choose a path outside of it"
                 raise ValueError(msg)
         if above == os.path.dirname(above):
             return place
@@ -138,12 +138,12 @@ def locked(store: DirectoryStore, seconds: float = LOCK_SECONDS) -> Iterator[Non
 
 
 def now(store: DirectoryStore, *, writable: bool = True) -> float:
-    """Return the time by the clock of the filesystem's server, in s since 1970.
+    """Return the time by the file server's clock, in s since 1970. Raises StoreError.
 
-    By this host's where nothing can be written, and nothing needs to be. Raises StoreError.
+    If nothing need be written and nothing can be, returns this host's time.
     """
     try:
-        # Looking changes nothing that is there.
+        # A read-only task must not touch a file of the store.
         return probes.server_now(store.home, f"{store.home}/{CONFIG}" if writable else "")
     except StoreError:
         if writable:
@@ -152,12 +152,12 @@ def now(store: DirectoryStore, *, writable: bool = True) -> float:
 
 
 def host_now() -> float:
-    """Return the time by this host's clock, in s since 1970: who only looks writes nothing, and so asks no server."""
+    """Return the time by this host's clock, in s since 1970. Asking the server would need a write."""
     return files.now_ns() / 1e9
 
 
 def date(seconds: float, pattern: str) -> str:
-    """Write a time, in s since 1970; what no calendar has (a broken file server, a bad restore) as seconds."""
+    """Format a Unix timestamp. One outside of the calendar (a broken server, a bad restore) is given in seconds."""
     from datetime import UTC, datetime  # noqa: PLC0415 - most commands write none
 
     try:
@@ -167,7 +167,7 @@ def date(seconds: float, pattern: str) -> str:
 
 
 def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:
-    """Return an error as a part of a result."""
+    """Return an error as a Problem."""
     if isinstance(error, CorruptedStateError):
         return Problem(uuid or error.uuid, name, "damaged", error.reason)
     if isinstance(error, StateNotFoundError):
@@ -176,5 +176,5 @@ def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:
 
 
 def unlisted(folders: Mapping[str, ANAError]) -> list[Problem]:
-    """Return the folders that could not be listed as parts of a result."""
+    """Return folders that could not be listed as Problems."""
     return [problem(error, name=name) for name, error in sorted(folders.items())]

@@ -1,4 +1,4 @@
-"""The doctor: what a store lies on, and what makes it slow or unsafe there, each with the cure."""
+"""The doctor: what makes a store slow or unsafe where it is, and the cure."""
 
 import os
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ LITTLE = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be. `kind`: `unsafe`, `slow` or `note`."""
+    """A finding of the doctor. `kind`: `unsafe`, `slow` or `note`."""
 
     kind: str
     what: str
@@ -26,7 +26,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Information:
-    """What was found out about a store from this host. Sizes in bytes; None where it could not be tried."""
+    """A store as this host sees it. Sizes in bytes; None if a test was not possible."""
 
     path: str
     host: str
@@ -34,7 +34,7 @@ class Information:
     levels: int
     store_id: str
     mode: str
-    """Of the store's folder, in octal: 0700, or 2770 for a group's."""
+    """The mode of the store's folder, in octal: 0700, or 2770 for a group."""
     keyed: bool
     """Whether its states are signed."""
     filesystem: str
@@ -46,11 +46,11 @@ class Information:
     hard_links: bool | None
     fsync_seconds: float | None
     lock: str | None
-    """"" where a lock excludes another process on this host, else what is wrong."""
+    """"" if a lock excludes another process on this host, else what is wrong."""
     other: str
     """The other mount's path, if one was given."""
     lock_other: str | None
-    """The same for a lock that is held here and asked for through the other mount."""
+    """The same for a lock held here and requested through the other mount."""
     clock_difference_seconds: float | None
     """The server's clock minus this host's."""
     total_bytes: int
@@ -58,15 +58,22 @@ class Information:
     total_inodes: int | None
     free_inodes: int | None
     quota: str
-    """What `quota` says of this user here, in its own words."""
+    """The output of `quota` for this user and filesystem."""
     findings: list[Finding] = field(default_factory=list)
 
 
 def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Information:
-    """Find out what a store lies on, by trying: hard links, fsync, locks, clocks, space. Temporary files only.
+    """Test what a store is on: hard links, fsync, locks, clock, space. Writes only temporary files.
 
-    `other`: the same store by another mount, or on this host as another host sees it, to see whether a lock
-    here excludes there. Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    Args:
+        pickle_dir: The store.
+        other: The same store through another mount, or as another host sees it, to test whether a lock held here
+            excludes there.
+
+    Raises:
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: The folder is not a store.
+        UnsupportedFormatError: A newer version made the store.
     """
     store = open_store(pickle_dir)
     second = None if other is None else open_store(other)
@@ -106,7 +113,7 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
 
 
 class _Tried:
-    """What trying has shown; None for all where nothing may be written."""
+    """The results of the tests. All are None if nothing can be written."""
 
     def __init__(self, root: str, other: str) -> None:
         self.hard_links: bool | None = None
@@ -124,13 +131,13 @@ class _Tried:
         except StoreError:
             return
         self.writable = True
-        # What is within the error of the measurement is no difference.
+        # A difference within the error of the measurement is none.
         off = abs(clock.difference_seconds) > clock.error_seconds
         self.clock_difference_seconds = clock.difference_seconds if off else 0.0
 
 
 def _examine(found: Information, *, same: bool) -> list[Finding]:
-    """Return what should be otherwise."""
+    """Return the findings."""
     findings = [*_of_mount(found), *_of_trials(found), *_of_space(found)]
     if not same:
         text = f"{found.other} is another store: its locks say nothing of this one"

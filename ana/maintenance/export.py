@@ -1,4 +1,4 @@
-"""States with all that they refer to as one file, for another site: a tar file that unpacks into a store."""
+"""Export states, and all that they refer to, to one file: a tar archive that unpacks into a store."""
 
 import errno
 import json
@@ -30,24 +30,34 @@ class Exported:
 
     path: str
     uuids: list[str]
-    """What was asked for."""
+    """The states that were requested."""
     states: list[str] = field(default_factory=list)
     """All states in the file, children first."""
     size_bytes: int = 0
-    """Of the file."""
+    """The size of the file."""
 
 
 def export_states(
     pickle_dir: StoreOrPath, uuids: Iterable[str], path: Path, *, on_progress: OnProgress = lambda _: None
 ) -> Exported:
-    """Write states and all that they refer to into one new file; unique beginnings of UUIDs are enough.
+    """Export states, and all that they refer to, to a new file.
 
-    It is a tar file of a store: `ana.json`, then the states' files, children first, as they are. Each is verified.
-    The file appears when it is whole; a pipe or a device is written to. Needs no lock; nothing is unpickled, nothing in
-    the store is changed (but that states in the trash are brought back, as by any reader).
+    The file is a tar archive of a store: `ana.json`, then the states' files, children first. Each is verified. The file
+    appears once it is complete. Needs no lock, and changes nothing in the store, except that states in the trash are
+    brought back, as by any reader.
 
-    Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError for what cannot be exported, StoreError
-    (errno EEXIST where there is a file of that name), ValueError for a place in a store; no file is left then.
+    Args:
+        pickle_dir: The store.
+        uuids: The states. Unique prefixes are enough.
+        path: The new file. It must be outside of any store. A pipe or a device is written to.
+        on_progress: Called for each state.
+
+    Raises:
+        StateNotFoundError: A state does not exist. In every case, no file is left.
+        AmbiguousPrefixError: One of `uuids` is the prefix of several.
+        CorruptedStateError: A state is damaged.
+        StoreError: The file exists (errno EEXIST), or the system refused.
+        ValueError: `path` is in a store.
     """
     store = open_store(pickle_dir)
     place, real = absolute(path), outside(path)
@@ -64,7 +74,7 @@ def export_states(
     special = permissions.open_special(place)
     if special is not None:
         with files.reported(place), special as file:
-            # A pipe, say: it is written from the beginning to the end.
+            # A pipe or a device: written from the beginning to the end.
             _Writing(survey, done, lambda _, parts: file.writelines(parts), on_progress).write(manifest)
         return done
     folder, _, name = place.rpartition("/")
@@ -84,7 +94,7 @@ def _manifest(store: DirectoryStore, done: Exported) -> bytes:
 
 
 def _all_children(survey: Survey, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the children of states and of all below them, looked up many at once; what fails is left out."""
+    """Return the children of states and of all below them, looked up many at once. Failures are left out."""
     known: dict[str, tuple[str, ...]] = {}
     level = list(keys)
     while level:
@@ -102,7 +112,7 @@ def _children(store: DirectoryStore, key: str) -> tuple[str, ...]:
 
 
 class _Writing:
-    """A tar file while it is written."""
+    """A tar file being written."""
 
     def __init__(self, survey: Survey, done: Exported, write: record.Write, on_progress: OnProgress) -> None:
         self.survey = survey
@@ -113,13 +123,13 @@ class _Writing:
         self.offset = 0
 
     def write(self, manifest: bytes) -> None:
-        """Write all of it."""
+        """Write the whole file."""
         self._put_file(CONFIG, len(manifest), record.reader(manifest))
         for number, (key, small) in enumerate(self.survey.each(self.done.states, self._read), 1):
             if isinstance(small, bytearray):
                 self._put_file(self.survey.name_of(key), len(small), record.reader(small))
             else:
-                # Large, or something is wrong with it: this says what, or finds it right the second time.
+                # Large, or there is a problem: this reports it, or finds the state intact at the second try.
                 self.store.get(key).verify()
                 with ingest.opened(self.store, key) as (size_bytes, read):
                     self._put_file(self.survey.name_of(key), size_bytes, self._unsealed(key, size_bytes, read))
@@ -139,7 +149,7 @@ class _Writing:
             return data
 
     def _unsealed(self, key: str, size_bytes: int, read: Read) -> Read:
-        """Return what reads a file as it is at another site, which has another key, or none."""
+        """Return a function that reads a record without its signature: another site has another key, or none."""
         if self.store.seal is None:
             return read
         header = ingest.read_header(key, size_bytes, read, self.store.path(key), self.store.seal)

@@ -1,4 +1,4 @@
-"""States from elsewhere: trees of the original ANA (`UUID.p`), and files that `export_states` wrote."""
+"""Import states from folders of the original ANA (`UUID.p`), and from files of `export_states`."""
 
 import json
 import pickletools
@@ -41,40 +41,40 @@ __all__ = ["Imported", "import_file", "import_old"]
 
 SUFFIX = ".p"
 MOST_MANIFEST_BYTES = 32 << 20
-"""Of `ana.json` in an exported file: it names what was asked for, 860,000 UUIDs at the most."""
+"""The size limit of `ana.json` in an exported file: it names at most 860,000 requested UUIDs."""
 MOST_STATES = 10**12
 THREADS = 16
-"""They wait for the disk, or for servers: see `ana.fetching`."""
+"""Threads that wait for the disk or for servers."""
 WINDOW_STATES = 512
 WINDOW_BYTES = 64 << 20
-"""So many states, or bytes of them, are taken at a time: what refers to what is known of those, and of what is done."""
+"""The size of a batch, in states and bytes: references are known within it, and to what is stored already."""
 SMALL_BYTES = 1 << 20
-"""Larger states are taken one by one, each on as many threads as there are CPUs."""
+"""Larger states are stored one at a time, each on all CPUs."""
 D = "ana.d D"
-"""How the original ANA's pickles name what loads a reference."""
+"""The global by which pickles of the original ANA load a reference."""
 
 
 @dataclass
 class Imported:
-    """What an import did. States go by their UUIDs."""
+    """The result of an import. States are named by their UUIDs."""
 
     found: int = 0
-    """States in what was imported."""
+    """States in the source."""
     imported: list[str] = field(default_factory=list)
     present: int = 0
-    """Those that the store had already, the same."""
+    """States that the store already had, with the same content."""
     size_bytes: int = 0
-    """Of what was imported, as it was."""
+    """The size of the imported states in the source."""
     exported: list[str] = field(default_factory=list)
-    """Of an exported file: the UUIDs that were asked for; what they refer to came along."""
+    """The UUIDs that were requested on export, for an exported file."""
     ignored: list[str] = field(default_factory=list)
-    """Files that are no states."""
+    """Files that are not states."""
     problems: list[Problem] = field(default_factory=list)
-    """States that were not imported, and why."""
+    """States that were not imported, with the reason."""
 
 
 class _State(NamedTuple):
-    """A state that is to be stored: its key, its file, how large that is, what it refers to, where it begins."""
+    """A state to store: its key, file, size, children, and offset in the file."""
 
     key: str
     name: str
@@ -84,12 +84,12 @@ class _State(NamedTuple):
 
 
 class _Importing:
-    """Stores states, each after all that it refers to and many at once, and notes what became of them."""
+    """Stores states, each after its children and many at once, and notes the results."""
 
     def __init__(
         self, store: DirectoryStore, put: Callable[[_State], bool], done: Imported, on_progress: OnProgress, total: int
     ) -> None:
-        """Take what stores a state: it returns False for one that was there, and raises ANAError."""
+        """`put` stores a state, returns False if it exists, and raises ANAError."""
         self._store = store
         self._put = put
         self._done = done
@@ -100,7 +100,7 @@ class _Importing:
         self._taken = 0
 
     def take(self, states: Sequence[_State]) -> None:
-        """Store those whose children are there."""
+        """Store the states whose children are stored."""
         window = {state.key: state for state in states}
         for keys in by_level(window, lambda key: window[key].children):
             ready = []
@@ -112,11 +112,11 @@ class _Importing:
             self._put_all(ready)
 
     def finish(self) -> None:
-        """Store also those that refer to each other or to what came after them; of the others, a child is missing."""
+        """Store states in cycles, and those that came before their children. The rest lack a child."""
         left = self._waiting
         while missing := {key: child for key, state in left.items() if (child := self._missing(state, left))}:
             for key, child in missing.items():
-                reason = f"it refers to {child}, which is neither among what was imported nor in the store"
+                reason = f"it refers to {child}, which is neither in the source nor in the store"
                 self._done.problems.append(Problem(key, left[key].name, "missing", reason))
             left = {key: state for key, state in left.items() if key not in missing}
         order = postorder(left, lambda key: [child for child in left[key].children if child in left])
@@ -167,25 +167,33 @@ def import_old(
     on_progress: OnProgress = lambda _: None,
     lock_seconds: float = LOCK_SECONDS,
 ) -> Imported:
-    """Store the states of a folder of the original ANA, `UUID.p` each, under their UUIDs; the folder is only read.
+    """Import the `UUID.p` files of the original ANA. The states keep their UUIDs.
 
-    `pickle_dir` becomes a store where it is none yet. Nothing is unpickled: each file is read to the end of its pickle,
-    opcode by opcode, and what it refers to is found on the way. Classes are known to references only, so that
-    `ana ls` shows none. What is stored already is compared. A symlink, or what is no file, is a problem, and is not
-    opened. Can be interrupted, and run again.
+    Nothing is unpickled: each pickle is read opcode by opcode, which also finds its references. The files do not name
+    the states' classes, so `ana ls` shows none. States that exist are compared. A link or special file is reported as
+    a problem, and not opened. Can be interrupted and run again.
 
-    Raises StoreError, UntrustedStoreError for a folder without any such file, UnsupportedFormatError,
-    LockTimeoutError.
+    Args:
+        pickle_dir: The store, which is created if needed.
+        old_dir: The folder, which is only read.
+        on_progress: Called for each state.
+        lock_seconds: How long to wait for the maintenance lock.
+
+    Raises:
+        StoreError: The system refused.
+        UntrustedStoreError: `old_dir` has no such file, or `pickle_dir` holds something else.
+        UnsupportedFormatError: A newer version made the store.
+        LockTimeoutError: Other maintenance holds the lock.
     """
     folder = absolute(old_dir)
     done = Imported()
     old = _OldFolder(folder, done)
     if not old.keys:
-        raise UntrustedStoreError(folder, f"it holds no state of the original ANA (UUID{SUFFIX})")
+        raise UntrustedStoreError(folder, f"it contains no states of the original ANA (UUID{SUFFIX})")
     store = open_store(pickle_dir, create=True)
     with locked(store, lock_seconds):
         importing = _Importing(store, lambda state: _put_old(store, old, state), done, on_progress, done.found)
-        # Children first: a state that is in a store has there what it refers to.
+        # Children first: a state in a store has its children there.
         order = postorder(sorted(old.keys), lambda key: old.look_into(key).children)
         for window in _windows(old.states[key] for key in order if key not in old.broken):
             importing.take(window)
@@ -196,16 +204,26 @@ def import_old(
 def import_file(
     pickle_dir: StoreOrPath, path: Path, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Imported:
-    """Store the states of a file that `export_states` wrote, as they are, each verified; nothing is unpickled.
+    """Import the states of a file from `export_states`. Each is verified; nothing is unpickled.
 
-    `pickle_dir` becomes a store where it is none yet. A state whose children are neither in the file nor in the store
-    is not taken; of a file that is cut short or damaged, what is whole is. Can be interrupted, and run again.
+    A state whose children are neither in the file nor in the store is left out. From a damaged or truncated file, all
+    intact states are imported. Can be interrupted and run again.
 
-    Raises StoreError, UntrustedStoreError, UnsupportedFormatError for what is no such file, LockTimeoutError.
+    Args:
+        pickle_dir: The store, which is created if needed.
+        path: The file.
+        on_progress: Called for each state.
+        lock_seconds: How long to wait for the maintenance lock.
+
+    Raises:
+        StoreError: The system refused.
+        UntrustedStoreError: `pickle_dir` holds something else, or others can write to it.
+        UnsupportedFormatError: `path` is not an exported file, or is from a newer version.
+        LockTimeoutError: Other maintenance holds the lock.
     """
     place = absolute(path)
     done = Imported()
-    # The user names the file: a link to it is as good.
+    # The user chose the file, so a link is followed.
     opened = files.open_file(paths.resolved(place))
     if opened is None:
         raise StoreError(place, 2, "there is no such file")
@@ -216,7 +234,7 @@ def import_file(
         except ValueError as error:
             raise UntrustedStoreError(place, f"it is no file that ana export wrote, or damaged: {error}") from None
         windows = _windows(_states(opened, members, done, place))
-        # Nothing is made for a file that nothing can be taken from.
+        # No store is created for a file that has nothing to import.
         first = next(windows, None)
         if first is not None:
             store = open_store(pickle_dir, create=True)
@@ -234,7 +252,7 @@ def import_file(
 
 
 def _windows(states: Iterable[_State]) -> Iterator[list[_State]]:
-    """Yield states in lists that are bounded in number and in bytes."""
+    """Yield states in batches of limited number and size."""
     window: list[_State] = []
     size = 0
     for state in states:
@@ -270,14 +288,14 @@ class _OldFolder:
 
     def read(self, key: str) -> bytes:
         """Return a state's pickle. Raises StateNotFoundError, StoreError."""
-        # It is copied once.
+        # Copied once.
         data = files.read_whole(f"{self.folder}/{key}{SUFFIX}", cgroups.memory_bytes() // 3)
         if data is None:
             raise StateNotFoundError(key, self.folder)
         return data
 
     def look_into(self, key: str) -> _State:
-        """Return what a state refers to in the folder; note what is wrong with it."""
+        """Return a state with the states in the folder that it refers to. Problems are noted."""
         name = f"{key}{SUFFIX}"
         children: tuple[str, ...] = ()
         size = 0
@@ -286,7 +304,7 @@ class _OldFolder:
             size = len(data)
             names, strings = _look_into(key, data, f"{self.folder}/{name}")
             address.check_key(key)
-            # A string that is a UUID of the folder may be one by chance: then too much is kept, never too little.
+            # A string may equal a UUID of the folder by chance: then too much is kept, never too little.
             children = tuple(sorted((strings & self.keys) - {key})) if D in names else ()
         except (ANAError, ValueError, MemoryError) as error:
             self.broken.add(key)
@@ -309,7 +327,7 @@ def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
                 names.add(str(argument))
             elif isinstance(argument, str | bytes):
                 text = argument if isinstance(argument, str) else argument.decode("utf-8", "replace")
-                # Protocol 4 names a global by two strings, one after the other.
+                # Protocol 4 names a global by two strings in a row.
                 names.add(f"{last} {text}")
                 strings.add(text)
                 last = text
@@ -335,7 +353,7 @@ def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
 
 
 def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -> tuple[list[str], int]:
-    """Return what was asked for, and how many states there are. Raises ValueError, UnsupportedFormatError."""
+    """Return the requested UUIDs and the number of states. Raises ValueError, UnsupportedFormatError."""
     if member is None or member.name != "ana.json":
         msg = "it does not begin with ana.json"
         raise ValueError(msg)
@@ -358,7 +376,7 @@ def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -
 
 
 def _states(opened: files.Opened, members: Iterator[archive.Member], done: Imported, place: str) -> Iterator[_State]:
-    """Yield the states of an exported file whose headers are right, up to where it is damaged."""
+    """Yield the states of an exported file with valid headers, up to where the file is damaged."""
     try:
         for member in members:
             if not member.is_file or not address.is_file_name(member.name.rpartition("/")[2]):

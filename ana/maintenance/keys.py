@@ -1,4 +1,4 @@
-"""New stores of a kind (shared, with a key), and another key for a store that has one."""
+"""New stores, shared or with a key, and the rotation of a store's key."""
 
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ __all__ = ["Initialised", "Rotated", "init", "new_key", "rotate_key"]
 
 @dataclass(frozen=True)
 class Initialised:
-    """A new store, its mode, and the file that its key is in ("" for none)."""
+    """A new store: its path, id, mode, and key file ("" for none)."""
 
     path: str
     store_id: str
@@ -39,25 +39,31 @@ class Initialised:
 
 @dataclass
 class Rotated:
-    """What a rotation did; `finished` says whether the old keys are gone."""
+    """The result of a rotation. `finished`: the old keys are gone."""
 
     key_file: str
     states: int = 0
     signed: int = 0
-    """States that were signed anew."""
+    """States that were signed with the new key."""
     resumed: bool = False
-    """An earlier rotation had not come to its end: that was done, and no other key was made."""
+    """An interrupted rotation was finished, and no further key was created."""
     finished: bool = False
     problems: list[Problem] = field(default_factory=list)
-    """States that were left as they are: damaged ones are of no use with any key."""
+    """States that could not be signed, such as damaged ones."""
 
 
 def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_file: Path | None = None) -> Initialised:
-    """Make a store in a folder that is not there yet, or is empty; `keyed` with a new key in a file of its own.
+    """Create a store in a new or empty folder.
 
-    The key file is `~/.config/ana/keys/STORE_ID`, where every process of this user finds it, or `key_file`. Raises
-    StoreError (errno EEXIST where there is a store, or a key file, already), UntrustedStoreError for a folder that
-    holds something else.
+    Args:
+        pickle_dir: The folder.
+        keyed: Create a key, too. Readers accept only what it has signed.
+        shared: Share the store with a group that is trusted (mode 2770).
+        key_file: Where to put the key; default: `~/.config/ana/keys/STORE_ID`, where this user's processes find it.
+
+    Raises:
+        StoreError: The store or the key file exists (errno EEXIST), or the system refused.
+        UntrustedStoreError: The folder holds something else.
     """
     root = absolute(pickle_dir)
     try:
@@ -83,10 +89,7 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
 
 
 def new_key(path: Path) -> str:
-    """Make a key that is for no store yet, in a new file with mode 0600: for `key=`; return where.
-
-    Raises StoreError.
-    """
+    """Create a key for a future store, in a new file with mode 0600, and return its path. Raises StoreError."""
     where = absolute(path)
     keyring.make(where, "")
     return where
@@ -95,13 +98,21 @@ def new_key(path: Path) -> str:
 def rotate_key(
     pickle_dir: StoreOrPath, *, on_progress: OnProgress = lambda _: None, lock_seconds: float = LOCK_SECONDS
 ) -> Rotated:
-    """Give a store another key: it is made, all states are signed with it, then the old one is forgotten.
+    """Replace a store's key: create a new one, sign all states with it, drop the old one.
 
-    Until then both are believed, by processes that read the key file from now on. One that was interrupted is gone on
-    with. Running jobs that have opened the store before do not know the new key: they take what is signed with it
-    for damaged, and have to be started anew.
+    Resumes an interrupted rotation. Until it is finished, both keys are valid for processes that read the key file from
+    now on. Jobs that opened the store before do not know the new key: they take what it has signed for damaged, and
+    have to be restarted.
 
-    Raises StoreError, UntrustedStoreError for a store whose key is in no file, LockTimeoutError.
+    Args:
+        pickle_dir: The store.
+        on_progress: Called for each state.
+        lock_seconds: How long to wait for the maintenance lock.
+
+    Raises:
+        StoreError: The system refused.
+        UntrustedStoreError: The store has no key, or its key is not in a file.
+        LockTimeoutError: Other maintenance holds the lock.
     """
     store = open_store(pickle_dir)
     ring = keyring.find(store.config.id, store.home, store.config.fingerprint)
@@ -109,15 +120,15 @@ def rotate_key(
         raise UntrustedStoreError(store.home, "this store has no key that is in a file, so there is none to rotate")
     with locked(store, lock_seconds):
         if not ring.store_id:
-            # Another store may have this key: that file stays as it is.
+            # Another store may use this key, so its file stays as it is.
             ring = keyring.own_file(ring, store.config.id, store.home)
         done = Rotated(ring.path, resumed=len(ring.keys) > 1)
         if not done.resumed:
             ring = keyring.rotate(ring.path)
-        # From now on nobody opens the store who does not know the new key.
+        # From now on, only processes that know the new key can open the store.
         fingerprint = Seal(store.config.id, ring.keys).fingerprints[0]
         store.tree.amend(key=fingerprint)
-        # Opened once more, with the new key, too.
+        # Opened again, with the new key, too.
         store = open_store(store.home)
         survey = Survey(store)
         names = list(survey.names_to_sign())
@@ -127,7 +138,7 @@ def rotate_key(
             _sign(store, survey, name, done)
             on_progress(Progress("signing", number, done.states))
         if all(wrong.kind == "damaged" for wrong in done.problems):
-            # Once more: who noted something else there at the same moment may have taken it away.
+            # Again: a process that amended `ana.json` at the same time may have undone it.
             store.tree.amend(key=fingerprint)
             keyring.forget_old(ring.path)
             done.finished = True

@@ -1,4 +1,4 @@
-"""What is in a store: lists, one state's header, its children, its raw pickle. Nothing is unpickled."""
+"""Looking at states: lists, headers, children, raw pickles. Nothing is unpickled."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ _HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
 
 class AmbiguousPrefixError(ANAError, ValueError):
-    """More than one state's UUID begins like that. Attributes: `prefix`, `uuids` (some of them)."""
+    """A prefix that several UUIDs have. Attributes: `prefix`, `uuids` (some of them)."""
 
     def __init__(self, prefix: str, uuids: list[str]) -> None:
         super().__init__(f"{prefix!r} is the beginning of more than one UUID: {', '.join(uuids)} ...: give more of it")
@@ -45,21 +45,21 @@ class StateInfo:
     uuid: str
     class_name: str
     size_bytes: int
-    """Of its file."""
+    """The size of its file."""
     raw_bytes: int
     children: int
     age_seconds: float
-    """Since it was stored, or brought back from the trash."""
+    """Time since it was stored, or brought back from the trash."""
     name: str
     """Its file, relative to the store."""
     problem: Problem | None = None
-    """What is wrong with it, if its header cannot be read: then class and raw size are not known. A folder that cannot
-    be listed has its `name`, and no `uuid`."""
+    """Set if its header cannot be read; its class and raw size are unknown then. A folder that cannot be listed has a
+    `name` and no `uuid`."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """All that a state's header says. Times in s since 1970."""
+    """A state's header. Times in s since 1970."""
 
     uuid: str
     class_name: str
@@ -69,21 +69,21 @@ class Shown:
     header_bytes: int
     stored_bytes: int
     segments: list[int]
-    """Sizes: the pickle stream, then each out-of-band buffer."""
+    """The size of the pickle stream, then of each out-of-band buffer."""
     chunks: list[dict[str, object]]
-    """Of each chunk `stored` and `raw` size, `method` (`zstd` or `raw`), `digest`."""
+    """For each chunk: `stored` and `raw` size, `method` (`zstd` or `raw`), `digest`."""
     children: list[str]
     content_digest: str
     created: float
     """By the writer's clock."""
     modified: float
-    """By the server's: since then gc counts its age."""
+    """By the server's clock. `gc` counts its age from here."""
     in_trash: bool = False
 
 
 @dataclass(frozen=True)
 class Child:
-    """A state in the tree of those that a state refers to."""
+    """A state in a tree of references."""
 
     uuid: str
     class_name: str
@@ -91,7 +91,7 @@ class Child:
     problem: Problem | None = None
     children: list["Child"] = field(default_factory=list)
     repeated: bool = False
-    """Whether its own children are shown elsewhere in this tree."""
+    """Whether its children are listed at another place in the tree."""
 
 
 Filter = Callable[[StateInfo], bool]
@@ -106,10 +106,21 @@ def ls(
     older_than_seconds: float | None = None,
     newer_than_seconds: float | None = None,
 ) -> Iterator[StateInfo]:
-    """Yield the states that pass all given filters, in the order of their folders; each file is opened once.
+    """Yield the states that pass all given filters, in the order of their folders. Each file is opened once.
 
-    `class_pattern`: a regular expression that is found in "module:Class"; sizes in bytes of the file. Raises re.error,
-    and StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    Args:
+        pickle_dir: The store.
+        class_pattern: A regular expression to search for in "module:Class".
+        larger_than: Only files of more bytes.
+        smaller_than: Only files of fewer bytes.
+        older_than_seconds: Only states stored longer ago, by this host's clock.
+        newer_than_seconds: Only states stored since then.
+
+    Raises:
+        re.error: `class_pattern` is not a regular expression.
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: The folder is not a store.
+        UnsupportedFormatError: A newer version made the store.
     """
     pattern = None if class_pattern is None else re.compile(class_pattern)
     store = open_store(pickle_dir)
@@ -132,12 +143,12 @@ def ls(
 
 
 def find(pickle_dir: StoreOrPath, prefix: str) -> str:
-    """Return the one UUID that begins with `prefix`, or is that. Raises StateNotFoundError, AmbiguousPrefixError."""
+    """Return the only UUID with this prefix. Raises StateNotFoundError, AmbiguousPrefixError."""
     return find_in(open_store(pickle_dir), prefix)
 
 
 def beginning(pickle_dir: StoreOrPath, prefix: str) -> list[str]:
-    """Return the UUIDs that begin with `prefix`. Raises what opening the store raises."""
+    """Return all UUIDs with this prefix, sorted. Raises as `open_store`."""
     store = open_store(pickle_dir)
     return sorted(
         _beginning(Survey(store), prefix, prefix[: 2 * store.config.levels] if _HEX.fullmatch(prefix) else "")
@@ -145,7 +156,7 @@ def beginning(pickle_dir: StoreOrPath, prefix: str) -> list[str]:
 
 
 def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
-    """Return all that a state's header says; a unique beginning of its UUID is enough.
+    """Return a state's header. A unique prefix of its UUID is enough.
 
     A state in the trash is shown from there, and not brought back. Raises StateNotFoundError, AmbiguousPrefixError,
     CorruptedStateError, UnsupportedFormatError, StoreError.
@@ -161,9 +172,9 @@ def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
 
 
 def tree(pickle_dir: StoreOrPath, uuid: str) -> Child:
-    """Return a state with all that it refers to, as a tree; what is missing or damaged carries its problem.
+    """Return a state and all that it refers to, as a tree. A missing or damaged state has its `problem` set.
 
-    What is referred to more than once has its children at the first place only. Raises StateNotFoundError,
+    A state that is referred to several times has its children at the first place only. Raises StateNotFoundError,
     AmbiguousPrefixError, StoreError.
     """
     store = open_store(pickle_dir)
@@ -186,7 +197,7 @@ def tree(pickle_dir: StoreOrPath, uuid: str) -> Child:
 
 
 def cat(pickle_dir: StoreOrPath, uuid: str) -> list[bytes | memoryview]:
-    """Return a state's pickle stream and its out-of-band buffers, verified; a unique beginning of the UUID is enough.
+    """Return a state's verified pickle stream and out-of-band buffers. A unique prefix of its UUID is enough.
 
     Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError, UnsupportedFormatError, StoreError.
     """
@@ -211,7 +222,7 @@ def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
 
 
 def _unlisted(survey: Survey) -> Iterator[StateInfo]:
-    # Known when all others are listed. No filter tells whether what is in them is wanted.
+    # Known once all others are listed. No filter applies to them.
     for wrong in unlisted(survey.unreadable):
         yield StateInfo("", "", 0, 0, 0, 0.0, wrong.name, wrong)
 
@@ -224,17 +235,17 @@ def _stat(survey: Survey, name: str) -> File | None:
 
 
 def find_in(store: DirectoryStore, prefix: str) -> str:
-    """Return the same of an open store."""
+    """Return the only UUID with this prefix in an open store."""
     if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
         return prefix
-    # A UUID's first digits are its folder: mostly one listing does.
+    # The first digits name the folder, so one listing is enough as a rule.
     survey = Survey(store)
     found = _beginning(survey, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
     found = found or _beginning(survey, prefix, "")
     if len(found) > 1:
         raise AmbiguousPrefixError(prefix, sorted(found)[:3])
     if not found:
-        # It may be where nobody can look.
+        # It may be in a folder that cannot be listed.
         raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home))
     return found[0]
 

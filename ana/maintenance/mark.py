@@ -1,4 +1,4 @@
-"""Marking: which states others refer to, followed through the headers. Nothing is unpickled."""
+"""Marking: find all states that given ones refer to, through their headers. Nothing is unpickled."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,36 +14,36 @@ Answer = tuple[Header, File, bool] | ANAError | None
 
 
 class Marking:
-    """Follows references from some states on. States go by their files' names, which follow from their keys."""
+    """Follows references. States are named by their files, which follow from their keys."""
 
     def __init__(self, survey: Survey, on_progress: OnProgress, what: str, beside: "Marking | None" = None) -> None:
-        """`beside`: what that has marked is as if it was marked here."""
+        """`beside`: another marking, whose marked states count as marked here, too."""
         self.survey = survey
         self.marked: dict[str, int] = {}
-        """All that was reached, and is there, with the size of its file in bytes."""
+        """The states that were reached and exist, with the size of their files in bytes."""
         self.in_trash: set[str] = set()
-        """Those of them that were in the trash."""
+        """Those of `marked` that are in the trash."""
         self.children: dict[str, tuple[str, ...]] = {}
-        """What states refer to that were looked into, as names."""
+        """The names of the states that each state refers to."""
         self.missing: dict[str, str] = {}
-        """What was referred to and is not there: name, and what refers to it."""
+        """States that are referred to and do not exist, with what refers to them."""
         self.unreadable: list[Problem] = []
-        """What was reached and could not be read: nobody knows what it refers to."""
+        """States that were reached but cannot be read, so that what they refer to is unknown."""
         self.bytes = 0
         self._on_progress = on_progress
         self._what = what
         self.ahead: dict[str, Answer] = beside.ahead if beside is not None else {}
-        """What was read ahead."""
+        """Headers that were read ahead."""
         self._beside = beside
 
     def mark(self, names: Mapping[str, str]) -> None:
-        """Mark states and all that they refer to. `names`: each with what wants it, which is said if it is missing."""
+        """Mark states and all that they refer to. `names`: each state with what refers to it, for messages."""
         wanted = {name: by for name, by in names.items() if not self._is_known(name)}
         while wanted:
             found: dict[str, str] = {}
             for name, answer in self._answers(list(wanted)):
                 if isinstance(answer, ANAError):
-                    # It stays, whatever it is; what it refers to is not known.
+                    # It stays. What it refers to is unknown.
                     self.marked[name] = 0
                     self.unreadable.append(problem(answer, name=name))
                 elif answer is None:
@@ -66,7 +66,7 @@ class Marking:
         return name in self.marked or name in self.missing or (beside is not None and name in beside.marked)
 
     def read_ahead(self, names: list[str]) -> None:
-        """Look into states that will be asked for one after the other: many at once where a server answers."""
+        """Read the headers of states that will be needed one at a time: many at once on a network filesystem."""
         self.ahead.clear()
         self.ahead.update(self.survey.each([name for name in names if not self._is_known(name)], self.look_into))
 
@@ -83,7 +83,7 @@ class Marking:
                 found = self.survey.header(place)
                 if found is not None:
                     return *found, trashed
-            # Somebody may have brought it back between the two looks.
+            # A reader may have brought it back between the two look-ups.
         return None
 
     def _note(self, name: str, header: Header, file: File, trashed: bool) -> tuple[str, ...]:  # noqa: FBT001 - a part of an answer

@@ -1,4 +1,4 @@
-"""A page about a store: one HTML file that needs nothing else, to be looked at rather than read."""
+"""A page about a store: one self-contained HTML file of charts."""
 
 from html import escape
 
@@ -18,10 +18,10 @@ __all__ = ["report"]
 
 CLASSES = 10
 WHOLE = 100
-"""From which ratio on decimals say nothing."""
+"""Ratios from this value on are shown without decimals."""
 _DAY_SECONDS = 86400.0
 _AGE_DAYS = {"under 1 d": 0, "1 to 7 d": 1, "7 to 30 d": 7, "30 to 90 d": 30, "90 to 365 d": 90, "over 365 d": 365}
-"""From how many days on each group of ages begins."""
+"""The age in days at which each group begins."""
 
 STYLE = """
 :root{color-scheme:light dark;--ground:#f5f6f8;--card:#fff;--ink:#1b2430;--soft:#667285;--rule:#e3e7ee;--main:#2f6fde;
@@ -69,13 +69,22 @@ def report(
     on_progress: OnProgress = lambda _: None,
     problems: list[Problem] | None = None,
 ) -> str:
-    """Return a page about a store as HTML: what is in it, how it grew, what it saves, what is too old.
+    """Return an HTML page about a store: what it holds, how it grew, what it saves, what is too old.
 
-    Counts exactly, as `stats(exact=True)`, which also adds to the history that the page shows. `purge_after_seconds`:
-    from which age on the filesystem removes files; what is older is marked. `jobs`: a folder of what the processes of
-    jobs wrote (`ANA_STATS`), which adds where their states came from, and what they need not move. The page asks nobody
-    for anything: it holds its charts and style. `problems`: gets what could not be read. Raises StoreError,
-    UntrustedStoreError, UnsupportedFormatError where there is no store.
+    Makes an exact count, as `stats(exact=True)` does, which also adds a point to the history on the page.
+
+    Args:
+        pickle_dir: The store.
+        purge_after_seconds: The age at which the site removes files. Older states are marked.
+        jobs: A folder of counts that jobs wrote (`ANA_STATS`). Adds where their states came from, and what did not
+            have to be moved.
+        on_progress: Called for each state.
+        problems: Is extended by what could not be read.
+
+    Raises:
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: The folder is not a store.
+        UnsupportedFormatError: A newer version made the store.
     """
     store = open_store(pickle_dir)
     counted = stats(store, exact=True, on_progress=on_progress)
@@ -86,7 +95,7 @@ def report(
         problems += counted.problems
     moments = [*history(store)]
     if not moments or moments[-1].taken < summary.taken:
-        # Read-only: what was counted now is not in the history.
+        # Without write access, this count is not in the history.
         moments.append(Moment(summary.taken, counted.states, counted.inodes, summary.raw_bytes, summary.stored_bytes))
     body = "".join(
         [

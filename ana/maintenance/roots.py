@@ -1,4 +1,4 @@
-"""Roots: what is kept, under which names."""
+"""Roots: names under which states are kept."""
 
 from dataclasses import dataclass
 
@@ -14,34 +14,46 @@ __all__ = ["Kept", "RootInfo", "forget", "keep", "roots"]
 
 @dataclass(frozen=True)
 class Kept:
-    """What is under a name now. `uuids`: what this call has added."""
+    """The result of `keep`."""
 
     name: str
     uuids: list[str]
+    """The states that this call added."""
     problems: list[Problem]
-    """States that they refer to and that are missing or damaged: those cannot be kept."""
+    """States that they refer to that are missing or damaged, and so cannot be kept."""
 
 
 @dataclass(frozen=True)
 class RootInfo:
-    """A named root. Times in s since 1970, by the clocks of those who wrote them."""
+    """A named root. Times are Unix timestamps by the writers' clocks."""
 
     name: str
     uuids: list[str]
     since: float
-    """When something was first kept under the name."""
+    """When the first state was kept under the name."""
     by: str
-    """The host and process that did so last."""
+    """The host and process that last added states."""
     missing: list[str]
-    """Those of its UUIDs whose states are not in the store any more, or cannot be looked up."""
+    """The UUIDs whose states no longer exist, or cannot be looked up."""
 
 
 def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str]) -> Kept:
-    """Keep states, and all that they refer to, from all collections, in addition to what the name keeps already.
+    """Keep states, and all that they refer to, from every collection. Needs no lock.
 
-    Unique beginnings of UUIDs are enough. Needs no lock, and unpickles nothing. Raises ValueError for a name that is
-    empty or longer than 200 characters, StateNotFoundError, AmbiguousPrefixError, CorruptedStateError for one of
-    `uuids`, StoreError; nothing is kept then.
+    Args:
+        pickle_dir: The store.
+        name: The root's name, of 1 to 200 characters. The states are added to those that it keeps already.
+        uuids: The states. Unique prefixes are enough.
+
+    Returns:
+        What was added, and which states below it are missing or damaged.
+
+    Raises:
+        ValueError: The name is empty or too long. This and the next three: nothing is kept.
+        StateNotFoundError: One of `uuids` does not exist.
+        AmbiguousPrefixError: One of `uuids` is the prefix of several.
+        CorruptedStateError: The header of one of them is damaged.
+        StoreError: The system refused.
     """
     address.check_key(name)
     store = open_store(pickle_dir)
@@ -51,9 +63,14 @@ def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str]) -> Kept:
 
 
 def forget(pickle_dir: StoreOrPath, name: str) -> int:
-    """Let go of what is kept under a name, and return how many entries that were; the states stay until a collection.
+    """Remove a root. Its states stay in the store until a collection takes them.
 
-    Raises StateNotFoundError where there is no such root, StoreError.
+    Returns:
+        The number of entries that the root had.
+
+    Raises:
+        StateNotFoundError: There is no root of that name.
+        StoreError: The system refused.
     """
     store = open_store(pickle_dir)
     gone = roots_of.forget(store, name)
@@ -63,9 +80,15 @@ def forget(pickle_dir: StoreOrPath, name: str) -> int:
 
 
 def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> list[RootInfo]:
-    """Return all roots by name; each of their UUIDs is looked up.
+    """Return all roots, sorted by name. Each of their states is looked up.
 
-    `problems` gets those whose file cannot be read; without it, one is raised (UntrustedStoreError, StoreError).
+    Args:
+        pickle_dir: The store.
+        problems: Is extended by the roots whose file cannot be read. Without it, the first of them is raised.
+
+    Raises:
+        StoreError: The system refused, or a root cannot be read.
+        UntrustedStoreError: Others may have planted files in the store.
     """
     store = open_store(pickle_dir)
     survey = Survey(store)

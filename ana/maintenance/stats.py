@@ -1,4 +1,4 @@
-"""How much is in a store: counts from listings, sizes from headers, or from the summary that was made last."""
+"""How much a store holds: counts from listings; sizes from headers, or from the last summary."""
 
 import json
 from collections import Counter
@@ -30,9 +30,9 @@ HISTORY = ".ana/history.jsonl"
 LIMIT_BYTES = 16 << 20
 _GROUPS = ("by_class", "by_age", "by_size")
 _RIGHT: dict[str, Any] = {"name": str, **dict.fromkeys(_GROUPS, list)}
-"""Of which types written fields are that are no numbers."""
+"""The types of written fields that are not numbers."""
 CLASSES = 50
-"""So many classes are told apart in a summary; the rest is one group."""
+"""How many classes a summary lists. All others form one group."""
 _DAY_SECONDS = 86400.0
 _AGES = ((1, "under 1 d"), (7, "1 to 7 d"), (30, "7 to 30 d"), (90, "30 to 90 d"), (365, "90 to 365 d"))
 _SIZES = (
@@ -49,29 +49,29 @@ Made = TypeVar("Made", "Group", "Moment", "StoreSummary")
 
 @dataclass(frozen=True)
 class Group:
-    """States that have something in common."""
+    """States with a class, age or size in common."""
 
     name: str
     states: int
     raw_bytes: int
     stored_bytes: int
-    """Of their files."""
+    """The size of their files."""
 
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What the headers of all states say together. Sizes in bytes, times in s since 1970."""
+    """Sums over the headers of all states. Sizes in bytes, times in s since 1970."""
 
     taken: float
     states: int
     raw_bytes: int
     stored_bytes: int
-    """Of the files of all states."""
+    """The size of all states' files."""
     trash_bytes: int
     references: int = 0
-    """How often states refer to others, all in all."""
+    """The number of references between states."""
     shared_raw_bytes: int = 0
-    """What would be stored once more, raw, if each reference but the first to a state held a copy of it."""
+    """The raw bytes saved by sharing: what would be stored in addition if each reference held a copy."""
     by_class: list[Group] = field(default_factory=list)
     by_age: list[Group] = field(default_factory=list)
     by_size: list[Group] = field(default_factory=list)
@@ -79,7 +79,7 @@ class StoreSummary:
 
 @dataclass(frozen=True)
 class Moment:
-    """A store's totals at one time (s since 1970), as each exact count leaves them."""
+    """A store's totals at one time (s since 1970). Each exact count saves one."""
 
     taken: float
     states: int
@@ -90,37 +90,45 @@ class Moment:
 
 @dataclass(frozen=True)
 class StoreStats:
-    """What is in a store now."""
+    """What a store holds."""
 
     states: int
     trash: int
     damaged: int
-    """Files that were set aside as damaged."""
+    """Damaged files that were set aside."""
     temporaries: int
     foreign: int
-    """Files that are no business of a store."""
+    """Files that are not ANA's."""
     folders: int
     inodes: int
-    """All of them together."""
+    """Files and folders together."""
     summary: StoreSummary | None
-    """Sizes: of now where `exact`, else as they were when somebody counted last; None if nobody did."""
+    """Sizes: current if `exact`, else from the last exact count; None if there was none."""
     summary_age_seconds: float
     exact: bool
     problems: list[Problem] = field(default_factory=list)
-    """Folders that cannot be listed, and states whose header cannot be read; only an exact count finds those."""
+    """Folders that cannot be listed and, in an exact count, states whose header cannot be read."""
 
     @property
     def ratio(self) -> float | None:
-        """How many times smaller the files are than what they hold; None where that is not known."""
+        """The compression ratio, raw by stored; None if unknown."""
         summary = self.summary
         return summary.raw_bytes / summary.stored_bytes if summary is not None and summary.stored_bytes else None
 
 
 def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgress = lambda _: None) -> StoreStats:
-    """Count what is in a store: one listing for each folder; with `exact` each state's header is read as well.
+    """Count what a store holds. Each folder is listed once.
 
-    An exact count leaves a summary in the store, where it may: `.ana/summary.json`, and a line in `.ana/history.jsonl`.
-    Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store.
+    Args:
+        pickle_dir: The store.
+        exact: Also read each state's header, for the sizes. If this process may write to the store, the sums are saved
+            in `.ana/summary.json` and as a line in `.ana/history.jsonl`.
+        on_progress: Called for each state.
+
+    Raises:
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: The folder is not a store.
+        UnsupportedFormatError: A newer version made the store.
     """
     store = open_store(pickle_dir)
     survey = Survey(store)
@@ -149,7 +157,7 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
 
 
 def history(pickle_dir: StoreOrPath) -> list[Moment]:
-    """Return what earlier exact counts have found, oldest first. Raises what opening the store raises."""
+    """Return the totals of earlier exact counts, oldest first. Raises as `open_store`."""
     store = open_store(pickle_dir)
     try:
         data = files.read_whole(f"{store.home}/{HISTORY}", LIMIT_BYTES) or b""
@@ -165,7 +173,7 @@ def history(pickle_dir: StoreOrPath) -> list[Moment]:
 
 
 class _Groups:
-    """Adds states up by name."""
+    """Sums of states by name."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[int]] = {}
@@ -177,7 +185,7 @@ class _Groups:
         sums[2] += file.size_bytes
 
     def largest(self) -> list[Group]:
-        """Return the groups with the most bytes, and one for all others."""
+        """Return the groups with the most bytes, and one for the rest."""
         ordered = sorted((Group(name, *sums) for name, sums in self.sums.items()), key=lambda g: -g.stored_bytes)
         rest = ordered[CLASSES:]
         if not rest:
@@ -239,13 +247,13 @@ def _inodes(contents: Contents) -> int:
 
 
 def _leave(store: DirectoryStore, summary: StoreSummary, inodes: int) -> None:
-    """Keep the sums for those who do not want to count; who may not write here counts for himself."""
+    """Save the sums for later calls of `stats`. Without write access, nothing is saved."""
     moment = Moment(summary.taken, summary.states, inodes, summary.raw_bytes, summary.stored_bytes)
     try:
         store.tree.own_folder(".ana")
         access = store.tree.access
         atomic.replace(f"{store.home}/{SUMMARY}", json.dumps(asdict(summary)).encode(), access=access)
-        # A line begins anew, also behind one that was cut short by a full disk.
+        # The leading newline ends a line that a full disk cut short.
         atomic.append(f"{store.home}/{HISTORY}", b"\n" + json.dumps(asdict(moment)).encode() + b"\n", access)
     except ANAError:
         return
@@ -261,7 +269,7 @@ def _last(root: str) -> StoreSummary | None:
 
 
 def _made(kind: type[Made], written: dict[str, Any]) -> Made:
-    """Return what was written down of a dataclass, if its values are of the right types. Raises TypeError."""
+    """Return a dataclass from its written fields. Raises TypeError for values of a wrong type."""
     made = kind(**{each.name: written[each.name] for each in fields(kind) if each.name in written})
     for name, value in vars(made).items():
         right = _RIGHT.get(name, (int, float))

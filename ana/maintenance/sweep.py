@@ -16,16 +16,16 @@ LEFTOVER_SECONDS = 48 * 3600.0
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found: paths, each relative to the store."""
+    """The result of a sweep. Paths are relative to the store."""
 
     removed: list[str] = field(default_factory=list)
-    """Temporary files that were too old to be in use."""
+    """Temporary files that were removed, or would be in a dry run."""
     kept: list[str] = field(default_factory=list)
     """Temporary files that may be in use."""
     skipped: list[str] = field(default_factory=list)
-    """What is no business of a store: foreign files and folders, symlinks, `.nfs...`, `.bad-...`."""
+    """Files and folders that are not ANA's, symlinks, `.nfs...` and `.bad-...`."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Temporary files that could not be removed, and folders that could not be listed, and why."""
+    """Temporary files that could not be removed and folders that could not be listed, with the reason."""
 
 
 def sweep(
@@ -35,15 +35,26 @@ def sweep(
     dry_run: bool = False,
     lock_seconds: float = LOCK_SECONDS,
 ) -> Swept:
-    """Remove the temporary files of writers that were killed; `dry_run` only says which.
+    """Remove temporary files that killed writers left behind. Safe while jobs and other sweeps run.
 
-    Their age is taken by the clock of the filesystem's server. Nothing else is touched; what is not the store's is
-    reported. Safe beside running jobs and other sweeps. Raises StoreError, UntrustedStoreError,
-    UnsupportedFormatError where there is no store, LockTimeoutError where other maintenance runs for longer than
-    `lock_seconds`, and ValueError for a negative age.
+    Args:
+        pickle_dir: The store.
+        older_than_seconds: How old a file has to be, by the file server's clock.
+        dry_run: Only report what would be removed.
+        lock_seconds: How long to wait for the maintenance lock.
+
+    Returns:
+        What was removed, and what was not.
+
+    Raises:
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: The folder is not a store.
+        UnsupportedFormatError: A newer version made the store.
+        LockTimeoutError: Other maintenance holds the lock.
+        ValueError: The age is negative.
     """
     if older_than_seconds < 0:
-        msg = f"older_than_seconds ({older_than_seconds}) is not negative"
+        msg = f"older_than_seconds ({older_than_seconds}) must not be negative"
         raise ValueError(msg)
     store = open_store(pickle_dir)
     found = Swept()
@@ -54,7 +65,7 @@ def sweep(
             if not stray.temporary:
                 found.skipped.append(stray.name)
             elif stray.age_seconds < -AHEAD_SECONDS:
-                found.failed[stray.name] = f"its time of change lies ahead of the server's clock: touch {stray.name}"
+                found.failed[stray.name] = f"it was modified ahead of the server's clock: touch {stray.name}"
             elif stray.age_seconds < older_than_seconds:
                 found.kept.append(stray.name)
             else:

@@ -1,4 +1,4 @@
-"""Reading every byte: which states are damaged, which are missing, and what another store can repair."""
+"""Reading every byte: find damaged and missing states, and repair them from another store."""
 
 import random
 import threading
@@ -36,17 +36,17 @@ WINDOW = 256
 
 @dataclass(frozen=True)
 class Verified:
-    """What reading a store has found. `checked` states of `states`, and the bytes of their files."""
+    """The result of `verify`: `checked` of `states` states were read, whose files have `size_bytes` bytes."""
 
     states: int
     checked: int
     size_bytes: int
     problems: list[Problem] = field(default_factory=list)
-    """What is damaged, missing (a state refers to it) or could not be read, and was not repaired."""
+    """States that are damaged, missing (another one refers to them) or unreadable, and were not repaired."""
     repaired: list[str] = field(default_factory=list)
-    """UUIDs of states that were damaged or missing, and were taken from the other store."""
+    """UUIDs of damaged and missing states that were copied from the other store."""
     set_aside: list[str] = field(default_factory=list)
-    """The `.bad-…` files that damaged ones became, relative to the store."""
+    """The `.bad-…` files that damaged files were renamed to, relative to the store."""
 
 
 def verify(
@@ -58,18 +58,31 @@ def verify(
     set_aside: bool = False,
     **work: Unpack[Work],
 ) -> Verified:
-    """Read states and check every digest, several at once; and that all is there that they refer to.
+    """Read states, check every digest, and check that all states exist that they refer to.
 
-    `sample`: the share of all states that is read, chosen by chance; `older_than_seconds`: only those stored longer
-    ago. `set_aside`: damaged files become `.bad-…`, so that who has the objects stores them again. `repair_from`:
-    damaged files are set aside, and they and missing states are copied from another store, which changes nothing
-    there. Both hold the maintenance lock; verifying alone changes nothing and needs no lock.
+    Verifying alone changes nothing and needs no lock. `repair_from` and `set_aside` hold the maintenance lock.
 
-    Raises StoreError, UntrustedStoreError, UnsupportedFormatError where there is no store, LockTimeoutError, and
-    ValueError for a sample that is not between 0 and 1. What is wrong with states is in the result.
+    Args:
+        pickle_dir: The store.
+        sample: Share of the states to read, more than 0 and at most 1. They are chosen at random.
+        older_than_seconds: Read only states that were stored longer ago.
+        repair_from: Another store, which is only read. Damaged files are set aside; damaged and missing states are
+            copied from it.
+        set_aside: Rename damaged files to `.bad-…`, so that programs that have the objects store them again.
+        **work: `on_progress` and `lock_seconds`, see `Work`.
+
+    Returns:
+        How much was read, and the problems found.
+
+    Raises:
+        StoreError: A store does not exist, or the system refused.
+        UntrustedStoreError: A folder is not a store.
+        UnsupportedFormatError: A newer version made a store.
+        LockTimeoutError: Other maintenance holds the lock.
+        ValueError: `sample` is out of range.
     """
     if not 0 < sample <= 1:
-        msg = f"sample ({sample}) is more than 0 and at most 1"
+        msg = f"sample ({sample}) must be more than 0 and at most 1"
         raise ValueError(msg)
     store = open_store(pickle_dir)
     source = None if repair_from is None else open_store(repair_from)
@@ -103,7 +116,7 @@ class _Reading:
         self._lock = threading.Lock()
 
     def choose(self, sample: float, older_than_seconds: float | None) -> None:
-        """Say which states are to be read."""
+        """Choose the states to read."""
         names: Iterable[str] = sorted(self.names)
         if sample < 1:
             chance = random.Random()  # noqa: S311 - a sample, not a secret
@@ -113,21 +126,21 @@ class _Reading:
         self.chosen = list(names)
 
     def read(self) -> None:
-        """Read what was chosen, then look whether all that it refers to is there."""
+        """Read the chosen states, then check that all exist that they refer to."""
         at_once = max(threads.available(), 32 if self.store.high_latency else 1)
         iterator = iter(self.chosen)
-        # In windows, so that an interruption ends soon.
+        # In batches, so that an interruption takes effect soon.
         while batch := list(islice(iterator, WINDOW)):
             threads.run(self._check, batch, at_once)
         for key in sorted(self._children):
-            # Listed first, read after: what was stored meanwhile is not in the list.
+            # The listing came first: states stored since then are not in it.
             name = self.survey.name_of(key)
             if name not in self.names:
                 self._look_for(key, name)
         self.problems.sort(key=lambda wrong: (wrong.kind, wrong.uuid))
 
     def repair(self, source: DirectoryStore | None, *, set_aside: bool) -> None:
-        """Set aside what is damaged, and copy it and what is missing from another store, children first."""
+        """Set damaged files aside, and copy damaged and missing states from another store, children first."""
         left = []
         for wrong in self.problems:
             try:
@@ -141,10 +154,10 @@ class _Reading:
         key = wrong.uuid
         better = source is not None and source.is_whole(key)
         if wrong.kind == "damaged" and not (key and self.survey.name_of(key) == wrong.name):
-            # A copy in another's place (a sync tool's, a folder's that was moved): the state itself may be whole.
+            # A copy under another name (by a sync tool, or in a folder that was moved): the state itself may be whole.
             self._put_aside(wrong.name)
         elif wrong.kind == "damaged" and (better or set_aside):
-            # Somebody may have healed it since.
+            # Another process may have repaired it since.
             if self.store.is_whole(key):
                 return True
             self._put_aside(wrong.name)
@@ -181,7 +194,7 @@ class _Reading:
             )
             wrong = problem(error, key, name)
             with self._lock:
-                # Deleted between the listing and the reading is no problem, unless something refers to it.
+                # A state deleted between listing and reading is a problem only if another one refers to it.
                 if wrong.kind != "missing":
                     self.problems.append(wrong)
                     self.checked += 1
