@@ -24,7 +24,6 @@ def size_bytes(given: object) -> int:
     Raises:
         TypeError: It is neither.
         ValueError: The text is no size, or the number is negative.
-
     """
     if isinstance(given, str):
         found = _matched(_SIZE, given)

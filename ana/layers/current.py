@@ -103,7 +103,6 @@ def set_dl(
         StoreError: The folder cannot be opened or made.
         UntrustedStoreError: It is not empty, and no store; or others may write to it.
         UnsupportedFormatError: A newer version of ana has made it.
-
     """
     global _current  # noqa: PLW0603 - the one current layer
     made = _make(layer, options)

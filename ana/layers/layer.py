@@ -68,7 +68,6 @@ class DataLayer:
             StoreError: The folder cannot be opened or made.
             UntrustedStoreError: It is not empty, and no store; or others may write to it.
             UnsupportedFormatError: A newer version of ana has made it.
-
         """
         said = settings.checked({"pickle_dir": pickle_dir, **options})
         stats_file.begin()

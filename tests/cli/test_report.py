@@ -154,7 +154,7 @@ def test_jobs_show_where_states_came_from(tmp_path, capfd):
     done = statistics.summarize(tmp_path / "numbers").stores[str(tmp_path / "store")]
     assert done.from_memory == 10
     assert "Where states came from" in words
-    assert "30 MB, 10 times" in words
+    assert "30.0 MB, 10 times" in words
     assert any(word.startswith("what 2 processes on 1 host asked") for word in words)
     empty = care.store(tmp_path / "another")
     assert any(

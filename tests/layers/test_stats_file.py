@@ -13,6 +13,7 @@ import pytest
 from support import processes
 
 import ana
+from ana import units
 from ana.layers import statistics
 from ana.layers.statistics import Stats
 
@@ -413,13 +414,13 @@ def test_ana_stats_draws_a_table(two):
     done = _command("-d", two / "store", "stats", ANA_STATS=str(two / "stats"))
     assert (done.returncode, done.stderr) == (0, "")
     raw_bytes = statistics.summarize(two / "stats").total.stored_raw_bytes
-    size = f"{raw_bytes / 1000:.1f} kB"
+    size = units.size(raw_bytes)
     assert str(two / "store") in done.stdout
     assert "2 processes on 1 host," in done.stdout
     for line in (
         "stored 1 " + size,
         "found there already 1 " + size,
-        "loaded from the store 0 0 bytes",
+        "loaded from the store 0 0 B",
         f"spared {size}",
     ):
         assert line in re.sub(" +", " ", done.stdout)
