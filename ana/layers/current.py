@@ -23,14 +23,22 @@ _log = logging.getLogger("ana.current")
 _lock = threading.RLock()
 _current: DataLayer | None = None
 _unasked: DataLayer | None = None
-"""The layer in memory that came up because nobody had chosen one."""
+"""The layer in memory that was made because nobody had chosen one."""
 
 
 def get_dl() -> DataLayer:
-    """Return the current layer; the first time, the one that `ANA_PICKLE_DIR` names, the parent's, or a dict in memory.
+    """Return the current layer.
 
-    The parent's, if it is a folder: in a worker of multiprocessing, loky or joblib, say, that nobody configured.
-    Raises what opening the folder raises.
+    The first call chooses one: the folder in `ANA_PICKLE_DIR`, else the folder that was current in the parent process
+    (in a worker of multiprocessing, loky or joblib that nobody configured), else a dict in memory.
+
+    Returns:
+        The layer.
+
+    Raises:
+        StoreError: The folder cannot be opened or made.
+        UntrustedStoreError: The folder is not empty, and no store; or others may write to it.
+        UnsupportedFormatError: A newer version of ana has made the store.
     """
     global _current, _unasked  # noqa: PLW0603 - the one current layer
     if _current is None:
@@ -115,7 +123,7 @@ def set_dl(
 def using_dl(
     layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Unpack[settings.CurrentLayerOptions]
 ) -> Iterator[DataLayer]:
-    """Make a layer the current one for a `with` block, in all threads of the process; arguments as `set_dl`."""
+    """Make a layer the current one within a `with` block, in all threads of the process. Arguments as for `set_dl`."""
     global _current  # noqa: PLW0603 - the one current layer
     before = _current
     made = set_dl(layer, **options)
@@ -144,7 +152,7 @@ def adopt(layer: DataLayer) -> None:
 
 
 def _home_to_hand_down() -> str:
-    """Return the home of the store that children are to take over; "" where there is none that they can open."""
+    """Return the home of the store that child processes inherit; "" if there is none that they can open."""
     home = settings.PICKLE_DIR.value() or inheritance.inherited_home() if _current is None else _current.home
     return "" if kinds.is_process_local(home) else home
 
@@ -180,5 +188,5 @@ def _after_fork() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 
-# Children are also made of `Process` objects that are older than the first layer.
+# At import: a `Process` object may be older than the first layer, and start later.
 inheritance.hand_down(_home_to_hand_down)

@@ -35,32 +35,32 @@ _met: OrderedDict[str, DataLayer] = OrderedDict()
 
 
 def defer_loads(*, until_used: bool = True) -> None:
-    """Have references unpickle, in this process, into objects that load when they are used first.
+    """Have references unpickle into ghosts in this process, which load on first use.
 
-    For a process that only passes objects on: a scheduler unpickles a task, perhaps, and never looks into it.
+    For a process that only passes objects on, such as a scheduler that unpickles tasks but never runs them.
     """
     global _deferring  # noqa: PLW0603 - what this process is there for
     _deferring = until_used
 
 
 def load_reference(cls: type, uuid: str, home: str | None) -> Any:
-    """Return the object that a reference stands for: alive, or loaded, or a ghost, which raises when it is used.
+    """Return the object that a reference stands for: live, loaded, or a ghost that raises when it is used.
 
-    Looked up in the layer whose state is being loaded, the current one, that of `ANA_PICKLE_DIR`, and
-    the reference's home. Raises only where the current layer says `errors="raise"`.
+    Searches the layer whose state is being loaded, the current layer, the layer of `ANA_PICKLE_DIR`, and the
+    reference's home. Raises only if the current layer says `errors="raise"`.
     """
     layer = inflight.loading_from()
     if layer is None:
-        layer = current._current  # noqa: SLF001 - a call of `chosen` is too much here, too
+        layer = current._current  # noqa: SLF001 - a call of `chosen` costs too much here
     elif cls.__module__ in class_names.MAIN:
         cls = class_lookup.inside(layer, cls, uuid)
     if layer is not None:
         live = layer.live.get(uuid)
         if live is not None and type(live) is cls:
-            # As `note_live`, in place: a call would take as long as a third of the rest.
+            # `note_live`, inlined: a call would take a third as long as the rest.
             counters = layer.store.counters
             counters.from_memory += 1
-            mark = identity._marks.get(id(live))  # noqa: SLF001 - a call of `mark_of` is too much here
+            mark = identity._marks.get(id(live))  # noqa: SLF001 - a call of `mark_of` costs too much here
             if mark is not None:
                 counters.from_memory_raw_bytes += mark.raw_bytes
             return live
@@ -68,15 +68,11 @@ def load_reference(cls: type, uuid: str, home: str | None) -> Any:
 
 
 def load_now(cls: type, uuid: object) -> Any:
-    """Return the object of a UUID from the current layer or that of `ANA_PICKLE_DIR`; raise if it is not there.
-
-    Raises TypeError and ValueError for what is no UUID, StateNotFoundError, CorruptedStateError,
-    StateLoadError (also where it is no `cls`), StoreError.
-    """
+    """Return the object of a UUID from the current layer or the layer of `ANA_PICKLE_DIR`. Raises as `load`."""
     key = address.check_key(uuid)
     layer = current.get_dl()
     if inflight.loading_from() is None and not settings.PICKLE_DIR.value():
-        # One place to look in: what it says is the answer.
+        # The only place to search: its answer is final.
         return loading.load(layer, cls, key)
     return _Search(key, None).load(cls, None)
 
@@ -92,32 +88,41 @@ def load(uuid: str, cls: type[Thing]) -> Thing: ...
 def load(uuid: str, cls: type = object) -> Any:
     """Return the object with this UUID, whatever its class: the live one, or one loaded from the current layer.
 
-    The class is the one that was stored with it. Those of a script or notebook (`__main__`) are found only where
-    `cls` is one of its classes, as with `Model.ana_load(uuid)`.
+    The object is of the class that was stored with it. A class of a script or notebook (`__main__`) is found only if
+    `cls` comes from there, too, as in `Model.ana_load(uuid)`.
 
     Args:
         uuid: The object's UUID.
-        cls: What the object has to be; by default anything.
+        cls: The class that the object must be an instance of. Default: any.
+
+    Returns:
+        The object. There is only one for a UUID.
 
     Raises:
-        TypeError: `uuid` is no string, or `cls` no class.
-        ValueError: `uuid` is no UUID.
+        TypeError: `uuid` is not a string, or `cls` is not a class.
+        ValueError: `uuid` is not a UUID.
         StateNotFoundError: There is no such state.
-        CorruptedStateError: It is damaged.
-        StateLoadError: Its class is not to be found here, is no `cls`, or has changed.
+        CorruptedStateError: The state is damaged.
+        StateLoadError: The object's class cannot be found here, is not a `cls`, or has changed.
         StoreError: The store cannot be read.
-
     """
     return load_now(checked_class(cls), uuid)
 
 
 def prefetch(refs: "Iterable[Storable | str]") -> None:
-    """Load the states of objects that are not loaded yet, many at a time, so that using them costs nothing later.
+    """Load the states of objects that are not loaded yet, many at a time, so that their first use does not wait.
 
-    `refs`: Refs and other Storables, loaded or not, and UUIDs of states in the current layer, which its `keep_bytes`
-    keep alive. What cannot be had stays a ghost, and raises when it is used. Safe between threads; its
-    own threads, on network filesystems only, are gone when it returns. Raises TypeError and ValueError for what
-    is neither an object nor a UUID, before anything is loaded.
+    An object whose state cannot be loaded stays a ghost, and raises when it is used. Safe to call from many threads. On
+    network filesystems it uses threads of its own, which end before it returns.
+
+    Args:
+        refs: Refs and other Storables, loaded or not, and UUIDs of states in the current layer. The layer's
+        `keep_bytes`
+            keep the objects of the UUIDs alive.
+
+    Raises:
+        TypeError: An item is neither a Storable nor a UUID. Nothing is loaded then.
+        ValueError: A string is not a UUID. Nothing is loaded then.
     """
     wanted: list[tuple[str, Any]] = []
     homes: dict[str | None, None] = {None: None}
@@ -135,13 +140,13 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
 
 
 def home_of(mark: identity.Mark, target: DataLayer) -> str:
-    """Return the home that the reference of an object without its state carries: where it was said to be."""
+    """Return the home for the reference of a ghost: the home of the reference that it came from."""
     home = getattr(mark.loader, "home", None)
     return target.home if home is None else str(home)
 
 
 class _Search:
-    """One look for a state in all the places where it may be; remembers what stood in the way."""
+    """One search for a state in all the places where it may be. Remembers what went wrong."""
 
     def __init__(self, uuid: str, home: str | None) -> None:
         self.uuid = uuid
@@ -151,16 +156,16 @@ class _Search:
         self.layers = list(self._layers())
 
     def resolve(self, cls: type) -> Any:
-        """Return the live object, or load it, or make one that raises when it is used."""
+        """Return the live object, or load it, or make a ghost that raises when it is used."""
         for layer in self.layers:
             live = layer.live.find(self.uuid, cls)
             if live is not None:
                 layer.store.counters.note_live(identity.mark_of(live))
                 return live
         if _deferring or getattr(cls, "_ana_lazy", False):
-            return self._make_waiting(cls)
+            return self._make_ghost(cls)
         if loading.too_deep():
-            obj = self._make_waiting(cls)
+            obj = self._make_ghost(cls)
             loading.put_off(obj)
             return obj
         try:
@@ -172,19 +177,19 @@ class _Search:
             chosen = current.chosen()
             if chosen is not None and chosen.errors == "raise":
                 raise
-            return self._make_waiting(cls)
+            return self._make_ghost(cls)
 
     def _orphan(self, cls: type) -> Any:
-        """Return the object if it is still alive though its layer in memory, and with it the state, is gone."""
+        """Return the object if it is still alive, although its layer in memory is gone, and the state with it."""
         home = self.home or ""
         table = live_by_home.get(home) if kinds.is_process_local(home) else None
         return table.find(self.uuid, cls) if table is not None else None
 
     def load(self, cls: type, obj: Any) -> Any:
-        """Load the state, from the first place that has it (into `obj`, if given). Raises the gravest problem."""
+        """Load the state from the first place that has it, into `obj`, if given. Raises the most serious error."""
         for layer in self.layers:
             try:
-                # Only the last place is worth waiting for: a file may show up late on a network filesystem.
+                # Wait only for the last place: on a network filesystem a file may show up late.
                 return loading.load(layer, cls, self.uuid, obj, wait=layer is self.layers[-1])
             except ANAError as error:
                 self._note(error)
@@ -195,11 +200,11 @@ class _Search:
         if not missing:
             self.error = self.error or error
         elif len(self.places) == 1 and not kinds.is_process_local(self.home or ""):
-            # The one store's own words, which may hold a hint.
+            # The message of the only store may hold a hint.
             self.error = error
 
     def _layers(self) -> Iterator[DataLayer]:
-        """Yield the layers to look in, each once, opening them as they are needed."""
+        """Yield the layers to search, each once, opening them on demand."""
         seen = set()
         said = settings.PICKLE_DIR.value()
         for where in (inflight.loading_from(), current.chosen() or self._first(), said, self._home_here()):
@@ -210,17 +215,17 @@ class _Search:
                 yield layer
 
     def _home_here(self) -> str | None:
-        """Return the reference's home as it is called on this host; None where the map of paths makes no sense."""
+        """Return the reference's home as it is called on this host; None if ANA_PATH_MAP is invalid."""
         try:
             return self.home and path_map.here(self.home)
         except ANAError as error:
             self._unreachable(error)
-            # To be raised as it is, where no other place has the state.
+            # Raised as it is, if no other place has the state.
             self.error = error
             return None
 
     def _first(self) -> DataLayer | None:
-        """Return the current layer; a folder that cannot be opened is no reason to raise while unpickling."""
+        """Return the current layer; None if its folder cannot be opened, because unpickling must not raise."""
         try:
             return current.get_dl()
         except ANAError as error:
@@ -228,7 +233,7 @@ class _Search:
             return None
 
     def _layer_at(self, home: str) -> DataLayer | None:
-        """Return the layer of a home, opened for what is there; None if it is not to be had here."""
+        """Return the layer of a home, and open the store if necessary; None if it cannot be opened here."""
         if not home:
             return None
         layer = by_home.get(home)
@@ -247,7 +252,7 @@ class _Search:
                 return None
             _met[home] = layer
             dropped = [_met.popitem(last=False) for _ in range(len(_met) - MOST_MET)]
-        # What it held for reuse is let go of here, outside the lock.
+        # The objects that it kept alive are released here, outside the lock.
         del dropped
         current.adopt(layer)
         return layer
@@ -255,11 +260,11 @@ class _Search:
     def _unreachable(self, error: Exception) -> None:
         self.places.append(str(error))
 
-    def _make_waiting(self, cls: type) -> Any:
-        """Make an object that loads its state when it is used."""
+    def _make_ghost(self, cls: type) -> Any:
+        """Make a ghost, which loads its state when it is used."""
         obj = ghost.make(cls)
         last = self.layers[-1] if self.layers else None
-        # A bare reference is inside of a state: it means the store of that.
+        # A reference without a home is inside a state, and means that state's store.
         inside = inflight.loading_from() or last
         home = self.home or (inside.store.home if inside is not None else "")
         loader = _Loader(obj, cls, self.uuid, home)
@@ -272,7 +277,7 @@ class _Search:
 
 
 class _Loader:
-    """Loads the state of an object that waits for it; holds the object weakly, as its mark does."""
+    """Loads the state of a ghost. Holds the ghost weakly, as its mark does."""
 
     __slots__ = ("cls", "home", "obj", "uuid")
 
@@ -288,7 +293,7 @@ class _Loader:
             return
         found = _Search(self.uuid, self.home or None).load(self.cls, obj)
         if found is not obj:
-            # Another object of the UUID became known meanwhile: this one becomes its equal.
+            # Another object of this UUID became known in the meantime. This one becomes equal to it.
             ghost.restore_class(obj)
             obj._ana_setstate(found._ana_getstate())
             mark = identity.mark_of(obj)

@@ -1,6 +1,7 @@
-"""Objects that get an address while the states of others are pickled for theirs: circles, depth, failures.
+"""Addresses of objects that refer to one another: nesting, cycles, depth and failures.
 
-An address follows from a state, and a state from the addresses in it. So addresses are made one within the other.
+An address follows from a state, and a state contains the addresses of the objects in it. So the inner addresses are
+made while the outer state is being pickled.
 """
 
 import signal
@@ -17,13 +18,13 @@ Find = Callable[[Any], str | None]
 Note = Callable[[Any, str | None], None]
 
 MAX_NESTED = 20
-"""So deep do addresses wait for one another on Python's stack; deeper ones are made from further up."""
+"""How many addresses may wait for one another on Python's stack. Deeper objects are addressed from further up."""
 MOST_WAITING = 1000
-"""So often is that done before it is taken for endless: chains of 10,000 Refs are stored."""
+"""How often that may happen before the nesting counts as endless. Chains of 10,000 Refs are stored."""
 
 
 class _Cycle(BaseException):
-    """An object whose content is being addressed was met in the state of an object that it refers to."""
+    """An object was met in the state of an object that it refers to: a cycle."""
 
     def __init__(self, obj: object) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class _Cycle(BaseException):
 
 
 class _TooDeep(BaseException):
-    """An object has to be addressed for so many others' sake that Python's stack might not do."""
+    """An object is nested so deeply that Python's stack might not suffice to address it."""
 
     def __init__(self, obj: object) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class _TooDeep(BaseException):
 
 
 class _Unforeseen(BaseException):
-    """No address can be foreseen, whatever else is tried. Not an error: picklers try another way after one."""
+    """The address cannot be foreseen. Not an Exception: after one of those, picklers would try another way."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -47,12 +48,12 @@ class _Unforeseen(BaseException):
 
 
 class _State:
-    """What one thread is at."""
+    """What one thread is addressing."""
 
     def __init__(self) -> None:
         self.addressing: dict[int, Any] = {}
         self.foreseeing: dict[int, Any] = {}
-        """The object whose address is asked for, and what was met in it, down to what is being pickled."""
+        """The object whose address is asked for, and the objects met in it, down to the one that is being pickled."""
         self.foreseeing_depth = 0
         self.depth = 0
         self.failed: Exception | None = None
@@ -67,24 +68,24 @@ _local = _Local()
 
 
 def meet(obj: object) -> None:
-    """Note that the state that is being pickled holds an object that has no UUID yet."""
+    """Note an object without a UUID in the state that is being pickled."""
     if id(obj) in _local.state.addressing:
         raise _Cycle(obj)
 
 
 def is_final(error: Exception) -> bool:
-    """Return whether an error came from addressing another object, which was met, or from a signal's handler.
+    """Return whether an error came from addressing an object in the state, or from a signal handler.
 
-    To pickle again is no cure for the former, and would swallow the latter.
+    Pickling again would not cure the former, and would swallow the latter.
     """
     return error is _local.state.failed or _is_from_signal(error)
 
 
 def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
-    """Return the mark that `make` gives to an object, and to others before it where depth demands that.
+    """Return the mark that `make` gives to an object. At great depth, `make` marks inner objects first.
 
-    Where it is met again meanwhile, `give` gives it one that does not follow from its state. Raises what `make` raises;
-    RecursionError where there is no end.
+    An object that is part of a cycle gets its mark from `give`, which does not use the state. Raises what `make`
+    raises, and RecursionError if the nesting is endless.
     """
     state = _local.state
     if id(obj) in state.addressing:
@@ -112,10 +113,10 @@ def address(obj: Any, make: Callable[[Any], Mark], give: Callable[[Any], Mark]) 
 
 
 def foresee(obj: Any, find: Find, note: Note) -> None:
-    """Tell `note` which address `find` says an object would get, which nothing is given and nothing is stored for.
+    """Find the address that an object would get, and pass it to `note`. Nothing is stored, and no object gets a UUID.
 
-    None where there is none: in circles, where pickling fails, where what is met has none. So for all objects that
-    are met: each is pickled once or twice, not once for each way to it. Raises what a signal's handler raises.
+    The address is None in cycles, if pickling fails, or if an object in the state has none. Every object that is met is
+    noted as well, so each is pickled once or twice, not once for each path to it. Raises what a signal handler raises.
     """
     state = _local.state
     if state.foreseeing:
@@ -133,18 +134,18 @@ def foresee(obj: Any, find: Find, note: Note) -> None:
 
 
 def foreseen(uuid: str | None) -> str:
-    """Return an address that was foreseen, within a state whose own one is asked for; where there is none, end that."""
+    """Return the foreseen address of an object in a state. Without one, end the search for the state's own address."""
     if uuid is None:
         raise _Unforeseen
     return uuid
 
 
 def _foresee_all(state: _State, obj: Any, find: Find, note: Note) -> None:
-    """Foresee an object's address; first those of others, one after the other, where it has many within each other."""
+    """Foresee an object's address. If objects are deeply nested in it, foresee theirs first, one after the other."""
     above = state.foreseeing
     above[id(obj)] = obj
     while above:
-        # The last of those that wait for others, which it stays below: to meet one of them is a circle.
+        # The last object that waits for others. The objects above it stay noted: to meet one of them is a cycle.
         one = above.popitem()[1]
         try:
             _foresee_within(state, one, find, note)
@@ -159,12 +160,12 @@ def _foresee_within(state: _State, obj: Any, find: Find, note: Note) -> None:
         raise _Unforeseen
     if state.foreseeing_depth >= MAX_NESTED:
         raise _TooDeep(obj)
-    # It stays there where this fails: what is there then has no address, or waits for another.
+    # It stays there if this fails: the objects that are there then have no address, or wait for another.
     state.foreseeing[id(obj)] = obj
     state.foreseeing_depth += 1
     try:
         found = foreseen(find(obj))
-    except Exception as error:  # noqa: BLE001 - whatever pickling raises; whoever pickles will be told
+    except Exception as error:  # noqa: BLE001 - whatever pickling raises; the caller that pickles will see it
         raise _Unforeseen(error) from None
     finally:
         state.foreseeing_depth -= 1
@@ -173,12 +174,12 @@ def _foresee_within(state: _State, obj: Any, find: Find, note: Note) -> None:
 
 
 def is_foreseeing() -> bool:
-    """Return whether this thread pickles a state for its address alone, so that nothing may be stored."""
+    """Return whether this thread pickles a state only for its address, so that nothing may be stored."""
     return bool(_local.state.foreseeing)
 
 
 def _address_all(state: _State, waiting: list[Any], make: Callable[[Any], Mark], give: Callable[[Any], Mark]) -> Mark:
-    """Address the last object that waits, and so on, up to the first, whose mark is returned."""
+    """Address the waiting objects from the last to the first, and return the mark of the first."""
     while True:
         obj = waiting[-1]
         state.addressing[id(obj)] = obj
@@ -194,13 +195,13 @@ def _address_all(state: _State, waiting: list[Any], make: Callable[[Any], Mark],
 
 
 def _prepare(state: _State, waiting: list[Any], met: _Cycle | _TooDeep, give: Callable[[Any], Mark]) -> None:
-    """Do what the last object that waits needs before it can be addressed. Raises `met` where others have to do it."""
+    """Prepare the last waiting object for another try. Raises `met` if a caller further up has to do it."""
     if isinstance(met, _Cycle):
         if not any(met.obj is one for one in waiting):
             raise met
         give(met.obj)
         return
-    # Only half of the stack is taken down: states further up, perhaps large, go on being pickled.
+    # Unwind only half of the stack: the states further up, perhaps large, keep being pickled.
     if state.depth > MAX_NESTED // 2:
         raise met
     _check_depth(waiting, met.obj)
@@ -208,14 +209,14 @@ def _prepare(state: _State, waiting: list[Any], met: _Cycle | _TooDeep, give: Ca
 
 
 def _check_depth(waiting: list[Any], obj: object) -> None:
-    """Raise RecursionError where there is no end: states, say, that make a new Ref each time they are asked for."""
+    """Raise RecursionError if the nesting is endless, as in states that make a new Ref each time they are pickled."""
     if len(waiting) >= MOST_WAITING:
         msg = f"{class_name(type(obj))}: nested in others that have no UUID yet, too deeply or without an end"
         raise RecursionError(msg) from None
 
 
 def _is_from_signal(error: Exception) -> bool:
-    """Say whether a signal's handler raised an error: somebody wants to end what goes on, and it says nothing of it."""
+    """Return whether a signal handler raised an error. Such an error says nothing about the object."""
     handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
     while handlers and trace is not None:

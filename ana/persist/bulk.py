@@ -1,7 +1,7 @@
-"""Many states at once: what waits for a disk or a server is done for many states at the same time, in threads.
+"""Many states at once: whatever waits for a disk or a server runs in threads, for many states at the same time.
 
-Only stores in folders gain: where a server answers after a millisecond, or each state waits for the disk. What
-runs code of users (pickling, unpickling) stays in the caller's thread and in the order of one by one.
+Only stores in folders gain: a server takes a millisecond to answer, or each state waits for the disk. The code of users
+(pickling, unpickling) runs in the caller's thread, in the same order as one at a time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,14 +20,14 @@ Item = TypeVar("Item")
 
 WINDOW_STATES = 1024
 WINDOW_BYTES = 32 << 20
-"""So many pickled states, or bytes of raw state, wait at the most to be put."""
+"""How many pickled states, and bytes of raw state, may wait to be put."""
 
 
 def store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
-    """Give each object an address, and store it with all it refers to; return the UUIDs in order.
+    """Give each object an address, store it with all that it refers to, and return the UUIDs in order.
 
-    An object that does not pickle leaves the others as they are; a store that fails is given up after what is
-    under way. The first error is raised at the end; an object that was not stored has no UUID that it had not before.
+    If an object does not pickle, the others are stored all the same. If the store fails, the writes under way finish
+    and the rest is given up. The first error is raised at the end. An object that was not stored gets no UUID.
     """
     try:
         return _store(target, objects)
@@ -59,7 +59,7 @@ def _store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
 
 
 def check_objects(objects: Iterable[Any], *, or_uuids: bool = False) -> list[Any]:
-    """Return the objects as a list. Raises TypeError for one that is no Storable (nor a UUID); nothing is touched."""
+    """Return the objects as a list. Raises TypeError if one is not a Storable (nor a UUID), and touches nothing."""
     found = list(objects)
     for number, obj in enumerate(found):
         if or_uuids and (isinstance(obj, str) or address.is_uuid_object(obj)):
@@ -72,7 +72,7 @@ def check_objects(objects: Iterable[Any], *, or_uuids: bool = False) -> list[Any
 
 
 def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
-    """Return the objects of the keys, in order: as `loading.load`, with the reading done ahead."""
+    """Return the objects of the keys, in order. As `loading.load` for each, with prefetching."""
     found = []
     for window in _windows(keys):
         with inflight.session().prefetcher as prefetcher:
@@ -82,13 +82,13 @@ def load(layer: inflight.Source, cls: type, keys: Sequence[str]) -> list[Any]:
 
 
 def prefetch(layers: Sequence[inflight.Source], wanted: Sequence[tuple[str, Any]]) -> None:
-    """Load ghosts, given with their keys; for None, the first layer's own. What cannot be had stays so."""
+    """Load ghosts, given with their keys. For None, load the first layer's object. What fails stays a ghost."""
     for window in _windows(wanted):
         with inflight.session().prefetcher as prefetcher:
             missing = [key for key, _ in window]
             for layer in layers:
                 prefetcher.fetch(layer, missing, object)
-                # Only what one place has not is looked for in the next.
+                # The next place is asked only for what this one does not have.
                 missing = [key for key in missing if not prefetcher.has(layer, key)]
             for key, obj in window:
                 _use(layers[0], key, obj)
@@ -106,12 +106,12 @@ def _use(layer: inflight.Source, key: str, obj: Any) -> None:
         else:
             ghost.use(obj)
     except ANAError:
-        # It stays a ghost, and says why when it is used.
+        # It stays a ghost, and raises the reason when it is used.
         return
 
 
 def _threads_to_write(store: base.Store) -> int:
-    # Each state waits for the disk, which serves many at once (a journal's group commit) as soon as many ask.
+    # Each state waits for the disk, but a disk serves many waiting threads at once (the journal's group commit).
     return prefetching.THREADS if store.durable or store.high_latency else 1
 
 
@@ -129,7 +129,7 @@ def _store_one(target: saving.Target, obj: Any) -> str:
 
 
 class _Batch:
-    """The states that one `store` has pickled and not yet put, by level: each after those that it refers to."""
+    """The states that one `store` has pickled and not put yet, by level: each comes after those that it refers to."""
 
     def __init__(self, target: saving.Target, threads: int) -> None:
         self.target = target
@@ -146,7 +146,7 @@ class _Batch:
         self._errors: dict[int, Exception] = {}
 
     def look_for(self, objects: Sequence[Any]) -> None:
-        """Look up those that have an address already, many at a time."""
+        """Look up the objects that have an address already, many at a time."""
         if self._threads == 1:
             return
         marks = [mark for obj in objects if (mark := identity.mark_of(obj)) is not None]
@@ -160,16 +160,16 @@ class _Batch:
             try:
                 self._seen[key] = self.target.store.has(key)
             except ANAError:
-                # Who needs it asks again, and is told.
+                # The caller that needs the state asks again, and gets the error.
                 return
 
         threads.run(look, list(dict.fromkeys(keys)), self._threads)
 
     def add(self, write: saving.Write) -> None:
-        """Take a state over; put all where it is enough. Raises where this one could not be put."""
+        """Add a state. If enough states wait, put them all. Raises if this one could not be put."""
         level = 1 + max((self._level_of.get(child, -1) for child in write.children if child != write.key), default=-1)
         if write.key in self._level_of:
-            # One after the other: under a given UUID the first wins, and of equal states one is written.
+            # One after the other: the first writer of a given UUID wins, and equal states are written once.
             level = max(level, self._level_of[write.key] + 1)
         if write.given or write.key not in self._level_of:
             self._level_of[write.key] = level
@@ -185,22 +185,22 @@ class _Batch:
                 raise pending.error
 
     def holds(self, obj: object, mark: identity.Mark) -> bool:
-        """Say whether an object's state is among those that are still to be put."""
+        """Return whether an object's state still waits to be put."""
         return id(obj) in self._held or (not mark.given and mark.uuid in self._level_of)
 
     def seen(self, key: str) -> bool | None:
-        """Say whether a state was there when the batch looked; None where it did not."""
+        """Return whether the store had a state when the batch looked; None if it did not look."""
         return self._seen.get(key)
 
     def flush(self) -> None:
-        """Put all that waits. What could not be put loses the address that it was given here."""
+        """Put all that waits. An object whose state could not be put loses the UUID that it got here."""
         levels, self._levels = self._levels, []
         try:
             for level in levels:
                 threads.run(self._put, level, self._threads)
                 self._settle(level)
         finally:
-            # Also after a signal handler's exception: what is in the store then is taken for stored.
+            # Also after an exception from a signal handler: what reached the store counts as stored.
             for level in levels:
                 self._settle(level)
             self._level_of.clear()
@@ -208,19 +208,19 @@ class _Batch:
             self._waiting = self._waiting_bytes = 0
 
     def abandon(self) -> None:
-        """Give up what waits, after a signal handler's exception."""
+        """Give up what waits, after an exception from a signal handler."""
         levels, self._levels = self._levels, []
         for level in levels:
             self._settle(level)
 
     def fail(self, number: int, error: Exception) -> None:
-        """Note an error of one of the objects; the first of each counts."""
+        """Note an error of one of the objects. The first error of each object counts."""
         self._errors.setdefault(number, error)
         if isinstance(error, StoreError) and not isinstance(error, UUIDConflictError):
             self.broken = True
 
     def raise_first(self, total: int) -> None:
-        """Raise the error of the first object that has one."""
+        """Raise the error of the first object that failed."""
         if self._errors:
             number = min(self._errors)
             error = self._errors[number]
@@ -232,12 +232,12 @@ class _Batch:
         lost = [self._lost[child] for child in write.children if child in self._lost]
         try:
             if lost:
-                # What it refers to is not there: a reader would find a hole.
+                # A state that it refers to is missing: a reader would find a hole.
                 pending.error = lost[0]
                 return
             write.put()
             pending.done = True
-        except Exception as error:  # noqa: BLE001 - raised in the caller's thread, when the others are done
+        except Exception as error:  # noqa: BLE001 - raised in the caller's thread once the others are done
             pending.error = error
 
     def _settle(self, level: "list[_Pending]") -> None:
@@ -258,7 +258,7 @@ class _Batch:
 
 
 class _Pending:
-    """One state that is to be put, for the object of that number, and what became of it."""
+    """One state that waits to be put, the number of its object, and what became of it."""
 
     __slots__ = ("done", "error", "number", "settled", "write")
 

@@ -1,4 +1,4 @@
-"""Of which class an object is looked for, and of which it is made, when its state is loaded."""
+"""Which class an object is searched by, and which class it is made of, when its state is loaded."""
 
 from ana.errors import StateLoadError
 from ana.objects import ghost, restricted
@@ -9,10 +9,10 @@ __all__ = ["inside", "to_find", "to_make"]
 
 
 def to_find(layer: inflight.Source, cls: type, key: str) -> type:
-    """Return `cls`, or the latest definition of the live object's class, where that is a subclass of `cls`.
+    """Return `cls`, or the latest definition of the live object's class if that is a subclass of `cls`.
 
-    Of a class that was defined again (a notebook's cell, `importlib.reload`) the latest counts. Raises StateLoadError
-    where the live object is of another class altogether.
+    If a class was redefined (a notebook cell, `importlib.reload`), the latest definition counts. Raises StateLoadError
+    if the live object is of an unrelated class.
     """
     other = layer.live.get(key)
     if other is None and layer.live.displaced is None:
@@ -32,10 +32,10 @@ def to_find(layer: inflight.Source, cls: type, key: str) -> type:
 
 
 def inside(layer: inflight.Source, cls: type, key: str) -> type:
-    """Return the class of a script that a reference inside of a state means: states hold such classes by value.
+    """Return the script's class that a reference inside a state means. States hold such classes by value.
 
-    In a process that has the script's classes itself it is that one, the latest of a notebook; but among objects of
-    classes that came by value, as to workers of dask, it is the one that came.
+    In a process that runs the script it is the script's own class, in a notebook the latest. Among objects whose
+    classes came by value, as in dask workers, it is the class that came.
     """
     latest = newest(cls)
     if latest is cls:
@@ -58,7 +58,7 @@ def to_make(cls: type, stored: str, load: inflight.Load) -> type:
     if found is not None and issubclass(found, cls):
         return found
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:
-        # The class has moved to another module since.
+        # The class has moved to another module.
         return cls
     reason = "it is" if found is not None else "its class is not to be found here, and is"
     msg = f"{reason} no {class_name(cls)}: {_right_call(stored, load.key)}"
@@ -66,7 +66,7 @@ def to_make(cls: type, stored: str, load: inflight.Load) -> type:
 
 
 def _right_call(stored: str, key: str) -> str:
-    """Say how an object of a class is loaded."""
+    """Return the call that loads an object of a class."""
     module, _, name = stored.rpartition(":")
     if module == "__main__":
         return f"where the script defines {name}, call {name}.ana_load({key!r})"

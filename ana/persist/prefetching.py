@@ -17,28 +17,28 @@ from ana.stores import base
 __all__ = ["Prefetcher", "Source"]
 
 THREADS = 16
-"""They wait, for a server or a disk, and compute little: their number has nothing to do with that of CPUs.
+"""These threads wait for a server or a disk and compute little, so their number does not depend on the CPUs.
 
-With more of them, each state takes more of the interpreter's lock: 1,000 states at 2 ms a round trip are loaded in
-2.1 s by 8, 1.8 by 16, 2.8 by 32 threads (and 12.4 s one by one), where they take 1.6 s without any latency.
+More threads contend for the interpreter's lock: 1,000 states at 2 ms a round trip load in 2.1 s with 8 threads, 1.8 s
+with 16 and 2.8 s with 32. One at a time they take 12.4 s, and without any latency 1.6 s.
 """
 FEW = 4
-"""So many states, or fewer, are read one by one."""
+"""Up to this many states are read one at a time."""
 SMALL_BYTES = 256 << 10
-"""Records up to this size are in memory as soon as they are found (`stores.directory`): there is no waiting left."""
+"""Records up to this size are in memory as soon as they are found (`stores.directory`): nothing is left to read."""
 WINDOW_STATES = 512
-"""So many are found ahead at once, each with up to that much of its file in memory."""
+"""How many states are prefetched at once, each with up to `SMALL_BYTES` of its file in memory."""
 SAMPLE_STATES = 8
-"""So many of them are found first: where most are lazy (Refs), nobody may ever ask for the rest."""
+"""How many of them are tried first: if most are lazy (Refs), the rest may never be needed."""
 LEVELS = 3
-"""So far below what is asked for, states are found for many at once; further down, for each by itself."""
+"""How many levels below the requested states are prefetched for all of them at once. Deeper ones go state by state."""
 MOST_STATES = 2048
 MOST_BYTES = 64 << 20
-"""So many states, and bytes of raw state, are held ahead by one thread at the most."""
+"""How many states, and bytes of raw state, one thread may hold prefetched."""
 
 
 class Source(Protocol):
-    """What reading ahead needs of a layer."""
+    """What prefetching needs of a layer."""
 
     uuid: str
     live: identity.LiveObjects
@@ -47,9 +47,9 @@ class Source(Protocol):
 
 
 class Prefetcher:
-    """What one thread has found before it was asked for: states, and that there are none.
+    """The states that one thread has prefetched, and the keys that were found to have none.
 
-    A `with` block keeps it until the outermost block ends; otherwise it ends with the thread's outermost load.
+    They are kept until the thread's outermost load ends, or the outermost `with` block over the prefetcher.
     """
 
     def __init__(self) -> None:
@@ -67,11 +67,11 @@ class Prefetcher:
         self.clear_unless_in_use()
 
     def take(self, layer: Source, key: str, *, wait: bool) -> base.StoredState:
-        """Return a state that was found ahead, else ask the store for it. Raises as `Store.get`."""
+        """Return a state that was prefetched, or get it from the store. Raises as `Store.get`."""
         if not self._found:
             return layer.store.get(key, wait=wait)
         if (layer.uuid, key) in self._unread:
-            # What was taken before has made room.
+            # The states taken before have made room.
             self._read()
         found = self._pop(layer, key)
         if isinstance(found, _Fetched):
@@ -81,12 +81,12 @@ class Prefetcher:
         return layer.store.get(key, wait=wait)
 
     def drop(self, layer: Source, key: str) -> None:
-        """Forget a state that is not needed any more."""
+        """Drop a state that is no longer needed."""
         if self._found:
             self._pop(layer, key)
 
     def clear_unless_in_use(self) -> None:
-        """Forget all, except within a `with` block."""
+        """Drop everything, except within a `with` block."""
         if not self._users:
             self._found.clear()
             self._unread.clear()
@@ -99,7 +99,7 @@ class Prefetcher:
         """
         if len(children) - at <= FEW or not layer.store.high_latency:
             return len(children)
-        # More and more at a time, as those before turn out not to be lazy.
+        # The window grows as the states before turn out not to be lazy.
         window = children[at : at + min(WINDOW_STATES, max(SAMPLE_STATES, 3 * at))]
         wanted = self._wanted(layer, window)
         if len(wanted) > FEW:
@@ -120,7 +120,7 @@ class Prefetcher:
             self._fetch_unless_lazy(layer, level, cls)
 
     def has(self, layer: Source, key: str) -> bool:
-        """Say whether a state was found."""
+        """Return whether a state was found."""
         return isinstance(self._found.get((layer.uuid, key)), _Fetched)
 
     def _children_of(self, layer: Source, key: str) -> tuple[str, ...]:
@@ -128,13 +128,13 @@ class Prefetcher:
         return found.header.children if isinstance(found, _Fetched) else ()
 
     def _wanted(self, layer: Source, keys: Iterable[str]) -> list[str]:
-        """Return those that are neither alive nor here."""
+        """Return the keys that are neither alive nor prefetched."""
         return [
             key for key in dict.fromkeys(keys) if (layer.uuid, key) not in self._found and _is_missing(layer.live, key)
         ]
 
     def _fetch_unless_lazy(self, layer: Source, keys: Sequence[str], cls: type) -> None:
-        """Find states that an object of `cls` refers to; only a few of them, where most of those are lazy."""
+        """Find states that an object of `cls` refers to. If most of a sample are lazy, find only the sample."""
         wants = _unless_lazy(layer, cls)
         sample, rest = keys[:SAMPLE_STATES], keys[SAMPLE_STATES:]
         self._fetch(layer, sample, wants)
@@ -144,14 +144,14 @@ class Prefetcher:
             self._fetch(layer, rest, wants)
 
     def _fetch(self, layer: Source, keys: Sequence[str], wants_content: Callable[[record.Header], bool]) -> None:
-        """Find states, and read those whose content is wanted, as far as there is room."""
+        """Find states, and read the content of those that are wanted, as far as there is room."""
         if len(keys) + len(self._found) > MOST_STATES:
             return
 
         def find(key: str) -> None:
             try:
                 found = layer.store.get(key, wait=False)
-                # Not hundreds of open files: what is large is opened again.
+                # Do not keep hundreds of files open: a large state is opened again.
                 found.release()
                 self._found[layer.uuid, key] = _Fetched(found)
             except StateNotFoundError as error:
@@ -160,7 +160,7 @@ class Prefetcher:
                 return
 
         threads.run(find, keys, THREADS)
-        # Whether the content is wanted depends on classes, whose modules may have to be imported: not in threads.
+        # Not in threads: whether the content is wanted depends on classes, whose modules may have to be imported.
         for key in keys:
             state = self._found.get((layer.uuid, key))
             if isinstance(state, _Fetched) and _is_worth_reading(state.header) and wants_content(state.header):
@@ -168,7 +168,7 @@ class Prefetcher:
         self._read()
 
     def _read(self) -> None:
-        """Read what is wanted, from the first on, as far as there is room."""
+        """Read the wanted contents in order, as far as there is room."""
         fitting = []
         for place, state in list(self._unread.items()):
             if self._bytes + state.header.raw_bytes > MOST_BYTES:
@@ -188,7 +188,7 @@ class Prefetcher:
 
 
 def _is_worth_reading(header: record.Header) -> bool:
-    """Say whether to read a content ahead: not what is in memory already, nor what is too large to lie about."""
+    """Return whether to prefetch a content: not if it is in memory already, or too large to keep."""
     return header.header_bytes + header.stored_bytes > SMALL_BYTES and header.raw_bytes <= MOST_BYTES
 
 
@@ -198,7 +198,7 @@ def _is_missing(live: identity.LiveObjects, key: str) -> bool:
 
 
 def _unless_lazy(layer: Source, cls: type) -> Callable[[record.Header], bool]:
-    """Return what says of a state that an object of `cls` refers to whether it is loaded with that."""
+    """Return a function that tells from a header whether the state is loaded together with an object of `cls`."""
 
     def wants(header: record.Header) -> bool:
         found: Any = find_class(header.class_name, cls, allows(layer.allowed_globals))
@@ -208,7 +208,7 @@ def _unless_lazy(layer: Source, cls: type) -> Callable[[record.Header], bool]:
 
 
 class _Fetched:
-    """A state that was found ahead, and perhaps its content; the store's own state does what is left to do."""
+    """A prefetched state, perhaps with its content. Wraps the store's own state."""
 
     def __init__(self, found: base.StoredState) -> None:
         self.counted = 0
@@ -228,14 +228,14 @@ class _Fetched:
         return self._found.may_be_lost
 
     def read(self) -> None:
-        """Read the content. Whatever goes wrong will do so again when it is asked for."""
+        """Read the content. An error will occur again when the content is asked for."""
         try:
             self._segments = self._found.segments()
         except (ANAError, MemoryError):
             self._segments = None
 
     def segments(self) -> list[bytes | memoryview]:
-        """Hand the content over, once; read it where that is still to be done."""
+        """Return the content: the one that was read, once; otherwise read it now."""
         segments, self._segments = self._segments, None
         return self._found.segments() if segments is None else segments
 
