@@ -1,4 +1,4 @@
-"""Classes by name: what a header calls them, and which class that is here."""
+"""Classes by name: what a header calls a class, and which class that is in this process."""
 
 import importlib
 import sys
@@ -10,11 +10,11 @@ from typing import Any
 __all__ = ["MAIN", "came_by_value", "class_name", "find_class", "generation", "known_as", "newest", "note_origin"]
 
 MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
-"""What workers of multiprocessing and of mpi4py.futures call the main module, which is the same script."""
+"""Names that workers of multiprocessing and mpi4py.futures give to the main module, which is the same script."""
 
 
 _MAKERS = frozenset({"_make_skeleton_class", "_make_skeleton_enum", "_create_type"})
-"""Functions of cloudpickle, and of dill, that make a class again."""
+"""Functions of cloudpickle and dill that rebuild a class."""
 
 _came_by_value: "weakref.WeakSet[type]" = weakref.WeakSet()
 _generations: "weakref.WeakKeyDictionary[type, int]" = weakref.WeakKeyDictionary()
@@ -22,13 +22,13 @@ _counts: dict[str, int] = {}
 
 
 def class_name(cls: type) -> str:
-    """Return "module:qualified.name", under which a class goes into addresses and headers."""
+    """Return "module:qualified.name", the name of a class in addresses and headers."""
     module = cls.__module__
     return f"{'__main__' if module in MAIN else module}:{cls.__qualname__}"
 
 
 def known_as(cls: type) -> Any:
-    """Return what is found under the name of a class in this process: perhaps a later definition; None if nothing."""
+    """Return what this process has under the name of a class, perhaps a later definition; None if nothing."""
     found: Any = sys.modules.get(cls.__module__)
     for part in cls.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -36,13 +36,13 @@ def known_as(cls: type) -> Any:
 
 
 def newest(cls: type) -> type:
-    """Return the latest definition of a class: the one that is found under its name; `cls` where there is none."""
+    """Return the latest definition of a class: the one under its name, or `cls` if there is none."""
     found = known_as(cls)
     return found if isinstance(found, type) and class_name(found) == class_name(cls) else cls
 
 
 def note_origin(cls: type) -> None:
-    """Note whether a new class is being made by an unpickler, as cloudpickle does; to be called while it is made."""
+    """Note whether an unpickler such as cloudpickle's is making a new class. Call it while the class is being made."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the public way (inspect) is the same, slower
     for _ in range(8):
         if frame is None:
@@ -54,12 +54,12 @@ def note_origin(cls: type) -> None:
 
 
 def came_by_value(cls: type) -> bool:
-    """Return whether a class came here in a pickle, as far as `note_origin` was told."""
+    """Return whether a class came to this process in a pickle, as far as `note_origin` knows."""
     return cls in _came_by_value
 
 
 def generation(cls: type) -> int:
-    """Return how many other definitions of a class this process has asked this about before: 0 for the first one."""
+    """Return the number of a class's definition, counted from 0 in the order in which this process asked."""
     found = _generations.get(cls)
     if found is None:
         name = class_name(cls)
@@ -69,7 +69,7 @@ def generation(cls: type) -> int:
 
 
 def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | None = None) -> type | None:
-    """Return the class that a header names, importing its module like pickle; None if it is not to be found.
+    """Return the class that a header names, importing its module like pickle; None if it cannot be found.
 
     Nothing is imported that `allows`, asked with module and name, does not allow.
     """
@@ -77,7 +77,7 @@ def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | N
     if allows is not None and not allows(module_name, path):
         return None
     if module_name == "__main__" and not _is_from_main(relative):
-        # Another program's main module: only the reference itself knows the class.
+        # A class of another program's main module. Only the reference itself knows it.
         return None
     try:
         found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)

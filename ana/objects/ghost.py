@@ -1,7 +1,7 @@
-"""Objects whose state is not there (yet): of their class, and every use loads the state or raises why not.
+"""Ghosts: objects without their state. Every use of a ghost loads its state first, or raises the reason.
 
-Raising while a reference is unpickled would hang `multiprocessing.Pool` and kill Dask workers; so the
-object comes into being anyway, its class replaced by a subclass in which every operation loads first.
+Raising while a reference is unpickled would hang `multiprocessing.Pool` and kill Dask workers. So the object is made
+anyway, and its class is replaced by a subclass in which every operation loads the state first.
 """
 
 import collections
@@ -25,7 +25,7 @@ _IMMUTABLE_TYPE = 1 << 8
 
 
 class _Poison:
-    """Fills a dict or list that is a ghost: C code that looks at its size must not take it for empty."""
+    """Fills a ghost that is a dict or list, so that C code which looks only at the size does not take it for empty."""
 
     __slots__ = ()
 
@@ -47,11 +47,11 @@ _EMPTY: dict[type, Callable[[Any], object]] = {
 
 _builtin_bases: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 _classes: "weakref.WeakKeyDictionary[type, weakref.ref[type]]" = weakref.WeakKeyDictionary()
-"""The ghost class of each class, held by its objects alone: it holds the class that it derives from."""
+"""The ghost class of each class. Only its objects hold it, because it holds the class that it derives from."""
 
 
 def is_made_in_c(cls: type) -> bool:
-    """Say whether a class was made in C: it has its own idea of what an instance is."""
+    """Return whether a class was made in C, and so lays out its instances itself."""
     new = vars(cls).get("__new__")
     return bool(cls.__flags__ & _IMMUTABLE_TYPE) or (isinstance(new, BuiltinFunctionType) and new.__self__ is cls)
 
@@ -76,7 +76,7 @@ def make(cls: type) -> Any:
 
 
 def ghostify(obj: Any, uuid: str, load: Callable[[], None]) -> None:
-    """Make every use of `obj` call `load` first, which fills it and calls `restore_class`, or raises."""
+    """Make every use of `obj` call `load` first. `load` calls `restore_class` and fills the object, or raises."""
     cls = loaded_class(obj)
     identity.mark(obj, uuid, given=True).defer(load)
     fill = _FILL.get(builtin_base(cls))
@@ -86,7 +86,7 @@ def ghostify(obj: Any, uuid: str, load: Callable[[], None]) -> None:
 
 
 def restore_class(obj: Any) -> None:
-    """Make a ghost an ordinary object of its class again, empty, to be filled with its state."""
+    """Make a ghost an ordinary, empty object of its class again, to be filled with its state."""
     if not has_ghost_class(obj):
         return
     cls = loaded_class(obj)
@@ -97,7 +97,7 @@ def restore_class(obj: Any) -> None:
 
 
 def member(obj: Any) -> Any:
-    """Return the member that a filled object of an Enum's class stands for: members are what they are by identity."""
+    """Return the member of an Enum that a filled object stands for. For other objects, return the object."""
     if not isinstance(obj, enum.Enum):
         return obj
     found = type(obj).__members__.get(obj.name)
@@ -105,12 +105,12 @@ def member(obj: Any) -> Any:
 
 
 def has_ghost_class(obj: object) -> bool:
-    """Say whether an object waits for its state."""
+    """Return whether an object's class is replaced by a ghost class."""
     return _Ghost in type(obj).__mro__
 
 
 def is_ghost(obj: object) -> bool:
-    """Say whether an object's state is still to be loaded: as `has_ghost_class`, or lazily by the object itself."""
+    """Return whether an object has no state yet: it has a ghost class, or loads lazily by itself (a Ref)."""
     found = identity.mark_of(obj)
     return found is not None and found.loader is not None
 
@@ -123,39 +123,39 @@ def loaded_class(obj: object) -> type:
 
 
 def _ghost_class(cls: type) -> type:
-    """Return the subclass of `cls` whose every operation loads first; made once per class.
+    """Return the subclass of `cls` in which every operation loads first. It is made once per class.
 
-    `_Ghost` comes second in its MRO, by a metaclass's `mro`, while `cls` stays its only base: so the
-    layout is that of `cls`, and neither `__init_subclass__` nor metaclass of `cls` hears of it.
+    A metaclass's `mro` puts `_Ghost` second in the MRO, while `cls` stays the only base. So the layout is that of
+    `cls`, and neither `__init_subclass__` nor the metaclass of `cls` is called.
     """
     known = _classes.get(cls)
     made = None if known is None else known()
     if made is None:
         meta = type(cls)
-        # Without `set`: C code reads what it takes for a set past all methods. What it does not, it iterates.
+        # Without `set`: C code reads a set directly, past all methods. Anything else it iterates.
         bases = [base for base in cls.__mro__ if base is not set]
         order = {"mro": lambda new: [new, _Ghost, *bases]}
         quiet_meta: type = type.__new__(type(meta), meta.__name__, (meta,), order)
         namespace: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
         by_identity: object = object.__hash__
         if cls.__hash__ is by_identity:
-            # By identity, which needs no state: so that dicts and sets that hold it can be unpickled.
+            # The hash is by identity and needs no state. So dicts and sets that hold a ghost can be unpickled.
             namespace["__hash__"] = object.__hash__
         made = type.__new__(quiet_meta, cls.__name__, (cls,), namespace)
-        # Two threads may make one each; any will do.
+        # Two threads may each make one. Either will do.
         _classes[cls] = weakref.ref(made)
     return made
 
 
 def not_loaded(obj: Any) -> str:
-    """Return the repr of an object without its state."""
+    """Return the repr of a ghost."""
     cls, found = loaded_class(obj), identity.mark_of(obj)
     uuid = "" if found is None else f" {found.short_uuid}…"
     return f"<{cls.__module__}.{cls.__qualname__}{uuid} not loaded>"
 
 
 def use(obj: Any) -> None:
-    """Load the state of a ghost. Raises the error that stands in the way."""
+    """Load the state of a ghost. Raises whatever prevents that."""
     found = identity.mark_of(obj)
     if found is not None and found.loader is not None:
         found.loader()
@@ -164,20 +164,20 @@ def use(obj: Any) -> None:
 _FREE = frozenset(
     {"_ana_uuid", "ana_uuid", "make_uuid", "ana_store", "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__"}
 )
-"""What an object can do without its state: say which one it is, travel on, be itself."""
+"""What a ghost can do without its state: tell its UUID, be pickled, be copied."""
 
 
 _LINKS = frozenset({"__cause__", "__context__", "__notes__", "__suppress_context__", "__traceback__"})
-"""What tblib, which Dask installs, sets on each exception while it is unpickled; none of it is state."""
+"""What tblib, which Dask installs, sets on every exception that it unpickles. None of it is state."""
 
 
 class _Ghost:
-    """Comes before the class of a ghost: each operation loads, then does itself again."""
+    """Comes before the class of a ghost in the MRO. Each operation loads the state, then runs again."""
 
     __slots__ = ()
 
     def __init_subclass__(cls) -> None:
-        """Keep quiet: the class's own hooks are not for this."""
+        """Do not call the class's own hook: a ghost class is not one of the user's subclasses."""
 
     def __del__(self) -> None:
         """Nothing was loaded, so there is nothing for the class's own destructor to undo."""
@@ -188,7 +188,7 @@ class _Ghost:
         if name == "__class__":
             return loaded_class(self)
         if name.startswith("__") and name.endswith("__") and name != "__dict__":
-            # Engines probe for protocols outside of any task, where an error would take the worker down.
+            # Engines probe for protocols outside any task, where an error would kill the worker.
             return object.__getattribute__(self, name)
         method = _method(loaded_class(self), name)
         if method is not None:
@@ -197,7 +197,7 @@ class _Ghost:
             use(self)
         except ANAError:
             if name == "uuid" and not _defines_uuid(loaded_class(self)):
-                # Which object it is can be said without its state.
+                # The UUID is known without the state.
                 return object.__getattribute__(self, "_ana_uuid")
             raise
         return getattr(self, name)
@@ -218,7 +218,7 @@ class _Ghost:
         return dir(self)
 
     def __repr__(self) -> str:
-        """Never raise: logs and tracebacks ask for it, where an error would hide the first one."""
+        """Never raise: logs and tracebacks call it, and an error here would hide the first one."""
         with suppress(Exception):
             use(self)
         return not_loaded(self) if has_ghost_class(self) else repr(self)
@@ -227,7 +227,7 @@ class _Ghost:
 def _method(cls: type, name: str) -> Callable[..., Any] | None:
     """Return a function that loads, then calls the method of that name; None if the class has none.
 
-    Pools get bound methods as tasks, `pool.map(obj.method, ...)`: unpickling one looks it up, and may not raise.
+    Pools get bound methods as tasks: `pool.map(obj.method, ...)`. Unpickling one looks it up, and must not raise.
     """
     for base in cls.__mro__:
         if name in vars(base):
@@ -248,7 +248,7 @@ def _method(cls: type, name: str) -> Callable[..., Any] | None:
 
 
 def _defines_uuid(cls: type) -> bool:
-    """Say whether a class has a `uuid` of its own, a field perhaps, past that of Storable."""
+    """Return whether a class defines a `uuid` of its own, such as a field, besides Storable's."""
     for base in cls.__mro__:
         if "uuid" in vars(base) or "uuid" in _annotated(base):
             return not base.__module__.startswith("ana.")
@@ -256,7 +256,7 @@ def _defines_uuid(cls: type) -> bool:
 
 
 def _annotated(cls: type) -> Iterable[str]:
-    """Return the names that a class itself annotates, without evaluating what their annotations say."""
+    """Return the names that a class itself annotates, without evaluating the annotations."""
     if sys.version_info >= (3, 14):
         import annotationlib  # noqa: PLC0415 - needed after an error only
 

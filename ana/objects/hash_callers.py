@@ -1,4 +1,4 @@
-"""For whom a pickling is done: for a hash alone (`joblib.hash`, `dask.tokenize`), or by an engine for its workers.
+"""Who is pickling: a hash function (`joblib.hash`, `dask.tokenize`), or an engine that sends objects to its workers.
 
 A hash must write nothing, and must not depend on where the store is. No library says what it does to the objects
 that it pickles; it shows in who called the pickler.
@@ -21,7 +21,7 @@ _REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 
 
 def is_asked(by: Container[str] = (_JOBLIB, _DASK)) -> bool:
-    """Say whether this thread is pickling for a hash; to be called from within a reduction.
+    """Return whether this thread is pickling only for a hash. Call it from within a reduction.
 
     Costs a look-up or two where neither library is imported.
     """
@@ -32,7 +32,7 @@ def is_asked(by: Container[str] = (_JOBLIB, _DASK)) -> bool:
         module = frame.f_globals.get("__name__")
         if module in (_JOBLIB, _DASK):
             return module in by
-        # A reduction between us and the pickler: a class's own, which calls ours.
+        # A class's own reduction, which calls ours, is between us and the pickler.
         if module not in _PICKLERS and frame.f_code.co_name not in _REDUCTIONS:
             return False
         frame = frame.f_back
@@ -40,14 +40,14 @@ def is_asked(by: Container[str] = (_JOBLIB, _DASK)) -> bool:
 
 
 def insist() -> None:
-    """Raise dask's TokenizationError where it insists on tokens that are the same in every process."""
+    """Raise dask's TokenizationError if dask insists on tokens that are the same in every process."""
     dask = sys.modules.get(_DASK)
     if dask is not None:
         dask.normalize_token(_SAME_NOWHERE)
 
 
 def engine() -> str:
-    """Return the name of the engine whose code called the pickler, or ""; to be called from within a reduction."""
+    """Return the name of the engine whose code called the pickler, or "". Call it from within a reduction."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as above
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))

@@ -1,7 +1,7 @@
-"""Which object has which UUID, and where it is known to be stored; which objects of a layer are alive.
+"""Which object has which UUID, where it is known to be stored, and which objects of a layer are alive.
 
-The marks live in a table beside the objects, not in them: then a class may derive from `dict` (slots
-of our own would make the layouts conflict), and `vars(obj)`, `__eq__` over `__dict__` and states stay clean.
+The marks are kept in a table beside the objects, not in them. So a class may derive from `dict` (slots of our own would
+conflict with its layout), and `vars(obj)`, `__eq__` over `__dict__` and states stay clean.
 """
 
 import threading
@@ -27,11 +27,11 @@ class Mark(weakref.ref[Any]):
     uuid: str
     number: int
     given: bool
-    """The UUID was given, not derived: the state is stored when the object is first pickled."""
+    """The UUID was given, not derived from the content. The state is stored when the object is first pickled."""
     layer: str
     """The id of the layer that is known to have the state, or ""."""
     looked: float
-    """When that was last seen to be true (time.monotonic, s)."""
+    """When the state was last seen there (time.monotonic, s)."""
     loader: Callable[[], None] | None
     """Loads the state of a ghost into the object. None if the object has its state."""
     live_objects: "LiveObjects | None"
@@ -39,11 +39,11 @@ class Mark(weakref.ref[Any]):
     children: tuple[str, ...]
     """What the stored state is known to refer to."""
     raw_bytes: int
-    """How large the stored state is before compression, where that is known, else 0."""
+    """Size of the stored state before compression; 0 if unknown."""
 
     @property
     def short_uuid(self) -> str:
-        """The UUID's first eight characters, escaped where a log could not print them."""
+        """The first eight characters of the UUID, escaped if a log could not print them."""
         return repr(self.uuid[:8])[1:-1]
 
     def defer(self, loader: Callable[[], None]) -> None:
@@ -56,11 +56,11 @@ class Mark(weakref.ref[Any]):
 
     def note_loaded(self, layer: str, children: tuple[str, ...], raw_bytes: int, looked: float) -> None:
         """Note that the object has its state, and from which layer."""
-        # Even if the object was marked before its state was there.
+        # The object may have been marked before its state was there.
         self.given = not address.is_content_uuid(self.uuid)
         self.note_content(children, raw_bytes)
         self.note_stored(layer, looked)
-        # Last: other threads take the object for complete from here on.
+        # Last: from here on other threads use the object.
         self.loader = None
 
     def note_content(self, children: tuple[str, ...], raw_bytes: int) -> None:
@@ -88,13 +88,13 @@ def _forget(dead: Mark, marks: dict[int, Mark] = _marks) -> None:
 
 
 def mark_of(obj: object) -> Mark | None:
-    """Return the mark of an object that has a UUID, else None."""
+    """Return the mark of an object that has a UUID, otherwise None."""
     found = _marks.get(id(obj))
     return found if found is not None and found() is obj else None
 
 
 def mark(obj: object, uuid: str, *, given: bool) -> Mark:
-    """Give an object its UUID; the mark that it has already, if another thread was first."""
+    """Give an object a UUID and return its mark: the one that it has already, if another thread was first."""
     found = mark_of(obj)
     if found is not None:
         return found
@@ -108,12 +108,12 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.children = ()
     made.live_objects = None
     made.raw_bytes = 0
-    # Atomic under the GIL; a mark of a dead object under the same id has been removed with it.
+    # Atomic under the GIL. The mark of a dead object with the same id was removed when that object died.
     return _marks.setdefault(made.number, made)
 
 
 class _Address(weakref.ref[Any]):
-    """The address that an object would be given, or that there is none; it goes with the object."""
+    """The address that an object would get, or that it would get none. It dies with the object."""
 
     __slots__ = ("number", "token", "uuid")
 
@@ -132,13 +132,13 @@ def _forget_address(dead: _Address, addresses: dict[int, _Address] = _addresses)
 
 
 def address_of(obj: object) -> _Address | None:
-    """Return what was noted about the address that an object without a UUID would be given, if anything."""
+    """Return what was noted about the address that an object without a UUID would get, if anything."""
     known = _addresses.get(id(obj))
     return known if known is not None and known() is obj else None
 
 
 def note_address(obj: object, uuid: str | None) -> None:
-    """Note the address that an object would be given. Where there is none, its token is a random one, its own."""
+    """Note the address that an object would get. Without one, its token is random."""
     made = _Address(obj, _forget_address)
     made.number = id(obj)
     made.uuid = uuid
@@ -147,12 +147,12 @@ def note_address(obj: object, uuid: str | None) -> None:
 
 
 def unmark(obj: object) -> None:
-    """Take an object's UUID away, for old programs that assign None to it."""
+    """Remove an object's UUID, for old programs that assign None to it."""
     _marks.pop(id(obj), None)
 
 
 class _Keeper:
-    """The loaded objects of all layers that are held for reuse, by when they were used last; one per process."""
+    """The loaded objects of all layers that are kept alive for reuse, least recently used first. One per process."""
 
     def __init__(self) -> None:
         # Re-entrant: a destructor may run, and unpickle, while it is held.
@@ -162,7 +162,7 @@ class _Keeper:
         self._bytes = 0
 
     def keep(self, live: "LiveObjects", uuid: str, obj: object, size_bytes: int) -> None:
-        """Keep an object alive; let go of what its layer, and then the process, has beyond its budget."""
+        """Keep an object alive. Release what exceeds its layer's budget, then what exceeds the process's."""
         dropped = []
         with self.lock:
             if uuid in live.kept:
@@ -182,13 +182,13 @@ class _Keeper:
         del dropped
 
     def forget(self, live: "LiveObjects") -> None:
-        """Let go of all that a layer has here."""
+        """Release all objects of a layer."""
         with self.lock:
             dropped = [self._drop(key) for key in list(live.kept.values())]
         del dropped
 
     def _drop(self, key: tuple[int, str] | None) -> Any:
-        """Take an object out, and return what has to be let go of outside the lock."""
+        """Remove an object, and return what must be released outside the lock."""
         if key is None:
             return None
         live, obj, size_bytes = self.kept.pop(key)
@@ -204,16 +204,16 @@ _keeper = _Keeper()
 
 
 class LiveObjects:
-    """The objects of one layer by UUID, held weakly; and, within the process's budget, the loaded ones, held for reuse.
+    """The objects of one layer by UUID, held weakly. Loaded ones are also kept alive for reuse, within a budget.
 
-    Safe between threads. After a fork the child has its own copy, as of everything else.
+    Safe to use from many threads. After a fork, the child has its own copy.
     """
 
     def __init__(self, keep_bytes: int) -> None:
         self.table: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self.keep_bytes = keep_bytes
         self.displaced: weakref.WeakValueDictionary[tuple[str, int], Any] | None = None
-        """Those that gave way to others under their UUID, if there ever were any."""
+        """Objects that were replaced by others under their UUID; None if there never were any."""
         self.kept: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self.kept_bytes = 0
         # Re-entrant: a destructor may run, and unpickle, while it is held.
@@ -224,7 +224,7 @@ class LiveObjects:
         found = self.table.get(uuid)
         key = None if found is None else self.kept.get(uuid)
         if key is not None:
-            # The most recently used one; in place, as each reference to a live object comes by here.
+            # Now the most recently used. Inlined, because every reference to a live object passes here.
             with _keeper.lock:
                 if uuid in self.kept:
                     self.kept.move_to_end(uuid)
@@ -234,7 +234,7 @@ class LiveObjects:
     def find(self, uuid: str, cls: type) -> Any | None:
         """Return the object of class `cls`, or of a subclass, that is alive under `uuid`, or None.
 
-        Objects of a class that was defined again stay alive under their UUID beside those of the new class.
+        If the class was redefined, objects of the old class stay alive under their UUID beside those of the new one.
         """
         found = self.get(uuid)
         if self.displaced is None:
@@ -246,9 +246,9 @@ class LiveObjects:
         return next((obj for obj in displaced if isinstance(obj, cls)), None)
 
     def add(self, uuid: str, obj: object, cls: type) -> Any:
-        """Return the object that holds `uuid` from now on: the one that already does, else `obj`, which is of `cls`.
+        """Return the object that holds `uuid` from now on: the one that holds it already, or else `obj` of class `cls`.
 
-        An object of an older class of that name gives way.
+        An object of an older class of the same name is replaced.
         """
         with self._lock:
             holder = self.table.setdefault(uuid, obj)
@@ -261,7 +261,7 @@ class LiveObjects:
         return holder
 
     def put(self, uuid: str, obj: object) -> None:
-        """Have `obj` hold `uuid`, whatever did before."""
+        """Have `obj` hold `uuid`, whatever object held it before."""
         with self._lock:
             before = self.table.setdefault(uuid, obj)
             if before is not obj:
@@ -277,15 +277,15 @@ class LiveObjects:
         self.displaced[uuid, id(holder)] = holder
 
     def keep(self, uuid: str, obj: object, size_bytes: int) -> None:
-        """Keep a loaded object alive, and let the least recently used go beyond `keep_bytes` of raw state.
+        """Keep a loaded object alive. Release the least recently used objects beyond `keep_bytes` of raw state.
 
-        Each layer's budget counts for its own objects, and the largest of them for those of all layers together.
-        The last one always stays: a pool's next task wants just that.
+        Each layer's budget limits its own objects, and the largest budget limits those of all layers together. The last
+        object is always kept: a pool's next task wants just that one.
         """
         _keeper.keep(self, uuid, obj, size_bytes)
 
     def forget_kept(self) -> None:
-        """Let go of all objects that are held for reuse."""
+        """Release all objects that are kept alive for reuse."""
         _keeper.forget(self)
 
     def renew_lock(self) -> None:

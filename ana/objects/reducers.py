@@ -1,4 +1,4 @@
-"""Values that pickle otherwise in another version of Python or in another run, made to pickle alike in states.
+"""Reducers for values that would pickle differently in another version of Python or another run.
 
 `storage` is named inside pickles, as `ana.reference.storage`, and never changes its arguments.
 """
@@ -17,7 +17,7 @@ _OTHER_PATHS = sys.version_info >= (3, 13)
 
 
 def table() -> dict[type, Reducer]:
-    """Return the reducers for what this process has imported, by the exact type."""
+    """Return the reducers for the modules that this process has imported, by exact type."""
     found: dict[type, Reducer] = {}
     if _OTHER_PATHS and "pathlib" in sys.modules:
         found.update(_paths())
@@ -36,14 +36,14 @@ def _paths() -> dict[type, Reducer]:
     names = ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
     classes = [getattr(pathlib, name) for name in names]
     for cls in (pathlib.PurePath, pathlib.Path, *classes):
-        # There is no other way to have a pickler name it so.
+        # No other way makes a pickler use this name.
         cls.__module__ = "pathlib"
     return dict.fromkeys(classes, lambda path: (type(path), path.parts))
 
 
 @functools.cache
 def _storages(torch: Any) -> dict[type, Reducer]:
-    """Have the memory of torch's tensors on the CPU go out of band, as arrays do.
+    """Pickle the memory of torch's CPU tensors out of band, like that of arrays.
 
     torch writes a file with the memory's address in it: another one in each run.
     """
@@ -53,7 +53,7 @@ def _storages(torch: Any) -> dict[type, Reducer]:
 
 def _storage(held: Any) -> Any:
     torch: Any = sys.modules["torch"]
-    # Not by its public name, which warns.
+    # The public name warns.
     untyped = getattr(held, "_untyped_storage", held)
     if untyped.device.type != "cpu":
         return held.__reduce__()
@@ -63,12 +63,12 @@ def _storage(held: Any) -> Any:
 
 
 def storage(content: Any, dtype: Any) -> Any:
-    """Return a storage of torch with this content; with a dtype, a typed one."""
+    """Return a torch storage with this content; with a dtype, a typed one."""
     import torch  # noqa: PLC0415 - only where a state holds one
 
     view = memoryview(content)
     if view.readonly:
-        # A mapped one, of a node cache; torch knows no read-only tensors.
+        # Mapped from a node cache, so read-only; torch has no read-only tensors.
         view = memoryview(bytearray(view))
     flat = torch.frombuffer(view, dtype=torch.uint8) if view.nbytes else torch.empty(0, dtype=torch.uint8)
     untyped = flat.untyped_storage()

@@ -1,4 +1,4 @@
-"""Classes that derive from `ana.Ref`: their state is the value alone, so what else they hold would be lost."""
+"""Subclasses of `ana.Ref`. Their state is only the value, so anything else that they hold would be lost."""
 
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ _HOOKS = ("__getstate__", "__setstate__")
 
 
 def check(ref: Any) -> None:
-    """Refuse a Ref that holds more than its value, unless its class says itself what its state is. Raises TypeError."""
+    """Raise TypeError for a Ref that holds more than its value, unless its class defines its state itself."""
     cls: Any = loaded_class(ref)
     if cls._ana_getstate.__module__ != "ana.storable":
         return

@@ -1,6 +1,7 @@
 """Restricts the globals that a state may name when it is unpickled. Not a sandbox; see SECURITY.md.
 
-What is allowed may be called, with any arguments: a package that has a function which runs code is a hole.
+A state may call whatever is allowed, with any arguments. So an allowed package with a function that runs code is a
+hole.
 """
 
 import io
@@ -24,27 +25,27 @@ _ALWAYS = {
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
-    # So version 1.0 called them in Python 3.13.
+    # The names that version 1.0 wrote in Python 3.13.
     "pathlib._local": {"Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath"},
     "uuid": {"UUID", "SafeUUID"},
 }
-"""What holds data and does nothing else."""
+"""Globals that only hold data. They are always allowed."""
 
 
 PATHS_OF_3_13 = "pathlib._local"
 
 
 def known_as(module: str) -> str:
-    """Return what a module is called in every version of Python."""
+    """Return the name that a module has in every version of Python."""
     return "pathlib" if module == PATHS_OF_3_13 else module
 
 
 class ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle names what is not allowed."""
+    """A state names a global that is not allowed."""
 
 
 class AllowedGlobals:
-    """The modules, with all below them, whose globals a state may name. Immutable; safe between threads."""
+    """The modules, with all below them, whose globals a state may name. Immutable, so safe to use from many threads."""
 
     def __init__(self, modules: Iterable[str]) -> None:
         self.modules = tuple(modules)
@@ -60,7 +61,7 @@ class AllowedGlobals:
         self._unpickler = Unpickler
 
     def allows(self, module: str, name: str) -> bool:
-        """Say whether a global of this name may be looked for at all."""
+        """Return whether a state may name this global."""
         return self._allows_module(module) or name in _ALWAYS.get(module, ())
 
     def load(self, stream: bytes | memoryview, buffers: Iterable[bytes | memoryview] | None = None) -> Any:
@@ -68,7 +69,7 @@ class AllowedGlobals:
         return self._unpickler(io.BytesIO(stream), buffers=buffers).load()
 
     def checked(self, module: str, name: str, find: Any) -> Any:
-        """Find a global, and refuse what an allowed module only borrowed from another: its imports are not its own."""
+        """Find a global. Refuse one that an allowed module has only imported from another module."""
         found = find(module, name)
         *path, _ = name.split(".")
         if path and not all(isinstance(find(module, ".".join(path[: n + 1])), type) for n in range(len(path))):
@@ -88,7 +89,7 @@ class AllowedGlobals:
 
 
 def allows(allowed: AllowedGlobals | None) -> Callable[[str, str], bool] | None:
-    """Return the question that `naming.find_class` asks."""
+    """Return the predicate that `class_names.find_class` takes."""
     return None if allowed is None else allowed.allows
 
 

@@ -1,4 +1,4 @@
-"""Whether a state that cloudpickle wrote can be read: it is unpickled once, before it is stored.
+"""Checks that a state written by cloudpickle can be read: unpickles it once before it is stored.
 
 cloudpickle writes some classes that nobody can make again, and says nothing. Classes that it makes anew elsewhere are
 in this process already. They are neither made twice here (a registry of subclasses would notice) nor changed: whether
@@ -20,7 +20,7 @@ _SKELETONS = frozenset({"_make_skeleton_class", "_make_skeleton_enum"})
 
 
 def check(pickled: Pickled, find_child: Callable[[str], Any]) -> None:
-    """Unpickle a state, with its children as they are. Raises PicklingError if that fails; MemoryError says nothing."""
+    """Unpickle a state, with its live children. Raises PicklingError if that fails. A MemoryError does not count."""
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -47,14 +47,14 @@ def check(pickled: Pickled, find_child: Callable[[str], Any]) -> None:
 
 
 def _copies(pickled: Pickled, buffers: list[list[memoryview]]) -> Iterator[bytes | bytearray]:
-    """Yield the content of each buffer: what is made of it may write to it."""
+    """Yield a writable copy of each buffer, because the unpickled objects may write to it."""
     for number, parts in enumerate(buffers, 1):
         content = b"".join(parts)
         yield content if number in pickled.bytes_segments else bytearray(content)
 
 
 def _class_here(make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Return the class that cloudpickle wrote; it has a table of them, by what it writes with each."""
+    """Return the class that cloudpickle wrote. cloudpickle keeps a table of classes by what it writes with each."""
     known: dict[Any, Any] = dict(getattr(sys.modules[_CLOUDPICKLE], "_DYNAMIC_CLASS_TRACKER_BY_ID", {}))
     return next((known[word] for word in arguments if isinstance(word, str) and word in known), None) or make(
         *arguments
@@ -62,7 +62,7 @@ def _class_here(make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _makable(cls: Any) -> Any:
-    """Return a class that can be made of its name, bases and content alone. Raises TypeError for another."""
+    """Return a class that can be made from its name, bases and content alone. Raises TypeError for others."""
     _bind(super(cls, cls).__init_subclass__)
     meta = type(cls)
     if meta.__new__ is not type.__new__:
@@ -78,6 +78,6 @@ def _bind(function: Any, *arguments: Any) -> None:
     try:
         signature = inspect.signature(function)
     except ValueError:
-        # One made in C, which does not say.
+        # Made in C, so it has no signature.
         return
     signature.bind(*arguments)

@@ -1,4 +1,4 @@
-"""What the `repr` of a Ref says of its value: short, fast, and never an error.
+"""What the `repr` of a Ref says about its value: short, fast, and never an error.
 
 Engines put the repr of a task's arguments into their logs. The value's own repr may be as large as the value.
 """
@@ -13,7 +13,7 @@ _TEXT_CHARACTERS = 60
 
 
 def describe(value: Any) -> str:
-    """Return a value's type and, where they are cheap, its shape and dtype, or its length, and its size in bytes."""
+    """Return a value's type and, if they are cheap to get, its shape and dtype or length, and its size in bytes."""
     if is_ghost(value):
         return f"{loaded_class(value).__name__}, not loaded"
     parts = [_attempt(part, value) for part in (_type, _shape, _dtype, _size)]
@@ -23,7 +23,7 @@ def describe(value: Any) -> str:
 def _attempt(describe_part: Any, value: Any) -> str:
     try:
         text: str = describe_part(value)
-    except Exception:  # noqa: BLE001 - whatever a class of users does when it is asked
+    except Exception:  # noqa: BLE001 - whatever a user's class raises
         return ""
     return text if len(text) <= _TEXT_CHARACTERS else f"{text[:_TEXT_CHARACTERS]}…"
 
