@@ -141,7 +141,7 @@ def test_the_tests_need_no_heavy_library():
 
 def test_one_version_of_ruff():
     """pip, ruff itself and pre-commit have the same version: each formats as the others do."""
-    (pinned,) = re.findall(r"^ +ruff == (\S+)$", text("setup.cfg"), re.MULTILINE)
+    (pinned,) = re.findall(r"^\s+ruff == (\S+)$", text("setup.cfg"), re.MULTILINE)
     assert tomllib.loads(text("pyproject.toml"))["tool"]["ruff"]["required-version"] == f"=={pinned}"
     hooks = re.search(r"ruff-pre-commit\n +rev: v(\S+)", text(".pre-commit-config.yaml"))
     assert hooks[1] == pinned
