@@ -15,22 +15,22 @@ _slots_of: "weakref.WeakKeyDictionary[type, dict[str, int]]" = weakref.WeakKeyDi
 
 
 def get(obj: Any) -> dict[str, Any]:
-    """Return what is in an object's `__dict__` and in the slots of all its classes."""
+    """Return the attributes in an object's `__dict__` and in the slots of all its classes."""
     try:
-        # Not by getattr: a class that delegates would show us another object's.
+        # Not by getattr: a class that delegates would return another object's.
         state = dict(object.__getattribute__(obj, "__dict__"))
     except AttributeError:
         state = {}
     mro = type(obj).__mro__
     for name, place in slots(type(obj)).items():
-        # A slot that was never set is left out.
+        # A slot that was never set has no attribute.
         with suppress(AttributeError):
             state[name] = mro[place].__dict__[name].__get__(obj)
     return state
 
 
 def put(obj: Any, state: dict[str, Any]) -> None:
-    """Put attributes where `get` took them from, past properties of the same names."""
+    """Set attributes where `get` read them, bypassing properties of the same names."""
     places, mro = slots(type(obj)), type(obj).__mro__
     rest = {}
     for name, value in state.items():
@@ -44,7 +44,7 @@ def put(obj: Any, state: dict[str, Any]) -> None:
 
 
 def fill_plain(obj: Any, state: dict[str, Any]) -> None:
-    """Give a plain object its attributes: one by one and interned, so that all objects of a class share their keys."""
+    """Set the attributes of a plain object, one by one and interned, so that objects of a class share their keys."""
     held = obj.__dict__
     for name, value in state.items():
         held[sys.intern(name) if type(name) is str else name] = value

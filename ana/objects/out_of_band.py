@@ -1,4 +1,4 @@
-"""What a pickler writes to: the pickle stream in pieces, and what goes beside it. Nothing large is copied.
+"""Collects what a pickler writes: the pickle stream in pieces, and the segments beside it. Nothing large is copied.
 
 The C pickler hands the content of a large object to the file that it writes to as it is, right behind the opcode that
 introduces it. Of a `bytes` object that opcode becomes NEXT_BUFFER (PEP 574) here, and the object a segment of its own:
@@ -13,13 +13,13 @@ __all__ = ["PROTOCOL", "Pickled", "write"]
 
 PROTOCOL = 5
 IN_BAND_BYTES = 4096
-"""Buffers below this size stay in the stream: a segment of their own costs more than a copy."""
+"""Smaller buffers stay in the stream: a segment of their own costs more than a copy."""
 LARGE_BYTES = 256 << 10
-"""A `bytes` object from this size on is a segment of its own: so it has chunks of its own (`record.plan`)."""
+"""A `bytes` object of at least this size is a segment of its own, and so has its own chunks (`record.plan`)."""
 _FRAME_BYTES = 64 << 10
-"""From this size on, what a pickler writes at once is a frame, or the content of one object."""
+"""A single write of at least this size is a frame, or the content of one object."""
 JOINED_BYTES = 4 << 20
-"""Frames are put together into pieces of about this size."""
+"""Frames are joined into pieces of about this size."""
 _PROTO, _FRAME, _NEXT_BUFFER = b"\x80\x05", b"\x95", b"\x97"
 
 
@@ -73,7 +73,7 @@ def write(pickler_class: Callable[..., Any], state: object) -> Pickled:
 
 
 class _File:
-    """What a pickler writes to: a list takes it."""
+    """The file that a pickler writes to. Appends each write to a list."""
 
     __slots__ = ("write",)
 
@@ -82,7 +82,7 @@ class _File:
 
 
 class _Sorting:
-    """Sorts what was written: into frames, the content of large objects in the stream, and what goes beside it."""
+    """Sorts the writes into frames, contents of large objects in the stream, and segments beside it."""
 
     def __init__(self, writes: list[Any], buffers: list[tuple[int, memoryview]]) -> None:
         self.frames: list[bytes] = []
@@ -96,7 +96,7 @@ class _Sorting:
             while buffers and buffers[-1][0] <= number:
                 self.others.append(buffers.pop()[1])
             self._sort(writes[number])
-            # What was joined is not needed twice.
+            # Do not keep the joined parts in memory as well.
             writes[number] = None
         self.others += [view for _, view in reversed(buffers)]
         self._join(0)
@@ -121,7 +121,7 @@ class _Sorting:
             self.stream.append(memoryview(data))
 
     def _is_introduced(self, size: int) -> bool:
-        """Say whether the opcode before is that of a `bytes` object of this size; then it is NEXT_BUFFER now."""
+        """Replace the opcode of a `bytes` object of this size by NEXT_BUFFER. Return False if it is another opcode."""
         last = self._pending[-1] if self._pending else b""
         for opcode in (b"B" + size.to_bytes(8, "little")[:4], b"\x8e" + size.to_bytes(8, "little")):
             if last.endswith(opcode) and int.from_bytes(opcode[1:], "little") == size:
@@ -131,7 +131,7 @@ class _Sorting:
         return False
 
     def _join(self, left: int) -> None:
-        """Make one piece of the frames so far, but for the last `left` ones: what comes next may change those."""
+        """Join the frames so far into one piece, except the last `left` frames, which may still change."""
         frames = self._pending[: len(self._pending) - left]
         if frames:
             piece = frames[0] if len(frames) == 1 else b"".join(frames)
@@ -142,7 +142,7 @@ class _Sorting:
 
 
 def _is_frame(data: bytes | bytearray | memoryview) -> bool:
-    """Say whether this is a frame, and perhaps an opcode behind it. An object's content may look like one."""
+    """Return whether this is a frame, perhaps with an opcode after it. An object's content may look like one."""
     start = len(_PROTO) if data[: len(_PROTO)] == _PROTO else 0
     content = start + 9
     claimed = int.from_bytes(data[start + 1 : content], "little")

@@ -1,4 +1,4 @@
-"""States to pickles and back: children, classes that go by value, buffers with memory of their own.
+"""States to pickles and back: children, classes by value, buffers out of band.
 
 While a state is pickled, a `Collector` stands for the record that is being made: references that are
 met are pickled bare (without the store's home) and noted as its children.
@@ -29,16 +29,16 @@ _log = logging.getLogger("ana.pickling")
 
 
 class Collector(Protocol):
-    """What a Storable talks to while a state is being pickled."""
+    """Collects the Storables that a state refers to while it is being pickled."""
 
     def meet(self, child: Any) -> bool:
-        """Return whether the state that is being pickled refers to `child`, or holds it; called for every Storable."""
+        """Return whether the state refers to `child`; otherwise it holds the child. Called for every Storable."""
 
     def is_final(self, error: Exception) -> bool:
-        """Return whether an error came from a state that was met: pickling this one in another way is no cure."""
+        """Return whether an error came from an inner state, so that pickling this one in another way would not help."""
 
     def find(self, uuid: str) -> Any:
-        """Return the child of that UUID that was met."""
+        """Return the collected child with this UUID."""
 
 
 class _Active(threading.local):
@@ -49,7 +49,7 @@ _active = _Active()
 
 
 def collector() -> Collector | None:
-    """Return the collector of the state that this thread is pickling into a record, if any."""
+    """Return the collector of the state that this thread is pickling, if any."""
     return _active.collector
 
 
@@ -73,13 +73,13 @@ def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickle
     try:
         pickled = write(_with_reducers(pickle.Pickler), state)
     except Exception as error:
-        # Never again what failed further down: of n states in one another, that would be 2^n times.
+        # Do not retry what failed in an inner state: n nested states would be pickled 2^n times.
         if into.is_final(error):
             raise
         return _dump_what_pickle_refuses(state, error, into)
     if _EXTENSIONS:
         _check_extensions(pickled)
-    # A quick look first: the exact one pickles again.
+    # A quick check first: the exact one pickles again.
     for name in by_value:
         for frames in pickled.frames:
             if name in frames:
@@ -88,15 +88,15 @@ def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickle
 
 
 def may_go_by_value(pickled: Pickled) -> bool:
-    """Return whether a state may name what other processes cannot import, so that it has other bytes for them."""
+    """Return whether a state may name something that other processes cannot import, and so needs other bytes there."""
     return any(name in frames for name in _by_value_modules() for frames in pickled.frames)
 
 
 def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what makes picklers of this kind that also know our reducers; those of users come first."""
+    """Return a factory of such picklers with our reducers. Users' reducers take precedence."""
     if "torch" not in sys.modules and not (_OTHER_PATHS and "pathlib" in sys.modules):
         return pickler
-    from ana.objects import reducers  # noqa: PLC0415 - as few need them
+    from ana.objects import reducers  # noqa: PLC0415 - few states need them
 
     table: dict[Any, Any] = reducers.table()
 
@@ -118,7 +118,7 @@ def load(segments: Sequence[bytes | memoryview], allowed: AllowedGlobals | None 
     if allowed is not None:
         return allowed.load(stream, buffers)
     try:
-        return pickle.loads(stream, buffers=buffers)  # noqa: S301 - the point of the whole; bytes are verified
+        return pickle.loads(stream, buffers=buffers)  # noqa: S301 - what ANA is for; the bytes are verified
     except ModuleNotFoundError as error:
         if error.name != PATHS_OF_3_13:
             raise
@@ -126,14 +126,14 @@ def load(segments: Sequence[bytes | memoryview], allowed: AllowedGlobals | None 
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what version 1.0 wrote of a path in Python 3.13."""
+    """Reads the paths that version 1.0 wrote in Python 3.13."""
 
     def find_class(self, module: str, name: str) -> Any:
         return super().find_class(known_as(module), name)
 
 
 def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """Yield `bytes` objects as they are; of views, ones whose `obj` has just these bytes: some classes take that.
+    """Yield `bytes` unchanged, and re-wrap views so that `view.obj` exposes only their own bytes.
 
     Not all the bytes that they were cut out of.
     """
@@ -142,7 +142,7 @@ def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryvie
 
 
 def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) -> Pickled:
-    """Pickle a state by cloudpickle: lambdas, local classes, modules ... Raises what stands in its way."""
+    """Pickle a state with cloudpickle: lambdas, local classes, modules ... Raises what prevents that."""
     pickler = cloudpickler()
     if pickler is None:
         if not _meets(state, _by_value_modules()):
@@ -155,7 +155,7 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
     try:
         pickled = write(_with_reducers(pickler), state)
     except Exception as last:
-        # Of too deep a state cloudpickle says something else.
+        # cloudpickle raises another error for a state that is nested too deeply.
         if isinstance(error, RecursionError) and not into.is_final(last):
             raise error from None
         raise
@@ -173,7 +173,7 @@ def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pic
         pickled = write(_with_reducers(pickler), state)
         _check_readable(pickled, into)
     except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
-        # By reference, as ever: it loads wherever the same script runs.
+        # By reference, as always: it loads wherever the same script runs.
         _log.warning("a class of __main__ does not pickle by value (%s): it goes by reference", error)
         return by_reference
     return pickled
@@ -193,7 +193,7 @@ class _Met(Exception):  # noqa: N818 - an answer, not an error
 
 
 def _meets(state: object, modules: tuple[bytes, ...]) -> bool:
-    """Say whether pickling `state` would name a class or function of one of the modules."""
+    """Return whether pickling `state` would name a class or function of one of the modules."""
     names = {name.decode() for name in modules}
 
     class Scout(pickle.Pickler):
@@ -217,14 +217,14 @@ def _of_module(obj: type | FunctionType, names: set[str]) -> bool:
 
 
 def cloudpickler() -> Callable[..., Any] | None:
-    """Return what makes cloudpickle's picklers, where it is installed."""
+    """Return a factory of cloudpickle's picklers, if it is installed."""
     try:
         import cloudpickle  # noqa: PLC0415 - optional, and only here
     except ImportError:
         return None
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-        """Does not read open files: cloudpickle makes a StringIO of what is in them, and waits for a pipe."""
+        """Does not read open files. cloudpickle would copy their content into a StringIO, and would wait for a pipe."""
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, io.IOBase) and obj not in (sys.stdout, sys.stderr) and not isinstance(obj, _IN_MEMORY):
@@ -236,7 +236,7 @@ def cloudpickler() -> Callable[..., Any] | None:
 
 
 def _check_extensions(pickled: Pickled) -> None:
-    """Refuse a state that names a class by a number of `copyreg.add_extension`: other processes do not know it."""
+    """Refuse a state that names a class by a `copyreg.add_extension` code, which other processes do not know."""
     import pickletools  # noqa: PLC0415 - hardly ever needed
 
     stream = b"".join(pickled.segments()[0])
@@ -251,6 +251,6 @@ def _check_extensions(pickled: Pickled) -> None:
 
 
 def _check_readable(pickled: Pickled, into: Collector) -> None:
-    from ana.objects import trial_load  # noqa: PLC0415 - for what cloudpickle wrote only
+    from ana.objects import trial_load  # noqa: PLC0415 - only for what cloudpickle wrote
 
     trial_load.check(pickled, into.find)

@@ -1,7 +1,7 @@
-"""What the state of an object is, and how it is given back: its attributes, or what its class tells pickle.
+"""What the state of an object is, and how it is restored: its attributes, or what its class tells pickle.
 
-Plain pickle makes an object when its state is there. ANA has made it before: other states refer to it, and it may have
-been waiting for years. So what pickle's hooks say is done in place; a class where that is impossible is refused.
+Plain pickle makes an object once its state is there. ANA makes the object first, because other states may refer to it.
+So pickle's hooks are applied in place, and a class for which that is impossible is refused.
 """
 
 import copy
@@ -32,12 +32,12 @@ CONTENT: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     list: (lambda obj: list(list.__iter__(obj)), list.extend),
     set: (lambda obj: list(set.__iter__(obj)), set.update),
 }
-"""How the content of a built-in base is taken and given back, past the class's own methods."""
+"""How the content of a built-in base is read and restored, bypassing the class's own methods."""
 
 _OURS = "ana.storable"
 _ANAS = frozenset({"_ana_getstate", "_ana_setstate"})
 _AS_ATTRIBUTES = frozenset({"collections", "dataclasses"})
-"""Modules whose hooks say no more than attributes and content do: Counter's, those of frozen slotted dataclasses."""
+"""Modules whose hooks add nothing to attributes and content: those of Counter and of frozen slotted dataclasses."""
 _REF = "use ana.Ref(value)"
 _CURES = f"define _ana_getstate and _ana_setstate, or {_REF}"
 
@@ -48,7 +48,7 @@ _RECONSTRUCTOR = _COPYREG._reconstructor  # noqa: SLF001 - what old reductions s
 
 
 class Reduced:
-    """What the class of an object tells pickle to do to an empty one. No `arguments`: `__init__` is not called."""
+    """What a class tells pickle to do to an empty object. Without `arguments`, `__init__` is not called."""
 
     __module__ = "ana.reference"  # pickles name it there
     __slots__ = ("arguments", "items", "pairs", "state")
@@ -64,7 +64,7 @@ class Reduced:
 
 
 class Plan(weakref.ref[type]):
-    """How the objects of a class are pickled. It goes with the class, which it does not hold."""
+    """How the objects of a class are pickled. It dies with the class, which it does not keep alive."""
 
     __slots__ = (
         *("asked_first", "asked_first_twice", "hooks", "is_enum"),
@@ -73,24 +73,24 @@ class Plan(weakref.ref[type]):
 
     number: int
     plain: bool
-    """Pickle by itself does the same, without any Python code."""
+    """Pickle's own opcodes do the same, without any Python code."""
     is_enum: bool
     hooks: bool
-    """`__getstate__` or `__setstate__` say what the state is."""
+    """`__getstate__` or `__setstate__` define the state."""
     new_arguments: str
-    """`__getnewargs_ex__` or `__getnewargs__` where the class has one: only `__new__` can make its objects."""
+    """`__getnewargs_ex__` or `__getnewargs__`, if the class has one: only `__new__` can make its objects."""
     reduction: str
-    """`__reduce_ex__` or `__reduce__` where the class has one that is not ours."""
+    """`__reduce_ex__` or `__reduce__`, if the class has one that is not ours."""
     asked_first: bool
-    """Pickle calls it, not us."""
+    """Pickle calls the class's `__reduce_ex__` instead of ours."""
     asked_first_twice: bool
-    """And calls a `__reduce__` of the class by `super().__reduce_ex__()`, which ours has to call then."""
+    """It reaches ours by `super().__reduce_ex__()`, and ours must then call a `__reduce__` of the class."""
     refusal: str
     """Why objects of the class cannot be made without their state."""
 
 
 _plans: dict[int, Plan] = {}
-"""By the class's id: a table with weak keys takes three times as long to ask, for each object that is pickled."""
+"""By the class's id. A table with weak keys is three times slower, and it is asked for each pickled object."""
 
 
 def _forget(dead: Plan, plans: dict[int, Plan] = _plans) -> None:
@@ -100,7 +100,7 @@ def _forget(dead: Plan, plans: dict[int, Plan] = _plans) -> None:
 
 
 def plan_of(cls: type) -> Plan:
-    """Return how objects of a class are pickled; found out once."""
+    """Return how objects of a class are pickled. Computed once per class."""
     found = _plans.get(id(cls))
     if found is not None and found() is cls:
         return found
@@ -122,12 +122,12 @@ def plan_of(cls: type) -> Plan:
 
 
 def _says_itself(cls: type) -> bool:
-    """Say whether a class has an `_ana_getstate` of its own: then that is the state, and no hook of pickle's."""
+    """Return whether a class has an `_ana_getstate` of its own, which then takes the place of pickle's hooks."""
     return _definer(cls, "_ana_getstate") is not None
 
 
 def _definer(cls: Any, name: str, *, own: bool = False) -> type | None:
-    """Return the first Python class in the MRO that defines `name`, if any; with `own`, only one before ours."""
+    """Return the first Python class in the MRO that defines `name`, if any. With `own`, only a class before ours."""
     for base in cls.__mro__:
         if base.__module__ == _OURS and not (base.__name__ == "Ref" and name in _ANAS):
             if own and base.__name__ == "Storable":
@@ -144,7 +144,7 @@ def _is_in_front(cls: type, name: str) -> bool:
 
 
 def _refusal(cls: type, *, own: bool) -> str:
-    """Say why no object of a class can be made and filled later; "" where one can."""
+    """Return why objects of a class cannot be made first and filled later; "" if they can."""
     base: Any = ghost.builtin_base(cls)
     if base is object or base in CONTENT:
         return ""
@@ -157,13 +157,13 @@ def _refusal(cls: type, *, own: bool) -> str:
 def _can_be_empty(cls: type) -> bool:
     try:
         ghost.make(cls)
-    except Exception:  # noqa: BLE001 - whatever a type made in C says to no arguments
+    except Exception:  # noqa: BLE001 - whatever a type made in C raises without arguments
         return False
     return True
 
 
 def _is_plain(cls: Any) -> bool:
-    """Say whether pickle's own NEWOBJ and BUILD do what `reference.new` and `fill` do."""
+    """Return whether pickle's own NEWOBJ and BUILD do what `reference.new` and `fill` do."""
     return (
         cls.__new__ is object.__new__
         and cls.__dictoffset__ != 0
@@ -184,7 +184,7 @@ _asking = _Asking()
 
 
 def is_asked_by_value(obj: object) -> bool:
-    """Note that a class's own reduction calls ours; say whether it is asked for the value, UUID or not."""
+    """Note that a class's own reduction calls ours. Return whether the value is asked for, even if there is a UUID."""
     if _asking.obj is not obj:
         return False
     _asking.reached = True
@@ -192,7 +192,7 @@ def is_asked_by_value(obj: object) -> bool:
 
 
 def theirs(obj: Any, protocol: Any, *, by_value: bool = False) -> tuple[Any, bool]:
-    """Return what the class's own reduction says, and whether it calls ours (`super().__reduce__()`) for that."""
+    """Return what the class's own reduction returns, and whether it calls ours (`super().__reduce__()`)."""
     cls = ghost.loaded_class(obj)
     before = _asking.obj, _asking.by_value, _asking.reached
     _asking.obj, _asking.by_value, _asking.reached = obj, by_value, False
@@ -211,7 +211,7 @@ def theirs(obj: Any, protocol: Any, *, by_value: bool = False) -> tuple[Any, boo
 
 
 def check(obj: Any) -> None:
-    """Refuse an object whose state could not be given back, or that pickle would not ask us for. Raises TypeError."""
+    """Raise TypeError for an object whose state could not be restored, or whose pickling would bypass ANA."""
     cls = type(obj)
     plan = plan_of(cls)
     registered = cls in copyreg.dispatch_table
@@ -232,7 +232,7 @@ def check(obj: Any) -> None:
 
 
 def hooked(obj: Any) -> Any:
-    """Return the state of an object whose class tells pickle what that is; None where the attributes are the state.
+    """Return the state of an object whose class tells pickle what it is; None if the attributes are the state.
 
     Raises TypeError where it could not be given back to an object that exists already.
     """
@@ -254,7 +254,7 @@ def hooked(obj: Any) -> Any:
 
 
 def _in_place(cls: Any, said: Any) -> Reduced:
-    """Return what a reduction says as something to be done to an object that exists. Raises TypeError if it cannot."""
+    """Return a reduction as something to do to an existing object. Raises TypeError if that is impossible."""
     if isinstance(said, str):
         msg = f"{cls.__qualname__} is pickled by its name, {said!r}, as its __reduce__ says: {_REF}"
         raise TypeError(msg)
@@ -275,7 +275,7 @@ def _in_place(cls: Any, said: Any) -> Reduced:
 
 
 def _fitting(cls: type, state: Any) -> Any:
-    """Return a state that `__setstate__`, or pickle itself, can give back. Raises TypeError for another."""
+    """Return a state that `__setstate__`, or pickle itself, can restore. Raises TypeError for any other."""
     if state is None or hasattr(cls, "__setstate__") or (isinstance(state, dict) and cls.__dictoffset__):
         return state
     if isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, dict | None) for part in state):  # noqa: PLR2004 - a pair
@@ -286,7 +286,7 @@ def _fitting(cls: type, state: Any) -> Any:
 
 
 def restore(obj: Any, said: Reduced) -> None:
-    """Do to an empty object what its class told pickle to do."""
+    """Do to an empty object what its class tells pickle to do."""
     content = CONTENT.get(ghost.builtin_base(type(obj)))
     if said.arguments is not None:
         type(obj).__init__(obj, *said.arguments)
@@ -302,7 +302,7 @@ def restore(obj: Any, said: Reduced) -> None:
 
 
 def _build(obj: Any, state: Any) -> None:
-    """Give an object its state as pickle does."""
+    """Set an object's state as pickle does."""
     if hasattr(type(obj), "__setstate__"):
         obj.__setstate__(state)
         return
@@ -318,7 +318,7 @@ def _interned(name: Any) -> Any:
 
 
 def newly(obj: Any) -> Any:
-    """Return the reduction of an object without a UUID that only `__new__` can make; None for all others.
+    """Return the reduction of an object without a UUID that only `__new__` can make; None for any other.
 
     Raises TypeError for what is refused.
     """
@@ -333,7 +333,7 @@ def newly(obj: Any) -> Any:
 
 
 def copied(obj: Any, memo: dict[int, Any] | None) -> Any:
-    """Return an ordinary copy of an object without a UUID, a deep one with `memo`, as its class wants it made."""
+    """Return an ordinary copy of an object without a UUID, made as its class defines. With `memo`, a deep copy."""
     cls = type(obj)
     said, is_ours = None, True
     if cls in copyreg.dispatch_table or plan_of(cls).reduction:
@@ -342,7 +342,7 @@ def copied(obj: Any, memo: dict[int, Any] | None) -> Any:
         said = newly(obj)
     if said is not None:
         rebuild: Any = copy
-        # Private, but what copy itself does with a reduction, under this name from Python 2.3 to 3.15.
+        # Private, but it is how copy itself applies a reduction, under this name from Python 2.3 to 3.15.
         return obj if isinstance(said, str) else rebuild._reconstruct(obj, memo, *said)  # noqa: SLF001 - no public way
     made = ghost.make(cls)
     state = obj._ana_getstate()

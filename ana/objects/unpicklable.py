@@ -1,4 +1,4 @@
-"""What in a state cannot be pickled, where it is, and what to do: for the error's message. Runs after a failure only.
+"""Finds what in a state cannot be pickled, where it is, and what to do about it. Runs only after a failure.
 
 The pickler says which object it met last. The way to that one is then looked for from the object that is stored,
 through what containers, attributes and closures hold.
@@ -20,22 +20,22 @@ from ana.objects.out_of_band import PROTOCOL
 __all__ = ["explain"]
 
 MOST_SECONDS = 2.0
-"""So long may the search take; what it has not found then is not named."""
+"""How long the search may take. The message does not name what was not found by then."""
 MOST_OBJECTS = 500_000
 _REMEMBERED = 64
-"""So many of the objects that the pickler met last are looked for: the last ones may be made for the pickle alone."""
+"""How many of the last objects that the pickler met are searched for. The very last may exist only for the pickle."""
 _MOST_PARTS = 12
 _ORDINARY = (AttributeError, NotImplementedError, RecursionError, TypeError, ValueError, pickle.PicklingError)
-"""Errors whose message is theirs alone: what is added to it shows wherever it is printed."""
+"""Errors whose `str` is only their message, so that an addition to it shows wherever it is printed."""
 _ATOMS = (bool, bytes, bytearray, complex, float, int, str, type, type(None))
 
 
 def explain(error: Exception, obj: Any) -> None:
-    """Add to an error the class, the way to what cannot be pickled, and the cure; not where no state is to be had."""
+    """Add to an error the class, the path to what cannot be pickled, and the cure, if the object has a state."""
     name = loaded_class(obj).__qualname__
     try:
         state = obj._ana_getstate()
-    except Exception:  # noqa: BLE001 - the first error is the one to raise, and says it all
+    except Exception:  # noqa: BLE001 - the first error is raised, and is enough
         return
     try:
         found = _way(obj, state, name)
@@ -60,7 +60,7 @@ def _cure(error: Exception) -> str:
 
 
 def _way(obj: Any, state: object, name: str) -> tuple[str, str] | None:
-    """Return how to get from an object to what cannot be pickled, and of which type that is."""
+    """Return the path from an object to what cannot be pickled, and its type."""
     until = time.monotonic() + MOST_SECONDS
     wanted = {id(met): (place, met) for place, met in enumerate(_last_met(state, until))}
     last = max((place for place, _ in wanted.values()), default=-1)
@@ -93,7 +93,7 @@ class _Enough(Exception):  # noqa: N818 - an answer, not an error
 
 
 def _last_met(state: object, until: float) -> list[Any]:
-    """Pickle a state until that fails, and return the objects that were met last, in order."""
+    """Pickle a state until that fails, and return the last objects that were met, in order."""
     met: collections.deque[Any] = collections.deque(maxlen=_REMEMBERED)
     count = 0
     base: Any = pickling.cloudpickler() or pickle.Pickler
@@ -107,7 +107,7 @@ def _last_met(state: object, until: float) -> list[Any]:
             if isinstance(obj, _ATOMS) and not isinstance(obj, type):
                 return None
             if getattr(type(obj), "_ana_lazy", False) or identity.mark_of(obj) is not None:
-                # Goes by reference, which cannot fail, and stores what it refers to.
+                # It goes by reference, which cannot fail but would store the object.
                 return "by reference"
             met.append(obj)
             return None
@@ -116,16 +116,17 @@ def _last_met(state: object, until: float) -> list[Any]:
         Scout(io.BytesIO(), PROTOCOL, buffer_callback=lambda _: None).dump(state)
     except _Enough:
         return []
-    except Exception:  # noqa: BLE001 - what it was is known
+    except Exception:  # noqa: BLE001 - the objects met last are known
         return list(met)
     finally:
-        # Only the collector finds the class, and Python 3.11 crashed where it found a PickleBuffer with gaps there.
+        # Otherwise only the garbage collector frees the class, and Python 3.11 crashes if it finds a PickleBuffer with
+        # gaps there.
         met.clear()
     return []
 
 
 class _Node:
-    """An object, and the step that leads to it from another."""
+    """An object, and the step from another object to it."""
 
     __slots__ = ("obj", "parent", "step")
 
@@ -145,9 +146,9 @@ class _Node:
 
 
 def _walk(roots: list[_Node], until: float) -> Iterator[_Node]:
-    """Yield what can be reached, the nearest first, each object once, within the limits."""
+    """Yield the reachable objects within the limits, nearest first, each once."""
     todo = collections.deque(roots)
-    # Temporary objects stay alive as long as the walk: another would get their id.
+    # Temporary objects stay alive during the walk: otherwise another object could get their id.
     seen: dict[int, Any] = {}
     while todo and len(seen) < MOST_OBJECTS and time.monotonic() < until:
         node = todo.popleft()
@@ -161,7 +162,7 @@ def _walk(roots: list[_Node], until: float) -> Iterator[_Node]:
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what an object holds, and how it is written."""
+    """Yield the objects that an object holds, each with the expression for it."""
     if isinstance(obj, _ATOMS):
         return
     if isinstance(obj, dict):
@@ -188,7 +189,7 @@ def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(obj, functools.partial):
         yield from ((f".{name}", getattr(obj, name)) for name in ("func", "args", "keywords"))
     elif getattr(type(obj), "_ana_lazy", False) or identity.mark_of(obj) is None:
-        # Not by `getattr` on what a class of users makes of its attributes.
+        # Not by `getattr`, which may run a user's code.
         yield from ((f".{name}", value) for name, value in _held(obj).items())
 
 

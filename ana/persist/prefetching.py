@@ -1,6 +1,6 @@
-"""Reading ahead: states that are about to be loaded are found and read at the same time, in threads.
+"""Prefetching: states that are about to be loaded are found and read in threads, many at the same time.
 
-Only where each call to a store waits for a server. What is unclear or fails here is left to who asks for the state.
+Only for stores where each call waits for a server. Whatever is unclear or fails here is left to the load itself.
 """
 
 from collections.abc import Callable, Iterable, Sequence

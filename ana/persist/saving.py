@@ -1,6 +1,6 @@
-"""Storing objects: serialise first, touch the store after; the states that a state refers to before itself.
+"""Storing objects: pickle first, touch the store afterwards, and store the children of a state before the state.
 
-So a state that is in a store has its children there too, and what has an address needs one look-up.
+So a stored state always has its children in the store, and an object with an address needs a single look-up.
 """
 
 import functools
@@ -36,18 +36,18 @@ __all__ = [
 
 
 class Batch(Protocol):
-    """Takes the writes of one thread, to do many of them at once."""
+    """Collects the writes of one thread, to do many of them at once."""
 
     target: Any
 
     def add(self, write: "Write") -> None:
-        """Take a state over; it is put after those that it refers to. Raises if it could not be put."""
+        """Add a state, which is put after those that it refers to. Raises if it could not be put."""
 
     def holds(self, obj: object, mark: identity.Mark) -> bool:
-        """Say whether an object's state is among those that are still to be put."""
+        """Return whether an object's state still waits to be put."""
 
     def seen(self, key: str) -> bool | None:
-        """Say whether a state was there when the batch looked; None where it did not."""
+        """Return whether the store had a state when the batch looked; None if it did not look."""
 
 
 class _Local(threading.local):
@@ -60,7 +60,7 @@ _local = _Local()
 
 
 class _Children:
-    """Collects what a state refers to: what has a UUID, or (`only`) had one when the state got its own."""
+    """Collects the objects with UUIDs that a state refers to. With `only`, objects with other UUIDs are part of it."""
 
     def __init__(self, only: tuple[str, ...] | None = None) -> None:
         self.objects: dict[str, Any] = {}
@@ -90,7 +90,7 @@ class _Task:
         try:
             pickled = pickling.dump(obj._ana_getstate, self.children, stays=target.store.process_local)
         except Exception as error:
-            # What is said where an address is foreseen nobody reads.
+            # While an address is being foreseen, nobody reads the message.
             if not (addressing.is_final(error) or addressing.is_foreseeing() or isinstance(error, ANAError | OSError)):
                 from ana.objects import unpicklable  # noqa: PLC0415 - after a failure only
 
@@ -99,7 +99,7 @@ class _Task:
         self.content = record.content(
             class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.bytes_segments
         )
-        # What goes by value into any other store has other bytes there.
+        # A class that would go by value into any other store has other bytes there.
         self.has_address = not (target.store.process_local and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
@@ -109,7 +109,7 @@ def _pickled_again(target: Target, obj: Any) -> _Task:
     task = _Task(target, obj)
     mark = identity.mark_of(obj)
     if mark is not None and not address.is_right(mark.uuid, task.content.digest):
-        # Objects that it holds may have got their UUIDs since: then they were part of it.
+        # Objects in it may have got their UUIDs later: when it got its own, they were part of it.
         task = _Task(target, obj, mark.children)
     return task
 
@@ -134,7 +134,7 @@ def _submit(write: Write) -> identity.Mark:
 
 
 def _anew(write: Write) -> Write:
-    """Pickle an object once more that changed while it was stored: what it is now may stay as it is."""
+    """Pickle an object again that changed while it was being stored. This time it may stay the same."""
     task = _pickled_again(write.target, write.obj)
     for child in task.pending:
         _store_all(write.target, child)
@@ -147,7 +147,7 @@ def _anew(write: Write) -> Write:
 
 @contextmanager
 def batching(batch: Batch | None) -> "Iterator[None]":
-    """Have this thread's states for the batch's target put by the batch, and new addresses given in that target."""
+    """Have the batch put this thread's states for its target, and make new addresses in that target."""
     before, _local.batch = _local.batch, batch
     try:
         yield
@@ -156,23 +156,23 @@ def batching(batch: Batch | None) -> "Iterator[None]":
 
 
 def storing_into() -> Any:
-    """Return the layer into which this thread is storing many objects, if any."""
+    """Return the layer into which this thread is storing a batch, if any."""
     return None if _local.batch is None else _local.batch.target
 
 
 def serialise(name: str, state: object) -> tuple[record.Content, tuple[str, ...]]:
-    """Pickle a bare state; return its content and its children's UUIDs, which are not stored with it."""
+    """Pickle a bare state. Return its content and the UUIDs of its children, which are not stored with it."""
     children = _Children()
     pickled = pickling.dump(lambda: state, children)
     return record.content(name, pickled.views, pickled.sizes, pickled.bytes_segments), tuple(children.objects)
 
 
 def make_address(target: Target, obj: Any, *, expected: str | None = None) -> identity.Mark:
-    """Give an object the address of its content, and store it and what it refers to.
+    """Give an object the address of its content, and store it with all that it refers to.
 
-    An object that is part of a cycle of addressed objects gets a random UUID instead, and is stored when
-    it is first pickled. Raises what pickling or the store raises, and ValueError where the address is not the
-    `expected` one; the object has no address then.
+    An object in a cycle of addressed objects gets a random UUID instead, and is stored when it is first pickled. Raises
+    what pickling or the store raises, and ValueError if the address is not the `expected` one. Then the object gets no
+    address.
     """
     make = functools.partial(_address, target, obj, expected)
 
@@ -189,9 +189,9 @@ def make_address(target: Target, obj: Any, *, expected: str | None = None) -> id
 
 
 def foresee_address(target: Target, obj: Any) -> None:
-    """Note the address that `make_address` would give an object; nothing is stored, and nothing is given one.
+    """Note the address that `make_address` would give an object. Nothing is stored, and no object gets an address.
 
-    None where it would be a random one, and where pickling fails. So for all Refs that are met.
+    The address is None if it would be random, or if pickling fails. All Refs that are met are noted as well.
     """
 
     def find(one: Any) -> str | None:
@@ -202,7 +202,7 @@ def foresee_address(target: Target, obj: Any) -> None:
 
 
 def _address(target: Target, top: Any, expected: str | None, obj: Any) -> identity.Mark:
-    """Give an object an address, for the sake of `top`, which has to get the `expected` one, if any."""
+    """Give an object an address on behalf of `top`, which must get the `expected` one, if any."""
     mark = identity.mark_of(obj)
     if mark is not None:
         return mark
@@ -227,26 +227,26 @@ def _check_expected(key: str, expected: str | None) -> None:
 
 
 def give_address(target: Target, obj: Any, uuid: str) -> identity.Mark:
-    """Give an object a UUID that does not follow from its content; it is stored when it is first pickled."""
+    """Give an object a UUID that does not follow from its content. It is stored when it is first pickled."""
     mark = identity.mark(obj, uuid, given=True)
     target.live.add(mark.uuid, obj, type(obj))
     return mark
 
 
 def is_known(target: Target, mark: identity.Mark) -> bool:
-    """Say whether an object is known to be stored in a layer, and was seen there recently enough."""
+    """Return whether an object is known to be stored in a layer, and was seen there recently enough."""
     return mark.layer == target.uuid and time.monotonic() - mark.looked < target.recheck_seconds
 
 
 def store(target: Target, obj: Any, *, repair: bool = False) -> None:
-    """Store an object that has a UUID, unless its state is there.
+    """Store an object that has a UUID, unless its state is in the store.
 
     `repair`: read and verify what is there, and replace it if it is damaged. Raises what pickling or the
     store raises; the object is not taken for stored then.
     """
     mark = identity.mark_of(obj)
     if mark is not None and mark.loader is None:
-        # Who asks for this one relies on it at once.
+        # Not in the batch: the caller relies on this state at once.
         with batching(None):
             try:
                 _store_all(target, obj, repair=repair)
@@ -256,19 +256,19 @@ def store(target: Target, obj: Any, *, repair: bool = False) -> None:
 
 
 def forget(target: Target) -> None:
-    """Believe of nothing any more that it is stored in a layer: another store has taken the place of its own."""
+    """Take nothing for stored in a layer any more: its store was replaced by another."""
     target.uuid = address.random_uuid()
 
 
 def store_in_batch(target: Target, obj: Any) -> None:
-    """As `store`, by this thread's batch."""
+    """As `store`, but through this thread's batch."""
     _store_all(target, obj)
 
 
 def _store_all(target: Target, top: Any, *, repair: bool = False) -> None:
-    """Store an object and all it refers to, deepest first, without recursion: chains may be long."""
+    """Store an object and all that it refers to, deepest first. No recursion: chains may be long."""
     mark = identity.mark_of(top)
-    # Something that was stored is gone, or may be: nothing that was believed of the rest is believed then.
+    # A stored state is gone, or may be. Then nothing else is taken for stored either, until it is looked up.
     wary = repair or (mark is not None and mark.layer == target.uuid and not is_known(target, mark))
     look = _Look(target, wary=wary)
     if look.finds(top, whole=repair):
@@ -294,7 +294,7 @@ def _store_all(target: Target, top: Any, *, repair: bool = False) -> None:
 
 
 def _begin(target: Target, obj: Any) -> _Task:
-    """Pickle an object that is to be stored; what is stored meanwhile for that may refer to it."""
+    """Pickle an object to store it. States that are stored meanwhile may refer to it."""
     _local.storing[id(obj)] = obj
     try:
         return _pickled_again(target, obj)
@@ -304,7 +304,7 @@ def _begin(target: Target, obj: Any) -> _Task:
 
 
 class _Look:
-    """One look at which states a layer has; each is looked up once at the most."""
+    """Looks up which states a layer has, each at most once."""
 
     def __init__(self, target: Target, *, wary: bool) -> None:
         self.target = target
@@ -313,9 +313,9 @@ class _Look:
         self.batch = _batch_of(target)
 
     def finds(self, obj: Any, *, whole: bool = False) -> bool:
-        """Say whether an object's state is there with all that it refers to, so that nothing is to be done.
+        """Return whether an object's state is stored with all that it refers to, so that there is nothing to do.
 
-        One look-up may show that; none is needed where it was seen there lately, unless `wary`.
+        That takes at most one look-up, and none if the state was seen recently, unless `wary`.
         """
         mark = identity.mark_of(obj)
         if mark is None or mark.loader is not None or self._is_pending(obj, mark) or id(obj) in _local.storing:
@@ -323,9 +323,9 @@ class _Look:
         if not self.wary and is_known(self.target, mark):
             return True
         if mark.given and mark.layer != self.target.uuid:
-            # Another content may be stored under a UUID that was given: that shows only when both are compared.
+            # Other content may be stored under a given UUID. Only comparing the two shows that.
             return False
-        # Not to be believed any more, whatever goes wrong from here on.
+        # Whatever goes wrong from here on, the state no longer counts as stored.
         mark.forget_stored()
         if whole and not self.target.store.is_whole(mark.uuid):
             return False
@@ -348,7 +348,7 @@ class _Look:
         return True
 
     def _has_descendants(self, mark: identity.Mark) -> bool:
-        """Look for all that an object is known to refer to: scratch filesystems purge by age, parents or children."""
+        """Look up all that an object is known to refer to. Scratch filesystems purge by age: parents or children."""
         todo = [key for key in mark.children if key not in self.there]
         while todo:
             key = todo.pop()

@@ -1,4 +1,4 @@
-"""One state on its way into a store: what may be put under its key, and what its object knows of it afterwards."""
+"""One state on its way into a store: what may be put under its key, and what its object's mark notes afterwards."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ class Target(Protocol):
 
 
 class Write:
-    """One state on its way into a store. `announce`, `note` and `withdraw` are for the thread that pickled it."""
+    """One state on its way into a store. Only the thread that pickled it calls `announce`, `note` and `withdraw`."""
 
     def __init__(
         self,
@@ -50,21 +50,21 @@ class Write:
         self.given = given
         self.repair = repair
         self.is_right = False
-        """Whether the key is known to be one that this content may have."""
+        """Whether the key is known to fit the content."""
         self._made: identity.Mark | None = None
 
     @property
     def size_bytes(self) -> int:
-        """How much raw state it holds."""
+        """Size of the raw state."""
         return self.content.raw_bytes
 
     def announce(self) -> None:
-        """Give the object its UUID already, so that states that are pickled next refer to it."""
+        """Give the object its UUID now, so that states pickled next can refer to it."""
         if identity.mark_of(self.obj) is None:
             self._made = identity.mark(self.obj, self.key, given=self.given)
 
     def put(self) -> None:
-        """Put the state into the store, in any thread: no object and no code of users is touched."""
+        """Put the state into the store. Runs in any thread: it touches no objects and no code of users."""
         content, children = self.content, self.children
         if not self.is_right and not address.is_right(self.key, content.digest):
             content, children = self._original()
@@ -73,13 +73,13 @@ class Write:
             try:
                 _compare(self.target, self.key, content)
             except (CorruptedStateError, StateNotFoundError):
-                # Nobody can say any more what it was; it is ours now.
+                # Nobody can tell any more what was there: this content takes the UUID.
                 self.target.store.put(self.key, content, children, repair=True)
 
     def _original(self) -> tuple[record.Content, tuple[str, ...]]:
         """Return the content that the key is the address of, from a store of this process. Raises StateChangedError.
 
-        The object pickles into other bytes now. That need not be anybody's fault: arrays that the node cache maps are
+        The object pickles into other bytes now, perhaps through nobody's fault: arrays that the node cache maps are
         read-only, and a set of strings has another order in each process.
         """
         for layer in (self.target, *by_home.values()):
@@ -96,20 +96,20 @@ class Write:
         raise StateChangedError(self.key, self.content.class_name, what)
 
     def note(self) -> identity.Mark:
-        """Take the object for stored."""
+        """Note that the object is stored."""
         mark = identity.mark(self.obj, self.key, given=self.given)
         mark.note_content(self.children, self.content.raw_bytes)
         note_stored(self.target, self.obj, mark)
         return mark
 
     def withdraw(self) -> None:
-        """Take back what `announce` did: the state could not be put."""
+        """Undo `announce`: the state could not be put."""
         if self._made is not None and identity.mark_of(self.obj) is self._made:
             identity.unmark(self.obj)
 
 
 def _compare(target: Target, uuid: str, content: record.Content) -> None:
-    """Under an explicit UUID the first writer wins: say so where another content lost."""
+    """Report other content under an explicit UUID, where the first writer wins."""
     found = target.store.get(uuid)
     found.release()
     if found.header.content == content.digest:
@@ -120,7 +120,7 @@ def _compare(target: Target, uuid: str, content: record.Content) -> None:
 
 
 def note_stored(target: Target, obj: Any, mark: identity.Mark) -> None:
-    """Take an object for stored in a layer, from now on."""
+    """Note that an object is stored in a layer."""
     holder = target.live.add(mark.uuid, obj, type(obj))
     if holder is not obj and _holds_another_class(holder, obj):
         target.live.put(mark.uuid, obj)
@@ -128,7 +128,7 @@ def note_stored(target: Target, obj: Any, mark: identity.Mark) -> None:
 
 
 def _holds_another_class(holder: Any, ref: Any) -> bool:
-    """Say of two Refs of equal content whether the class of the value was defined again since the first one."""
+    """Return whether, of two Refs with equal content, the class of the value was redefined after the first."""
     return (
         getattr(type(ref), "_ana_lazy", False)
         and type(holder) is type(ref)
