@@ -645,13 +645,13 @@ def test_the_first_writer_wins_where_links_are_not(tmp_path, monkeypatch):
 
     def look_early(path, **options):
         found = look(path, **options)
-        monkeypatch.setattr(atomic.files, "look", look)
+        monkeypatch.setattr(atomic.files, "stat", look)
         other.put("key", theirs, (), repair=False)
         return found
 
     def no_link_yet(*_, **__):
         monkeypatch.setattr(os, "link", no_link)
-        monkeypatch.setattr(atomic.files, "look", look_early)
+        monkeypatch.setattr(atomic.files, "stat", look_early)
         no_link()
 
     monkeypatch.setattr(os, "link", no_link_yet)
