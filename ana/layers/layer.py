@@ -1,4 +1,4 @@
-"""Data layers: live objects plus one store. Which of them is the current one is `current`'s business."""
+"""Data layers: live objects and a store. `current` says which layer is the current one."""
 
 import logging
 import math
@@ -48,9 +48,10 @@ live_by_home: "weakref.WeakValueDictionary[str, identity.LiveObjects]" = weakref
 
 
 class DataLayer:
-    """Live objects and the store where states are; by default a dict in this process.
+    """Live objects and the store of their states; by default a dict in this process.
 
-    Safe to use from many threads; a forked child goes on with its own copy (of a dict: its own dict).
+    Safe to use from many threads. A forked child continues with its own copy. A dict is copied with it, a folder is
+    not.
     """
 
     def __init__(
@@ -59,15 +60,15 @@ class DataLayer:
         """Make a layer over a folder (see `DirDataLayer`), over `store`, or over a new dict.
 
         Args:
-            pickle_dir: The folder; by default none.
+            pickle_dir: The folder. Default: none.
             **options: As `set_dl` describes them.
 
         Raises:
-            TypeError: An option does not exist, is of the wrong type, or is for a folder where none is given.
-            ValueError: An option has a value that makes no sense.
+            TypeError: An option does not exist, has the wrong type, or needs a folder and none is given.
+            ValueError: The value of an option is invalid.
             StoreError: The folder cannot be opened or made.
-            UntrustedStoreError: It is not empty, and no store; or others may write to it.
-            UnsupportedFormatError: A newer version of ana has made it.
+            UntrustedStoreError: The folder is neither empty nor a store, or others may write to it.
+            UnsupportedFormatError: A newer version of ana has made the store.
         """
         said = settings.checked({"pickle_dir": pickle_dir, **options})
         stats_file.begin()
@@ -79,7 +80,7 @@ class DataLayer:
         self.strict = said.strict
         self.recheck_seconds = said.recheck_seconds
         self.live = identity.LiveObjects(said.keep_bytes)
-        # With the layer, and before the interpreter takes itself apart: destructors need their modules.
+        # Released with the layer, and before the interpreter shuts down: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
         self.store: Store = self._open(said)
         by_home[self.home] = self
@@ -90,13 +91,16 @@ class DataLayer:
 
     @property
     def home(self) -> str:
-        """Where the store is, as references carry it: a folder's absolute path, or "memory:" and an id."""
+        """Where the store is, as references say it: a folder's absolute path, or "memory:" and an id."""
         return self.store.home
 
     def stats(self) -> "Stats":
-        """Return what this process has done with the layer's store: states stored, found there, loaded, from where.
+        """Return what this process has done with the layer's store: states stored, found and loaded, and from where.
 
-        Since the layer was made or the process forked. Exact between threads; costs some 20 µs.
+        Counts since the layer was made or the process forked, exactly across threads. Takes about 20 µs.
+
+        Returns:
+            The counts, as `ana.Stats`.
         """
         from ana.layers import statistics  # noqa: PLC0415 - dataclasses take longer to import than all of ana
 
@@ -115,24 +119,24 @@ class DataLayer:
         """Return the store of a layer without a folder."""
         home = f"{SCHEME}:{self.uuid}"
         if type(self).load_state is not DataLayer.load_state:
-            # An old program's own backend.
+            # A backend that an old program defines.
             return MethodStore(home, self.store_state, self.load_state)
         return MemoryStore({}, home, self.level)
 
     def make_address(self, obj: "Storable", expected: str | None) -> identity.Mark:
-        """Give an object the UUID of its content, which has to be `expected`, and store it. Raises as `make_uuid`."""
+        """Give an object the UUID of its content, which must be `expected`, if given, and store it. As `make_uuid`."""
         return saving.make_address(self, obj, expected=expected)
 
     def foresee_address(self, obj: "Storable") -> None:
-        """Note which UUID `make_address` would give an object, where that can be said. Nothing is stored."""
+        """Note the UUID that `make_address` would give an object, if it can be foreseen. Store nothing."""
         saving.foresee_address(self, obj)
 
     def store_again(self, obj: "Storable") -> None:
-        """Store an object that has a UUID, unless its whole, undamaged state is there. Raises what storing raises."""
+        """Store an object that has a UUID, unless its state is in the store and undamaged. Raises as `ana_store`."""
         saving.store(self, obj, repair=True)
 
     def sends_by_value(self, mark: identity.Mark) -> bool:
-        """Return whether an object takes its state along, as nobody could follow a reference into a private store."""
+        """Return whether an object takes its state along, because nobody could follow a reference to it."""
         if not inheritance.leaves(mark.looked if mark.layer == self.uuid else math.inf):
             return False
         inheritance.tell_by_value(f"the object with the UUID {mark.uuid!r}")
@@ -145,7 +149,7 @@ class DataLayer:
 
     @property
     def _state_store(self) -> MutableMapping[str, Any] | None:
-        """The mapping of a layer in memory, which old programs save and restore as a whole; None over a folder."""
+        """The mapping of a layer in memory, which old programs save and restore as a whole. None over a folder."""
         return self.store.mapping if isinstance(self.store, MemoryStore) else None
 
     @_state_store.setter
@@ -153,15 +157,23 @@ class DataLayer:
         self.store = MemoryStore(mapping, self.home, self.level)
 
     def store_many(self, objects: "Iterable[Storable]") -> list[str]:
-        """Give each object an address in this layer, store it with all it refers to, and return the UUIDs in order.
+        """Give each object an address in this layer, and store it with all that it refers to.
 
-        As `make_uuid` on each (and storing what has a UUID already), but up to 32 states are written at the same
-        time, in threads that are gone when it returns; up to 1,024 of them, or 32 MiB of raw state, wait for that in
-        memory. In memory, and in a folder on a local disk without `durable`, where threads bring nothing, one by one.
+        As `make_uuid` for each, but 4 to 10 times faster on a network filesystem or a durable disk: up to 16 states are
+        written at the same time, in threads that end before it returns. Up to 1,024 states, or 32 MiB of raw state,
+        wait in memory. An object that has a UUID already is stored, too.
 
-        Raises TypeError for what is no Storable, before anything is done. Where states cannot be pickled, all
-        others are stored; where the store fails, what is under way is finished; the first error is raised
-        then, with a note of which object it is. An object that was not stored has no UUID, unless it had one before.
+        Args:
+            objects: Storables.
+
+        Returns:
+            The UUIDs, in order.
+
+        Raises:
+            TypeError: An item is not a Storable. Nothing is stored then.
+            StoreError: The store failed. Writes under way finish, the rest is given up. The error's note says which
+                object it is about. If an object does not pickle, its error is raised after all others are stored. An
+                object that was not stored gets no UUID.
         """
         return bulk.store(self, bulk.check_objects(objects))
 
@@ -172,15 +184,24 @@ class DataLayer:
     def load_many(self, uuids: Iterable[str], cls: type[Thing]) -> list[Thing]: ...
 
     def load_many(self, uuids: Iterable[str], cls: type = object) -> list[Any]:
-        """Return the objects of the UUIDs, in order: the live ones, or loaded from this layer.
+        """Return the objects of the UUIDs: the live ones, or loaded from this layer.
 
-        `cls`: what all of them are; the classes of a script (`__main__`) are found only with it. As `ana_load` for
-        each, but on a network filesystem up to 32 states are read at the same time, in threads that are gone
-        when it returns; up to 512 small ones (of 256 KiB) and 64 MiB of larger ones wait in memory. Unpickling is
-        done in the caller's thread.
+        As `ana.load` for each, but on a network filesystem up to 16 states are read at the same time, in threads that
+        end before it returns. Up to 512 small states (256 KiB) and 64 MiB of larger ones wait in memory. Unpickling
+        runs in the caller's thread.
 
-        Raises TypeError and ValueError for what is no UUID or class, before anything is loaded; StateNotFoundError,
-        CorruptedStateError, StateLoadError (also where it is no `cls`), StoreError for the first that has one.
+        Args:
+            uuids: The UUIDs.
+            cls: The class that every object must be an instance of. The classes of a script (`__main__`) are found
+                only with it. Default: any.
+
+        Returns:
+            The objects, in order.
+
+        Raises:
+            TypeError: A UUID is not a string, or `cls` is not a class. Nothing is loaded then.
+            ValueError: A string is not a UUID. Nothing is loaded then.
+            ANAError: The first error of a state, as `ana.load` raises it.
         """
         if isinstance(uuids, str):
             msg = f"load_many takes many UUIDs, not one string: {uuids!r:.100}"
@@ -188,12 +209,22 @@ class DataLayer:
         return bulk.load(self, checked_class(cls), [address.check_key(uuid) for uuid in uuids])
 
     def keep(self, name: str, *objects: "Storable") -> list[str]:
-        """Store objects, keep them under a name with all that they refer to (`ana gc` spares them), return the UUIDs.
+        """Store objects, and keep them and all that they refer to under a name: `ana gc` does not remove them.
 
-        What the name keeps already, it goes on keeping; `ana forget NAME` lets go of it. In memory nothing is ever
-        collected, so that the objects are stored, and that is all. Raises TypeError for what is no Storable,
-        ValueError for a name that is empty or longer than 200 characters, before anything is done; and what storing
-        raises. Safe between threads, processes and hosts.
+        A name keeps what it kept before, until `ana forget NAME`. A layer in memory only stores the objects, because
+        nothing is collected there. Safe to call from many threads, processes and hosts.
+
+        Args:
+            name: 1 to 200 characters.
+            *objects: Storables.
+
+        Returns:
+            The objects' UUIDs, in order.
+
+        Raises:
+            TypeError: An item is not a Storable. Nothing is stored then.
+            ValueError: The name is empty or too long. Nothing is stored then.
+            StoreError: The store cannot be read or written.
         """
         address.check_key(name)
         uuids = self.store_many(objects)
@@ -203,7 +234,7 @@ class DataLayer:
             except (StateNotFoundError, CorruptedStateError) as error:
                 problems = [error]
             if problems:
-                # It was believed to be there, and is not: purged, say.
+                # A state that counted as stored is gone, perhaps purged.
                 for obj in objects:
                     saving.store(self, obj, repair=True)
                 for problem in self.store.keep(name, uuids):
@@ -211,7 +242,7 @@ class DataLayer:
         return uuids
 
     def store_state(self, uuid: str, state: object) -> None:
-        """Store a bare state under a UUID; the first writer wins. Raises what pickling or the store raises."""
+        """Store a bare state under a UUID. The first writer wins. Raises what pickling or the store raises."""
         key = address.check_key(uuid)
         content, children = saving.serialise("", state)
         try:
@@ -221,32 +252,29 @@ class DataLayer:
             self.store.put(key, content, children, repair=False)
 
     def load_state(self, uuid: str) -> Any:
-        """Load a bare state, anew at each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
+        """Load a bare state, anew on each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
         found = self.store.get(address.check_key(uuid))
         loading.check_size(self, found)
         return pickling.load(found.segments(), self.allowed_globals)
 
 
 class DirDataLayer(DataLayer):
-    """A layer over a folder on a (shared) filesystem; without `pickle_dir`, over `$PWD/pickles`."""
+    """A layer over a folder on a (shared) filesystem. Without `pickle_dir`, the folder is `$PWD/pickles`."""
 
     def __init__(
         self, pickle_dir: str | os.PathLike[str] | None = None, **options: Unpack[settings.DataLayerOptions]
     ) -> None:
-        """Open the store in a folder, making it where it is missing; options as for `DataLayer`.
-
-        Raises StoreError, UntrustedStoreError (not empty, and no store), UnsupportedFormatError.
-        """
+        """Open the store in a folder, or make it if it is missing. Options and errors as for `DataLayer`."""
         super().__init__("pickles" if pickle_dir is None else pickle_dir, **options)
 
 
 class DictDataLayer(DataLayer):
-    """A layer over any mapping from strings to bytes: a dict, or a user's redis, fsspec, zict ..."""
+    """A layer over any mapping from strings to bytes: a dict, or a mapping over redis, fsspec, zict ..."""
 
     def __init__(
         self, the_dict: MutableMapping[str, bytes] | None = None, **options: Unpack[settings.MemoryOptions]
     ) -> None:
-        """Use the given mapping, or a new dict; options as for `DataLayer`, without those of folders."""
+        """Use the given mapping, or a new dict. Options as for `DataLayer`, without those of folders."""
         if the_dict is not None and not hasattr(the_dict, "__setitem__"):
             msg = f"the_dict is a mapping from strings to bytes, not {type(the_dict).__name__}"
             raise TypeError(msg)
@@ -262,22 +290,22 @@ class SimpleDataLayer(DataLayer):
         return MemoryStore({}, f"{SCHEME}:{self.uuid}", self.level)
 
     def make_address(self, obj: "Storable", expected: str | None) -> identity.Mark:
-        """Give an object the UUID `expected` or a random one; nothing is stored."""
+        """Give an object the UUID `expected`, or a random one. Store nothing."""
         return saving.give_address(self, obj, expected or address.random_uuid())
 
     def foresee_address(self, obj: "Storable") -> None:
-        """Note that nobody can say which UUID an object will get."""
+        """Note that the UUID cannot be foreseen."""
         identity.note_address(obj, None)
 
     def store_again(self, obj: "Storable") -> None:
         """Do nothing."""
 
     def sends_by_value(self, mark: identity.Mark) -> bool:  # noqa: ARG002 - all of them
-        """Say yes: nothing is stored."""
+        """Return True: nothing is stored."""
         return True
 
     def store_many(self, objects: "Iterable[Storable]") -> list[str]:
-        """Give each object a random UUID, if it has none, and return the UUIDs; nothing is stored."""
+        """Give each object a random UUID, if it has none, and return the UUIDs. Store nothing."""
         found = bulk.check_objects(objects)
         return [(identity.mark_of(obj) or saving.give_address(self, obj, address.random_uuid())).uuid for obj in found]
 
@@ -302,8 +330,8 @@ def _checked_store(said: settings.Options) -> Store:
 
 
 def checked_class(cls: object) -> type:
-    """Return the class whose instances are asked for. Raises TypeError for what is none."""
-    # Of Ref[int], say, instances are those of Ref.
+    """Return the class whose instances are asked for. Raises TypeError if `cls` is not a class."""
+    # The instances of a generic alias such as Ref[int] are those of Ref.
     given: object = get_origin(cls) or cls
     if not isinstance(given, type):
         msg = f"cls is a class, not {cls!r:.100}"
@@ -312,10 +340,10 @@ def checked_class(cls: object) -> type:
 
 
 def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
-    """Return a layer over the store that is at `home`; nothing is made there.
+    """Return a layer over the existing store at `home`. Never makes a store.
 
-    That may be a layer in use, `preferred` first, which has come to the same store by another path: so that there is
-    one object for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
+    If a layer in use has the same store by another path, return that one (`preferred` first): there must be one object
+    for a UUID. Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
     store = kinds.open_home(home)
     for known in (preferred, *list(by_home.values())):
@@ -324,7 +352,7 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
             return known
     layer = DataLayer()
     layer.store = opening.node_cache()(store)
-    # An earlier layer's objects may still be alive: one object for a UUID.
+    # The objects of an earlier layer may still be alive, and there must be one object for a UUID.
     layer.live = live_by_home.get(layer.home, layer.live)
     weakref.finalize(layer, layer.live.forget_kept)
     by_home[layer.home] = layer
@@ -333,7 +361,7 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
 
 
 def parents_layer() -> DataLayer | None:
-    """Return a layer over the folder that was current where this process was started, if there was one."""
+    """Return a layer over the folder that was current where this process was started, if any."""
     home = inheritance.inherited_home()
     if not home:
         return None

@@ -1,7 +1,7 @@
 """The loads that are in flight: which thread loads which state, who waits for whom, and who borrows what.
 
-The state machine of a load: `begin` enters it, the thread fills the object, and the thread's session publishes it, or
-`fail` gives it up. Nothing outside this module changes the table, a `Load` or a `Session`.
+The state machine: `begin` enters a load, its thread fills the object, and the thread's session publishes it, or `fail`
+gives it up. Nothing outside this module changes the table, a `Load` or a `Session`.
 
 Waiting for another thread's load may deadlock. A ring of loads alone (two threads load a cycle from opposite ends) is
 detected before waiting. A ring through the code of users (a lock, an import, a pool that `_ana_setstate` waits for)
@@ -25,8 +25,8 @@ from ana.stores import base
 __all__ = ["Load", "Session", "Source", "begin", "begin_child", "fail", "loading_from", "renew_after_fork", "session"]
 
 PATIENCE_SECONDS = 1.0
-"""How long a thread that runs the code of users while it loads may use no processor time before the state is loaded
-again. Doubled for each load of the state that stands still already."""
+"""How long a thread may use no processor time in the code of users before another thread loads the state as well.
+Doubled for each load of the state that stands still already."""
 POLL_SECONDS = 0.1
 MOST_LOADS = 4
 """How many threads may load one state at once."""
@@ -130,7 +130,7 @@ class Session:
         self.put_off: list[Any] = []
         self.filled: list[Load] = []
         self.published = 0
-        """How many of `filled` are known to other threads."""
+        """How many of `filled` other threads know."""
         self.borrowed: list[Load] = []
         self.awaits: Load | None = None
         self.open_loads = 0
@@ -193,7 +193,7 @@ class Session:
 
     def publish(self) -> None:
         """Make known to other threads what was filled. The objects stay alive until the session ends."""
-        ready = self.filled[self.published :]
+        ready = self.unpublished()
         if not ready:
             return
         with _lock:
@@ -215,7 +215,7 @@ class Session:
         return self.filled[self.published :]
 
     def wait_for_borrowed(self) -> Load | None:
-        """Wait until every borrowed object is complete; other sessions may wait for this one's in the same way.
+        """Wait until every borrowed object is complete. Other sessions may wait for this one's in the same way.
 
         Return a load that is not expected to complete: its thread waits for something else, and not for this thread.
         """
@@ -244,8 +244,7 @@ class Session:
         """End the session: nothing of it is in flight any more."""
         if self.open_loads or self.entangled:
             with _lock:
-                self.open_loads = 0
-                self.ended = self.entangled = False
+                self.open_loads, self.ended, self.entangled = 0, False, False
                 self.borrowed.clear()
                 _changed.notify_all()
         if self.thread.asked:
