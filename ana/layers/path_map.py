@@ -1,6 +1,6 @@
-"""How a path that another site's reference names is called on this host: the environment's `ANA_PATH_MAP`.
+"""Translates the paths of another site's references to this host's, by `ANA_PATH_MAP`.
 
-`ANA_PATH_MAP=/lustre/x=/mnt/x:/gpfs/home=/home`: what a reference says is below `/lustre/x` is below `/mnt/x` here.
+With `ANA_PATH_MAP=/lustre/x=/mnt/x:/gpfs/home=/home`, a reference's path below `/lustre/x` is below `/mnt/x` here.
 """
 
 import os
@@ -11,10 +11,13 @@ __all__ = ["here"]
 
 
 def here(home: str) -> str:
-    """Return a store's path on this host; as it is, if no pair of `ANA_PATH_MAP` is about it.
+    """Return a store's path on this host; unchanged if no pair of `ANA_PATH_MAP` matches.
 
-    Of pairs that fit, the one with the longest FROM counts; only whole components of paths fit. What a pair leads to
-    is not mapped again. Read from the environment at each call. Raises ANAError for a map that makes no sense.
+    Pairs match whole path components; the longest FROM wins, and the result is not mapped again. The variable is read
+    at each call.
+
+    Raises:
+        ANAError: The variable is malformed.
     """
     for start, target in settings.PATH_MAP.value():
         if home == start or home.startswith(f"{start.rstrip('/')}/"):
@@ -23,5 +26,5 @@ def here(home: str) -> str:
 
 
 def _normal(path: str) -> str:
-    # POSIX lets two slashes in the beginning mean another thing, and normpath leaves them.
+    # POSIX allows two leading slashes a special meaning, so normpath keeps them.
     return os.path.normpath(f"/{path.lstrip('/')}")

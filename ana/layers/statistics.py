@@ -1,6 +1,6 @@
-"""What was stored, loaded and spared: of one store in this process, and summed over the processes of a job.
+"""Counts of states stored, loaded and spared: for one store in this process, and summed over a job's processes.
 
-Not imported with the rest: dataclasses take longer to import than all of ana.
+Imported only on first use: importing dataclasses takes longer than importing the rest of ana.
 """
 
 import os
@@ -16,59 +16,59 @@ from ana.runtime.counters import Counters
 __all__ = ["Stats", "Summary", "stats_of", "summarize"]
 
 LIMIT_BYTES = 4 << 20
-"""A process that uses a thousand stores writes less."""
+"""The largest file to read; a process that uses a thousand stores writes less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """What processes did with a store. All sizes are in bytes; "raw" means before compression.
 
-    Of one process since its start, or since it was forked. Stats can be added.
+    For one process they count from its start, or from its fork. Two Stats can be added.
     """
 
     stored: int = 0
-    """States that were written."""
+    """States written."""
     stored_raw_bytes: int = 0
-    """How large they are."""
+    """Their raw size."""
     stored_file_bytes: int = 0
-    """How large their files are: what was written."""
+    """The size of their files."""
     found: int = 0
-    """States that were to be written, and were there already."""
+    """States that did not have to be written, because they existed."""
     found_raw_bytes: int = 0
-    """How large they are: what need not be written."""
+    """Their raw size."""
     from_memory: int = 0
-    """References that were answered by an object which is alive in the process."""
+    """References answered by a live object."""
     from_memory_raw_bytes: int = 0
-    """How large their states are: what need not be read. Without objects whose state was never seen here."""
+    """The raw size of their states; 0 for a state that this process has neither pickled nor loaded."""
     from_tier: int = 0
-    """States that were loaded from the node-local tier."""
+    """States loaded from the node cache."""
     from_tier_raw_bytes: int = 0
-    """How large they are: what need not be read from the store."""
+    """Their raw size."""
     from_store: int = 0
-    """States that were loaded from the store itself."""
+    """States loaded from the store itself, including prefetched ones."""
     from_store_raw_bytes: int = 0
-    """How large they are."""
+    """Their raw size."""
     from_store_file_bytes: int = 0
-    """How large their files are: what was read, without what was read again."""
+    """The size of their files, without repeated reads."""
     damaged: int = 0
-    """How often a state's bytes were wrong, also when they were read again."""
+    """States whose bytes were wrong, also when read a second time."""
     waits: int = 0
-    """How often it waited: for another writer of the same state, or for a file that is late to show up."""
+    """Waits for another writer of the same state, or for a late file."""
     wait_seconds: float = 0.0
-    """How long that took, in s."""
+    """The total duration of these waits, in s."""
     retries: int = 0
-    """How often a file was looked for or read again: it was not there, was replaced meanwhile, or its bytes wrong."""
+    """Repeated look-ups and reads: the file was missing, was replaced in the meantime, or had wrong bytes."""
     lock_timeouts: int = 0
-    """How often it went on without a lock, having waited as long as it cares to."""
+    """Locks that were not acquired in time; the operation continued without them."""
 
     @property
     def moved_bytes(self) -> int:
-        """What went to the store or came from it."""
+        """Bytes written to and read from the store's files."""
         return self.stored_file_bytes + self.from_store_file_bytes
 
     @property
     def spared_bytes(self) -> int:
-        """What need not go there or come from there: raw bytes found there, alive in memory, or in the tier."""
+        """Raw bytes that did not have to be moved: found in the store, in live objects or in the node cache."""
         return self.found_raw_bytes + self.from_memory_raw_bytes + self.from_tier_raw_bytes
 
     def __add__(self, other: "Stats") -> "Stats":
@@ -76,9 +76,9 @@ class Stats:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Return the Stats of numbers by name; names that this version does not know are passed over.
+        """Return Stats from numbers by name. Unknown names are ignored.
 
-        Raises ValueError or TypeError for what is no number.
+        Raises ValueError or TypeError if a value is not a number.
         """
         return cls(**{each.name: _number(values.get(each.name, 0), each.type) for each in fields(cls)})
 
@@ -88,44 +88,53 @@ _NAMES = tuple(each.name for each in fields(Stats))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The sums of the files that processes wrote at their ends, as `ANA_STATS` asked them to."""
+    """The sums of the files that processes wrote because of `ANA_STATS`."""
 
     folder: str
     """Where the files are."""
     processes: int = 0
-    """How many processes have written one."""
+    """The number of processes that wrote a file."""
     unfinished: int = 0
-    """How many of them were killed, or run still: some of what they did last is not counted."""
+    """How many of them were killed, or are still running: their last actions are not counted."""
     unreadable: int = 0
-    """How many files are no such files, whole."""
+    """The number of files that are damaged or have another format."""
     hosts: tuple[str, ...] = ()
-    """Where they ran."""
+    """The processes' hosts."""
     jobs: tuple[str, ...] = ()
-    """The batch system's jobs that they belong to, as "SLURM_JOB_ID=17"."""
+    """The processes' batch jobs, as "SLURM_JOB_ID=17"."""
     versions: tuple[str, ...] = ()
-    """Their versions of ana."""
+    """The processes' versions of ana."""
     started: float = 0.0
-    """When the first began, in s since 1970, by its host's clock; 0 where there is none."""
+    """When the first process started, in s since 1970 by its host's clock; 0 if there is none."""
     ended: float = 0.0
-    """When the last wrote its file."""
+    """When the last process wrote its file, in s since 1970."""
     stores: Mapping[str, Stats] = field(default_factory=dict)
-    """What they did, by the store's home; all stores in memory are called "memory"."""
+    """The counts by the store's home; all stores in memory count as "memory"."""
 
     @property
     def total(self) -> Stats:
-        """What they did with all stores."""
+        """The sum over all stores."""
         return sum(self.stores.values(), Stats())
 
 
 def stats_of(counters: Counters) -> Stats:
-    """Return what a store's counters have counted so far. Each number is exact; they are read one after the other."""
+    """Return the counts of a store. Each number is exact, but they are read one after the other."""
     return Stats.read(counters.values())
 
 
 def summarize(folder: str | os.PathLike[str]) -> Summary:
-    """Sum up the files that processes have written into a folder; what is not theirs is passed over.
+    """Add up the files that processes have written into a folder because of `ANA_STATS`.
 
-    Raises StoreError where the folder cannot be read. Safe while processes go on writing.
+    Safe while processes continue to write.
+
+    Args:
+        folder: The folder. Files of other names are ignored.
+
+    Returns:
+        The sums.
+
+    Raises:
+        StoreError: The folder cannot be read.
     """
     path = paths.absolute(folder)
     found = []
@@ -157,7 +166,7 @@ def summarize(folder: str | os.PathLike[str]) -> Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Report:
-    """What one process has written."""
+    """One process's file."""
 
     version: str
     host: str
@@ -172,7 +181,7 @@ def _read(path: str) -> _Report:
     data = files.read_whole(path, LIMIT_BYTES)
     written = json_files.parse(data or b"")
     if written["format"] != stats_file.FORMAT:
-        msg = f"{path} is of format {written['format']!r}"
+        msg = f"{path} has format {written['format']!r}"
         raise ValueError(msg)
     return _Report(
         version=str(written["ana"]),
@@ -187,7 +196,7 @@ def _read(path: str) -> _Report:
 
 def _number(value: object, kind: object) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{value!r} is no number"
+        msg = f"{value!r} is not a number"
         raise TypeError(msg)
     return float(value) if kind is float else int(value)
 

@@ -1,8 +1,8 @@
-"""One small JSON file per process, with what it did: written at its end, where the environment's `ANA_STATS` says.
+"""One small JSON file of counts per process, written when it ends, into the folder named by `ANA_STATS`.
 
-Also while it runs: after the first state that it stores or loads, and again after one each minute. So of a
-process that is killed (a batch system's limit, `multiprocessing.Pool` at the end of its `with` block) most is known.
-Nothing that goes wrong here is the program's affair: it is logged, once. `docs/observing.md` describes the file.
+The file is also written after the first state that the process stores, finds or loads, and then after one state each
+minute. So most counts of a killed process survive (a batch system's limit, `multiprocessing.Pool` at the end of its
+`with` block). Errors never reach the program: they are logged, once. `docs/observing.md` describes the file.
 """
 
 import atexit
@@ -33,7 +33,7 @@ _log = logging.getLogger("ana.reporting")
 
 
 class _Reporter:
-    """Writes this process's file, and writes it again. Safe between threads; renewed in a forked child."""
+    """Writes and rewrites this process's file. Safe between threads; renewed in a forked child."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class _Reporter:
         self.known_to_multiprocessing = False
 
     def renew(self) -> None:
-        """Begin anew, as a process of its own."""
+        """Start again, as a new process."""
         self.name = f"{_PREFIX}{os.uname().nodename[:64]}-{os.getpid()}-{os.urandom(8).hex()}{_SUFFIX}"
         self.started = time.time()
         self.written: dict[str, dict[str, float]] = {}
@@ -51,17 +51,17 @@ class _Reporter:
         self.lock = threading.Lock()
 
     def note_event(self) -> None:
-        """Write the file if it is time for that."""
+        """Write the file if it is due."""
         if time.monotonic() >= self.next:
             self.write(final=False)
 
     def end(self, _: object = None) -> None:
-        """Write the file for the last time, as far as one can know."""
+        """Write the file at the end of the process."""
         self.write(final=True)
 
     def write(self, *, final: bool) -> None:
-        """Write the file, unless it says all that already or another thread is at it."""
-        # Never for long: a daemon thread may be stuck at it, on a server that is away.
+        """Write the file, unless it is up to date or another thread is writing it."""
+        # Never waits long: a daemon thread may hang in the write, if its server is away.
         if not (self.lock.acquire(timeout=LAST_WAIT_SECONDS) if final else self.lock.acquire(blocking=False)):
             return
         try:
@@ -71,7 +71,7 @@ class _Reporter:
                 return
             self._replace(stores, final=final)
             self.written, self.final = stores, final
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not become the program's
+        except Exception as error:  # noqa: BLE001 - no error may reach the program
             if not self.failed:
                 _log.warning("no statistics of this process in %s: %s", self.folder, error)
             self.failed = True
@@ -97,7 +97,7 @@ class _Reporter:
         atomic.replace(f"{self.folder}/{self.name}", data.encode() + b"\n", make_folder_too=True)
 
     def tell_multiprocessing(self) -> None:
-        """Have its processes write before they leave by os._exit; and those that it will fork, which forget that."""
+        """Make multiprocessing's workers write before os._exit, also those forked later, which lose finalizers."""
         util: Any = sys.modules.get("multiprocessing.util")
         if util is None or self.known_to_multiprocessing:
             return
@@ -106,7 +106,7 @@ class _Reporter:
         self.finish_with_multiprocessing()
 
     def finish_with_multiprocessing(self) -> None:
-        """Have a process of multiprocessing write after everything else that it does at its end."""
+        """Make a process of multiprocessing write as its last action."""
         sys.modules["multiprocessing.util"].Finalize(None, self.end, exitpriority=-1000)
 
 
@@ -115,7 +115,7 @@ _begin_lock = threading.Lock()
 
 
 def begin() -> None:
-    """Report on this process from now on, if the environment says so. Called with each new layer; only once counts."""
+    """Start writing this process's file, if `ANA_STATS` is set. Repeated calls do nothing."""
     folder = settings.STATS.value()
     if folder:
         _begin(folder)
@@ -138,7 +138,7 @@ def _begin(folder: str) -> None:
 
 @cache
 def _place(folder: str) -> str:
-    """Return a folder's absolute path, as the program may go elsewhere; "" if there is none, which is logged once."""
+    """Return a folder's absolute path, as the working folder may change; "" if there is none, which is logged once."""
     try:
         return paths.absolute(folder)
     except StoreError as error:
@@ -147,7 +147,7 @@ def _place(folder: str) -> str:
 
 
 def is_report(name: str) -> bool:
-    """Say whether a file's name is one that is given here."""
+    """Return whether a file's name has the form of these files."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
