@@ -171,7 +171,7 @@ def test_within_a_program_handlers_come_back():
 def test_an_interrupted_import_leaves_no_temporaries(place, tmp_path):
     """A command that writes can be interrupted, and run again: nothing half done is left."""
     maintenance.export_states(place / "store", [numbered(number) for number in range(20)], tmp_path / "all.ana")
-    for moment in range(900, 1500, 100):
+    for moment in range(900, 1500, 200):
         there = tmp_path / f"there{moment}"
         code, err = ended(place, moment, words=("-d", str(there), "import", str(tmp_path / "all.ana")))
         assert (code, err) in {(130, "ana: interrupted\n"), (0, "")}

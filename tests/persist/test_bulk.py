@@ -18,7 +18,9 @@ from ana.objects import identity
 from ana.persist import bulk, prefetching
 from ana.stores.directory.store import DirectoryStore
 
-COUNT = 600
+WINDOW = 100
+"""So many states are read ahead at once here."""
+COUNT = WINDOW + 20
 """More than a window of reading."""
 
 
@@ -32,6 +34,7 @@ class Refuses(ana.Storable):
 @pytest.fixture(params=["memory", "durable", "fast", "late"])
 def layer(request, tmp_path, monkeypatch):
     """A layer of each kind: one by one (in memory; on a disk that nobody waits for), and overlapping."""
+    monkeypatch.setattr(prefetching, "WINDOW_STATES", WINDOW)
     if request.param == "memory":
         return ana.DataLayer()
     if request.param == "late":
@@ -42,6 +45,7 @@ def layer(request, tmp_path, monkeypatch):
 @pytest.fixture
 def late(tmp_path, monkeypatch):
     """A folder that is taken for one on a network filesystem."""
+    monkeypatch.setattr(prefetching, "WINDOW_STATES", WINDOW)
     monkeypatch.setattr(DirectoryStore, "high_latency", True)
     return ana.DirDataLayer(tmp_path / "late", durable=False)
 

@@ -246,7 +246,7 @@ def test_fork_while_threads_store_and_load(tmp_path):
     for thread in threads:
         thread.start()
     try:
-        results = [in_child(in_the_child) for _ in range(30)]
+        results = [in_child(in_the_child) for _ in range(12)]
     finally:
         stop.set()
         for thread in threads:

@@ -482,7 +482,7 @@ def bench(kind, folder, monkeypatch):
         monkeypatch.setitem(mounts._types, os.stat(folder).st_dev, "nfs4")
     with faults.under():
         made = Bench(scenario, folder)
-    gc.collect()
+    # What is there already is not gone through again and again.
     gc.freeze()
     yield made
     gc.unfreeze()
