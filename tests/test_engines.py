@@ -22,7 +22,8 @@ REFERENCE_BYTES = 12_000
 """What a task may send: dask pickles the task's class and functions, by value, for each."""
 
 EVERY_DAY = [
-    *(f"{name}-{method}" for name in ("multiprocessing", "futures") for method in ("fork", "spawn", "forkserver")),
+    *(f"multiprocessing-{method}" for method in ("fork", "spawn", "forkserver")),
+    "futures-spawn",
     "joblib",
 ]
 NEEDS = {
@@ -45,7 +46,8 @@ WORDS_ONLY = {"slurm-array", "submitit"}
 ERRORS = {"missing": "StateNotFoundError", "damaged": "CorruptedStateError", "method": "StateNotFoundError"}
 """What a task raises whose argument's state is missing or damaged; or that is a method of such an object."""
 
-PARAMETERS = [*EVERY_DAY, *(pytest.param(name, marks=pytest.mark.slow) for name in NEEDS if name not in EVERY_DAY)]
+OTHERS = ["futures-fork", "futures-forkserver", *(name for name in NEEDS if name not in EVERY_DAY)]
+PARAMETERS = [*EVERY_DAY, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 EACH = pytest.mark.parametrize("engine", PARAMETERS)
 
 

@@ -72,7 +72,21 @@ CORRECTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("program", "arguments"), SAME_IN_2019 + ONLY_NEW)
+EVERY_DAY = {
+    *(("trees", kind) for kind in (*of_2019, "none", *in_folder[2:])),
+    *((name, kind) for name in ("states", "frontends", "storable_dict") for kind in ("none", "dict", "dir FOLDER")),
+}
+"""Each way to choose a layer with one program, and the others with a layer of each kind."""
+WAYS = {name for name, _ in EVERY_DAY}
+
+
+def each_day(program, arguments):
+    """Mark what the slow run has and the everyday one has not."""
+    slow = program in WAYS and (program, arguments) not in EVERY_DAY
+    return pytest.param(program, arguments, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("program", "arguments"), [each_day(*words) for words in SAME_IN_2019 + ONLY_NEW])
 def test_program(program, arguments, tmp_path):
     """A program of 2014 or 2019 runs to its end, and says nothing but what it is meant to say."""
     _run(program, arguments, tmp_path)
@@ -123,7 +137,10 @@ def test_readme_example_with_plain_pickling(tmp_path):
     _run_text("ana.set_dl(ana.SimpleDataLayer())", example.split(ADVANCED)[0], tmp_path)
 
 
-@pytest.mark.parametrize("backend", README_BACKENDS)
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(name, marks=[] if name in {"dict", "pickle_dir"} else pytest.mark.slow) for name in README_BACKENDS],
+)
 def test_readme_json(backend, tmp_path):
     """The README's JSON section holds: first as it stands, then with the UUIDs that it asks to pretend."""
     as_it_stands, correct = _json_examples()

@@ -286,8 +286,21 @@ def given_names(data, *words):
     return process.returncode, out, err.decode()
 
 
-@pytest.mark.parametrize("command", [("export", "-o", "NEW"), ("keep", "root")], ids=["export", "keep"])
-@pytest.mark.parametrize("how", ["lines", "lines of another system", "NULs", "a file", "a FIFO", "what ls writes"])
+EXPORT, KEEP = ("export", "-o", "NEW"), ("keep", "root")
+
+
+@pytest.mark.parametrize(
+    ("how", "command"),
+    [
+        ("lines", EXPORT),
+        ("lines of another system", KEEP),
+        ("NULs", EXPORT),
+        ("a file", KEEP),
+        ("a FIFO", EXPORT),
+        ("what ls writes", KEEP),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
 def test_names_come_from_a_file(many, command, how, tmp_path):
     """As many states as there are, whatever they are called: from standard input or a file, and from arguments, too."""
     store, names = many
@@ -335,8 +348,8 @@ def test_more_names_than_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [
-        (b"", ["--from-file", "-"], "no UUID in -"),
-        (b"\n\n", ["--from-file", "-"], "no UUID in -"),
+        (b"", ["--from-file", "-"], "no UUID in "),
+        (b"\n\n", ["--from-file", "-"], "no UUID in "),
         (b"a\0b", ["--from-file", "-"], "add -0"),
         (b"caf\xe9", ["--from-file", "-"], "not a list of UUIDs"),
         (b"x" * 300, ["--from-file", "-"], "at most 200"),
@@ -346,12 +359,14 @@ def test_more_names_than_arguments(tmp_path):
         (b"", ["--from-file", "/"], "is a directory"),
     ],
 )
-def test_what_is_no_list_of_names(many, tmp_path, data, words, said):
+def test_what_is_no_list_of_names(many, tmp_path, data, words, said, capfd):
     """A list without names, or that is none, is wrong usage, and nothing is made."""
     store, _ = many
-    code, out, err = given_names(data, "-d", store, "export", "-o", tmp_path / "new", *words)
-    assert (code, out) == (2, b"")
-    assert said in err
+    (tmp_path / "list").write_bytes(data)
+    words = [tmp_path / "list" if word == "-" else word for word in words]
+    done = ran(capfd, "-d", store, "export", "-o", tmp_path / "new", *words)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
     assert not (tmp_path / "new").exists()
 
 
