@@ -118,8 +118,10 @@ PATHS = {
 
 
 @pytest.mark.parametrize("kind", PATHS)
-def test_the_error_names_class_way_and_cure(folder, kind):
+def test_the_error_names_class_way_and_cure(folder, kind, monkeypatch):
     """What it is that cannot be pickled, how to get there from the object, and what to do."""
+    # A busy machine may need more than two seconds for the way to one of 20,000.
+    monkeypatch.setattr("ana.objects.unpicklable.MOST_SECONDS", 120.0)
     make, way = PATHS[kind]
     with pytest.raises(TypeError, match=r"_ana_getstate.*_ana_setstate") as raised:
         make(threading.Lock()).make_uuid()
