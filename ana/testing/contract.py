@@ -1,4 +1,4 @@
-"""The contract of all stores, as tests: what is promised whatever a store lies on, and looked at past its methods."""
+"""The contract of all stores, as tests. The tests check a store's raw bytes, too, not only its methods."""
 
 import contextlib
 import itertools
@@ -57,33 +57,33 @@ THREADS = 8
 
 
 class Place(Protocol):
-    """Where a store's records lie: how to open a store there, and how to get at the bytes past it."""
+    """A place for a store: opens stores over it, and reads and writes their raw bytes."""
 
     def open(self) -> Store:
-        """Return another store over the place, which knows nothing of earlier ones."""
+        """Return a new store over the place, with no memory of earlier ones."""
 
     def read(self, key: str) -> bytes:
-        """Return a record's bytes as they lie there."""
+        """Return a record's raw bytes."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Put any bytes where a key's record lies."""
+        """Replace a record's raw bytes."""
 
     def remove(self, key: str) -> None:
         """Remove a record, as a purge does."""
 
     def picture(self) -> dict[str, bytes]:
-        """Return all that there is, to see that nothing changed."""
+        """Return a picture of everything stored, to compare later."""
 
 
 class StoreContract:
-    """The tests that every store passes. Derive a class `Test...` and say how to make the store.
+    """The tests that every store must pass. Derive a class `Test...` that makes your store.
 
-    `make_store` and `remove` are all that a `RecordStore` needs. A store of another kind also overrides `read`, `write`
-    and `picture`, which get at the bytes past its methods.
+    For a `RecordStore`, `make_store` and `remove` are enough. For any other store also override `read`, `write` and
+    `picture`, which access the raw bytes without the store's methods.
 
     Attributes:
-        opens_by_home: Whether `home` leads another process to the store: its scheme is registered.
-        atomic: Whether, of several writers at the same moment, exactly one is told that it wrote.
+        opens_by_home: Whether another process can open the store by its `home`, because its scheme is registered.
+        atomic: Whether exactly one of several simultaneous writers is told that it wrote.
 
     Example:
         class TestShelf(StoreContract):
@@ -99,30 +99,30 @@ class StoreContract:
     atomic = True
 
     def make_store(self, folder: Path) -> Store:
-        """Return a store. Called several times for a folder, which is empty at first: each is over the same place."""
+        """Return a store in the folder. Called several times: all stores of one folder share their content."""
         raise NotImplementedError
 
     def remove(self, folder: Path, key: str) -> None:
-        """Remove a record, which is there, past the store's methods."""
+        """Remove an existing record without the store's methods."""
         raise NotImplementedError
 
     def read(self, folder: Path, key: str) -> bytes:
-        """Return the bytes of a record, which is there."""
+        """Return the raw bytes of an existing record."""
         return bytes(self._records(folder).read_record(key))
 
     def write(self, folder: Path, key: str, data: bytes) -> None:
-        """Put any bytes in the place of a record."""
+        """Replace a record by any bytes."""
         self._records(folder).write_record(key, data, replace=True)
 
     def picture(self, folder: Path) -> dict[str, bytes]:
-        """Return all that there is: by default, what is under the keys that the tests use."""
+        """Return a picture of everything stored; by default, the records under the keys that the tests use."""
         store = self._records(folder)
         return {key: bytes(store.read_record(key)) for key in (*KEYS, OTHER) if store.has_record(key)}
 
     def _records(self, folder: Path) -> RecordStore:
         store = self.make_store(folder)
         if not isinstance(store, RecordStore):
-            msg = f"{type(self).__name__} overrides read, write and picture: its store is no RecordStore"
+            msg = f"{type(self).__name__} overrides read, write and picture: its store is not a RecordStore"
             raise TypeError(msg)
         return store
 
@@ -140,13 +140,13 @@ class StoreContract:
 
     @pytest.mark.parametrize("content", CONTENTS)
     def test_what_is_put_can_be_got(self, place: Place, store: Store, content: str) -> None:
-        """Segments of every size come back, from this store and from one opened later."""
+        """Segments of every size are returned unchanged, by this store and by one opened later."""
         assert put(store, KEY, *CONTENTS[content])
         assert get(store) == CONTENTS[content]
         assert get(place.open()) == CONTENTS[content]
 
     def test_what_is_put_is_a_record(self, place: Place, store: Store) -> None:
-        """The bytes in the place are a record with key, class, children and content: any other ana reads them."""
+        """The raw bytes are a record with key, class, children and content that any ANA can read."""
         put(store, KEY, *CONTENTS["buffers"], children=(OTHER, "any string"))
         data = place.read(KEY)
         header = record.parse_header(data, len(data), KEY, "there")
@@ -154,7 +154,7 @@ class StoreContract:
         assert [bytes(part) for part in record.decode(header, record.reader(data), "there")] == CONTENTS["buffers"]
 
     def test_headers_are_known_before_the_content(self, store: Store) -> None:
-        """`get` tells class, children and sizes without the content being read."""
+        """`get` returns class, children and sizes without reading the content."""
         put(store, KEY, b"stream", b"b" * 5000, children=(OTHER,))
         found = store.get(KEY)
         assert (found.header.key, found.header.class_name, found.header.children) == (KEY, "mesh:Mesh", (OTHER,))
@@ -163,7 +163,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("content", ["a word", "5 MiB of zeros", "a stream and 5 MiB of noise"])
     def test_segments_can_be_had_again(self, store: Store, content: str) -> None:
-        """Also after `release`, once or twice, and after the content was had already."""
+        """Content can be read again, also after one or two calls of `release`."""
         put(store, KEY, *CONTENTS[content])
         found = store.get(KEY)
         found.release()
@@ -172,7 +172,7 @@ class StoreContract:
             assert [bytes(segment) for segment in found.segments()] == CONTENTS[content]
 
     def test_what_is_not_there_is_not_found(self, place: Place, store: Store) -> None:
-        """An empty store has nothing; the error names UUID and store; asking changes nothing."""
+        """An empty store raises an error that names UUID and store, and asking changes nothing."""
         before = place.picture()
         assert not store.has(KEY)
         assert not store.is_whole(KEY)
@@ -183,7 +183,7 @@ class StoreContract:
         assert place.picture() == before
 
     def test_what_is_there_is_found(self, store: Store) -> None:
-        """After a put, `has` and `is_whole` say so, for this key alone."""
+        """After a put, `has` and `is_whole` are true for this key alone."""
         put(store)
         assert store.has(KEY)
         assert store.is_whole(KEY)
@@ -191,7 +191,7 @@ class StoreContract:
         assert not store.is_whole(OTHER)
 
     def test_reading_changes_nothing(self, place: Place, store: Store) -> None:
-        """`has`, `is_whole` and `get` leave every byte as it is."""
+        """`has`, `is_whole` and `get` change no byte."""
         put(store, KEY, *CONTENTS["buffers"])
         before = place.picture()
         store.has(KEY)
@@ -200,7 +200,7 @@ class StoreContract:
         assert place.picture() == before
 
     def test_what_was_removed_is_gone_and_can_be_put_again(self, place: Place, store: Store) -> None:
-        """A purge is noticed at the next look; putting the state again makes it whole again."""
+        """A purged state is missed at the next look-up, and putting it again restores it."""
         put(store)
         place.remove(KEY)
         assert not store.has(KEY)
@@ -210,7 +210,7 @@ class StoreContract:
         assert get(store) == [b"state"]
 
     def test_what_is_removed_while_it_is_held_is_not_found_or_whole(self, place: Place, store: Store) -> None:
-        """Content that was found a moment ago comes whole or not at all."""
+        """Content purged after `get` is read completely or not at all."""
         content = CONTENTS["a stream and 5 MiB of noise"]
         put(store, KEY, *content)
         found = store.get(KEY)
@@ -222,7 +222,7 @@ class StoreContract:
     # The first writer wins
 
     def test_the_same_state_is_written_once(self, place: Place, store: Store) -> None:
-        """The second put says that nothing was written, and nothing was; also from another store."""
+        """A second put of the same state writes nothing and returns False, also from another store."""
         assert put(store)
         before = place.picture()
         assert not put(store)
@@ -231,7 +231,7 @@ class StoreContract:
         assert place.picture() == before
 
     def test_the_first_content_under_a_key_stays(self, place: Place, store: Store) -> None:
-        """Other content under the same key is not written, with `repair` neither."""
+        """Other content under the same key is not written, not even with `repair`."""
         put(store, KEY, b"first")
         before = place.picture()
         assert not put(store, KEY, b"second")
@@ -240,9 +240,9 @@ class StoreContract:
         assert place.picture() == before
 
     def test_a_writer_that_saw_nothing_does_not_overwrite(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where another process writes between a store's look and its own write, the other's content stays."""
+        """If another process writes between a store's check and its own write, the other content stays."""
         if not (self.atomic and isinstance(store, RecordStore)):
-            # There is no look to stand between: the race below tells.
+            # This store has no separate check; the race below tests it.
             return
         put(store, KEY, b"first")
         monkeypatch.setattr(store, "has_record", lambda _: False)
@@ -250,7 +250,7 @@ class StoreContract:
         assert get(store) == [b"first"]
 
     def test_of_many_writers_one_wins(self, place: Place) -> None:
-        """Threads put different content under one key: what one of them wrote is there, whole, and it was told so."""
+        """If threads put different content under one key, one content is stored intact, and its writer is told so."""
         for number in range(5):
             key = f"contested {number}"
             written = run(lambda thread, key=key: put(place.open(), key, b"%d" % thread, NOISE[:5000]))
@@ -259,7 +259,7 @@ class StoreContract:
             assert get(place.open(), key) in [[b"%d" % winner, NOISE[:5000]] for winner in winners]
 
     def test_keys_of_all_kinds_have_their_own_state(self, place: Place, store: Store) -> None:
-        """Nothing that a key may look like makes it share or leave its place."""
+        """No form of key collides with another key or escapes the store."""
         for number, key in enumerate(KEYS):
             assert put(store, key, b"state %d" % number)
         for number, key in enumerate(KEYS):
@@ -267,7 +267,7 @@ class StoreContract:
         assert len([data for data in place.picture().values() if b"ANA\x00PKL" in data[:20]]) == len(KEYS)
 
     def test_many_threads_put_and_get(self, place: Place, store: Store) -> None:
-        """Eight threads put the same and different states and read them: each is whole, every time."""
+        """Eight threads put and read the same and different states, and every read is intact."""
         turns = range(10)
 
         def work(thread: int) -> None:
@@ -286,7 +286,7 @@ class StoreContract:
     @pytest.mark.parametrize("content", ["a word", "buffers", "a stream and 5 MiB of noise"])
     @pytest.mark.parametrize("position", [0, 20, 100, -1])
     def test_damage_is_an_error_and_is_left(self, place: Place, store: Store, content: str, position: int) -> None:
-        """A flipped bit anywhere: CorruptedStateError with UUID and place; the bytes stay, for inspection."""
+        """A flipped bit anywhere raises CorruptedStateError with UUID and place, and the bytes stay for inspection."""
         put(store, KEY, *CONTENTS[content])
         place.write(KEY, flip(place.read(KEY), position))
         before = place.picture()
@@ -301,7 +301,7 @@ class StoreContract:
     @pytest.mark.parametrize("content", ["a word", "buffers", "a stream and 5 MiB of noise"])
     @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "zeros", "longer", "other key"])
     def test_damage_is_repaired_by_putting_again(self, place: Place, store: Store, content: str, damage: str) -> None:
-        """With `repair`, what is damaged in whatever way is written again; then all is well."""
+        """With `repair`, a record damaged in any way is written again, and then loads."""
         put(store, KEY, *CONTENTS[content])
         put(store, OTHER, b"other")
         good = place.read(KEY)
@@ -319,10 +319,10 @@ class StoreContract:
         assert get(place.open()) == CONTENTS[content]
         assert get(store, OTHER) == [b"other"]
 
-    # What a store says of itself
+    # Capabilities and counters
 
     def test_the_home_leads_back(self, store: Store) -> None:
-        """A home's scheme is registered, and opens a store that has the states; if not, nobody is led astray by it."""
+        """A registered home opens a store with the same states; an unregistered one opens nothing."""
         put(store)
         if not self.opens_by_home:
             with pytest.raises(ANAError):
@@ -334,7 +334,7 @@ class StoreContract:
         assert store.is_same(found)
 
     def test_what_is_done_is_counted(self, store: Store) -> None:
-        """The store's counters tell what was stored, found there, and loaded."""
+        """The store's counters count states stored, found and loaded."""
         names = ("stored", "found", "from_store")
         for action, counted in ((put, (1, 0, 0)), (put, (1, 1, 0)), (get, (1, 1, 1))):
             action(store)
@@ -342,7 +342,7 @@ class StoreContract:
 
 
 class _Folder:
-    """The place of a contract's store in one folder."""
+    """A contract's store in one folder."""
 
     def __init__(self, contract: StoreContract, folder: Path) -> None:
         self._contract = contract
@@ -383,7 +383,7 @@ def flip(data: bytes, position: int) -> bytes:
 
 
 def run(work: Any) -> dict[int, Any]:
-    """Call a function in threads that start together, each with its number; return what it returned for each."""
+    """Call a function in threads that start together, with the thread's number; return all results."""
     results: dict[int, Any] = {}
     problems: list[BaseException] = []
     start = threading.Barrier(THREADS)
@@ -392,7 +392,7 @@ def run(work: Any) -> dict[int, Any]:
         try:
             start.wait()
             results[number] = work(number)
-        except BaseException as error:  # noqa: BLE001 - raised again where the test sees it
+        except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
             problems.append(error)
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(THREADS)]
