@@ -37,7 +37,7 @@ def get_dl() -> DataLayer:
 
     Raises:
         StoreError: The folder cannot be opened or made.
-        UntrustedStoreError: The folder is not empty, and no store; or others may write to it.
+        UntrustedStoreError: The folder is neither empty nor a store, or others may write to it.
         UnsupportedFormatError: A newer version of ana has made the store.
     """
     global _current, _unasked  # noqa: PLW0603 - the one current layer
@@ -57,60 +57,60 @@ def set_dl(
 ) -> DataLayer:
     """Make a layer the current one of this process, and return it.
 
-    `set_dl()`: a new dict in memory; `set_dl(pickle_dir=PATH)` or `set_dl(PATH)`: a folder; `set_dl(store=STORE)`:
-    a store of another kind (docs/writing-a-store.md), which `set_dl("SCHEME:/...")` opens where it is registered;
-    `set_dl(layer)`: that layer, for instance `DictDataLayer(mapping)`.
+    `set_dl()` makes a layer over a new dict in memory, `set_dl(PATH)` or `set_dl(pickle_dir=PATH)` one over a folder.
+    `set_dl(store=STORE)` takes a store of another kind (docs/writing-a-store.md); if that kind is registered,
+    `set_dl("SCHEME:/...")` opens one. `set_dl(layer)` takes a layer, such as `DictDataLayer(mapping)`.
 
     A size is a number of bytes, or a text: "2G" is 2 * 10^9, "2GiB" is 2 * 2^30 (k, M, G, T, P; Ki, Mi, Gi, Ti, Pi).
     A duration is a number of seconds, or a text: "10s", "30m", "24h", "14d".
 
     Args:
         layer: A layer, or what `pickle_dir` may be.
-        **options: What a new layer is like, see below.
+        **options: The options of a new layer, see below.
 
     Which store:
-        pickle_dir: The folder; it is made where it is missing. The home of a store of a registered kind
-            ("sqlite:/shared/states.db") is opened as it is. Default: none, states are in memory.
+        pickle_dir: The folder. It is made if it is missing. May also be the home of a store of a registered kind
+            ("sqlite:/shared/states.db"). Default: none, states are in memory.
         store: A store of any kind. Default: none.
 
     Options of every layer:
-        keep_bytes: Size of the raw states of loaded objects that are kept alive for reuse. The last one always is.
-            Objects of all layers count together, against the largest of their budgets. Default: 256 MiB.
-        errors: What a reference does while it is unpickled and its state is missing or damaged. "defer" makes an
-            object that raises when it is used, "raise" raises at once. Default: "defer".
-        strict: Whether to raise UUIDConflictError where an explicit UUID already names other content. Default: False.
-        recheck_seconds: For how long an object that was stored is believed to be there still. Default: 300 s.
-        level: zstd's compression level, from -22 (fastest) to 22 (smallest); 0 stores all as it is. Each chunk of
-            4 MiB is sampled first, and stored as it is where compression would save less than an eighth. UUIDs do not
-            depend on it. Default: 1.
-        allowed: Modules, with all below them, whose classes and functions a state may name when it is loaded, besides
-            those that only hold data; see SECURITY.md. Default: any.
+        keep_bytes: Size of the raw states of loaded objects that are kept alive for reuse. The last object is always
+            kept. Objects of all layers together are limited by the largest of their budgets. Default: 256 MiB.
+        errors: What unpickling a reference does if its state is missing or damaged. "defer" makes an object that raises
+            when it is used; "raise" raises at once. Default: "defer".
+        strict: Whether to raise UUIDConflictError if an explicit UUID already names other content. Default: False.
+        recheck_seconds: How long a stored object counts as stored without another look. Default: 300 s.
+        level: zstd's compression level, from -22 (fastest) to 22 (smallest). 0 does not compress. Each chunk of 4 MiB
+            is sampled first, and is not compressed if that would save less than an eighth. UUIDs do not depend on the
+            level. Default: 1.
+        allowed: Modules, with all below them, whose classes and functions a state may name when it is loaded. Globals
+            that only hold data are always allowed; see SECURITY.md. Default: any module.
         max_state_bytes: Size of the largest raw state that is loaded. Default: the memory of this machine or cgroup.
 
     Options of a layer over a folder:
         durable: Whether to wait for the disk before a state counts as stored. Default: True.
-        key: 32 bytes, or the path of a key file. A new store is made with that key, and nothing is accepted in it but
-            what the key has signed. Default: the store's own key file, which is found without, or `ANA_KEY_FILE`.
-        shared: Whether a group may write to the store, and is trusted with that. A new store is made so.
+        key: 32 bytes, or the path of a key file. A new store is made with this key, and then accepts only what the key
+            has signed. Default: the store's own key file, else `ANA_KEY_FILE`.
+        shared: Whether a group may write to the store and is trusted. A new store is made so.
             Default: `ANA_SHARED`, else False.
-        trusted_uids: Numbers of users whose files are believed, besides this one's and root's; "unmapped" means
-            those whom this user namespace has no number for; see SECURITY.md. Default: `ANA_TRUSTED_UIDS`, else none.
-        node_cache: A folder on this node's own disk in which large states are kept for all its processes, which map
-            them: arrays are read-only, and in memory once. "auto" is the first of `$SLURM_TMPDIR`, `$LOCAL_SCRATCH`
-            and `$TMPDIR` that is local, "" is none. What it cannot do is done without it. Default: `ANA_NODE_CACHE`,
-            else none.
-        node_cache_bytes: Size of all that this user has in the node cache. Default: `ANA_NODE_CACHE_BYTES`, else half
-            of what is free there.
+        trusted_uids: User ids whose files are trusted, besides this user's and root's. "unmapped" means the users that
+            this user namespace has no id for; see SECURITY.md. Default: `ANA_TRUSTED_UIDS`, else none.
+        node_cache: A folder on this node's own disk that keeps large states for all processes of the node. They map the
+            states, so arrays are read-only and in memory once. "auto" is the first of `$SLURM_TMPDIR`,
+            `$LOCAL_SCRATCH` and `$TMPDIR` that is local; "" is none. If the cache fails, states are loaded without it.
+            Default: `ANA_NODE_CACHE`, else none.
+        node_cache_bytes: Limit for everything that this user has in the node cache. Default: `ANA_NODE_CACHE_BYTES`,
+            else half of the free space there.
 
     Returns:
         The layer.
 
     Raises:
-        TypeError: An option does not exist, is of the wrong type, or contradicts another; the current layer stays.
-        ValueError: An option has a value that makes no sense.
+        TypeError: An option does not exist, has the wrong type, or contradicts another. The current layer stays.
+        ValueError: The value of an option is invalid. The current layer stays.
         StoreError: The folder cannot be opened or made.
-        UntrustedStoreError: It is not empty, and no store; or others may write to it.
-        UnsupportedFormatError: A newer version of ana has made it.
+        UntrustedStoreError: The folder is neither empty nor a store, or others may write to it.
+        UnsupportedFormatError: A newer version of ana has made the store.
     """
     global _current  # noqa: PLW0603 - the one current layer
     made = _make(layer, options)

@@ -71,7 +71,7 @@ def generation(cls: type) -> int:
 def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | None = None) -> type | None:
     """Return the class that a header names, importing its module like pickle; None if it cannot be found.
 
-    Nothing is imported that `allows`, asked with module and name, does not allow.
+    Imports only what `allows`, called with module and name, permits.
     """
     module_name, _, path = name.partition(":")
     if allows is not None and not allows(module_name, path):

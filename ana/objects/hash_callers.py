@@ -1,7 +1,7 @@
 """Who is pickling: a hash function (`joblib.hash`, `dask.tokenize`), or an engine that sends objects to its workers.
 
-A hash must write nothing, and must not depend on where the store is. No library says what it does to the objects
-that it pickles; it shows in who called the pickler.
+A hash must not write to the store, nor depend on where the store is. No library tells an object why it is pickled, so
+this module looks at who called the pickler.
 """
 
 import sys
@@ -23,7 +23,7 @@ _REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 def is_asked(by: Container[str] = (_JOBLIB, _DASK)) -> bool:
     """Return whether this thread is pickling only for a hash. Call it from within a reduction.
 
-    Costs a look-up or two where neither library is imported.
+    Costs one or two look-ups if neither library is imported.
     """
     if _JOBLIB not in sys.modules and _DASK not in sys.modules:
         return False

@@ -1,8 +1,8 @@
 """Collects what a pickler writes: the pickle stream in pieces, and the segments beside it. Nothing large is copied.
 
-The C pickler hands the content of a large object to the file that it writes to as it is, right behind the opcode that
-introduces it. Of a `bytes` object that opcode becomes NEXT_BUFFER (PEP 574) here, and the object a segment of its own:
-it is written from where it is, and read straight into the object that it becomes again.
+The C pickler passes the content of a large object to its file uncopied, right after the opcode that introduces it. For
+a `bytes` object this module replaces that opcode by NEXT_BUFFER (PEP 574), and makes the object a segment of its own.
+So it is written from where it is, and read straight into the object that it becomes.
 """
 
 import pickle

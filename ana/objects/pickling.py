@@ -1,7 +1,7 @@
 """States to pickles and back: children, classes by value, buffers out of band.
 
-While a state is pickled, a `Collector` stands for the record that is being made: references that are
-met are pickled bare (without the store's home) and noted as its children.
+While a state is being pickled, a `Collector` notes the references in it as the children of its record. They are pickled
+bare, without the store's home.
 """
 
 import copyreg
@@ -56,11 +56,10 @@ def collector() -> Collector | None:
 def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = False) -> Pickled:
     """Pickle a state: the pickle stream, then each buffer and each large `bytes` object as flat bytes.
 
-    References that are met (also by `get_state` itself) are told to `into` and pickled bare. Classes and
-    functions of `__main__`, or of modules that were registered by value, go by value through
-    cloudpickle, unless the state `stays` in this process; so does whatever plain pickle refuses. Raises what
-    pickling raises; PicklingError where cloudpickle would be needed for `__main__` and is not installed, or
-    cannot read what it wrote. Nothing is stored then.
+    References in it, also those that `get_state` itself pickles, are reported to `into` and pickled bare. cloudpickle
+    pickles classes and functions of `__main__`, and of modules registered by value, by value, unless the state `stays`
+    in this process. It also pickles whatever plain pickle refuses. Raises what pickling raises, and PicklingError if
+    cloudpickle is needed for `__main__` and not installed, or cannot read what it wrote. Nothing is stored then.
     """
     before, _active.collector = _active.collector, into
     try:
@@ -109,9 +108,9 @@ def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load(segments: Sequence[bytes | memoryview], allowed: AllowedGlobals | None = None) -> Any:
-    """Unpickle a state from its segments; arrays use the memory of theirs. Runs what the pickle says.
+    """Unpickle a state from its segments. Arrays use their segments' memory. Runs the code that the pickle names.
 
-    Raises what unpickling raises, and `restricted.ForbiddenGlobalError` where it names what is not allowed.
+    Raises what unpickling raises, and `restricted.ForbiddenGlobalError` if the pickle names a forbidden global.
     """
     stream = segments[0]
     buffers = _alone(segments[1:]) if len(segments) > 1 else None
@@ -135,7 +134,7 @@ class _Unpickler(pickle.Unpickler):
 def _alone(segments: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     """Yield `bytes` unchanged, and re-wrap views so that `view.obj` exposes only their own bytes.
 
-    Not all the bytes that they were cut out of.
+    Some classes read `view.obj`, which would be all the bytes that the view was cut from.
     """
     for segment in segments:
         yield segment if isinstance(segment, bytes) else memoryview(pickle.PickleBuffer(segment))

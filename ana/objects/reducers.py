@@ -1,6 +1,6 @@
 """Reducers for values that would pickle differently in another version of Python or another run.
 
-`storage` is named inside pickles, as `ana.reference.storage`, and never changes its arguments.
+Pickles name `storage` as `ana.reference.storage`. Its arguments never change.
 """
 
 import functools
@@ -30,7 +30,7 @@ def table() -> dict[type, Reducer]:
 def _paths() -> dict[type, Reducer]:
     """Have Python 3.13 and later write paths as 3.11 and 3.12 do: by their parts, as classes of `pathlib`.
 
-    3.13 calls the module `pathlib._local`, which 3.11 and 3.12 do not have, and 3.14 is back at `pathlib`.
+    3.13 calls the module `pathlib._local`, which 3.11 and 3.12 do not have. 3.14 calls it `pathlib` again.
     """
     pathlib: Any = sys.modules["pathlib"]
     names = ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
@@ -45,7 +45,7 @@ def _paths() -> dict[type, Reducer]:
 def _storages(torch: Any) -> dict[type, Reducer]:
     """Pickle the memory of torch's CPU tensors out of band, like that of arrays.
 
-    torch writes a file with the memory's address in it: another one in each run.
+    torch itself writes the memory's address, which differs in each run.
     """
     kinds = (getattr(getattr(torch, "storage", None), name, None) for name in ("TypedStorage", "UntypedStorage"))
     return {kind: _storage for kind in kinds if kind is not None}

@@ -234,7 +234,7 @@ def check(obj: Any) -> None:
 def hooked(obj: Any) -> Any:
     """Return the state of an object whose class tells pickle what it is; None if the attributes are the state.
 
-    Raises TypeError where it could not be given back to an object that exists already.
+    Raises TypeError if the state could not be restored into an existing object.
     """
     plan = plan_of(type(obj))
     if plan.is_enum:
@@ -320,7 +320,7 @@ def _interned(name: Any) -> Any:
 def newly(obj: Any) -> Any:
     """Return the reduction of an object without a UUID that only `__new__` can make; None for any other.
 
-    Raises TypeError for what is refused.
+    Raises TypeError for an object of a refused class.
     """
     plan = plan_of(type(obj))
     if plan.refusal:

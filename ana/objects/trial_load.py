@@ -1,8 +1,8 @@
 """Checks that a state written by cloudpickle can be read: unpickles it once before it is stored.
 
-cloudpickle writes some classes that nobody can make again, and says nothing. Classes that it makes anew elsewhere are
-in this process already. They are neither made twice here (a registry of subclasses would notice) nor changed: whether
-they can be made is seen from what their bases ask for.
+cloudpickle silently writes some classes that cannot be rebuilt. Other processes rebuild them, but this process has them
+already. So they are not rebuilt here, because a registry of subclasses would notice. Instead, the check looks at what
+their bases require.
 """
 
 import io

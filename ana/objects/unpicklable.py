@@ -1,7 +1,7 @@
 """Finds what in a state cannot be pickled, where it is, and what to do about it. Runs only after a failure.
 
-The pickler says which object it met last. The way to that one is then looked for from the object that is stored,
-through what containers, attributes and closures hold.
+The pickler tells which object it met last. The path to that object is searched from the object to be stored, through
+containers, attributes and closures.
 """
 
 import collections

@@ -1,6 +1,6 @@
 """What the `repr` of a Ref says about its value: short, fast, and never an error.
 
-Engines put the repr of a task's arguments into their logs. The value's own repr may be as large as the value.
+Engines log the repr of a task's arguments, and the value's own repr may be as large as the value.
 """
 
 from typing import Any

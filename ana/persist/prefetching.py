@@ -95,7 +95,7 @@ class Prefetcher:
     def fetch_children(self, layer: Source, children: Sequence[str], at: int, cls: type) -> int:
         """Find states that an object of `cls` refers to, from `at` on, if they are many and the store is far away.
 
-        Return up to where that was done.
+        Return the position up to which that was done.
         """
         if len(children) - at <= FEW or not layer.store.high_latency:
             return len(children)

@@ -241,8 +241,8 @@ def is_known(target: Target, mark: identity.Mark) -> bool:
 def store(target: Target, obj: Any, *, repair: bool = False) -> None:
     """Store an object that has a UUID, unless its state is in the store.
 
-    `repair`: read and verify what is there, and replace it if it is damaged. Raises what pickling or the
-    store raises; the object is not taken for stored then.
+    With `repair`, read and verify the stored state, and replace it if it is damaged. Raises what pickling or the store
+    raises. Then the object does not count as stored.
     """
     mark = identity.mark_of(obj)
     if mark is not None and mark.loader is None:
