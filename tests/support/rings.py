@@ -10,7 +10,8 @@ import time
 import ana
 from ana.persist import inflight
 
-inflight.PATIENCE_SECONDS = 0.2
+# Half: on a busy machine a thread may want for a processor for a while, and is not to be taken for one that waits.
+inflight.PATIENCE_SECONDS = 0.5
 inflight.LAST_PATIENCE_SECONDS = 1.0
 
 LOCK, SHARED_POOL = threading.RLock(), concurrent.futures.ThreadPoolExecutor(2)
