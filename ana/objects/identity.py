@@ -58,8 +58,11 @@ class Mark(weakref.ref[Any]):
         """Note that the object has its state, and from which layer."""
         # The object may have been marked before its state was there.
         self.given = not address.is_content_uuid(self.uuid)
-        self.note_content(children, raw_bytes)
-        self.note_stored(layer, looked)
+        # Not by calls of the methods below: this is the path of every load.
+        self.children = children
+        self.raw_bytes = raw_bytes
+        self.layer = layer
+        self.looked = looked
         # Last: from here on other threads use the object.
         self.loader = None
 

@@ -52,9 +52,12 @@ class Load:
     """One thread's load of one state, from `begin` until its session publishes it or `fail` gives it up."""
 
     __slots__ = (
-        *("children", "cls", "contested", "key", "layer", "loads", "obj", "opened", "over"),
-        *("place", "prefetched_to", "session", "shared"),
+        *("children", "cls", "contested", "is_open", "key", "layer", "loads", "obj", "over"),
+        *("place", "prefetched_to", "session", "shared", "stored"),
     )
+
+    stored: base.StoredState
+    """The state, whose header has been read. Set by `open`."""
 
     def __init__(self, layer: Source, cls: type, key: str, obj: Any, session: "Session") -> None:
         self.layer = layer
@@ -62,7 +65,7 @@ class Load:
         self.key = key
         self.obj = obj
         self.session = session
-        self.opened: base.StoredState | None = None
+        self.is_open = False
         self.children: Iterator[tuple[int, str]] = iter(())
         self.prefetched_to = 0
         self.shared = False
@@ -74,15 +77,10 @@ class Load:
         """More than one thread loads this state."""
         self.place: Place = ()
 
-    @property
-    def stored(self) -> base.StoredState:
-        """The state, whose header has been read."""
-        assert self.opened is not None  # noqa: S101 - for the type checker: `open` comes first
-        return self.opened
-
     def open(self, stored: base.StoredState) -> None:
         """Take the state that was found in the store."""
-        self.opened = stored
+        self.stored = stored
+        self.is_open = True
         self.children = enumerate(stored.header.children)
 
     def set_object(self, obj: Any) -> None:
@@ -109,9 +107,8 @@ class Load:
 
     def error(self, reason: str) -> StateLoadError:
         """Return the error that says why the state cannot be loaded."""
-        opened = self.opened
-        name = opened.header.class_name if opened is not None else class_name(self.cls)
-        where = opened.where if opened is not None else self.layer.store.home
+        name = self.stored.header.class_name if self.is_open else class_name(self.cls)
+        where = self.stored.where if self.is_open else self.layer.store.home
         return StateLoadError(self.key, name, where, reason)
 
 
@@ -193,9 +190,9 @@ class Session:
 
     def publish(self) -> None:
         """Make known to other threads what was filled. The objects stay alive until the session ends."""
-        ready = self.unpublished()
-        if not ready:
+        if self.published == len(self.filled):
             return
+        ready = self.unpublished()
         with _lock:
             self.published = len(self.filled)
             for load in ready:
@@ -317,8 +314,8 @@ def begin_child(parent: Load, cls: type, key: str, stored: base.StoredState) -> 
 
 def fail(load: Load, reload: Reload) -> None:
     """Give a load up. Threads that wait for it try for themselves; threads that borrowed its object find a ghost."""
-    if load.opened is not None:
-        load.opened.release()
+    if load.is_open:
+        load.stored.release()
     # An object without its state has nothing to undo, so its destructor must not run. That of a ghost does nothing.
     has_destructor = hasattr(type(load.obj), "__del__") and not ghost.is_ghost(load.obj)
     with _lock:

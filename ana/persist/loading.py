@@ -114,7 +114,8 @@ def _build(session: inflight.Session, top: inflight.Load, *, wait: bool) -> Any:
     stack = [top]
     is_deep = session.depth > WALKED_FROM
     try:
-        session.prefetch_siblings(top)
+        if session.unpickling is not None:
+            session.prefetch_siblings(top)
         _open(session, top, wait=wait)
         while stack:
             current = stack[-1]
@@ -229,7 +230,9 @@ def _set_state(current: inflight.Load, state: Any) -> None:
         ghost.restore_class(obj)
     try:
         obj._ana_setstate(state)
-        current.set_object(ghost.member(obj))
+        member = ghost.member(obj)
+        if member is not obj:
+            current.set_object(member)
     except Exception as error:
         if was_ghost:
             current.make_ghost(_reload)
