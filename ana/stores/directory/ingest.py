@@ -32,7 +32,7 @@ def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: 
     if seal is not store.seal:
         read = resealed(header, read, store.seal)
 
-    written = store.publish(key, _copier(read, size_bytes))
+    written = store.publish(store.tree.place(key), _copier(read, size_bytes))
     store.get(key, wait=False).verify()
     return written
 

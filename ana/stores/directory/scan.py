@@ -9,6 +9,7 @@ from ana.format import address, record
 from ana.fs import files
 from ana.runtime import threads
 from ana.stores.directory.config import CONFIG
+from ana.stores.directory.place import Place
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.directory.stored_file import read_header
 from ana.stores.directory.tree import Folder, is_shard
@@ -108,10 +109,11 @@ class Survey:
         Raises CorruptedStateError, also for a record that lies under another key's name, UnsupportedFormatError,
         StoreError.
         """
-        path = f"{self.root}/{name}"
         plain = plain_name(name)
         key = address.key_of_name(plain.rpartition("/")[2]) or ""
-        found = self.store.watch(key, lambda: _read_header(self.store, path, key))
+        place = Place.listed(self.root, name, key)
+        path = place.path
+        found = self.store.watch(place, lambda: _read_header(self.store, path, key))
         if found is not None and self.name_of(found[0].key) != plain:
             raise CorruptedStateError(key or plain, path, f"it is the record of {found[0].key!r}, under another name")
         return None if found is None else (found[0], File(name, found[1], found[2]))

@@ -13,6 +13,7 @@ from ana.fs.ownership import EVERYDAY, Trust
 from ana.stores.base import CacheableStore, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, trash
 from ana.stores.directory.config import Config
+from ana.stores.directory.place import Place
 from ana.stores.directory.stored_file import StoredFile
 from ana.stores.directory.tree import Tree
 
@@ -105,8 +106,7 @@ class DirectoryStore(CacheableStore):
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
-        folder, name = self.tree.place(key)
-        return f"{folder}/{name}"
+        return self.tree.place(key).path
 
     def has(self, key: str) -> bool:
         """Say, after one look-up, whether a file that can be a record is there; after reading it, if it was damaged."""
@@ -128,33 +128,32 @@ class DirectoryStore(CacheableStore):
 
     def get(self, key: str, *, wait: bool = True) -> StoredFile:
         """Find a state and verify its header."""
-        path = self.path(key)
-        return self.watch(key, lambda: StoredFile(self, key, path, self.open_state(key, path, wait=wait)))
+        place = self.tree.place(key)
+        return self.watch(place, lambda: StoredFile(self, place, self.open_state(place, wait=wait)))
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Store a state unless there is one: one look-up, then compression, then the publishing."""
         began = time.perf_counter()
-        file_bytes = self._put(key, state, children, thorough=repair or key in self._suspects)
+        file_bytes = self._put(self.tree.place(key), state, children, thorough=repair or key in self._suspects)
         if file_bytes:
             self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
             return True
         self.counters.note_found(key, state.raw_bytes, began)
         return False
 
-    def _put(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
+    def _put(self, place: Place, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
         """Store a state unless there is one; return the size of the file that was written, 0 for none."""
-        path = self.path(key)
-        found = self._presence(key, path, check=thorough)
+        found = self._presence(place, check=thorough)
         if found.there:
             return 0
-        if self._is_worth_finding(key, state.raw_bytes) and found.damaged is None and self._bring_back(key, path):
-            found = self._presence(key, path, check=thorough)
+        if self._is_worth_finding(place.key, state.raw_bytes) and found.damaged is None and self._bring_back(place):
+            found = self._presence(place, check=thorough)
             if found.there:
                 return 0
         if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
-            return self._write(key, path, state, children)
+            return self._write(place, state, children)
         # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
-        lock = f"{self.tree.root}/.ana/locks/{address.shard(key, 1)[0]}.lock"
+        lock = f"{self.tree.root}/.ana/locks/{address.shard(place.key, 1)[0]}.lock"
         with locks.saving_work(
             lock,
             LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND,
@@ -162,30 +161,32 @@ class DirectoryStore(CacheableStore):
             self.tree.access,
             lambda: self.tree.own_folder(".ana/locks"),
         ):
-            found = self._presence(key, path, check=thorough)
+            found = self._presence(place, check=thorough)
             if found.there:
                 return 0
-            self._make_room(key, path, found)
-            return self._write(key, path, state, children)
+            self._make_room(place, found)
+            return self._write(place, state, children)
 
-    def _write(self, key: str, path: str, state: record.Content, children: tuple[str, ...]) -> int:
+    def _write(self, place: Place, state: record.Content, children: tuple[str, ...]) -> int:
         created_ns = files.now_ns()
         sizes: list[int] = []
 
         def fill(write: record.Write) -> None:
-            sizes.append(record.write(write, key, state, children, record.Encoding(created_ns, self.level, self.seal)))
+            sizes.append(
+                record.write(write, place.key, state, children, record.Encoding(created_ns, self.level, self.seal))
+            )
 
         for _ in range(TRIES):
-            if self.publish(key, fill):
+            if self.publish(place, fill):
                 return sizes[-1]
             # Another writer was first: what it wrote has to be whole.
-            found = self._presence(key, path, check=True)
+            found = self._presence(place, check=True)
             if found.there:
                 return 0
-            self._make_room(key, path, found)
-        raise StoreError(path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
+            self._make_room(place, found)
+        raise StoreError(place.path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
 
-    def watch(self, key: str, attempt: Callable[[], Result]) -> Result:
+    def watch(self, place: Place, attempt: Callable[[], Result]) -> Result:
         """Do it; once more where bytes were wrong, and up to three times where the file was replaced meanwhile.
 
         What is still wrong then is remembered, so that this process does not take it for stored.
@@ -197,44 +198,46 @@ class DirectoryStore(CacheableStore):
                 # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
                 # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
                 # jitter: a job's tasks all find it at the same time, and each reads all of it again.
-                self._revalidate(key, files.jitter(2 * FIRST_PAUSE_SECONDS) if self.high_latency else 0.0)
+                self._revalidate(place, files.jitter(2 * FIRST_PAUSE_SECONDS) if self.high_latency else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
                     raise
                 # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
-                self._revalidate(key)
+                self._revalidate(place)
         try:
             return attempt()
         except CorruptedStateError as error:
-            self._suspects.add(key)
-            self.counters.note_damaged(key, error.path, error.reason)
+            self._suspects.add(place.key)
+            self.counters.note_damaged(place.key, error.path, error.reason)
             raise
 
-    def _revalidate(self, key: str, pause_seconds: float = 0.0) -> bool:
+    def _revalidate(self, place: Place, pause_seconds: float = 0.0) -> bool:
         """Prepare to look for a file, or read it, once more; say whether its folder is there."""
         self.counters.retries += 1
         if pause_seconds:
             self.counters.note_wait(pause_seconds)
-        return files.revalidate(self.tree.folders(key), pause_seconds)
+        return files.revalidate(place.folders(), pause_seconds)
 
-    def _presence(self, key: str, path: str, *, check: bool) -> "_Presence":
+    def _presence(self, place: Place, *, check: bool) -> "_Presence":
         """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
+        path = place.path
         found = files.stat(path)
         if found is None:
-            return _Presence(there=False)
+            return _ABSENT
         self._check(path, found.stat)
         if found.size_bytes < record.MIN_RECORD_BYTES:
             return _Presence(there=False, damaged=found)
-        damaged = self._is_damaged(key) if check else False
+        damaged = self._is_damaged(place.key) if check else False
         if damaged:
             return _Presence(there=False, damaged=found)
-        return _Presence(there=damaged is not None and self._settle(path, found))
+        return _PRESENT if damaged is not None and self._settle(path, found) else _ABSENT
 
-    def _make_room(self, key: str, path: str, found: "_Presence") -> None:
+    def _make_room(self, place: Place, found: "_Presence") -> None:
         """Set a damaged file aside, so that its name is free; it is kept."""
+        key, path = place.key, place.path
         if found.damaged is not None:
-            self.tree.check_folders(key)
+            self.tree.check_folders(place)
             signing.check_key(self.tree, self.seal)
             aside = atomic.set_aside(path, found.damaged.identity)
             trash.forget(path, found.damaged.identity)
@@ -252,39 +255,39 @@ class DirectoryStore(CacheableStore):
             return None
         return False
 
-    def open_state(self, key: str, path: str, *, wait: bool) -> files.Opened:
+    def open_state(self, place: Place, *, wait: bool) -> files.Opened:
         """Open a state's file; what says that it is believed is asked of the file that was opened."""
-        opened = files.open_file(path, SMALL_BYTES, self._check) or self._find_late(key, path, wait=wait)
+        opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_late(place, wait=wait)
         try:
-            self.tree.check_folders(key)
+            self.tree.check_folders(place)
         except BaseException:
             opened.close()
             raise
         return opened
 
-    def _find_late(self, key: str, path: str, *, wait: bool) -> files.Opened:
+    def _find_late(self, place: Place, *, wait: bool) -> files.Opened:
         for number, pause_seconds in enumerate(self._pauses(wait=wait)):
-            opened = files.open_file(path, SMALL_BYTES, self._check) if number else None
+            opened = files.open_file(place.path, SMALL_BYTES, self._check) if number else None
             if opened is not None:
                 return opened
             # An NFS client answers from memory that a name was not there: make it look again.
-            there = self._revalidate(key, pause_seconds)
+            there = self._revalidate(place, pause_seconds)
             # Before the last look at its own name: who brings it back gives it that one before it loses the other.
-            opened = self._find_in_trash(key, path) if there and not number else None
+            opened = self._find_in_trash(place) if there and not number else None
             if opened is not None:
                 return opened
-        opened = files.open_file(path, SMALL_BYTES, self._check)
+        opened = files.open_file(place.path, SMALL_BYTES, self._check)
         if opened is None:
-            raise StateNotFoundError(key, self.tree.root, self._hint(key))
+            raise StateNotFoundError(place.key, self.tree.root, self._hint(place.key))
         return opened
 
-    def _find_in_trash(self, key: str, path: str) -> files.Opened | None:
+    def _find_in_trash(self, place: Place) -> files.Opened | None:
         """Open a state that a collection has moved away, and bring it back, where that is allowed."""
-        opened = files.open_file(trash.trash_path(path), SMALL_BYTES, self._check)
+        opened = files.open_file(trash.trash_path(place.path), SMALL_BYTES, self._check)
         if opened is None:
             return None
         try:
-            there = self._bring_back(key, path)
+            there = self._bring_back(place)
         except BaseException:
             opened.close()
             raise
@@ -294,17 +297,17 @@ class DirectoryStore(CacheableStore):
             return None
         return opened
 
-    def _bring_back(self, key: str, path: str) -> bool | None:
+    def _bring_back(self, place: Place) -> bool | None:
         """Bring a state back from the trash; False if there is none, None where that is not allowed."""
-        self.tree.check_folders(key)
+        self.tree.check_folders(place)
         try:
-            there = trash.bring_back(path)
+            there = trash.bring_back(place.path)
         except StoreError as error:
             # Somebody else's, or read-only: it is read where it lies, or written anew.
             _log.info("left in the trash: %s", error)
             return None
         if there:
-            _log.info("brought back from the trash: %s", path)
+            _log.info("brought back from the trash: %s", place.path)
         return there
 
     @staticmethod
@@ -331,28 +334,27 @@ class DirectoryStore(CacheableStore):
             return "UUIDs are lower-case here"
         return ""
 
-    def publish(self, key: str, fill: Callable[[record.Write], None]) -> bool:
-        """Have a record written under a key; False if there is a file of that name already.
+    def publish(self, place: Place, fill: Callable[[record.Write], None]) -> bool:
+        """Have a record written at its place; False if there is a file of that name already.
 
         Raises StoreError, and UntrustedStoreError for a folder that was planted: a link leads out of the store.
         """
-        self.tree.check_folders(key)
-        folder, name = self.tree.place(key)
+        self.tree.check_folders(place)
         return atomic.publish(
-            folder,
-            name,
+            place.folder,
+            place.name,
             fill,
             atomic.Policy(self.durable, self.tree.access, lambda: self.durable or self._waits_at_close),
-            make_folders=lambda: self._make_folders(key),
+            make_folders=lambda: self._make_folders(place),
         )
 
-    def _make_folders(self, key: str) -> None:
-        """Make the folders of a key, after a look whether the store is still the one that was opened."""
+    def _make_folders(self, place: Place) -> None:
+        """Make the folders of a place, after a look whether the store is still the one that was opened."""
         if not self.tree.is_same():
             self.seal = signing.seal_of(self.tree.config, self.home, self._ring)
             self._suspects.clear()
             raise ReplacedError(self.home, 0, "it was purged, or another store has taken its place: try again")
-        self.tree.make_folders(key)
+        self.tree.make_folders(place)
 
     def _settle(self, path: str, found: files.Status) -> bool:
         """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
@@ -368,3 +370,6 @@ class _Presence(NamedTuple):
 
     there: bool
     damaged: files.Status | None = None
+
+
+_PRESENT, _ABSENT = _Presence(there=True), _Presence(there=False)

@@ -11,6 +11,7 @@ from ana.format.signature import Seal
 from ana.fs import files
 
 if TYPE_CHECKING:
+    from ana.stores.directory.place import Place
     from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Source", "StoredFile", "read_header"]
@@ -53,10 +54,10 @@ def read_header(source: Source, key: str, where: str, seal: Seal | None) -> tupl
 class StoredFile:
     """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
 
-    def __init__(self, store: "DirectoryStore", key: str, where: str, opened: files.Opened) -> None:
-        self.where = where
+    def __init__(self, store: "DirectoryStore", place: "Place", opened: files.Opened) -> None:
+        self.where = place.path
         self._store = store
-        self._key = key
+        self._place = place
         self._opened: files.Opened | None = opened
         self._modified = opened.modified
         try:
@@ -78,7 +79,7 @@ class StoredFile:
         segments = self._segments()
         header = self.header
         file_bytes = header.header_bytes + header.stored_bytes
-        self._store.counters.note_loaded(self._key, header.raw_bytes, file_bytes, began)
+        self._store.counters.note_loaded(self._place.key, header.raw_bytes, file_bytes, began)
         return segments
 
     def _segments(self) -> list[bytes | memoryview]:
@@ -89,7 +90,7 @@ class StoredFile:
             except CorruptedStateError as error:
                 self._store.counters.retries += 1
                 _log.debug("reading again: %s", error)
-        return self._store.watch(self._key, lambda: self._with_file(record.decode))
+        return self._store.watch(self._place, lambda: self._with_file(record.decode))
 
     def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
         """Read, verify and decompress a piece at a time; a digest that fails is read once more from the file."""
@@ -97,14 +98,14 @@ class StoredFile:
 
         def work(header: record.Header, read: chunks.Read, where: str) -> None:
             if header.content != content:
-                raise CorruptedStateError(self._key, where, "it was replaced by another state while it was read")
+                raise CorruptedStateError(self._place.key, where, "it was replaced by another state while it was read")
             record.copy(header, read, where, offsets, put)
 
-        self._store.watch(self._key, lambda: self._with_file(work))
+        self._store.watch(self._place, lambda: self._with_file(work))
 
     def verify(self) -> None:
         """Read all of the content and check its digests; what fails is read once more from the file."""
-        self._store.watch(self._key, lambda: self._with_file(record.verify))
+        self._store.watch(self._place, lambda: self._with_file(record.verify))
 
     def release(self) -> None:
         """Close the file."""
@@ -115,7 +116,7 @@ class StoredFile:
     def _with_file(self, work: Callable[[record.Header, chunks.Read, str], Result]) -> Result:
         opened, self._opened = self._opened, None
         again = opened is None
-        with opened or self._store.open_state(self._key, self.where, wait=True) as opened:
+        with opened or self._store.open_state(self._place, wait=True) as opened:
             data = None
             if again:
                 self.header, data = self._read_header(opened)
@@ -123,5 +124,5 @@ class StoredFile:
 
     def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
         """Return the verified header, and the whole file if it is small."""
-        header, start = read_header(opened, self._key, self.where, self._store.seal)
+        header, start = read_header(opened, self._place.key, self.where, self._store.seal)
         return header, start if len(start) == opened.size_bytes else None

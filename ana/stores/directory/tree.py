@@ -22,6 +22,7 @@ from ana.fs.permissions import Access, adjust
 from ana.runtime import threads
 from ana.stores.directory import config, keyring, signing, trash
 from ana.stores.directory.config import CONFIG, LEVELS, Config
+from ana.stores.directory.place import Place
 
 __all__ = ["Folder", "Tree", "is_shard"]
 
@@ -89,10 +90,12 @@ class Tree:
             return None
         return None if found is None else found.identity
 
-    def place(self, key: str) -> tuple[str, str]:
-        """Return the innermost folder of a key, and the name of its file there."""
+    def place(self, key: str) -> Place:
+        """Return the place of a key."""
         shard, name = address.place(key, self.config.levels)
-        return f"{self.root}/{shard}" if shard else self.root, name
+        folder = f"{self.root}/{shard}" if shard else self.root
+        # As `Place(...)`, without a call into Python: each look-up comes by here.
+        return tuple.__new__(Place, (key, shard, folder, name, f"{folder}/{name}"))
 
     @property
     def mode(self) -> int:
@@ -127,12 +130,13 @@ class Tree:
             self.trust.check_folder(path, found)
         return True
 
-    def check_folders(self, key: str) -> None:
-        """Refuse a key's folders if others may have planted files there: links, another's, open to all. Once for each.
+    def check_folders(self, place: Place) -> None:
+        """Refuse a place's folders if others may have planted files there: links, another's, open to all.
 
+        Each folder is looked at once.
         Raises UntrustedStoreError, StoreError.
         """
-        shard = address.place(key, self.config.levels)[0]
+        shard = place.shard
         believed = self._believed
         if shard in believed:
             return
@@ -148,17 +152,9 @@ class Tree:
                 self.trust.check_folder(folder, found)
                 believed.add(part)
 
-    def folders(self, key: str) -> list[str]:
-        """Return the root and the key's shard folders, outermost first."""
-        folders = [self.root]
-        shard, _ = address.place(key, self.config.levels)
-        for part in shard.split("/") if shard else ():
-            folders.append(f"{folders[-1]}/{part}")
-        return folders
-
-    def make_folders(self, key: str) -> None:
-        """Make the folders of a key, where they are missing."""
-        folders = self.folders(key)
+    def make_folders(self, place: Place) -> None:
+        """Make the folders of a place, where they are missing."""
+        folders = place.folders()
         try:
             # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
             atomic.make_folder(folders[-1], durable=self.durable, access=self.access)

@@ -1,0 +1,28 @@
+"""Where a state's record lies: worked out once in an operation, and handed on."""
+
+from typing import NamedTuple, Self
+
+__all__ = ["Place"]
+
+
+class Place(NamedTuple):
+    """A key, and the file that holds its record."""
+
+    key: str
+    shard: str
+    """The key's folders below the root: "5f/3a", or "" in a tree without."""
+    folder: str
+    name: str
+    path: str
+
+    @classmethod
+    def listed(cls, root: str, relative: str, key: str) -> Self:
+        """Return the place of a file by its name in the tree, "5f/3a/...", with its key as far as it is known."""
+        shard, _, name = relative.rpartition("/")
+        folder = f"{root}/{shard}" if shard else root
+        return cls(key, shard, folder, name, f"{folder}/{name}")
+
+    def folders(self) -> list[str]:
+        """Return the root and the shard folders, outermost first."""
+        depth = self.shard.count("/") + 1 if self.shard else 0
+        return [self.folder.rsplit("/", depth - level)[0] for level in range(depth + 1)]
