@@ -1,7 +1,7 @@
-"""Other processes of this program: the store that children take over from their parent, and what goes to them by value.
+"""Other processes of this program: the store that child processes inherit, and the objects that go to them by value.
 
-multiprocessing copies the configuration of the process that starts a child into it, also through a fork server that
-runs already. Workers of loky, joblib and dask's LocalCluster are such children.
+multiprocessing copies the configuration of the process that starts a child into the child, also through a fork server
+that already runs. Workers of loky, joblib and dask's LocalCluster are such children.
 """
 
 import math
@@ -26,12 +26,12 @@ _KEY = "ana_home"
 
 _is_fork = False
 _copied_until = -math.inf
-"""What was stored in memory before this moment (time.monotonic, s), forked relatives have, too."""
+"""Forked relatives also have what was stored in memory before this moment (time.monotonic, s)."""
 _told = False
 
 
 class _Home:
-    """Stands in the configuration for the home of the layer that is current when a child is started."""
+    """Put into the configuration. Pickles into the home of the layer that is current when a child is started."""
 
     def __init__(self, find: Callable[[], str], inherited: str) -> None:
         self.find = find
@@ -42,7 +42,7 @@ class _Home:
 
 
 class _OnImport:
-    """Waits on `sys.meta_path` for the import of multiprocessing: ana does without it, and it takes 10 ms."""
+    """Waits on `sys.meta_path` for the import of multiprocessing, which takes 10 ms and which ana itself avoids."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self.then = then
@@ -50,7 +50,7 @@ class _OnImport:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> "ModuleSpec | None":
-        """Find the module as others do, and have `then` called when it has been executed."""
+        """Find the module with the other finders, and call `then` once it has been executed."""
         if name != _MODULE:
             return None
         sys.meta_path.remove(self)
@@ -69,7 +69,7 @@ class _OnImport:
 
 
 def hand_down(find: Callable[[], str]) -> None:
-    """Have the children that are started from now on take over the home that `find` returns then ("": none)."""
+    """Have children that are started from now on inherit the home that `find` then returns ("": none)."""
     module = sys.modules.get(_MODULE)
     if module is not None:
         module.current_process()._config[_KEY] = _Home(find, inherited_home())  # noqa: SLF001 - it is what descendants inherit
@@ -78,17 +78,17 @@ def hand_down(find: Callable[[], str]) -> None:
 
 
 def inherited_home() -> str:
-    """Return the home that this process was given when its parent started it, or ""."""
+    """Return the home that this process inherited from its parent, or ""."""
     module = sys.modules.get(_MODULE)
     home = "" if module is None else module.current_process()._config.get(_KEY, "")  # noqa: SLF001 - see hand_down
     return home.inherited if isinstance(home, _Home) else str(home)
 
 
 def leaves(looked: float) -> bool:
-    """Say whether what is pickled now goes to a process that does not have this one's memory.
+    """Return whether what is pickled now goes to a process that does not have this process's memory.
 
-    `looked`: when the state was last seen in memory (time.monotonic, s). A child's pickles go to its parent; those
-    that an engine makes, to its workers. Forked children have what their parent had stored before.
+    `looked`: when the state was last seen in memory (time.monotonic, s). A child's pickles go to its parent, and an
+    engine's to its workers. Forked children have what their parent had stored before the fork.
     """
     asks = hash_callers.engine()
     if asks and (asks != "multiprocessing" or not _all_forked()):
@@ -99,13 +99,13 @@ def leaves(looked: float) -> bool:
 
 
 def tell_by_value(what: str) -> None:
-    """Warn, once in a process, that something goes to other processes by value."""
+    """Warn once per process that something goes to other processes by value."""
     global _told  # noqa: PLW0603 - once
     if _told:
         return
     _told = True
     cure = "ana.set_dl(pickle_dir=...) before the workers start, or ANA_PICKLE_DIR, has references sent instead"
-    # An error of it, if the user asked for that, would be the task's, or hang a pool.
+    # If the user turned warnings into errors, raising here would fail the task, or hang a pool.
     with suppress(RuntimeWarning):
         warnings.warn(
             f"the layer is in memory, which other processes do not see, so {what} goes to them by value: {cure}",
@@ -115,17 +115,17 @@ def tell_by_value(what: str) -> None:
 
 
 def _is_one_of_many() -> bool:
-    """Say whether this process was made by another one of the same program, or is one of MPI's ranks."""
+    """Return whether this process was started by another process of the same program, or is an MPI rank."""
     module = sys.modules.get(_MODULE)
     if _is_fork or (module is not None and module.parent_process() is not None):
         return True
     mpi: Any = sys.modules.get("mpi4py.MPI")
-    # Its pickling is compiled, and to be seen in no frame.
+    # mpi4py pickles in compiled code, which no frame shows.
     return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1
 
 
 def _all_forked() -> bool:
-    """Say whether all children that run have been forked, and none is being started otherwise."""
+    """Return whether all running children were forked, and none is being started in another way."""
     context = sys.modules["multiprocessing.context"]
     if context.get_spawning_popen() is not None:
         return False
