@@ -18,14 +18,14 @@ def store(options: settings.Options) -> Store:
 
     Raises TypeError, ValueError and ANAError for nonsense, and what opening raises.
     """
-    believed = trust(options.shared, options.trusted_uids)
+    ring = None if options.key is None else keyring.from_option(options.key)
+    trusted = keyring.Trusted(trust(options.shared, options.trusted_uids), ring)
     with_cache = node_cache(options.node_cache, options.node_cache_bytes)
     opened = folder(
         options.pickle_dir or "",
         durable=options.durable is not False,
         level=options.level,
-        key=options.key,
-        believed=believed,
+        trusted=trusted,
     )
     return with_cache(opened)
 
@@ -36,21 +36,17 @@ def folder(
     durable: bool = True,
     create: bool = True,
     level: int = settings.Options().level,
-    key: object = None,
-    believed: Trust | None = None,
+    trusted: keyring.Trusted | None = None,
     wait_seconds: float | None = None,
 ) -> DirectoryStore:
     """Open the store in a folder. Raises TypeError, ValueError and ANAError for nonsense, and what opening raises."""
-    root = paths.absolute(pickle_dir)
-    ring = None if key is None else keyring.from_option(key)
     return DirectoryStore(
-        root,
+        paths.absolute(pickle_dir),
         durable=durable,
         create=create,
         wait_seconds=settings.WAIT.value() if wait_seconds is None else wait_seconds,
         level=level,
-        ring=ring,
-        trust=trust() if believed is None else believed,
+        trusted=keyring.Trusted(trust()) if trusted is None else trusted,
     )
 
 

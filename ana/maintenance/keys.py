@@ -75,13 +75,13 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
         raise StoreError(root, 17, "there is a store already")
     believed = opening.trust(shared=shared or None)
     if not keyed:
-        store = opening.folder(root, believed=believed)
+        store = opening.folder(root, trusted=keyring.Trusted(believed))
         return Initialised(root, store.config.id, f"{store.tree.mode:04o}")
     store_id = address.random_uuid()
     where = keyring.default_path(store_id) if key_file is None else absolute(key_file)
     keyring.make(where, store_id, [root])
     try:
-        store = opening.folder(root, key=where, believed=believed)
+        store = opening.folder(root, trusted=keyring.Trusted(believed, keyring.from_option(where)))
     except BaseException:
         files.remove(where)
         raise

@@ -103,6 +103,10 @@ class _Task:
         self.has_address = not (target.store.process_local and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())
 
+    def child_keys(self) -> tuple[str, ...]:
+        """Return the UUIDs of the states that it refers to."""
+        return tuple(self.children.objects)
+
 
 def _pickled_again(target: Target, obj: Any) -> _Task:
     """Pickle an object that may have a UUID already."""
@@ -141,8 +145,7 @@ def _anew(write: Write) -> Write:
     key = write.key
     if address.is_content_uuid(key) and identity.mark_of(write.obj) is None:
         key = address.content_uuid(task.content.digest)
-    children = tuple(task.children.objects)
-    return Write(write.target, task.obj, task.content, children, key, given=write.given, repair=write.repair)
+    return Write(write.target, task, key, given=write.given, repair=write.repair)
 
 
 @contextmanager
@@ -212,7 +215,7 @@ def _address(target: Target, top: Any, expected: str | None, obj: Any) -> identi
         _check_expected(key, expected)
     for child in task.pending:
         _store_all(target, child)
-    write = Write(target, task.obj, task.content, tuple(task.children.objects), key, given=not task.has_address)
+    write = Write(target, task, key, given=not task.has_address)
     write.is_right = True
     return _submit(write)
 
@@ -365,5 +368,4 @@ class _Look:
 def _put(target: Target, task: _Task, *, repair: bool) -> None:
     mark = identity.mark_of(task.obj)
     if mark is not None:
-        children = tuple(task.children.objects)
-        _submit(Write(target, task.obj, task.content, children, mark.uuid, given=mark.given, repair=repair))
+        _submit(Write(target, task, mark.uuid, given=mark.given, repair=repair))

@@ -28,24 +28,32 @@ class Target(Protocol):
     recheck_seconds: float
 
 
+class PickledObject(Protocol):
+    """An object and its pickled state."""
+
+    obj: Any
+    content: record.Content
+
+    def child_keys(self) -> tuple[str, ...]:
+        """Return the UUIDs of the states that the state refers to."""
+
+
 class Write:
     """One state on its way into a store. Only the thread that pickled it calls `announce`, `note` and `withdraw`."""
 
     def __init__(
         self,
         target: Target,
-        obj: Any,
-        content: record.Content,
-        children: tuple[str, ...],
+        pickled: PickledObject,
         key: str,
         *,
         given: bool,
         repair: bool = False,
     ) -> None:
         self.target = target
-        self.obj = obj
-        self.content = content
-        self.children = children
+        self.obj = pickled.obj
+        self.content = pickled.content
+        self.children = pickled.child_keys()
         self.key = key
         self.given = given
         self.repair = repair

@@ -120,7 +120,7 @@ class KeyedPlace(TreePlace):
 
     def open(self) -> Store:
         """Return a store that knows nothing of earlier ones."""
-        return DirectoryStore(str(self.tree), ring=keyring.from_option(b"k" * 32))
+        return DirectoryStore(str(self.tree), trusted=keyring.Trusted(ring=keyring.from_option(b"k" * 32)))
 
 
 class TieredPlace(TreePlace):

@@ -10,15 +10,19 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from ana import settings
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format.signature import KEY_BYTES, Seal
 from ana.fs import atomic, files, paths
+from ana.fs.ownership import EVERYDAY, Trust
 from ana.fs.permissions import Access
 
 __all__ = [
+    "DEFAULT",
     "KeyRing",
+    "Trusted",
     "default_path",
     "find",
     "forget_old",
@@ -33,6 +37,17 @@ __all__ = [
 
 _LIMIT_BYTES = 64 << 10
 _ONLY_OWNER = 0o077
+
+
+class Trusted(NamedTuple):
+    """What a store trusts: files of these owners, signed with these keys."""
+
+    owners: Trust = EVERYDAY
+    ring: "KeyRing | None" = None
+    """The store's keys; None: look for them where keys are kept."""
+
+
+DEFAULT = Trusted()
 
 
 class KeyRing:

@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeVar
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.format import address, chunks, record
 from ana.fs import atomic, files, locks, mounts
-from ana.fs.ownership import EVERYDAY, Trust
 from ana.stores.base import CacheableStore, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, trash
 from ana.stores.directory.config import Config
@@ -52,21 +51,28 @@ class DirectoryStore(CacheableStore):
         create: bool = True,
         wait_seconds: float = 2.0,
         level: int = chunks.DEFAULT_LEVEL,
-        ring: keyring.KeyRing | None = None,
-        trust: Trust = EVERYDAY,
+        trusted: keyring.Trusted = keyring.DEFAULT,
     ) -> None:
-        """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
+        """Open a store.
 
-        Raises StoreError, UntrustedStoreError (a folder that is no tree), UnsupportedFormatError
-        (a newer tree) before anything is written. `wait_seconds`: how long a network filesystem is given
-        to show a state that another host has just written. `level`: see `ana.format.chunks.encode`. `ring`:
-        the store's keys, if they are not to be looked for. `trust`: whose files are believed.
+        Args:
+            root: The folder's absolute path.
+            durable: Wait for the disk before a state counts as stored.
+            create: Create the store if it does not exist.
+            wait_seconds: How long to wait for a state that another host may have just written, on a network filesystem.
+            level: The compression level; see `ana.format.chunks.encode`.
+            trusted: Whose files and which keys to trust.
+
+        Raises:
+            StoreError: The store does not exist, or the system refused. In every case, nothing was written.
+            UntrustedStoreError: The folder is not a store.
+            UnsupportedFormatError: A newer version made the store.
         """
         super().__init__(root)
-        self.tree = Tree(root, durable=durable, create=create, ring=ring, trust=trust)
+        self.tree = Tree(root, durable=durable, create=create, trusted=trusted)
         self._check = self.tree.trust.check_file
-        self._ring = ring
-        self.seal = signing.seal_of(self.tree.config, root, ring)
+        self._ring = trusted.ring
+        self.seal = signing.seal_of(self.tree.config, root, trusted.ring)
         self.durable = durable
         self.wait_seconds = wait_seconds
         self.level = level

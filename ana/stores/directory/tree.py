@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.fs import atomic, files, mounts
-from ana.fs.ownership import EVERYDAY, PLANTED, Trust
+from ana.fs.ownership import PLANTED
 from ana.fs.permissions import Access, adjust
 from ana.runtime import threads
 from ana.stores.directory import config, keyring, signing, trash
@@ -58,18 +58,17 @@ class Tree:
         *,
         durable: bool = True,
         create: bool = True,
-        ring: keyring.KeyRing | None = None,
-        trust: Trust = EVERYDAY,
+        trusted: keyring.Trusted,
     ) -> None:
         """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
 
-        One that is made has the keys of `ring`. Raises StoreError, UntrustedStoreError
+        One that is made gets the keys of `trusted`. Raises StoreError, UntrustedStoreError
         (a folder that is no tree, or that others can write to), UnsupportedFormatError (a newer tree) before anything
         is written.
         """
         self.root = root
         self.durable = durable
-        self._ring = ring
+        trust, self._ring = trusted
         self._seen: tuple[int, ...] | None = None
         self._told: dict[tuple[int, ...] | None, object] = {}
         self._root_identity: tuple[int, int] | None = None
