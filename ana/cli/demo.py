@@ -198,7 +198,7 @@ def _checks_rows(result: demo.DemoResult) -> list[tuple[str, str]]:
 
 
 def _caught(result: demo.DemoResult) -> str:
-    """Say which error a flipped byte gave, and what it names."""
+    """Return the error that a flipped byte raised, and what it names."""
     flipped = result.flipped_byte
     if not flipped.error:
         return "not noticed"

@@ -81,18 +81,18 @@ def check_key(key: object) -> str:
 
 
 def is_uuid_object(key: object) -> bool:
-    """Say whether `key` is a `uuid.UUID`. Who has one has imported its module; ana does not, for the time it takes."""
+    """Return whether `key` is a `uuid.UUID`, without importing the module: nobody has one who has not."""
     module = sys.modules.get("uuid")
     return module is not None and isinstance(key, module.UUID)
 
 
 def is_canonical(key: str) -> bool:
-    """Say whether `key` is a lower-case canonical UUID of version 4 or 8, whose digits are evenly spread."""
+    """Return whether `key` is a lower-case canonical UUID of version 4 or 8, whose digits are evenly spread."""
     return _CANONICAL.fullmatch(key) is not None
 
 
 def is_content_uuid(key: str) -> bool:
-    """Say whether `key` looks like what `content_uuid` returns: then equal keys mean equal contents."""
+    """Return whether `key` has the form of a content address: then equal keys mean equal contents."""
     return is_canonical(key) and key[14] == "8"
 
 
@@ -141,7 +141,7 @@ def place(key: str, levels: int) -> tuple[str, str]:
 
 
 def is_file_name(name: str) -> bool:
-    """Say whether a file's name is that of a state."""
+    """Return whether a file's name is that of a state."""
     return name.endswith(SUFFIX) and not name.startswith(".")
 
 

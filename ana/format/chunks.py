@@ -211,7 +211,7 @@ def most_bytes(raw_bytes: int, n_chunks: int) -> int:
 
 
 def is_possible(chunk: Chunk) -> bool:
-    """Say whether an entry's sizes can be those of a chunk; nothing is allocated for one whose cannot."""
+    """Return whether a chunk's sizes are possible. Nothing is allocated before this is checked."""
     if not 0 < chunk.raw <= MAX_CHUNK_BYTES:
         return False
     if chunk.method == RAW:

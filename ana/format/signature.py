@@ -46,7 +46,7 @@ class Seal:
         return self._signature(self._keys[0], uuid, head)
 
     def accepts(self, uuid: str, head: Bytes, signature: Bytes) -> bool:
-        """Say whether one of the keys has signed this header, for this UUID, in this store; in constant time."""
+        """Return, in constant time, whether one of the keys has signed this header for this UUID and store."""
         return self.number(uuid, head, signature) is not None
 
     def number(self, uuid: str, head: Bytes, signature: Bytes) -> int | None:

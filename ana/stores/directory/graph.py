@@ -1,4 +1,4 @@
-"""What states refer to, followed through their headers: without recursion, as chains may be long."""
+"""Orders of the graph of references. Without recursion, because chains may be long."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,9 +6,9 @@ __all__ = ["by_level", "postorder"]
 
 
 def postorder(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    """Yield the keys and all that they lead to, each once and after its children (of a cycle, one comes first).
+    """Yield the keys and all that they refer to, each once and after its children. In a cycle, one comes first.
 
-    `children_of` is called once for each; what it does not want followed, it leaves out.
+    `children_of` is called once for each key. It leaves out children that are not to be followed.
     """
     seen: set[str] = set()
     for top in keys:
@@ -28,9 +28,9 @@ def postorder(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) 
 
 
 def by_level(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> list[list[str]]:
-    """Return the keys, which come after their children, in lists: those of one do not refer to each other.
+    """Return keys (which come after their children) by level: keys of one level do not refer to each other.
 
-    In a cycle some do.
+    In a cycle, some do.
     """
     lists: list[list[str]] = []
     level_of: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Records that come from elsewhere, as they are: verified, copied into a store, verified there. For maintenance."""
+"""Take records from elsewhere: verify them, copy them into a store, verify the copies. For maintenance."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +19,10 @@ START_BYTES = 4096
 
 
 def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
-    """Store the record of `size_bytes` that `read` gives under its key; False if there is one of that name already.
+    """Store a record of `size_bytes` that `read` reads; return False if its key exists.
 
-    `seal`: what it is signed with; here it gets this store's signature. It is verified before, and once more as it
-    lies in the store. Raises CorruptedStateError for one that is not what was written, UnsupportedFormatError,
-    StoreError.
+    `seal`: the key that has signed it. The copy is signed with this store's key. The record is verified before it is
+    copied, and again in the store. Raises CorruptedStateError, UnsupportedFormatError, StoreError.
     """
     header = read_header(key, size_bytes, read, where, seal)
     record.verify(header, read, where)
@@ -38,9 +37,9 @@ def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: 
 
 
 def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
-    """Have a state's file (by its name in the tree) carry the signature of the store's current key; False if it does.
+    """Sign a state's file (by its name in the tree) with the store's current key; return False if it is already.
 
-    Replaced by a copy: who has it open goes on with the old one. Raises StoreError.
+    The file is replaced by a copy. Readers that have it open keep the old one. Raises StoreError.
     """
     seal = store.seal
     if seal is None:
@@ -72,7 +71,7 @@ def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
 
 @contextmanager
 def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
-    """Open a state's record: its size in bytes, and what reads it. Raises StateNotFoundError, StoreError."""
+    """Open a record; yield its size in bytes and its read function. Raises StateNotFoundError, StoreError."""
     file = files.open_file(store.path(key), START_BYTES, store.tree.trust.check_file)
     if file is None:
         raise StateNotFoundError(key, store.home)
@@ -116,7 +115,7 @@ def _copier(read: Read, size_bytes: int) -> Callable[[record.Write], None]:
 
 
 def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:
-    """Return what reads a record with this header as if it had another signature, or none."""
+    """Return a read function for a record with another signature, or none."""
     head = record.sealed_anew(bytes(_start(read, header.header_bytes)), header.key, seal)
 
     def read_resealed(offset: int, targets: Sequence[memoryview]) -> None:

@@ -17,9 +17,9 @@ from ana.stores.directory.tree import Folder, is_shard
 __all__ = ["Contents", "File", "Survey", "plain_name", "trash_name"]
 
 START_BYTES = 4096
-"""Read at once: the whole header of a state without hundreds of children, chunks or buffers."""
+"""Read on open: enough for the header of a state with less than hundreds of children, chunks or buffers."""
 AT_ONCE = 32
-"""How many files of a network filesystem are looked at at the same time."""
+"""How many files are read at the same time on a network filesystem."""
 WINDOW = 1024
 
 _KINDS = ((files.TRASH, "trash"), (files.GONE, "gone"), (files.BAD, "bad"))
@@ -94,7 +94,7 @@ class Survey:
         return f"{folder}/{name}" if folder else name
 
     def is_there(self, key: str) -> bool:
-        """Say whether a state is there, or in the trash, from where its readers bring it back. Raises StoreError."""
+        """Return whether a state exists, or is in the trash, from where readers bring it back. Raises StoreError."""
         name = self.name_of(key)
         return any(self.stat(found) is not None for found in (name, trash_name(name)))
 
@@ -165,7 +165,7 @@ def _read_header(store: DirectoryStore, path: str, key: str) -> tuple[record.Hea
 
 
 def _kind(entry: files.Entry, folder: Folder) -> str | None:
-    """Say which list of `Contents` a name belongs to; None for the tree's own."""
+    """Return the list of `Contents` that a name belongs to; None for the tree's own names."""
     if is_shard(entry) and not folder.innermost:
         return None
     if entry.kind != "file":

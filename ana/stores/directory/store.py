@@ -115,7 +115,7 @@ class DirectoryStore(CacheableStore):
         return self.tree.place(key).path
 
     def has(self, key: str) -> bool:
-        """Say, after one look-up, whether a file that can be a record is there; after reading it, if it was damaged."""
+        """Return, after one look-up, whether the state exists. One that was damaged is read first."""
         if key in self._suspects:
             return self.is_whole(key)
         path = self.path(key)
@@ -318,7 +318,7 @@ class DirectoryStore(CacheableStore):
 
     @staticmethod
     def _is_worth_finding(key: str, size_bytes: int) -> bool:
-        """Say whether to look in the trash before writing a state: under a UUID that was given the first wins."""
+        """Return whether to look in the trash before writing: for large states and explicit UUIDs."""
         return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
 
     def _pauses(self, *, wait: bool) -> Iterator[float]:
@@ -367,7 +367,7 @@ class DirectoryStore(CacheableStore):
         return not self.may_be_lost(found.modified) or atomic.sync_file(path)
 
     def may_be_lost(self, written: float) -> bool:
-        """Say whether a file that was written then (s since 1970) may not be on the disk yet, though it should be."""
+        """Return whether a file written at that time (s since 1970) may not be on the disk yet, though it should be."""
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._waits_at_close
 
 

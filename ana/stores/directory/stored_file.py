@@ -1,4 +1,4 @@
-"""A state that was found in a tree: its verified header, and its content on demand."""
+"""A state in a tree: its verified header, and its content on demand."""
 
 import logging
 import time
@@ -70,7 +70,7 @@ class StoredFile:
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether a power cut may still take it: its writer may not have waited for the disk."""
+        """Whether a power cut may still lose it, because its writer may not have waited for the disk."""
         return self._store.may_be_lost(self._modified)
 
     def segments(self) -> list[bytes | memoryview]:

@@ -62,7 +62,7 @@ def _own(tree: Tree) -> list[Folder]:
 
 
 def _belongs(entry: files.Entry, folder: Folder) -> bool:
-    """Say whether a name is where a tree has it: states in the innermost folders, its own things in the root."""
+    """Return whether a name is in its place: states in innermost folders, the tree's own files in the root."""
     if is_shard(entry) and not folder.innermost:
         return True
     if entry.kind == "file" and folder.innermost:

@@ -377,7 +377,7 @@ class Tree:
 
 
 def is_shard(entry: files.Entry) -> bool:
-    """Say whether a name in a tree is that of one of its folders for states."""
+    """Return whether an entry is a folder for states."""
     return entry.kind == "folder" and _SHARD.fullmatch(entry.name) is not None
 
 
