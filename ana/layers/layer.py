@@ -91,7 +91,7 @@ class DataLayer:
 
     @property
     def home(self) -> str:
-        """Where the store is, as references say it: a folder's absolute path, or "memory:" and an id."""
+        """Where the store is, as references say it: a folder's absolute path, or a scheme, ":" and the rest."""
         return self.store.home
 
     def stats(self) -> "Stats":

@@ -127,7 +127,7 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
     wanted: list[tuple[str, Any]] = []
     homes: dict[str | None, None] = {None: None}
     for ref in bulk.check_objects([refs] if isinstance(refs, str) else refs, or_uuids=True):
-        if not hasattr(type(ref), "_ana_getstate"):
+        if not identity.is_storable(ref):
             wanted.append((address.check_key(ref), None))
             continue
         mark = identity.mark_of(ref)

@@ -13,7 +13,7 @@ from typing import Any
 from ana.format import address
 from ana.objects.class_names import class_name
 
-__all__ = ["LiveObjects", "Mark", "address_of", "mark", "mark_of", "note_address"]
+__all__ = ["LiveObjects", "Mark", "address_of", "is_storable", "mark", "mark_of", "note_address"]
 
 
 class Mark(weakref.ref[Any]):
@@ -94,6 +94,11 @@ def mark_of(obj: object) -> Mark | None:
     """Return the mark of an object that has a UUID, otherwise None."""
     found = _marks.get(id(obj))
     return found if found is not None and found() is obj else None
+
+
+def is_storable(obj: object) -> bool:
+    """Return whether an object may have a UUID: whether its class speaks a Storable's protocol."""
+    return hasattr(type(obj), "_ana_getstate")
 
 
 def mark(obj: object, uuid: str, *, given: bool) -> Mark:

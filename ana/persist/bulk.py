@@ -64,7 +64,7 @@ def check_objects(objects: Iterable[Any], *, or_uuids: bool = False) -> list[Any
     for number, obj in enumerate(found):
         if or_uuids and (isinstance(obj, str) or address.is_uuid_object(obj)):
             continue
-        if not hasattr(type(obj), "_ana_getstate"):
+        if not identity.is_storable(obj):
             what = "a Storable or a UUID" if or_uuids else "a Storable"
             msg = f"item {number} is not {what}, but a {type(obj).__name__}"
             raise TypeError(msg)
