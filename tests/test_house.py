@@ -30,6 +30,7 @@ CORE = sorted(name for name in MODULES if name.split("/")[0] not in {*COMMANDS, 
 
 CALLERS = {
     "fs/atomic",
+    "fs/linux_calls",
     "fs/files",
     "fs/locks",
     "fs/mounts",

@@ -8,11 +8,10 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
 from typing import NamedTuple
 
 from ana.errors import StoreError
-from ana.fs import files, mounts
+from ana.fs import files, linux_calls, mounts
 from ana.fs.permissions import (
     FILE_BITS,
     FREE,
@@ -45,11 +44,7 @@ Write = Callable[[int, Sequence[memoryview | bytes]], None]
 
 _EARLY_BYTES = 256 << 10
 """Parts of at least this size are sent to the disk or server while the next ones are produced."""
-_SYNC_FILE_RANGE_WRITE = 2
-"""From <fcntl.h>: start writing dirty pages, without waiting."""
 _ASIDE_NAME_BYTES = 220
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
-"""From <fcntl.h> and <stdio.h>: relative paths as usual; fail if the name exists."""
 _FAULTS = frozenset(
     {
         errno.EDQUOT,
@@ -295,7 +290,7 @@ def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], pol
         # append() is atomic: threads may write at once.
         sizes.append(size)
         if size >= _EARLY_BYTES and early():
-            _start_writing_back(descriptor, offset, size)
+            linux_calls.start_writing_back(descriptor, offset, size)
 
     try:
         fill(put)
@@ -312,27 +307,6 @@ def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], pol
         raise
     os.close(descriptor)
     return found.st_dev, found.st_ino
-
-
-def _start_writing_back(descriptor: int, offset: int, size: int) -> None:
-    """Let the kernel start writing a part of a file back. Errors show at the final fsync or close."""
-    start = _c_function("sync_file_range", "int", "int64", "int64", "uint")
-    if start is not None:
-        start(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
-
-
-@cache
-def _c_function(name: str, *kinds: str) -> Callable[..., int] | None:
-    """Return a function of the C library (Linux), called without the GIL; None if it does not exist."""
-    try:
-        import ctypes  # noqa: PLC0415 - takes milliseconds, and few states need it
-
-        function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    except (ImportError, OSError, AttributeError):
-        return None
-    function.argtypes = [getattr(ctypes, f"c_{kind}") for kind in kinds]
-    found: Callable[..., int] = function
-    return found
 
 
 def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
@@ -395,7 +369,7 @@ def _rename(temporary: str, path: str, error: OSError) -> bool:
     if _link_is_refused_for_other_reasons(error, os.path.dirname(path)):
         raise error
     try:
-        _rename_to_new(temporary, path)
+        linux_calls.rename_to_new(temporary, path)
     except FileExistsError:
         return False
     kind = mounts.filesystem(os.path.dirname(path))
@@ -403,20 +377,6 @@ def _rename(temporary: str, path: str, error: OSError) -> bool:
         _noted.add(kind)
         _log.warning("no hard links on %s (%s): publishing by rename, %s", path, kind or "unknown", error.strerror)
     return True
-
-
-def _rename_to_new(old: str, new: str) -> None:
-    """Rename without replacing (rename(2), RENAME_NOREPLACE); without that support, rename anyway."""
-    call = _c_function("renameat2", "int", "char_p", "int", "char_p", "uint")
-    if call is not None:
-        import ctypes  # noqa: PLC0415 - see _c_function
-
-        if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE) == 0:
-            return
-        if ctypes.get_errno() == errno.EEXIST:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
-    # Not supported, or it failed: then this call reports the error.
-    os.rename(old, new)
 
 
 def _link_is_refused_for_other_reasons(error: OSError, folder: str) -> bool:
