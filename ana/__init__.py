@@ -30,7 +30,7 @@ from ana.layers.resolve import load, prefetch
 from ana.storable import Ref, Storable, StorableABC
 
 if TYPE_CHECKING:
-    from ana.layers.statistics import Stats  # noqa: TC004 - at run time, it is imported when it is asked for
+    from ana.layers.statistics import Stats
 
 __all__ = [
     "ANAError",
@@ -65,8 +65,23 @@ dl: DataLayer
 logging.getLogger("ana").addHandler(logging.NullHandler())
 
 
+if not TYPE_CHECKING:  # else any name would be one of ours
+
+    def __getattr__(name: str) -> object:
+        # Of the module, not of its class: that would cost each pickle of a reference a twentieth more instructions.
+        if name == "dl":
+            return _current.get_dl()
+        if name == "Stats":
+            from ana.layers.statistics import Stats  # noqa: PLC0415 - dataclasses take longer to import than all of ana
+
+            globals()["Stats"] = Stats
+            return Stats
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+
+
 class _Package(types.ModuleType):
-    """Makes `Stats` when it is first asked for, lets old programs assign `dl`, and lists the public names only."""
+    """Lets old programs assign `dl`, and lists the public names only."""
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle like other modules do in cloudpickle, which knows them by their exact type: functions name us."""
@@ -75,17 +90,6 @@ class _Package(types.ModuleType):
     def __dir__(self) -> list[str]:
         """Return what `ana.<TAB>` offers."""
         return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
-
-    def __getattr__(self, name: str) -> object:
-        if name == "dl":
-            return _current.get_dl()
-        if name == "Stats":
-            from ana.layers.statistics import Stats  # noqa: PLC0415 - dataclasses take longer to import than all of ana
-
-            globals()["Stats"] = Stats
-            return Stats
-        msg = f"module {self.__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "dl":
