@@ -1,10 +1,8 @@
 """Storable, StorableABC and Ref: the base classes of users' objects, with identity and the pickle protocol."""
 
 import copyreg
-import sys
 from abc import ABCMeta
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Generic, Self, TypeVar
 
 from ana import reference
@@ -47,7 +45,7 @@ class _Token:
         if mark is None and not isinstance(obj, Ref):
             msg = "__dask_tokenize__: only an object that has a UUID is tokenized by it"
             raise AttributeError(msg)
-        return lambda: ("ana", *_hash_arguments(obj, _token_to_be(obj) if mark is None else mark.uuid))
+        return lambda: ("ana", *hash_callers.arguments(obj, _token_to_be(obj) if mark is None else mark.uuid))
 
 
 class Storable:
@@ -110,7 +108,7 @@ class Storable:
         given = None if uuid is None else address.check_key(uuid)
         if given is not None and not address.is_content_uuid(given):
             return saving.give_address(target, self, given).uuid
-        if given is None and _is_under_construction(self):
+        if given is None and hash_callers.is_under_construction(self):
             return saving.give_address(target, self, address.random_uuid()).uuid
         return target.make_address(self, given).uuid
 
@@ -227,7 +225,7 @@ class Storable:
             uuid = _token_to_be(self) if isinstance(self, Ref) and hash_callers.is_asked(hash_callers.DASK) else None
         if uuid is not None:
             reference.met[uuid] = self
-            return reference.hashed, _hash_arguments(self, uuid)
+            return reference.hashed, hash_callers.arguments(self, uuid)
         cls = type(self) if mark is None or mark.loader is None else ghost.loaded_class(self)
         plan = states.plan_of(cls)
         if mark is None and plan.plain:
@@ -321,12 +319,6 @@ class Ref(Storable, Generic[Value]):
         return super().__reduce__()
 
 
-def _hash_arguments(obj: object, uuid: str) -> tuple[str | int, ...]:
-    """Return what a hash is made of: the UUID and, if the class was redefined, the number of its definition."""
-    number = class_names.generation(ghost.loaded_class(obj))
-    return (uuid, number) if number else (uuid,)
-
-
 def _token_to_be(ref: Any) -> str:
     """Return the address that pickling will give a Ref, or a random token if it cannot be foreseen."""
     known = _address_to_be(ref)
@@ -400,14 +392,3 @@ class _Stored:
     def __reduce__(self) -> tuple[Any, ...]:
         saving.store(current.get_dl(), self.obj)
         return str, (self.uuid,)
-
-
-def _is_under_construction(obj: object) -> bool:
-    """Return whether the object's own `__init__` is still running. Its content is not complete then."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the public way (inspect) is the same, slower
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is obj:
-            return True
-        frame = frame.f_back
-    return False

@@ -1,14 +1,16 @@
-"""Who is pickling: a hash function (`joblib.hash`, `dask.tokenize`), or an engine that sends objects to its workers.
+"""Who calls: a hash function (`joblib.hash`, `dask.tokenize`), an engine that sends objects, or an object's `__init__`.
 
 A hash must not write to the store, nor depend on where the store is. No library tells an object why it is pickled, so
-this module looks at who called the pickler.
+this module looks at the frames of the callers.
 """
 
 import sys
 from collections.abc import Container
 from types import FrameType
 
-__all__ = ["DASK", "engine", "insist", "is_asked"]
+from ana.objects import class_names, ghost
+
+__all__ = ["DASK", "arguments", "engine", "insist", "is_asked", "is_under_construction"]
 
 _JOBLIB, _DASK = "joblib.hashing", "dask.tokenize"
 DASK = (_DASK,)
@@ -58,3 +60,20 @@ def engine() -> str:
             return ""
         frame = frame.f_back
     return ""
+
+
+def arguments(obj: object, uuid: str) -> tuple[str | int, ...]:
+    """Return what a hash is made of: the UUID and, if the class was redefined, the number of its definition."""
+    number = class_names.generation(ghost.loaded_class(obj))
+    return (uuid, number) if number else (uuid,)
+
+
+def is_under_construction(obj: object) -> bool:
+    """Return whether the object's own `__init__` is still running, so that its content is not complete yet."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - as above
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is obj:
+            return True
+        frame = frame.f_back
+    return False
