@@ -1,4 +1,4 @@
-"""`ana.json`: what a tree says of itself, read and written. `docs/format.md` describes its fields."""
+"""Reads and writes `ana.json`, which describes a tree. `docs/format.md` lists its fields."""
 
 import json
 from typing import Any, NamedTuple
@@ -16,27 +16,27 @@ LEVELS = 2
 _LIMIT_BYTES = 64 << 10
 _AMEND_TRIES = 5
 _DAMAGED = (
-    "it is damaged (empty, or cut short), as a full disk or a crash may leave it; get it from a backup or, if there is "
-    "none, remove it: the next use of the store writes it anew"
+    "it is damaged (empty, or cut short), perhaps by a full disk or a crash: restore it from a backup or, if there is "
+    "none, remove it; the next use of the store writes it again"
 )
 
 
 class Config(NamedTuple):
-    """What `ana.json` records: the format's version, the folder levels, the store's id, its kind."""
+    """The fields of `ana.json`: the format version, the number of folder levels, the store's id, and marks."""
 
     format: int
     levels: int
     id: str
     keyed: bool = False
-    """Nothing counts in this tree that its key has not signed."""
+    """The store has a key; only records signed with it are accepted."""
     roots: bool = False
-    """There have been roots: where their folder is missing, it was lost."""
+    """Roots were kept here; if their folder is missing, it was lost."""
     fingerprint: str = ""
-    """Of the key; "" where an older version made the tree."""
+    """The key's fingerprint; "" if an older version created the tree."""
 
 
 def of_fields(fields: Any) -> Config:
-    """Return what the fields of an `ana.json` say. Raises whatever nonsense in them leads to."""
+    """Return the config in the fields of an `ana.json`. Raises ValueError, KeyError, TypeError for invalid fields."""
     return Config(
         int(fields["format"]),
         int(fields.get("levels", 0)),
@@ -48,22 +48,22 @@ def of_fields(fields: Any) -> Config:
 
 
 def fields_of(said: Config) -> dict[str, object]:
-    """Return the fields that `of_fields` makes this of."""
+    """Return the fields of `ana.json` for a config: the inverse of `of_fields`."""
     fields: dict[str, object] = {"format": said.format, "levels": said.levels, "id": said.id}
     marks = {"keyed": said.keyed, "key": said.fingerprint, "roots": said.roots}
     return fields | {name: value for name, value in marks.items() if value}
 
 
 def read(root: str, trust: Trust) -> Config | None:
-    """Return what a tree's `ana.json` says; None if there is none.
+    """Return the config in a tree's `ana.json`; None if the file is missing.
 
-    Raises UnsupportedFormatError for a newer tree, and for a damaged file; UntrustedStoreError, StoreError.
+    Raises UnsupportedFormatError (a newer tree, or a damaged file), UntrustedStoreError, StoreError.
     """
     return _read(root, trust)[0]
 
 
 def _read(root: str, trust: Trust) -> tuple[Config | None, dict[str, Any]]:
-    """Return what `ana.json` says, and its fields, also those that this version does not know."""
+    """Return the config and all fields of `ana.json`, including fields unknown to this version."""
     path = f"{root}/{CONFIG}"
     data = files.read_whole(path, _LIMIT_BYTES, trust.check_file)
     if data is None:
@@ -81,14 +81,14 @@ def _read(root: str, trust: Trust) -> tuple[Config | None, dict[str, Any]]:
 
 
 def publish(root: str, fields: dict[str, object], access: Access, *, replace: bool = False) -> None:
-    """Write a tree's `ana.json`, unless another process was first, or in the place of what is there."""
+    """Write a tree's `ana.json` unless it exists; with `replace`, overwrite it."""
     data = json.dumps(fields).encode() + b"\n"
-    # Durable in any case: without it, the states of others would be lost with it.
+    # Always durable: if it were lost, the states of all users would be lost with it.
     atomic.publish_data(root, CONFIG, data, access, replace=replace)
 
 
 def amend(root: str, fields: dict[str, object], access: Access, trust: Trust) -> Config:
-    """Have `ana.json` say something more, or something else; return what it says then.
+    """Add or change fields of `ana.json`; return the new config.
 
     Raises StoreError, UntrustedStoreError, UnsupportedFormatError.
     """
@@ -96,7 +96,7 @@ def amend(root: str, fields: dict[str, object], access: Access, trust: Trust) ->
         config, before = _read(root, trust)
         if config is None or {**before, **fields} == before:
             break
-        # Read again after it was written: of two writers at once, one may have undone what the other wrote.
+        # The next round reads it again, because a concurrent writer may have overwritten our fields.
         publish(root, {**before, **fields}, access, replace=True)
     else:
         config = read(root, trust)

@@ -1,4 +1,4 @@
-"""Orders of the graph of references. Without recursion, because chains may be long."""
+"""Orderings of the reference graph, computed without recursion because chains may be long."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,9 +6,9 @@ __all__ = ["by_level", "postorder"]
 
 
 def postorder(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    """Yield the keys and all that they refer to, each once and after its children. In a cycle, one comes first.
+    """Yield the keys and all that they refer to, each once, after its children. A cycle is broken at one key.
 
-    `children_of` is called once for each key. It leaves out children that are not to be followed.
+    `children_of` is called once for each key. It omits children that should not be followed.
     """
     seen: set[str] = set()
     for top in keys:
@@ -28,7 +28,7 @@ def postorder(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) 
 
 
 def by_level(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> list[list[str]]:
-    """Return keys (which come after their children) by level: keys of one level do not refer to each other.
+    """Group keys, given in postorder, into levels: keys of one level do not refer to each other.
 
     In a cycle, some do.
     """

@@ -1,4 +1,4 @@
-"""Where a state's record lies: worked out once in an operation, and handed on."""
+"""Where a state's record lies: computed once per operation, then passed on."""
 
 from typing import NamedTuple, Self
 
@@ -10,14 +10,14 @@ class Place(NamedTuple):
 
     key: str
     shard: str
-    """The key's folders below the root: "5f/3a", or "" in a tree without."""
+    """The key's folders below the root: "5f/3a", or "" in a tree without levels."""
     folder: str
     name: str
     path: str
 
     @classmethod
     def listed(cls, root: str, relative: str, key: str) -> Self:
-        """Return the place of a file by its name in the tree, "5f/3a/...", with its key as far as it is known."""
+        """Return the place of a file from its name in the tree, "5f/3a/...", and its key, "" if unknown."""
         shard, _, name = relative.rpartition("/")
         folder = f"{root}/{shard}" if shard else root
         return cls(key, shard, folder, name, f"{folder}/{name}")

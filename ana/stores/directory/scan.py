@@ -1,4 +1,4 @@
-"""What lies in a tree, by file and without unpickling: names, sizes, ages, headers. For maintenance."""
+"""List the files of a tree without unpickling: names, sizes, ages, headers. For maintenance."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,9 +17,9 @@ from ana.stores.directory.tree import Folder, is_shard
 __all__ = ["Contents", "File", "Survey", "plain_name", "trash_name"]
 
 START_BYTES = 4096
-"""Read on open: enough for the header of a state with less than hundreds of children, chunks or buffers."""
+"""Read on open: enough for the header of a state, unless it has hundreds of children, chunks or buffers."""
 AT_ONCE = 32
-"""How many files are read at the same time on a network filesystem."""
+"""How many files to read at the same time on a network filesystem."""
 WINDOW = 1024
 
 _KINDS = ((files.TRASH, "trash"), (files.GONE, "gone"), (files.BAD, "bad"))
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class File(NamedTuple):
-    """A state's file: its name relative to the tree, size in bytes, time of last change in s since 1970."""
+    """A state's file: its name relative to the tree, its size, its time of last change in s since 1970."""
 
     name: str
     size_bytes: int
@@ -37,7 +37,7 @@ class File(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The names in a tree, relative to it, by what they are; `trash` and the like under the names that they have."""
+    """The names in a tree, relative to it, grouped by kind. Names in `trash`, `gone` and `bad` keep their prefix."""
 
     states: list[str]
     trash: list[str]
@@ -49,17 +49,17 @@ class Contents(NamedTuple):
 
 
 class Survey:
-    """Looks at the files of a store. Safe beside all that writes to it: what vanishes meanwhile is passed over."""
+    """Inspects the files of a store. Safe while others write to it: files that vanish meanwhile are skipped."""
 
     def __init__(self, store: DirectoryStore) -> None:
         self.store = store
         self.root = store.tree.root
         self.unreadable: dict[str, ANAError] = {}
-        """Shard folders that could not be listed, and why: what is in them is not known."""
+        """Shard folders that could not be listed, with their errors; their contents are unknown."""
         self._at_once = AT_ONCE if store.high_latency else 1
 
     def contents(self) -> Contents:
-        """List the whole tree: one listing for each folder, no file is touched. Raises StoreError for the root."""
+        """List each folder of the tree once; open no file. Raises StoreError if the root cannot be listed."""
         found = Contents([], [], [], [], [], [], [])
         for folder in self.store.tree.walk(unreadable=self.unreadable):
             if folder.name:
@@ -71,9 +71,9 @@ class Survey:
         return found
 
     def states(self, digits: str = "", *, trash: bool = False) -> Iterator[str]:
-        """Yield the names of the states, folder by folder: those of the UUIDs that begin with `digits`, and a few more.
+        """Yield the names of states, folder by folder: of all UUIDs that begin with `digits`, and of a few others.
 
-        With `trash`, also of those in the trash, under the names that they had before. Raises StoreError.
+        With `trash`, states in the trash are included, under their former names. Raises StoreError.
         """
         for folder in self.store.tree.walk(digits, self.unreadable):
             for entry in folder.entries:
@@ -82,7 +82,7 @@ class Survey:
                     yield plain_name(f"{folder.name}{entry.name}")
 
     def names_to_sign(self) -> Iterator[str]:
-        """Yield the names of all files that hold a state, as they are, those in the trash, too. Raises StoreError."""
+        """Yield the current names of all files that hold a state, including those in the trash. Raises StoreError."""
         for folder in self.store.tree.walk(unreadable=self.unreadable):
             for entry in folder.entries:
                 if _kind(entry, folder) in ("states", "trash"):
@@ -94,20 +94,19 @@ class Survey:
         return f"{folder}/{name}" if folder else name
 
     def is_there(self, key: str) -> bool:
-        """Return whether a state exists, or is in the trash, from where readers bring it back. Raises StoreError."""
+        """Return whether a state exists or is in the trash, from which a reader brings it back. Raises StoreError."""
         name = self.name_of(key)
         return any(self.stat(found) is not None for found in (name, trash_name(name)))
 
     def stat(self, name: str) -> File | None:
-        """Return a file's size and age after one look-up; None if it is gone, or is no regular file."""
+        """Return a file's size and age after one look-up; None if it is gone or is not a regular file."""
         found = files.stat(f"{self.root}/{name}")
         return File(name, found.size_bytes, found.modified) if found is not None and found.is_file else None
 
     def header(self, name: str) -> tuple[record.Header, File] | None:
-        """Return the verified header of a state's file (which may be in the trash); None if it is gone.
+        """Return the verified header of a state's file, which may be in the trash; None if the file is gone.
 
-        Raises CorruptedStateError, also for a record that lies under another key's name, UnsupportedFormatError,
-        StoreError.
+        Raises CorruptedStateError (also for a record under another key's name), UnsupportedFormatError, StoreError.
         """
         plain = plain_name(name)
         key = address.key_of_name(plain.rpartition("/")[2]) or ""
@@ -119,7 +118,7 @@ class Survey:
         return None if found is None else (found[0], File(name, found[1], found[2]))
 
     def each(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result | ANAError]]:
-        """Yield each item with what `work` returned or raised for it, in order; many at once where a server answers."""
+        """Yield each item in order, with the result or error of `work`; runs many at once on a network filesystem."""
         iterator = iter(items)
         window = self._at_once * 8 if self._at_once > 1 else 1
         while batch := list(islice(iterator, window)):
@@ -139,7 +138,7 @@ class Survey:
 
 
 def plain_name(name: str) -> str:
-    """Return the name that a state in the trash (or half deleted) had before."""
+    """Return the former name of a state that is in the trash or half deleted."""
     folder, slash, last = name.rpartition("/")
     if last.startswith(files.TRASH):
         return f"{folder}{slash}{last.removeprefix(files.TRASH)}"
@@ -149,7 +148,7 @@ def plain_name(name: str) -> str:
 
 
 def trash_name(name: str) -> str:
-    """Return the name that a state has in the trash: known to whoever knows the state's own."""
+    """Return the name of a state in the trash; it follows from the state's own name."""
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}{files.TRASH}{last}"
 
@@ -159,13 +158,13 @@ def _read_header(store: DirectoryStore, path: str, key: str) -> tuple[record.Hea
     if opened is None:
         return None
     with opened:
-        # A shortened name does not tell the key.
+        # A shortened name does not reveal the key.
         header, _ = read_header(opened, key or record.key_of(opened.start), path, store.seal)
         return header, opened.size_bytes, opened.modified
 
 
 def _kind(entry: files.Entry, folder: Folder) -> str | None:
-    """Return the list of `Contents` that a name belongs to; None for the tree's own names."""
+    """Return the field of `Contents` that an entry belongs to; None for the tree's own entries."""
     if is_shard(entry) and not folder.innermost:
         return None
     if entry.kind != "file":

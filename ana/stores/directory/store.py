@@ -21,14 +21,14 @@ __all__ = ["DirectoryStore"]
 SMALL_BYTES = 256 << 10
 """Files up to this size are read in one go when they are opened."""
 FRESH_SECONDS = 60.0
-"""A file younger than this may not be on the disk yet, if its writer did not wait for that."""
+"""A younger file may not be on the disk yet, if its writer did not wait for the disk."""
 TRIES = 50
-"""How often a name may be taken when we publish, and free or damaged when we look, while others write and remove."""
+"""How often to retry when the name is taken as we publish, but free or damaged when we look."""
 LOCKED_BYTES = 1 << 20
-"""From this raw size on, writers of the same state wait for each other."""
+"""Writers of the same state wait for each other if its raw size is at least this."""
 LOCK_SECONDS = 10.0
 SLOW_BYTES_PER_SECOND = 50e6
-"""How slowly another writer may be writing a state before we write it too."""
+"""If another writer is slower than this, we write the state too."""
 FIRST_PAUSE_SECONDS = 0.05
 
 _log = logging.getLogger("ana.stores")
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class DirectoryStore(CacheableStore):
-    """A tree of records. Safe between threads, processes and hosts; survives fork (it holds nothing open)."""
+    """A tree of records. Safe between threads, processes and hosts; survives fork, because it keeps no file open."""
 
     process_local = False
     durable = True
@@ -80,12 +80,12 @@ class DirectoryStore(CacheableStore):
 
     @cached_property
     def high_latency(self) -> bool:
-        """Whether it is on a network filesystem; from a local disk, threads bring nothing sooner."""
+        """Whether it is on a network filesystem; on a local disk, threads do not speed up reading."""
         return mounts.is_network(self.home)
 
     @property
     def cache_name(self) -> str:
-        """The tree's id, else its path."""
+        """The tree's id or, if it has none, its path."""
         return self.config.id or self.home
 
     @cached_property
@@ -98,16 +98,16 @@ class DirectoryStore(CacheableStore):
         return self.tree.config
 
     def is_same(self, other: Store) -> bool:
-        """Return whether another one is this very tree, by another path.
+        """Return whether another store is this tree, perhaps under another path.
 
-        The id alone does not tell: a copy or a snapshot has the same, and other states perhaps.
+        The id alone does not tell: a copy or a snapshot has the same id, but may hold other states.
         """
         if not isinstance(other, DirectoryStore) or self.config.id != other.config.id:
             return False
         return self.tree.identity == other.tree.identity is not None
 
     def keep(self, name: str, keys: Sequence[str]) -> list[ANAError]:
-        """Keep states under a root's name, with all that they refer to."""
+        """Keep states, and all that they refer to, under a root's name."""
         return [*roots.keep(self, name, keys)]
 
     def path(self, key: str) -> str:
@@ -115,7 +115,7 @@ class DirectoryStore(CacheableStore):
         return self.tree.place(key).path
 
     def has(self, key: str) -> bool:
-        """Return, after one look-up, whether the state exists. One that was damaged is read first."""
+        """Return whether the state exists, after one look-up. A state that was found damaged is read and verified."""
         if key in self._suspects:
             return self.is_whole(key)
         path = self.path(key)
@@ -126,7 +126,7 @@ class DirectoryStore(CacheableStore):
         return found.size_bytes >= record.MIN_RECORD_BYTES and self._settle(path, found)
 
     def is_whole(self, key: str) -> bool:
-        """Read and verify all of a state."""
+        """Return whether all of a state can be read and verified."""
         whole = super().is_whole(key)
         if whole:
             self._suspects.discard(key)
@@ -138,7 +138,7 @@ class DirectoryStore(CacheableStore):
         return self.watch(place, lambda: StoredFile(self, place, self.open_state(place, wait=wait)))
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
-        """Store a state unless there is one: one look-up, then compression, then the publishing."""
+        """Store a state unless it exists: look it up once, compress it, publish the file."""
         began = time.perf_counter()
         file_bytes = self._put(self.tree.place(key), state, children, thorough=repair or key in self._suspects)
         if file_bytes:
@@ -148,7 +148,7 @@ class DirectoryStore(CacheableStore):
         return False
 
     def _put(self, place: Place, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
-        """Store a state unless there is one; return the size of the file that was written, 0 for none."""
+        """Store a state unless it exists; return the size of the new file, 0 if none was written."""
         found = self._presence(place, check=thorough)
         if found.there:
             return 0
@@ -158,7 +158,7 @@ class DirectoryStore(CacheableStore):
                 return 0
         if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(place, state, children)
-        # Many tasks may be storing this very state now, or healing it: one does, the others wait and find it.
+        # Many tasks may be storing or repairing this state now: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(place.key, 1)[0]}.lock"
         with locks.saving_work(
             lock,
@@ -185,31 +185,31 @@ class DirectoryStore(CacheableStore):
         for _ in range(TRIES):
             if self.publish(place, fill):
                 return sizes[-1]
-            # Another writer was first: what it wrote has to be whole.
+            # Another writer was first: check that what it wrote is whole.
             found = self._presence(place, check=True)
             if found.there:
                 return 0
             self._make_room(place, found)
-        raise StoreError(place.path, 0, "others keep writing and removing it, or writing it damaged: look for who does")
+        raise StoreError(place.path, 0, "other processes keep removing it or writing it damaged: find out which")
 
     def watch(self, place: Place, attempt: Callable[[], Result]) -> Result:
-        """Do it; once more where bytes were wrong, and up to three times where the file was replaced meanwhile.
+        """Call `attempt`; retry once if bytes were wrong, and up to three times if the file was replaced meanwhile.
 
-        What is still wrong then is remembered, so that this process does not take it for stored.
+        A state that is still wrong is remembered, so that this process does not take it for stored.
         """
         for _ in range(files.STALE_TRIES - 1):
             try:
                 return attempt()
             except CorruptedStateError:
-                # Perhaps healed by another host: then the name is another file now. A pause, as an NFSv3 client
-                # sees by the folder's mtime that names have changed, which its server's clock gives in steps. With
-                # jitter: a job's tasks all find it at the same time, and each reads all of it again.
+                # Another host may have repaired it, and the name is another file now. Pause first: an NFSv3 client
+                # notices changed names by the folder's mtime, and the server's clock advances in steps. With
+                # jitter, because all tasks of a job find the damage at the same time and read all of it again.
                 self._revalidate(place, files.jitter(2 * FIRST_PAUSE_SECONDS) if self.high_latency else 0.0)
                 break
             except StoreError as error:
                 if not files.is_stale(error):
                     raise
-                # An NFS server goes on opening a deleted file for some 10 ms, unless the folder is opened first.
+                # An NFS server still opens a deleted file for about 10 ms, unless the folder is opened first.
                 self._revalidate(place)
         try:
             return attempt()
@@ -219,14 +219,14 @@ class DirectoryStore(CacheableStore):
             raise
 
     def _revalidate(self, place: Place, pause_seconds: float = 0.0) -> bool:
-        """Prepare to look for a file, or read it, once more; say whether its folder is there."""
+        """Prepare to look up or read a file again; return whether its folder exists."""
         self.counters.retries += 1
         if pause_seconds:
             self.counters.note_wait(pause_seconds)
         return files.revalidate(place.folders(), pause_seconds)
 
     def _presence(self, place: Place, *, check: bool) -> "_Presence":
-        """Look for a state: by its file's size, after one look-up; with `check`, by reading and verifying all of it."""
+        """Look up a state, judging by its file's size; with `check`, read and verify all of it."""
         path = place.path
         found = files.stat(path)
         if found is None:
@@ -240,7 +240,7 @@ class DirectoryStore(CacheableStore):
         return _PRESENT if damaged is not None and self._settle(path, found) else _ABSENT
 
     def _make_room(self, place: Place, found: "_Presence") -> None:
-        """Set a damaged file aside, so that its name is free; it is kept."""
+        """Free the name of a damaged file by renaming the file, which is kept."""
         key, path = place.key, place.path
         if found.damaged is not None:
             self.tree.check_folders(place)
@@ -252,7 +252,7 @@ class DirectoryStore(CacheableStore):
         self._suspects.discard(key)
 
     def _is_damaged(self, key: str) -> bool | None:
-        """Read and verify all of a state; None if it is gone meanwhile."""
+        """Read and verify all of a state; return None if it has vanished."""
         try:
             self.get(key, wait=False).verify()
         except CorruptedStateError:
@@ -262,7 +262,7 @@ class DirectoryStore(CacheableStore):
         return False
 
     def open_state(self, place: Place, *, wait: bool) -> files.Opened:
-        """Open a state's file; what says that it is believed is asked of the file that was opened."""
+        """Open a state's file; owner and mode are checked on the opened file."""
         opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_late(place, wait=wait)
         try:
             self.tree.check_folders(place)
@@ -276,9 +276,10 @@ class DirectoryStore(CacheableStore):
             opened = files.open_file(place.path, SMALL_BYTES, self._check) if number else None
             if opened is not None:
                 return opened
-            # An NFS client answers from memory that a name was not there: make it look again.
+            # An NFS client caches that a name was missing: make it look again.
             there = self._revalidate(place, pause_seconds)
-            # Before the last look at its own name: who brings it back gives it that one before it loses the other.
+            # Look in the trash before the last look at the state's own name: a process that brings a state back
+            # restores that name before it removes the one in the trash.
             opened = self._find_in_trash(place) if there and not number else None
             if opened is not None:
                 return opened
@@ -288,7 +289,7 @@ class DirectoryStore(CacheableStore):
         return opened
 
     def _find_in_trash(self, place: Place) -> files.Opened | None:
-        """Open a state that a collection has moved away, and bring it back, where that is allowed."""
+        """Open a state that a collection moved to the trash, and bring it back if permissions allow it."""
         opened = files.open_file(trash.trash_path(place.path), SMALL_BYTES, self._check)
         if opened is None:
             return None
@@ -298,18 +299,18 @@ class DirectoryStore(CacheableStore):
             opened.close()
             raise
         if there is False:
-            # Deleted this very moment, and with it what it refers to; or another reader was first.
+            # It was deleted at this moment, with all that it refers to, or another reader was first.
             opened.close()
             return None
         return opened
 
     def _bring_back(self, place: Place) -> bool | None:
-        """Bring a state back from the trash; False if there is none, None where that is not allowed."""
+        """Bring a state back from the trash; return False if it is not there, None if permissions forbid it."""
         self.tree.check_folders(place)
         try:
             there = trash.bring_back(place.path)
         except StoreError as error:
-            # Somebody else's, or read-only: it is read where it lies, or written anew.
+            # It belongs to another user or is read-only: read it in the trash, or write it again.
             _log.info("left in the trash: %s", error)
             return None
         if there:
@@ -322,9 +323,9 @@ class DirectoryStore(CacheableStore):
         return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
 
     def _pauses(self, *, wait: bool) -> Iterator[float]:
-        """Yield how long to wait between looks, in s: once not at all, then, on network filesystems, longer and longer.
+        """Yield the pauses between looks in s: first 0, then, on network filesystems, increasing ones.
 
-        With jitter, so that the tasks of a job do not all ask the server at the same moment.
+        They have jitter, so that the tasks of a job do not all ask the server at the same moment.
         """
         yield 0.0
         if not wait or not self.wait_seconds or not self.high_latency:
@@ -341,9 +342,9 @@ class DirectoryStore(CacheableStore):
         return ""
 
     def publish(self, place: Place, fill: Callable[[record.Write], None]) -> bool:
-        """Have a record written at its place; False if there is a file of that name already.
+        """Let `fill` write a record at its place; return False if the file exists.
 
-        Raises StoreError, and UntrustedStoreError for a folder that was planted: a link leads out of the store.
+        Raises StoreError, and UntrustedStoreError for a planted folder: a link would lead out of the store.
         """
         self.tree.check_folders(place)
         return atomic.publish(
@@ -355,7 +356,7 @@ class DirectoryStore(CacheableStore):
         )
 
     def _make_folders(self, place: Place) -> None:
-        """Make the folders of a place, after a look whether the store is still the one that was opened."""
+        """Create the folders of a place, after checking that the store is still the one that was opened."""
         if not self.tree.is_same():
             self.seal = signing.seal_of(self.tree.config, self.home, self._ring)
             self._suspects.clear()
@@ -363,16 +364,16 @@ class DirectoryStore(CacheableStore):
         self.tree.make_folders(place)
 
     def _settle(self, path: str, found: files.Status) -> bool:
-        """Wait for the disk on behalf of another writer who may not have: stored must mean durable. False if gone."""
+        """Wait for the disk in case the writer did not: stored must mean durable. Return False if the file is gone."""
         return not self.may_be_lost(found.modified) or atomic.sync_file(path)
 
     def may_be_lost(self, written: float) -> bool:
-        """Return whether a file written at that time (s since 1970) may not be on the disk yet, though it should be."""
+        """Return whether a file written at that time (s since 1970) should be on the disk, but may not be yet."""
         return self.durable and files.now_ns() / 1e9 - written < FRESH_SECONDS and not self._waits_at_close
 
 
 class _Presence(NamedTuple):
-    """What a look for a state found: it, nothing, or a damaged file in its place."""
+    """What a look-up found: the state, nothing, or a damaged file in its place."""
 
     there: bool
     damaged: files.Status | None = None

@@ -1,4 +1,4 @@
-"""A state in a tree: its verified header, and its content on demand."""
+"""A state in a tree: a verified header, and content that is read on demand."""
 
 import logging
 import time
@@ -22,25 +22,25 @@ Result = TypeVar("Result")
 
 
 class Source(Protocol):
-    """Where a record is read from: `files.Opened`, or a part of another file."""
+    """What a record is read from: `files.Opened`, or part of another file."""
 
     @property
     def size_bytes(self) -> int:
-        """The record's size."""
+        """The record's size in bytes."""
 
     @property
     def start(self) -> bytearray:
-        """The record's first bytes, or all of it: at least 4 KiB, unless it is smaller."""
+        """The record's first bytes: at least 4 KiB, or all of a smaller record."""
 
     @property
     def read(self) -> chunks.Read:
-        """Reads more of the record."""
+        """The function that reads more of the record."""
 
 
 def read_header(source: Source, key: str, where: str, seal: Seal | None) -> tuple[record.Header, bytearray]:
-    """Return a record's verified header, and the first bytes that it was read from (`source.start`, or more).
+    """Return a record's verified header and the bytes it was read from: `source.start`, or more if it was too short.
 
-    Raises CorruptedStateError, UnsupportedFormatError; what `source.read` raises passes through.
+    Raises CorruptedStateError, UnsupportedFormatError, and whatever `source.read` raises.
     """
     start, size = source.start, source.size_bytes
     if len(start) < size:
@@ -52,7 +52,7 @@ def read_header(source: Source, key: str, where: str, seal: Seal | None) -> tupl
 
 
 class StoredFile:
-    """A state in a tree: small ones in memory, large ones as an open file that can be opened again."""
+    """A state in a tree: a small one is held in memory, a large one as an open file, reopened if needed."""
 
     def __init__(self, store: "DirectoryStore", place: "Place", opened: files.Opened) -> None:
         self.where = place.path
@@ -70,11 +70,11 @@ class StoredFile:
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether a power cut may still lose it, because its writer may not have waited for the disk."""
+        """Whether a power cut may still lose the state, because its writer may not have waited for the disk."""
         return self._store.may_be_lost(self._modified)
 
     def segments(self) -> list[bytes | memoryview]:
-        """Read, verify and decompress; a digest that fails is read once more from the file."""
+        """Read, verify and decompress the content; if a digest does not match, read the file once more."""
         began = time.perf_counter()
         segments = self._segments()
         header = self.header
@@ -93,7 +93,7 @@ class StoredFile:
         return self._store.watch(self._place, lambda: self._with_file(record.decode))
 
     def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
-        """Read, verify and decompress a piece at a time; a digest that fails is read once more from the file."""
+        """Read, verify and decompress a piece at a time; if a digest does not match, read the file once more."""
         content = self.header.content
 
         def work(header: record.Header, read: chunks.Read, where: str) -> None:
@@ -104,7 +104,7 @@ class StoredFile:
         self._store.watch(self._place, lambda: self._with_file(work))
 
     def verify(self) -> None:
-        """Read all of the content and check its digests; what fails is read once more from the file."""
+        """Read all of the content and check its digests; if one does not match, read the file once more."""
         self._store.watch(self._place, lambda: self._with_file(record.verify))
 
     def release(self) -> None:
@@ -123,6 +123,6 @@ class StoredFile:
             return work(self.header, opened.read if data is None else record.reader(data), self.where)
 
     def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
-        """Return the verified header, and the whole file if it is small."""
+        """Return the verified header, with the whole file if it is small, else None."""
         header, start = read_header(opened, self._place.key, self.where, self._store.seal)
         return header, start if len(start) == opened.size_bytes else None

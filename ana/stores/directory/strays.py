@@ -1,4 +1,4 @@
-"""What lies in a tree and is no state: temporary files, and what does not belong there."""
+"""Files in a tree that are not states: temporary files, and files that do not belong there."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +14,7 @@ __all__ = ["Stray", "remove_temporary", "strays"]
 
 
 class Stray(NamedTuple):
-    """Something in a tree that is no state; the name is relative to the tree."""
+    """An entry of a tree that is not a state; its name is relative to the tree."""
 
     name: str
     temporary: bool
@@ -22,9 +22,9 @@ class Stray(NamedTuple):
 
 
 def strays(tree: Tree, now: float, unreadable: dict[str, ANAError]) -> Iterator[Stray]:
-    """List what is in the tree and is no state: temporary files, and what does not belong there.
+    """Yield the temporary files in the tree, and the entries that do not belong there.
 
-    `now`: in s since 1970, by the server's clock. `unreadable`: as for `walk`.
+    `now` is in s since 1970, by the server's clock; `unreadable` is as for `Tree.walk`.
     """
     for folder in (*_own(tree), *tree.walk(unreadable=unreadable)):
         for entry in folder.entries:
@@ -38,15 +38,15 @@ def strays(tree: Tree, now: float, unreadable: dict[str, ANAError]) -> Iterator[
 
 
 def remove_temporary(tree: Tree, name: str) -> None:
-    """Remove a temporary file that `strays` has named. Raises StoreError; ValueError for another file's name."""
+    """Remove a temporary file, given its name from `strays`. Raises StoreError, ValueError for any other file."""
     if not name.rpartition("/")[2].startswith(files.TEMPORARY):
-        msg = f"{name!r} is no temporary file"
+        msg = f"{name!r} is not a temporary file"
         raise ValueError(msg)
     files.remove(f"{tree.root}/{name}")
 
 
 def _own(tree: Tree) -> list[Folder]:
-    """List the tree's own folders, where they are."""
+    """List the temporary files in those of the tree's own folders that exist."""
     found = []
     for name in (".ana/", ".ana/roots/"):
         with suppress(StoreError):
@@ -62,7 +62,7 @@ def _own(tree: Tree) -> list[Folder]:
 
 
 def _belongs(entry: files.Entry, folder: Folder) -> bool:
-    """Return whether a name is in its place: states in innermost folders, the tree's own files in the root."""
+    """Return whether an entry is where it belongs: states in innermost folders, the tree's own files in the root."""
     if is_shard(entry) and not folder.innermost:
         return True
     if entry.kind == "file" and folder.innermost:

@@ -1,8 +1,8 @@
-"""Taking files out of a store: out of the way first, deleted much later, brought back by whoever still reads them.
+"""Take files out of a store: move them to the trash first, delete them much later; a reader brings them back.
 
-The steps and their order are what makes it safe beside writers, readers, kills and other collections, with or without
-locks: `docs/operating.md` has the argument. A file in the trash has a name that follows from its own, in the same
-folder; its time of last change says since when it is there.
+The order of the steps makes this safe beside writers, readers, kills and other collections, with or without locks:
+`docs/operating.md` has the argument. A file in the trash stays in its folder, under a name derived from its own; its
+time of last change says when it was moved there.
 """
 
 import errno
@@ -19,7 +19,7 @@ MOVED, DELETED, GONE, BUSY, YOUNG, BACK = "moved", "deleted", "gone", "busy", "y
 
 
 class _Seen(NamedTuple):
-    """What the server, not a client's memory, says of a file."""
+    """What the server, not a client's cache, says about a file."""
 
     modified: float
     identity: tuple[int, int]
@@ -34,10 +34,11 @@ def trash_path(path: str) -> str:
 
 
 def discard(path: str, before: float) -> str:
-    """Move a file that was last changed before that time (s since 1970) into the trash, and note when.
+    """Move a file last changed before `before` (s since 1970) into the trash, and set its time of change to now.
 
-    Returns "moved"; "gone" if it is not there any more; "young" if it was written or brought back meanwhile; "busy" if
-    an earlier one of its name is in the trash, which is not lost for it. Raises StoreError, and nothing is moved then.
+    Returns "moved"; "gone" if the file is missing; "young" if it was written or brought back meanwhile; "busy" if the
+    trash holds an earlier file of this name, which is not overwritten. If it raises
+    StoreError, nothing was moved.
     """
     trash = trash_path(path)
     with files.reported(path):
@@ -48,7 +49,7 @@ def discard(path: str, before: float) -> str:
             return GONE
         if judged.modified >= before or not judged.is_file:
             return YOUNG
-        # Before it is moved: a kill between the two leaves a state that stays longer, not one that goes at once.
+        # Before the move: a kill in between leaves a state that stays longer, not a state that is deleted at once.
         os.utime(path, follow_symlinks=False)
         try:
             os.rename(path, trash)
@@ -56,16 +57,17 @@ def discard(path: str, before: float) -> str:
             return GONE
         moved = _ask_server(trash)
         if moved is not None and moved.identity != judged.identity:
-            # Another was published under the name since we looked.
+            # Another file was published under this name since we looked.
             bring_back(path)
             return YOUNG
     return MOVED
 
 
 def bring_back(path: str) -> bool:
-    """Give a file in the trash its name back, and make it young; False if there is none there.
+    """Restore the name of a file in the trash, and make the file young; return False if it is not in the trash.
 
-    What has the name meanwhile is left alone, and True. Raises StoreError where nothing may be written.
+    If another file has the name by now, that file is left alone, and the result is True. Raises StoreError if this
+    process may not write there.
     """
     trash = trash_path(path)
     with files.reported(path):
@@ -79,13 +81,13 @@ def bring_back(path: str) -> bool:
             if not atomic.has_no_links(error):
                 raise
             return _bring_back_by_rename(trash, path)
-        # Its name in the trash stays for a later collection to remove: it may be another file's by the time we do.
+        # A later collection removes the name in the trash: by the time we did, it might belong to another file.
         _touch(path)
     return True
 
 
 def forget(path: str, identity: tuple[int, int]) -> None:
-    """Let a file that was set aside as damaged lose its name in the trash, too, so that nobody brings it back."""
+    """Remove the name in the trash of a file that was set aside as damaged, so that no reader brings it back."""
     trash = trash_path(path)
     with files.reported(trash):
         seen = _ask_server(trash)
@@ -94,10 +96,10 @@ def forget(path: str, identity: tuple[int, int]) -> None:
 
 
 def delete(path: str, before: float) -> str:
-    """Delete what is in the trash for `path` since before that time.
+    """Delete the file in the trash for `path` if it was moved there before `before` (s since 1970).
 
-    Returns "deleted"; "back" if somebody brought it back (or deleted it) first: then what it refers to is to be
-    spared; "young" if it was put there again meanwhile. Raises StoreError.
+    Returns "deleted"; "back" if another process brought it back (or deleted it) first: then spare what it refers to;
+    "young" if it was moved there again meanwhile. Raises StoreError.
     """
     folder, _, name = path.rpartition("/")
     trash = trash_path(path)
@@ -109,7 +111,7 @@ def delete(path: str, before: float) -> str:
             return YOUNG
         doomed = f"{folder}/{files.GONE}{os.urandom(4).hex()}-{name}"
         try:
-            # From here on nobody finds it: whoever brought it back has done so before.
+            # From here on, no reader finds it; any reader that brings it back has done so by now.
             os.rename(trash, doomed)
         except FileNotFoundError:
             return BACK
@@ -117,15 +119,15 @@ def delete(path: str, before: float) -> str:
 
 
 def recover(path: str, doomed: str, before: float) -> str:
-    """Go on where a collection was killed while it deleted the file `doomed` that was once `path`; as `delete`."""
+    """Finish a killed collection's deletion of `doomed`, which was once `path`. Returns as `delete` does."""
     with files.reported(doomed):
         return _finish(path, doomed, before)
 
 
 def remove_empty_folder(path: str, before: float) -> bool:
-    """Remove a folder that is empty and was last changed before that time; say whether it is gone.
+    """Remove a folder if it is empty and was last changed before `before`; return whether it was removed.
 
-    A folder that was just made for a writer is not old. Raises StoreError.
+    The time protects a folder that was just created for a writer. Raises StoreError.
     """
     with files.reported(path):
         try:
@@ -142,12 +144,12 @@ def remove_empty_folder(path: str, before: float) -> bool:
 
 
 def _finish(path: str, doomed: str, before: float) -> str:
-    """Delete a file that nobody finds any more, unless it was brought back, or put into the trash anew, just before."""
+    """Delete a file that no reader finds any more, unless it was just brought back or moved to the trash again."""
     folder = os.path.dirname(path)
     files.revalidate([folder])
     seen = _ask_server(doomed)
     if seen is None:
-        # Another collection took it for the leftover of a killed one.
+        # Another collection took it for the remains of a killed collection.
         return BACK
     if files.stat(path) is not None or (seen.links > 1 and _has_another_name(path)):
         os.unlink(doomed)
@@ -161,9 +163,9 @@ def _finish(path: str, doomed: str, before: float) -> str:
 
 
 def _has_another_name(path: str) -> bool:
-    """Return whether a file that has several names is to be had by one of ours: a backup's, elsewhere, do not count.
+    """Return whether a hard-linked file still has one of our names; a backup's names elsewhere do not count.
 
-    By a listing: an NFS client may go on answering that a name is not there.
+    Lists the folder, because an NFS client may keep answering that a name is missing.
     """
     ours = {os.path.basename(path), os.path.basename(trash_path(path))}
     return not ours.isdisjoint(os.listdir(os.path.dirname(path)))
@@ -174,7 +176,7 @@ def _put_back_into_trash(path: str, doomed: str) -> None:
     try:
         os.link(doomed, trash, follow_symlinks=False)
     except FileExistsError:
-        # Another copy of the same state is there already, and is as young.
+        # The trash already holds another copy of this state, just as young.
         pass
     except OSError as error:
         if not atomic.has_no_links(error):
@@ -185,7 +187,7 @@ def _put_back_into_trash(path: str, doomed: str) -> None:
 
 
 def _bring_back_by_rename(trash: str, path: str) -> bool:
-    """Where hard links do not exist."""
+    """Bring back by rename, for filesystems without hard links."""
     if files.stat(path) is not None:
         return True
     try:
@@ -197,13 +199,13 @@ def _bring_back_by_rename(trash: str, path: str) -> bool:
 
 
 def _touch(path: str) -> None:
-    """Make a file young by the server's clock. Who may not is no owner: then it is as old as its stay in the trash."""
+    """Make a file young by the server's clock. Only its owner may; otherwise its age stays the time in the trash."""
     with suppress(OSError):
         os.utime(path, follow_symlinks=False)
 
 
 def _ask_server(path: str) -> _Seen | None:
-    """Look a file up by opening it: an NFS client then asks the server for its attributes."""
+    """Look up a file by opening it, which makes an NFS client ask the server for its attributes."""
     try:
         descriptor = os.open(path, files.READ)
     except FileNotFoundError:

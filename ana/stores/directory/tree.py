@@ -1,6 +1,6 @@
-"""The tree of a directory store: its `ana.json`, its folders, and what does not belong there.
+"""The folder tree of a directory store: its `ana.json`, its folders, and files that do not belong there.
 
-`docs/format.md` draws it.
+`docs/format.md` draws the tree.
 """
 
 import errno
@@ -29,20 +29,20 @@ __all__ = ["Folder", "Tree", "is_shard"]
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
 _LOOKED_INTO = 1024
-"""So many folders are listed to find out what they hold."""
+"""The most folders to list when checking what a tree holds."""
 _GONE = (
-    "the store that was opened here has gone: it was moved or removed, or its filesystem is not mounted any more; "
-    "nothing is made in its place: bring it back, or open another (set_dl)"
+    "the store that was opened here has gone: it was moved or removed, or its filesystem is no longer mounted; "
+    "no new store is created here: bring it back, or open another (set_dl)"
 )
 _LISTING_THREADS = 32
-"""How many folders of a network filesystem are listed at the same time."""
+"""How many folders to list at the same time on a network filesystem."""
 
 
 _log = logging.getLogger("ana.stores")
 
 
 class Folder(NamedTuple):
-    """One listing: a folder's name in the tree ("", or "5f/3a/"), whether states belong there, and what it holds."""
+    """A listed folder: its name in the tree ("" or "5f/3a/"), whether states belong in it, and its entries."""
 
     name: str
     innermost: bool
@@ -50,7 +50,7 @@ class Folder(NamedTuple):
 
 
 class Tree:
-    """A folder that is a store. Safe between threads, processes and hosts; it holds nothing open."""
+    """The tree of a store. Safe between threads, processes and hosts; it keeps no file open."""
 
     def __init__(
         self,
@@ -60,11 +60,10 @@ class Tree:
         create: bool = True,
         trusted: keyring.Trusted,
     ) -> None:
-        """Open the tree at the absolute path `root`, making it where it is missing and `create` says so.
+        """Open the tree at the absolute path `root`; with `create`, create it if it is missing.
 
-        One that is made gets the keys of `trusted`. Raises StoreError, UntrustedStoreError
-        (a folder that is no tree, or that others can write to), UnsupportedFormatError (a newer tree) before anything
-        is written.
+        A new tree gets the keys of `trusted`. Raises StoreError, UntrustedStoreError (the folder is not a tree, or
+        others can write to it) or UnsupportedFormatError (a newer tree) before anything is written.
         """
         self.root = root
         self.durable = durable
@@ -73,16 +72,16 @@ class Tree:
         self._told: dict[tuple[int, ...] | None, object] = {}
         self._root_identity: tuple[int, int] | None = None
         self.is_purged = False
-        """Whether this is a store whose `ana.json` is gone, which whoever only looks does not write anew."""
+        """Whether `ana.json` was purged and, because this process only reads, has not been written again."""
         self.trust = trust.within(root)
         self.access = Access(trust.new_mode, shared=trust.shared)
-        """What the root has, and all that is made in it gets."""
+        """The root's permissions; everything created below it gets the same."""
         self._believed: set[str] = set()
         self.config = self._open(create=create)
 
     @cached_property
     def identity(self) -> tuple[int, int] | None:
-        """The folder's device and inode, which are the same by whatever path it is reached; None: not to be had."""
+        """The folder's device and inode, the same for every path that leads to it; None if they cannot be read."""
         try:
             found = files.stat(f"{self.root}/.")
         except StoreError:
@@ -93,18 +92,18 @@ class Tree:
         """Return the place of a key."""
         shard, name = address.place(key, self.config.levels)
         folder = f"{self.root}/{shard}" if shard else self.root
-        # As `Place(...)`, without a call into Python: each look-up comes by here.
+        # The same as `Place(...)` without a Python call, because every look-up runs this.
         return tuple.__new__(Place, (key, shard, folder, name, f"{folder}/{name}"))
 
     @property
     def mode(self) -> int:
-        """That of the root, from which those of folders and files in it follow."""
+        """The root's mode, from which the modes of its folders and files follow."""
         return self.access.mode
 
     def own_folder(self, name: str) -> str:
-        """Return one of the tree's own folders, as ".ana/roots", and make it where it is missing, as the root is.
+        """Return one of the tree's own folders, such as ".ana/roots"; create it with the root's mode if it is missing.
 
-        Raises UntrustedStoreError where others may have planted files there, StoreError.
+        Raises StoreError, and UntrustedStoreError if others may have planted files in it.
         """
         path = self.root
         for part in name.split("/"):
@@ -114,12 +113,12 @@ class Tree:
                 atomic.make_folder(path, durable=True, access=self.access)
                 found = files.status_of(path)
             if found is not None:
-                # Older versions made it with whichever mode the first who came had.
+                # Older versions created it with the mode of the first process that needed it.
                 self.trust.check_folder(path, adjust(path, found, self.access))
         return path
 
     def check_own(self, name: str) -> bool:
-        """Refuse one of the tree's own folders where others may have planted or removed files; False: not there."""
+        """The folder's device and inode, the same by every path that leads to it; None if they cannot be read."""
         path = self.root
         for part in name.split("/"):
             path = f"{path}/{part}"
@@ -130,9 +129,9 @@ class Tree:
         return True
 
     def check_folders(self, place: Place) -> None:
-        """Refuse a place's folders if others may have planted files there: links, another's, open to all.
+        """Refuse a place's folders if others may have planted files: links, folders of another owner, open to all.
 
-        Each folder is looked at once.
+        Each folder is checked once.
         Raises UntrustedStoreError, StoreError.
         """
         shard = place.shard
@@ -152,10 +151,10 @@ class Tree:
                 believed.add(part)
 
     def make_folders(self, place: Place) -> None:
-        """Make the folders of a place, where they are missing."""
+        """Create the folders of a place that are missing."""
         folders = place.folders()
         try:
-            # Mostly its parent is there. On NFS, threads that make folders in one and the same folder queue up.
+            # Usually the parent exists. On NFS, threads that create folders in the same parent wait for each other.
             atomic.make_folder(folders[-1], durable=self.durable, access=self.access)
         except StoreError as error:
             if error.errno != errno.ENOENT:
@@ -164,11 +163,11 @@ class Tree:
                 atomic.make_folder(folder, durable=self.durable, access=self.access)
 
     def is_same(self) -> bool:
-        """Return whether the tree that was opened is there still, as far as one look at its `ana.json` shows.
+        """Return whether this is still the tree that was opened, judged by one look at its `ana.json`.
 
-        False where that was purged, which is written anew as it was, or where another tree has taken its place, which
-        is open from now on. Raises StoreError where the tree has gone: nothing is made in its place, which may be the
-        empty folder below a lost mount.
+        Returns False if `ana.json` was purged (it is written again, unchanged), or if another tree has taken this
+        one's place (that tree is used from now on). Raises StoreError if the tree has gone: no new one is created,
+        because the path may be the empty folder under a lost mount.
         """
         which = self._look_at_config()
         if which is not None and which == self._seen:
@@ -188,7 +187,7 @@ class Tree:
         if said is not None and said.id == before.id and not moved:
             return True
         self._believed.clear()
-        # Of threads that find it out at the same moment, one says it.
+        # If several threads notice this at the same moment, only one logs it.
         me = object()
         if self._told.setdefault(which, me) is me:
             fields = {"event": "store replaced", "store": self.root}
@@ -197,16 +196,16 @@ class Tree:
         return False
 
     def _look_at_config(self) -> tuple[int, ...] | None:
-        """Return what tells this very `ana.json` from others; None where there is none."""
+        """Return what identifies this `ana.json` file; None if it is missing."""
         seen = files.stat(f"{self.root}/{CONFIG}")
-        # Numbers of inodes are given again: with the time it is this file.
+        # Inode numbers are reused; with the time of change, they identify the file.
         return None if seen is None else (*seen.identity, seen.stat.st_ctime_ns)
 
     def walk(self, digits: str = "", unreadable: dict[str, ANAError] | None = None) -> Iterator[Folder]:
-        """List the tree's folders, each once, the root first; several at a time on network filesystems.
+        """List each folder of the tree once, the root first; several at a time on network filesystems.
 
-        With `digits`, only those for names that begin with them. Shard folders that vanish meanwhile are passed
-        over. One that cannot be listed is noted in `unreadable`, and the rest goes on; without that it is an error.
+        With `digits`, list only the folders of names that begin with them. Shard folders that vanish meanwhile are
+        skipped. A folder that cannot be listed is noted in `unreadable`; without `unreadable`, its error is raised.
         """
         at_once = _LISTING_THREADS if mounts.is_network(self.root) else 1
         yield from self._walk([""], self.config.levels, digits, at_once, unreadable)
@@ -243,7 +242,7 @@ class Tree:
                 yield from self._walk(below, levels - 1, digits[2:], at_once, unreadable)
 
     def _planted(self, name: str, entries: list[files.Entry]) -> dict[str, ANAError]:
-        """Return what is wrong with links that have names of shard folders: what lies behind them is not listed."""
+        """Return an error for each link that has the name of a shard folder; links are not followed."""
         links = [entry.name for entry in entries if entry.kind == "symlink" and _SHARD.fullmatch(entry.name)]
         return {f"{name}{link}": UntrustedStoreError(f"{self.root}/{name}{link}", PLANTED) for link in links}
 
@@ -251,7 +250,7 @@ class Tree:
         self._check_root()
         found = self._read_config()
         if found is None:
-            # Another host may have made it since this one looked.
+            # Another host may have created it since this one looked.
             files.revalidate([self.root.rpartition("/")[0] or "/", self.root])
             self._check_root()
             found = self._read_config()
@@ -259,28 +258,28 @@ class Tree:
             return found
         if not create:
             if not self._looks_purged():
-                raise StoreError(self.root, 2, f"there is no ANA store at this place on this host{self._store_above()}")
-            # Who only looks writes nothing: the next writer makes it anew.
+                raise StoreError(self.root, 2, f"there is no ANA store at this path on this host{self._store_above()}")
+            # A reader writes nothing; the next writer writes `ana.json` again.
             self.is_purged = True
             return config.of_fields(signing.fields_again(self, "", self._ring))
         return self._make()
 
     def _make(self) -> Config:
-        """Make the tree, or its `ana.json` anew, and return what that says."""
+        """Create the tree, or write its `ana.json` again; return what `ana.json` says."""
         missing = files.stat(self.root) is None
         atomic.make_folders(self.root, self.access)
         try:
             self._check_root()
         except UntrustedStoreError:
             if missing:
-                # Modes are the mount's here, say. Nothing is left of the attempt.
+                # For example, the mount dictates all modes. Undo the attempt.
                 trash.remove_empty_folder(self.root, math.inf)
             raise
         self._refuse_foreign()
         fields = self._first_fields()
         config.publish(self.root, fields, self.access)
         atomic.sync_folder(self.root.rpartition("/")[0] or "/")
-        # Another process may have been first: its word counts.
+        # Another process may have been first; then its `ana.json` counts.
         found = self._read_config()
         if found is None:
             msg = f"{self.root}/{CONFIG}"
@@ -290,38 +289,38 @@ class Tree:
         return found
 
     def _first_fields(self) -> dict[str, object]:
-        """Return what the `ana.json` of a new tree says, or of one whose own was purged."""
+        """Return the fields for the `ana.json` of a new tree, or of a tree that lost its own."""
         known: Config | None = getattr(self, "config", None)
         if known is not None and known.id:
-            # Purged while it was open: nothing that it said is lost.
+            # Purged while the store was open, so all its fields are known.
             return config.fields_of(known)
         if self._holds_states() is True:
             return signing.fields_again(self, address.random_uuid(), self._ring)
         ring = self._ring
         if ring is not None and ring.folders and self.root not in ring.folders:
-            reason = f"{ring.path} is the key of the store {ring.folders[0]}, not of one that is to be made here"
+            reason = f"{ring.path} is the key of the store {ring.folders[0]}, not of a new store here"
             raise UntrustedStoreError(self.root, f"{reason}: make a key for it (ana key new, ana init --keyed)")
         return signing.fields_of((ring.store_id if ring is not None else "") or address.random_uuid(), ring)
 
     def state_paths(self) -> Iterator[str]:
-        """Yield the paths of what lies where states of a tree of the usual levels do. Raises StoreError."""
+        """Yield the paths of all states, assuming the usual number of levels. Raises StoreError."""
         for folder in self._walk([""], LEVELS, "", 1, {}):
             for entry in folder.entries:
                 if folder.innermost and _lies_right(folder.name, entry):
                     yield f"{self.root}/{folder.name}{entry.name}"
 
     def _check_root(self) -> None:
-        """Refuse a root in which others may have planted files; take its mode over."""
+        """Refuse a root in which others may have planted files; adopt its mode."""
         found = files.stat(self.root)
         if found is not None:
-            # Perhaps a link, which may be one's own.
+            # It may be a link, which is fine if it is the user's own.
             self.trust.check_root(self.root, found.stat)
             found = files.stat(self.root, follow=True)
         if found is None:
             return
         self._root_identity = found.identity
         self.trust.check_root(self.root, found.stat)
-        # Never more than may be believed.
+        # Never grant more than the checks above accept.
         mode = stat.S_IMODE(found.stat.st_mode) | 0o700
         mode &= 0o2775 if mode & stat.S_IWGRP else 0o2755
         self.access = Access.of(mode, found.stat)
@@ -330,18 +329,18 @@ class Tree:
         return config.read(self.root, self.trust)
 
     def amend(self, **fields: object) -> None:
-        """Have `ana.json` say something more, or something else. Raises StoreError, UntrustedStoreError."""
+        """Add or change fields of `ana.json`. Raises StoreError, UntrustedStoreError."""
         self.config = config.amend(self.root, fields, self.access, self.trust)
 
     def _looks_purged(self) -> bool:
-        """Return whether this is a store whose ana.json, its oldest file, a scratch filesystem has removed."""
+        """Return whether this store lost its ana.json: a scratch filesystem purges the oldest file first."""
         try:
             return not _foreign(files.list_folder(self.root)) and self._holds_states() is True
         except StoreError:
             return False
 
     def _holds_states(self) -> bool | None:
-        """Return whether states lie where a tree has them (True), or other files do; None where neither is found."""
+        """Return True if states lie where a tree keeps them, False if other files do, None if neither is found."""
         found = None
         for folder in islice(self._walk([""], LEVELS, "", 1, {}), _LOOKED_INTO):
             for entry in folder.entries:
@@ -352,7 +351,7 @@ class Tree:
         return found
 
     def _store_above(self) -> str:
-        """Return a hint where this is a folder of a store: a slip with TAB."""
+        """Return a hint if this folder lies in a store, as after one TAB too many."""
         above = self.root
         for _ in range(LEVELS):
             above = above.rpartition("/")[0]
@@ -362,17 +361,17 @@ class Tree:
         return ""
 
     def _refuse_foreign(self) -> None:
-        """Refuse a folder that holds something else, lest two programs write into each other's files."""
+        """Refuse a folder that holds foreign files, so that two programs do not write into each other's files."""
         entries = files.list_folder(self.root)
         foreign = _foreign(entries)
         others = not foreign and any(map(is_shard, entries)) and self._holds_states() is False
         if not (foreign or others) or self._read_config() is not None:
-            # What is there may be the tree that another process has made since we looked for its ana.json.
+            # Another process may have created the tree since we looked for its ana.json.
             return
-        held = f"{foreign[0]!r} and {len(foreign) - 1} more" if foreign else "folders with files that are no states"
-        reason = f"it is not empty and no ANA store (it holds {held}{self._store_above()})"
+        held = f"{foreign[0]!r} and {len(foreign) - 1} more" if foreign else "folders with files that are not states"
+        reason = f"it is not empty and not an ANA store (it holds {held}{self._store_above()})"
         if any(name.endswith(".p") for name in foreign):
-            reason += "; it looks like a store of the original ANA: `ana -d NEW import` makes a store of it"
+            reason += "; it looks like a store of the original ANA: `ana -d NEW import` imports it"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
 
 
@@ -382,13 +381,13 @@ def is_shard(entry: files.Entry) -> bool:
 
 
 def _lies_right(folder: str, entry: files.Entry) -> bool:
-    """Return whether a name in an innermost folder is that of a state which belongs there."""
+    """Return whether an entry of an innermost folder is a state that belongs in that folder."""
     key = address.key_of_name(entry.name.removeprefix(files.TRASH))
     return entry.kind == "file" and key is not None and address.place(key, LEVELS)[0] == folder.rstrip("/")
 
 
 def _foreign(entries: list[files.Entry]) -> list[str]:
-    """Return the names that a root does not have; one whose ana.json was purged has nothing but shard folders."""
+    """Return the names that do not belong in a root; a root that lost its ana.json has only shard folders."""
     return sorted(
         entry.name
         for entry in entries
