@@ -118,7 +118,7 @@ class Tree:
         return path
 
     def check_own(self, name: str) -> bool:
-        """The folder's device and inode, the same by every path that leads to it; None if they cannot be read."""
+        """Refuse one of the tree's own folders if others may have changed it; return False if it is missing."""
         path = self.root
         for part in name.split("/"):
             path = f"{path}/{part}"
