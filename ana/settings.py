@@ -1,7 +1,7 @@
 """Each option of a layer and each environment variable: its type, unit, default and allowed values.
 
-The one place where they are named and parsed; `docs/configuration.md` shows them as tables. A variable is read when it
-is needed, never at import. An option goes before its variable.
+They are named and parsed only here. `docs/configuration.md` shows them as tables. A variable is read when it is needed,
+never at import. An option overrides its variable.
 """
 
 import os
@@ -55,7 +55,7 @@ _A_BOOL = "True or False"
 
 
 class MemoryOptions(TypedDict, total=False):
-    """Options of every layer; `set_dl` describes them."""
+    """Options of every layer. See `set_dl`."""
 
     keep_bytes: int | str
     errors: Literal["defer", "raise"]
@@ -67,7 +67,7 @@ class MemoryOptions(TypedDict, total=False):
 
 
 class DataLayerOptions(MemoryOptions, total=False):
-    """Options of a layer over a folder; `set_dl` describes them."""
+    """Options of a layer over a folder. See `set_dl`."""
 
     store: "Store | None"
     durable: bool | None
@@ -85,7 +85,7 @@ class CurrentLayerOptions(DataLayerOptions, total=False):
 
 
 class Options(NamedTuple):
-    """The options of a layer, checked, in their units."""
+    """The options of a layer: checked, and converted to seconds and bytes."""
 
     pickle_dir: str | None = None
     store: object = None
@@ -108,27 +108,27 @@ class Options(NamedTuple):
 
 
 class Variable(NamedTuple, Generic[Value]):
-    """An environment variable; empty is the same as not set."""
+    """An environment variable. Empty is the same as not set."""
 
     name: str
     parse: Callable[[str], Value]
-    """Returns the value of a text; raises ValueError, perhaps with a reason."""
+    """Parses the text. Raises ValueError, with or without a reason."""
     default: Value
     values: str
-    """What it may be set to, for people."""
+    """The allowed values, in words."""
     shown: str
-    """The default, for people."""
+    """The default, in words."""
     meaning: str
 
     def value(self) -> Value:
-        """Return what the environment says now, or the default. Raises ANAError for nonsense."""
+        """Return the current value, or the default. Raises ANAError if the variable cannot be parsed."""
         said = os.environ.get(self.name)
         if not said:
             return self.default
         try:
             return self.parse(said)
         except ValueError as error:
-            msg = f"the environment's {self.name} is {self.values}, not {said!r}{_reason(error)}"
+            msg = f"{self.name} must be {self.values}, not {said!r}{_reason(error)}"
             raise ANAError(msg) from None
 
 
@@ -156,7 +156,7 @@ def _pairs(said: str) -> list[tuple[str, str]]:
     """Return the pairs of paths, the longest FROM first."""
     pairs: dict[str, str] = {}
     for item in said.split(os.pathsep):
-        # An empty one is what `$ANA_PATH_MAP:/a=/b` leaves where nothing was set.
+        # `$ANA_PATH_MAP:/a=/b` begins with an empty item if the variable was not set.
         if not item:
             continue
         start, target = _pair(item)
@@ -171,7 +171,7 @@ def _pair(item: str) -> tuple[str, str]:
     if len(paths) != 2 or not all(path.startswith("/") for path in paths):  # noqa: PLR2004 - a pair
         msg = f"{item!r} is not FROM=TO, two absolute paths without '=' and ':' in them"
         raise ValueError(msg)
-    # POSIX lets two slashes in the beginning mean another thing, and normpath leaves them.
+    # POSIX allows two leading slashes a special meaning, so normpath keeps them.
     start, target = (os.path.normpath(f"/{path.lstrip('/')}") for path in paths)
     return start, target
 
@@ -179,7 +179,7 @@ def _pair(item: str) -> tuple[str, str]:
 def _positive_size(given: object) -> int:
     found = units.size_bytes(given)
     if found < 1:
-        msg = "it is at least 1"
+        msg = "it must be at least 1"
         raise ValueError(msg)
     return found
 
@@ -190,7 +190,7 @@ PICKLE_DIR = Variable(
     "",
     _A_FOLDER,
     "the parent process's folder, else memory",
-    "The store of a program that chooses none with `set_dl`, and of the `ana` command. References look there, too.",
+    "The store of the `ana` command, and of programs that do not call `set_dl`. References are looked up there, too.",
 )
 WAIT = Variable(
     "ANA_WAIT",
@@ -198,27 +198,27 @@ WAIT = Variable(
     2.0,
     _A_DURATION,
     "`2s`",
-    "How long a read waits for a state that another host may have written a moment ago.",
+    "How long a read waits for a state that another host may have just written.",
 )
-SHARED = Variable("ANA_SHARED", _flag, False, _A_FLAG, "`0`", "`shared`, for layers that do not say it.")  # noqa: FBT003 - its default
+SHARED = Variable("ANA_SHARED", _flag, False, _A_FLAG, "`0`", "`shared`, for layers without that option.")  # noqa: FBT003 - its default
 TRUSTED_UIDS: Variable[list[int | str]] = Variable(
     "ANA_TRUSTED_UIDS",
     _uids,
     [],
-    f"users' numbers, as in 1000,1001, or {UNMAPPED_WORD}",
+    f"user ids, as in 1000,1001, or {UNMAPPED_WORD}",
     "none",
-    "`trusted_uids`, for layers that do not say it.",
+    "`trusted_uids`, for layers without that option.",
 )
 NODE_CACHE = Variable(
-    "ANA_NODE_CACHE", str, "", f"{_A_FOLDER}, or auto", "none", "`node_cache`, for layers that do not say it."
+    "ANA_NODE_CACHE", str, "", f"{_A_FOLDER}, or auto", "none", "`node_cache`, for layers without that option."
 )
 NODE_CACHE_BYTES: Variable[int | None] = Variable(
     "ANA_NODE_CACHE_BYTES",
     _positive_size,
     None,
     _A_SIZE,
-    "half of what is free there",
-    "`node_cache_bytes`, for layers that do not say it.",
+    "half of the free space there",
+    "`node_cache_bytes`, for layers without that option.",
 )
 NODE_CACHE_VERIFY = Variable(
     "ANA_NODE_CACHE_VERIFY",
@@ -226,10 +226,10 @@ NODE_CACHE_VERIFY = Variable(
     False,  # noqa: FBT003 - its default
     _A_FLAG,
     "`0`",
-    "Whether the content of a node cache's entry is hashed again each time it is mapped.",
+    "Whether a process hashes an entry of the node cache again each time it maps it.",
 )
 KEY_FILE = Variable(
-    "ANA_KEY_FILE", str, "", _A_FILE, "the user's own folder of keys", "The file with the keys of signed stores."
+    "ANA_KEY_FILE", str, "", _A_FILE, "the key files in `~/.config/ana/keys`", "The key file of signed stores."
 )
 PATH_MAP: Variable[list[tuple[str, str]]] = Variable(
     "ANA_PATH_MAP",
@@ -237,7 +237,7 @@ PATH_MAP: Variable[list[tuple[str, str]]] = Variable(
     [],
     f"FROM=TO{os.pathsep}FROM=TO..., for instance /lustre/x=/mnt/x",
     "none",
-    "What the paths of another site's references are called on this host.",
+    "Translates the paths in references from another site to this host's.",
 )
 THREADS: Variable[int | None] = Variable(
     "ANA_THREADS",
@@ -245,10 +245,15 @@ THREADS: Variable[int | None] = Variable(
     None,
     "a number of threads, at least 1",
     "this process's CPUs",
-    "How many threads a large state is hashed, compressed, written and read on, at most.",
+    "The most threads that hash, compress, write and read a large state.",
 )
 STATS = Variable(
-    "ANA_STATS", str, "", _A_FOLDER, "none", "Where each process writes its statistics, for `ana stats --jobs`."
+    "ANA_STATS",
+    str,
+    "",
+    _A_FOLDER,
+    "none",
+    "The folder for the statistics that each process writes, for `ana stats --jobs`.",
 )
 
 VARIABLES: tuple[Variable[Any], ...] = (
@@ -273,13 +278,13 @@ class Option(NamedTuple):
     """An option of a layer."""
 
     check: Callable[[Any], object]
-    """Returns the value in its unit; raises TypeError or ValueError, perhaps with a reason."""
+    """Converts the value to its unit. Raises TypeError or ValueError, with or without a reason."""
     values: str
-    """What it may be set to, for people."""
+    """The allowed values, in words."""
     shown: str
-    """The default, for people."""
+    """The default, in words."""
     variable: Variable[Any] | None = None
-    """What counts where the option is not given."""
+    """The environment variable to use if the option is not given."""
     folder_only: bool = False
 
 
@@ -287,7 +292,7 @@ def _place(given: Any) -> str:
     path = os.fsdecode(given)
     if not path:
         raise ValueError
-    # A path object is a folder, though its name may look like the home of another store ("sqlite:/...").
+    # A path object is always a folder, even if it looks like the home of another store ("sqlite:/...").
     return path if isinstance(given, str) or path.startswith(("/", "~")) else f"./{path}"
 
 
@@ -319,7 +324,7 @@ def _module_names(given: Iterable[object]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError
         if not all(part.isidentifier() for part in name.split(".")):
-            msg = f"{name!r} is none"
+            msg = f"{name!r} is not a module name"
             raise ValueError(msg)
         names.append(name)
     return names
@@ -333,22 +338,22 @@ def _trusted_uids(given: Iterable[object]) -> list[int | str]:
         if uid != UNMAPPED_WORD and (isinstance(uid, bool) or not isinstance(uid, int)):
             raise TypeError
         if isinstance(uid, int) and uid < 0:
-            msg = f"{uid} is none"
+            msg = f"{uid} is negative"
             raise ValueError(msg)
         uids.append(UNMAPPED_WORD if isinstance(uid, str) else uid)
     return uids
 
 
 def _as_given(given: object) -> object:
-    """Leave it to who takes it."""
+    """Return the value unchanged: the code that uses it checks it."""
     return given
 
 
 OPTIONS = {
     "pickle_dir": Option(
-        _place, f"{_A_FOLDER}, or the home of a store of a registered kind", "none: in memory", PICKLE_DIR
+        _place, f"{_A_FOLDER}, or the home of a store of a registered kind", "none (in memory)", PICKLE_DIR
     ),
-    "store": Option(_as_given, "a store (docs/writing-a-store.md)", "none: in memory"),
+    "store": Option(_as_given, "a store (docs/writing-a-store.md)", "none"),
     "keep_bytes": Option(units.size_bytes, _A_SIZE, '`"256MiB"`'),
     "errors": Option(_errors, '"defer" or "raise"', '`"defer"`'),
     "strict": Option(_true_or_false, _A_BOOL, "`False`"),
@@ -363,22 +368,22 @@ OPTIONS = {
     "shared": Option(_true_or_false, _A_BOOL, "`False`", SHARED, folder_only=True),
     "trusted_uids": Option(
         _trusted_uids,
-        f'users\' numbers, as in [1000, 1001], or "{UNMAPPED_WORD}"',
+        f'user ids, as in [1000, 1001], or "{UNMAPPED_WORD}"',
         "none",
         TRUSTED_UIDS,
         folder_only=True,
     ),
     "node_cache": Option(os.fsdecode, f'{_A_FOLDER}, "auto", or "" for none', "none", NODE_CACHE, folder_only=True),
     "node_cache_bytes": Option(
-        _positive_size, _A_SIZE, "half of what is free there", NODE_CACHE_BYTES, folder_only=True
+        _positive_size, _A_SIZE, "half of the free space there", NODE_CACHE_BYTES, folder_only=True
     ),
 }
 
 
 def checked(given: Mapping[str, object]) -> Options:
-    """Return a layer's options, those that are not given by their defaults.
+    """Return a layer's options, with the defaults of those that are not given.
 
-    Raises TypeError for an option that does not exist, TypeError and ValueError for a value that makes no sense.
+    Raises TypeError for an option that does not exist, and TypeError or ValueError for an invalid value.
     """
     values: dict[str, Any] = {}
     for name, value in given.items():
@@ -389,7 +394,7 @@ def checked(given: Mapping[str, object]) -> Options:
 
 
 def refuse_folder_options(options: Options) -> None:
-    """Raise TypeError for an option of folders that is given for another store."""
+    """Raise TypeError if an option that is only for folders is given for another store."""
     for name, option in OPTIONS.items():
         if option.folder_only and getattr(options, name) is not None:
             msg = f"{name}= is for a folder: give pickle_dir= too"
@@ -403,12 +408,12 @@ def _checked(name: str, value: object) -> object:
     try:
         return option.check(value)
     except (TypeError, ValueError) as error:
-        msg = f"{name} is {option.values}, not {value!r:.100}{_reason(error)}"
+        msg = f"{name} must be {option.values}, not {value!r:.100}{_reason(error)}"
         raise (TypeError if isinstance(error, TypeError) else ValueError)(msg) from None
 
 
 def _unknown(name: str) -> str:
-    import difflib  # noqa: PLC0415 - for a mistake only
+    import difflib  # noqa: PLC0415 - needed after a mistake only
 
     near = difflib.get_close_matches(name, OPTIONS, 1)
     return f"there is no option {name}: " + (f"is it {near[0]}?" if near else f"the options are {', '.join(OPTIONS)}")

@@ -128,7 +128,7 @@ def test_an_option_unlike_any_lists_them():
 )
 def test_a_bad_value_names_the_option_the_value_and_what_may_be(name, value):
     """Whatever the option."""
-    with pytest.raises((TypeError, ValueError), match=rf"^{name} is ") as raised:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be ") as raised:
         ana.DataLayer(**{name: value})
     assert f"not {value!r}" in str(raised.value)
 
@@ -138,7 +138,7 @@ def test_nonsense_in_a_variable_names_it(name, monkeypatch):
     """ANAError says the variable, what it may be set to, and what it is set to; empty is the same as not set."""
     variable = next(each for each in settings.VARIABLES if each.name == name)
     monkeypatch.setenv(name, "nonsense!")
-    with pytest.raises(ana.ANAError, match=f"the environment's {name} is ") as raised:
+    with pytest.raises(ana.ANAError, match=f"^{name} must be ") as raised:
         variable.value()
     assert variable.values in str(raised.value)
     assert "'nonsense!'" in str(raised.value)

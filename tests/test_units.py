@@ -66,13 +66,13 @@ def test_a_duration_means_the_same_everywhere(text, monkeypatch):
 @pytest.mark.parametrize("text", NO_SIZES)
 def test_what_is_no_size_is_refused(text, monkeypatch):
     """With the name of the option or variable, what it was set to, and an example."""
-    with pytest.raises(ValueError, match=r'^keep_bytes is .* "20G" .* "20GiB" .*, not '):
+    with pytest.raises(ValueError, match=r'^keep_bytes must be .* "20G" .* "20GiB" .*, not '):
         settings.checked({"keep_bytes": text})
     with pytest.raises(click.BadParameter, match="is not a size: use 500k"):
         common.SIZE(text)
     if text:
         monkeypatch.setenv("ANA_NODE_CACHE_BYTES", text)
-        with pytest.raises(settings.ANAError, match=r'ANA_NODE_CACHE_BYTES is .* "20G" .*, not ') as raised:
+        with pytest.raises(settings.ANAError, match=r'ANA_NODE_CACHE_BYTES must be .* "20G" .*, not ') as raised:
             settings.NODE_CACHE_BYTES.value()
         assert repr(text) in str(raised.value)
 
@@ -80,13 +80,13 @@ def test_what_is_no_size_is_refused(text, monkeypatch):
 @pytest.mark.parametrize("text", NO_DURATIONS)
 def test_what_is_no_duration_is_refused(text, monkeypatch):
     """With the name of the option or variable, what it was set to, and an example."""
-    with pytest.raises(ValueError, match=r'^recheck_seconds is .* "14d", not '):
+    with pytest.raises(ValueError, match=r'^recheck_seconds must be .* "14d", not '):
         settings.checked({"recheck_seconds": text})
     with pytest.raises(click.BadParameter, match="is not a time: use 90s"):
         common.AGE(text)
     if text:
         monkeypatch.setenv("ANA_WAIT", text)
-        with pytest.raises(settings.ANAError, match=r'ANA_WAIT is .* "14d", not '):
+        with pytest.raises(settings.ANAError, match=r'ANA_WAIT must be .* "14d", not '):
             settings.WAIT.value()
 
 

@@ -74,24 +74,24 @@ def set_dl(
         store: A store of any kind. Default: none.
 
     Options of every layer:
-        keep_bytes: Size of the raw states of loaded objects that are kept alive for reuse. The last object is always
-            kept. Objects of all layers together are limited by the largest of their budgets. Default: 256 MiB.
+        keep_bytes: How much loaded objects to keep alive for reuse, by the size of their raw states. The last object is
+            always kept. All layers of a process share one limit, the largest that was given. Default: 256 MiB.
         errors: What unpickling a reference does if its state is missing or damaged. "defer" makes an object that raises
             when it is used; "raise" raises at once. Default: "defer".
         strict: Whether to raise UUIDConflictError if an explicit UUID already names other content. Default: False.
-        recheck_seconds: How long a stored object counts as stored without another look. Default: 300 s.
+        recheck_seconds: How long to assume that a stored object is still in the store before checking. Default: 300 s.
         level: zstd's compression level, from -22 (fastest) to 22 (smallest). 0 does not compress. Each chunk of 4 MiB
             is sampled first, and is not compressed if that would save less than an eighth. UUIDs do not depend on the
             level. Default: 1.
-        allowed: Modules, with all below them, whose classes and functions a state may name when it is loaded. Globals
-            that only hold data are always allowed; see SECURITY.md. Default: any module.
+        allowed: Modules whose classes and functions a state may name when it is loaded. Includes their submodules.
+            Globals that only hold data are always allowed; see SECURITY.md. Default: any module.
         max_state_bytes: Size of the largest raw state that is loaded. Default: the memory of this machine or cgroup.
 
     Options of a layer over a folder:
         durable: Whether to wait for the disk before a state counts as stored. Default: True.
         key: 32 bytes, or the path of a key file. A new store is made with this key, and then accepts only what the key
             has signed. Default: the store's own key file, else `ANA_KEY_FILE`.
-        shared: Whether a group may write to the store and is trusted. A new store is made so.
+        shared: Whether members of the store's group are trusted and may write to the store. A new store gets mode 2770.
             Default: `ANA_SHARED`, else False.
         trusted_uids: User ids whose files are trusted, besides this user's and root's. "unmapped" means the users that
             this user namespace has no id for; see SECURITY.md. Default: `ANA_TRUSTED_UIDS`, else none.

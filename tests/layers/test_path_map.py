@@ -69,7 +69,7 @@ BAD = ["/a", "/a=b", "a=/b", "/a=", "=/b", "/a=/b=/c", "/a=/b:nonsense", "/a=/b:
 def test_a_map_that_makes_no_sense_is_refused(monkeypatch, said):
     """ANAError names the variable, what it holds, and how it should look."""
     monkeypatch.setenv("ANA_PATH_MAP", said)
-    with pytest.raises(ANAError, match="ANA_PATH_MAP is FROM=TO") as caught:
+    with pytest.raises(ANAError, match="ANA_PATH_MAP must be FROM=TO") as caught:
         path_map.here("/a/x")
     assert repr(said) in str(caught.value)
 
