@@ -88,7 +88,7 @@ def test_defaults_are_the_formats():
     assert settings.Options().level == chunks.DEFAULT_LEVEL
     for level in (-chunks.MAX_LEVEL, chunks.MAX_LEVEL):
         assert settings.checked({"level": level}).level == level
-        with pytest.raises(ValueError, match=f"level is .*, not {level * 2}"):
+        with pytest.raises(ValueError, match=f"level must be .*, not {level * 2}"):
             settings.checked({"level": level * 2})
 
 
