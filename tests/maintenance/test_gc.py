@@ -284,7 +284,7 @@ def test_a_damaged_root_stops_everything(store, capfd):
     root.write_bytes(root.read_bytes().replace(b'["', b'["0'))
     done = ran(capfd, "-d", store, "gc", "--unreachable")
     assert done.code == 1
-    assert "no root" in done.err or "not what its name says" in done.err
+    assert "not a root" in done.err or "does not match its name" in done.err
     assert path_of(store, numbered(1)).exists()
 
 

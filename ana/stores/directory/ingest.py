@@ -1,4 +1,4 @@
-"""Take records from elsewhere: verify them, copy them into a store, verify the copies. For maintenance."""
+"""Import records into a store: verify them, copy them, verify the copies. For maintenance."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,8 @@ START_BYTES = 4096
 def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
     """Store a record of `size_bytes` that `read` reads; return False if its key exists.
 
-    `seal`: the key that has signed it. The copy is signed with this store's key. The record is verified before it is
-    copied, and again in the store. Raises CorruptedStateError, UnsupportedFormatError, StoreError.
+    The record is verified with `seal`, its source's, before it is copied. The copy is signed with this store's key and
+    verified again. Raises CorruptedStateError, UnsupportedFormatError, StoreError.
     """
     header = read_header(key, size_bytes, read, where, seal)
     record.verify(header, read, where)
@@ -37,7 +37,7 @@ def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: 
 
 
 def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
-    """Sign a state's file (by its name in the tree) with the store's current key; return False if it is already.
+    """Sign a state's file, given its name in the tree, with the store's current key; return False if it already is.
 
     The file is replaced by a copy. Readers that have it open keep the old one. Raises StoreError.
     """
@@ -64,14 +64,14 @@ def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
 
 
 def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
-    """Copy a state from one store to another; False if it is there. Raises StateNotFoundError, and as `ingest`."""
+    """Copy a state between stores; return False if `target` has it. Raises StateNotFoundError, and as `ingest`."""
     with opened(source, key) as (size_bytes, read):
         return ingest(target, key, size_bytes, read, source.path(key), source.seal)
 
 
 @contextmanager
 def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
-    """Open a record; yield its size in bytes and its read function. Raises StateNotFoundError, StoreError."""
+    """Open a record; yield its size in bytes and a function that reads it. Raises StateNotFoundError, StoreError."""
     file = files.open_file(store.path(key), START_BYTES, store.tree.trust.check_file)
     if file is None:
         raise StateNotFoundError(key, store.home)
@@ -80,9 +80,9 @@ def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
 
 
 def set_aside(store: DirectoryStore, path: str) -> str | None:
-    """Rename a state's file to `.bad-…`, so that its name is free; None if it is gone.
+    """Rename a state's file to `.bad-…` to free its name; return the new name, or None if the file is gone.
 
-    Raises StoreError, and UntrustedStoreError where nothing tells damage from a wrong key.
+    Raises StoreError, and UntrustedStoreError if a wrong key may be the reason.
     """
     found = files.stat(path)
     if found is None:
@@ -100,7 +100,7 @@ class _Source(NamedTuple):
 
 
 def _reader(file: files.Opened) -> Read:
-    # A small file is closed by now, with all of it in memory.
+    # A small file is already closed, and all of it is in memory.
     return record.reader(file.start) if len(file.start) == file.size_bytes else file.read
 
 
@@ -115,7 +115,7 @@ def _copier(read: Read, size_bytes: int) -> Callable[[record.Write], None]:
 
 
 def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:
-    """Return a read function for a record with another signature, or none."""
+    """Return a function that reads a record with its signature replaced by that of `seal`, or removed."""
     head = record.sealed_anew(bytes(_start(read, header.header_bytes)), header.key, seal)
 
     def read_resealed(offset: int, targets: Sequence[memoryview]) -> None:

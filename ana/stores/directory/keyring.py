@@ -1,6 +1,6 @@
-"""Files that hold a store's key: outside the store, for its owner's eyes only.
+"""Key files, which hold a store's keys outside the store and which only their owner can read.
 
-A key file is JSON: the store's id, the folders where that store is known to be, and its keys in hex, the current one
+A key file is JSON: the store's id, the folders where the store is known to be, and its keys in hex, the current key
 first.
 """
 
@@ -44,32 +44,32 @@ class Trusted(NamedTuple):
 
     owners: Trust = EVERYDAY
     ring: "KeyRing | None" = None
-    """The store's keys; None: look for them where keys are kept."""
+    """The store's keys; None to look for a key file."""
 
 
 DEFAULT = Trusted()
 
 
 class KeyRing:
-    """The keys of one store, the current one first, and where that store is known to be. Shows its keys to nobody."""
+    """The keys of one store, the current one first, and the folders where it is known to be. Hides its keys."""
 
     __slots__ = ("folders", "keys", "path", "store_id", "stores")
 
     def __init__(self, keys: Sequence[bytes], store_id: str = "", folders: Sequence[str] = (), path: str = "") -> None:
-        """Take keys of 32 bytes, the store's id ("" for whichever they are given for), and the file they are from."""
+        """Take keys of 32 bytes, the store's id ("" for any store), its folders, and the key file's path."""
         self.keys = tuple(keys)
         self.store_id = store_id
         self.folders = tuple(folders)
         self.path = path
         self.stores: dict[str, str] = {}
-        """Ids and folders of those that were made with keys for whichever: without its id a store is lost."""
+        """Folders, by id, of the stores created with a key for any store: a store that loses its id is unreadable."""
 
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self.keys)} key(s) for store {self.store_id!r}>"
 
 
 def note_store(ring: KeyRing, store_id: str, root: str) -> None:
-    """Have a key file that names no store remember one that was made with it, where that file may be written to."""
+    """Note a new store in its key file if the file names no store of its own and can be written to."""
     if ring.path and not ring.store_id:
         with suppress(ANAError):
             ring = load(ring.path)
@@ -78,7 +78,7 @@ def note_store(ring: KeyRing, store_id: str, root: str) -> None:
 
 
 def from_option(key: object) -> KeyRing:
-    """Return the keys that an option gives: 32 bytes, or the path of a key file.
+    """Return the keys from the option `key`: 32 bytes, or the path of a key file.
 
     Raises TypeError, ValueError, StoreError, UntrustedStoreError.
     """
@@ -94,11 +94,11 @@ def from_option(key: object) -> KeyRing:
 
 
 def find(store_id: str, root: str, fingerprint: str = "") -> KeyRing | None:
-    """Return the keys of a store: out of the file that `ANA_KEY_FILE` names, or the user's own folder of keys.
+    """Return the keys of a store from the file that `ANA_KEY_FILE` names, or from the user's key folder.
 
-    A file that names the store goes before one that names none, and one that has the key of that fingerprint before
-    one that has not. Also where only the folder `root` is that of a store with a key, though it says it is another:
-    then somebody has replaced it. Raises StoreError, UntrustedStoreError.
+    A file that names the store is preferred to a file that names none, and a file with the key of `fingerprint` to a
+    file without it. A file that lists the folder `root` matches even if the store has another id: then somebody has
+    replaced the store, and the caller can tell. Raises StoreError, UntrustedStoreError.
     """
     first = None
     for ring in _candidates(store_id, root):
@@ -121,34 +121,34 @@ def _candidates(store_id: str, root: str) -> Iterator[KeyRing]:
 
 
 def _own(store_id: str, root: str) -> KeyRing | None:
-    """Return the keys of a store out of the user's own folder of keys."""
+    """Return the keys of a store from the user's key folder."""
     try:
         _folder()
     except StoreError:
-        # Nobody's home: there are no keys in it.
+        # The user has no home folder, so no keys in it.
         return None
-    # The id is what somebody wrote into the store: it names a file in the folder of keys, and none elsewhere.
+    # Anyone who can write to the store chose its id, so it must not lead out of the key folder.
     if store_id and "/" not in store_id and not store_id.startswith(".") and os.path.exists(default_path(store_id)):
         return load(default_path(store_id))
     return next((ring for ring in _all() if root in ring.folders), None)
 
 
 def default_path(store_id: str) -> str:
-    """Return where a store's key file is unless one says otherwise: `~/.config/ana/keys/STORE_ID`.
+    """Return the default path of a store's key file: `~/.config/ana/keys/STORE_ID`.
 
-    Raises StoreError where there is no home folder.
+    Raises StoreError if the user has no home folder.
     """
     return f"{_folder()}/{store_id}"
 
 
 def make(path: str, store_id: str, folders: Iterable[str] = ()) -> KeyRing:
-    """Make a new key and its file, mode 0600, in a folder that is made where it is missing. Raises StoreError."""
+    """Create a new key and its file, mode 0600, and the folder if it is missing. Raises StoreError."""
     ring = KeyRing((os.urandom(KEY_BYTES),), store_id, tuple(folders), path)
     with files.reported(path):
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
     if not _write(ring, replace=False):
         found = files.stat(path)
-        empty = "an empty one, as a full disk leaves: remove it" if found is not None and not found.size_bytes else ""
+        empty = "it is empty, as after a full disk: remove it" if found is not None and not found.size_bytes else ""
         raise StoreError(path, errno.EEXIST, empty or "a key file is never overwritten: give another path")
     return ring
 
@@ -159,22 +159,22 @@ def save(ring: KeyRing) -> None:
 
 
 def own_file(ring: KeyRing, store_id: str, root: str) -> KeyRing:
-    """Copy keys out of a file that names no store, so that others may have them too, into the store's own one.
+    """Copy keys from a file that names no store, and may serve several stores, into the store's own key file.
 
-    Raises StoreError, also where there is such a file.
+    Raises StoreError, also if the store's own key file exists.
     """
     own = KeyRing(ring.keys, store_id, (root,), default_path(store_id))
     with files.reported(own.path):
         os.makedirs(os.path.dirname(own.path), mode=0o700, exist_ok=True)
     if not _write(own, replace=False):
         raise StoreError(
-            own.path, errno.EEXIST, "it does not have the key that the store is read with: see which is right"
+            own.path, errno.EEXIST, "it does not hold the key that the store was opened with: find out which is right"
         )
     return own
 
 
 def rotate(path: str) -> KeyRing:
-    """Put a new key before those of a file, which are still believed. Raises StoreError, UntrustedStoreError."""
+    """Put a new key first in a file; its earlier keys are still accepted. Raises StoreError, UntrustedStoreError."""
     ring = load(path)
     ring = KeyRing((os.urandom(KEY_BYTES), *ring.keys), ring.store_id, ring.folders, path)
     save(ring)
@@ -182,7 +182,7 @@ def rotate(path: str) -> KeyRing:
 
 
 def forget_old(path: str) -> KeyRing:
-    """Leave only the current key in a file. Raises StoreError, UntrustedStoreError."""
+    """Remove all keys but the current one from a file. Raises StoreError, UntrustedStoreError."""
     ring = load(path)
     ring = KeyRing(ring.keys[:1], ring.store_id, ring.folders, path)
     save(ring)
@@ -202,18 +202,18 @@ def load(path: str) -> KeyRing:
         ring = KeyRing(keys, str(fields.get("store", "")), folders, path)
         ring.stores = {str(store_id): str(root) for store_id, root in fields.get("stores", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Without the cause: it may quote what is in the file.
+        # Hide the cause, which may quote the file.
         text = (
             "it is a key file that is empty or cut short: remove it, and make or copy it anew" if _is_cut(data) else ""
         )
-        raise UntrustedStoreError(path, text or "it is no key file of ana") from None
+        raise UntrustedStoreError(path, text or "it is not a key file of ana") from None
     if not keys or any(len(key) != KEY_BYTES for key in keys):
         raise UntrustedStoreError(path, f"it is a key file, but its keys are not {KEY_BYTES} bytes each")
     return ring
 
 
 def _is_cut(data: bytes) -> bool:
-    """Return whether a file is the beginning of a key file: the disk was full when an older version made it."""
+    """Return whether a key file was cut short: older versions left such files on a full disk."""
     return b'{\n "store"'.startswith(data[:10]) and not data.rstrip().endswith(b"}")
 
 
@@ -224,14 +224,14 @@ def _check_owner(path: str) -> None:
         except FileNotFoundError:
             return
     if not stat.S_ISREG(found.st_mode):
-        raise UntrustedStoreError(path, "a key file is a regular file")
+        raise UntrustedStoreError(path, "a key file must be a regular file")
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & _ONLY_OWNER:
-        reason = f"others may know or replace its key (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o})"
+        reason = f"other users may read or replace its key (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o})"
         raise UntrustedStoreError(path, f"{reason}: chmod 600 {path}, and make a new key if they did")
 
 
 def _write(ring: KeyRing, *, replace: bool) -> bool:
-    """Make a key file appear whole, mode 0600, or leave nothing; False if there is one and it is not to be replaced."""
+    """Publish a key file, mode 0600, whole or not at all; return False if it exists and `replace` is not set."""
     text: dict[str, object] = {"store": ring.store_id, "folders": list(ring.folders)}
     text |= {"stores": ring.stores} if ring.stores else {}
     text["keys"] = [key.hex() for key in ring.keys]
@@ -242,7 +242,7 @@ def _write(ring: KeyRing, *, replace: bool) -> bool:
 
 def _folder() -> str:
     config = os.environ.get("XDG_CONFIG_HOME", "")
-    # One that is no path from / on does not count (XDG Base Directory Specification).
+    # A relative path must be ignored (XDG Base Directory Specification).
     return f"{config if config.startswith('/') else f'{paths.home()}/.config'}/ana/keys"
 
 
@@ -252,6 +252,6 @@ def _all() -> Iterable[KeyRing]:
     except OSError:
         return
     for name in names:
-        # One that cannot be used is another store's trouble.
+        # Skip unusable files: they belong to other stores.
         with suppress(ANAError):
             yield load(f"{_folder()}/{name}")

@@ -1,6 +1,6 @@
-"""Roots: names for states that no collection may take, with all that they refer to. Small files, written once.
+"""Roots: names under which states, and all that they refer to, are kept from collection. Small files, written once.
 
-`docs/format.md` says what is in them. Each `keep` leaves a file of its own: two at once lose nothing, and need no lock.
+`docs/format.md` describes them. Each `keep` writes its own file, so concurrent calls lose nothing and need no lock.
 """
 
 import json
@@ -24,7 +24,7 @@ _SUFFIX = ".json"
 
 
 class Root(NamedTuple):
-    """One file of a root: the root's name, what it keeps, when (s since 1970) and by whom it was written."""
+    """One file of a root: the root's name, the UUIDs it keeps, when (s since 1970) and by whom it was written."""
 
     name: str
     uuids: tuple[str, ...]
@@ -36,15 +36,15 @@ Problem = StateNotFoundError | CorruptedStateError
 
 
 def keep(store: "DirectoryStore", name: str, keys: Sequence[str]) -> list[Problem]:
-    """Keep states, and all that they refer to, under a name, in addition to what it keeps already.
+    """Keep states, and all that they refer to, under a name, in addition to what the name keeps already.
 
-    When it returns, all of it is in the store but what it returns, and a collection that begins later spares it. Raises
-    ValueError for a name that is no key, StateNotFoundError and CorruptedStateError for one of `keys`, StoreError;
-    nothing is kept then.
+    On return, all of them are in the store and safe from collections that begin later, except those with a returned
+    problem. Raises ValueError for an invalid name, StateNotFoundError or CorruptedStateError for one of `keys`,
+    StoreError; then nothing is kept.
     """
     address.check_key(name)
     for key in keys:
-        # Also brings it back from the trash.
+        # This also brings it back from the trash.
         store.get(key).release()
     uuids = sorted(set(keys))
     path = _path(name, uuids)
@@ -56,31 +56,31 @@ def keep(store: "DirectoryStore", name: str, keys: Sequence[str]) -> list[Proble
         if written or _keeps(store, f"{folder}/{last}"):
             break
     note_roots(store)
-    # Only now: a collection that has not seen the root may have moved some of it away meanwhile.
+    # Last, because a collection that has not seen the root may have moved some of them to the trash meanwhile.
     return revive(store, uuids)
 
 
 def note_roots(store: "DirectoryStore") -> None:
-    """Have the store remember that it has roots: a copy without its dot files has lost them then, and shows it."""
+    """Note in `ana.json` that the store has roots, so that a copy without its dot files shows that they are lost."""
     if not store.config.roots:
-        # Who may not write to the store's own folder cannot say so.
+        # A process without write access to the root folder cannot note it.
         with suppress(StoreError):
             store.tree.amend(roots=True)
 
 
 def check_there(store: "DirectoryStore") -> None:
-    """Raise UntrustedStoreError where there have been roots, and their folder is gone."""
+    """Raise UntrustedStoreError if the store had roots but their folder is gone."""
     if store.config.roots and not store.tree.check_own(FOLDER):
-        reason = "states were kept in this store, and the folder of its roots is gone"
-        cure = "copy .ana, too (cp -a), or keep what is needed anew"
+        reason = "states were kept in this store, but the folder of its roots is gone"
+        cure = "copy .ana, too (cp -a), or keep the needed states again"
         where = f"{store.home}/{FOLDER}"
         raise UntrustedStoreError(where, f"{reason}, as in a copy without its dot files: {cure}")
 
 
 def forget(store: "DirectoryStore", name: str) -> int:
-    """Let go of all that is kept under a name; return how many files that were. Raises StoreError.
+    """Remove all files of the root `name`; return their number.
 
-    UntrustedStoreError where there is none of that name, and others cannot be read.
+    Raises StoreError, and UntrustedStoreError if no file of that name is found, but some files cannot be read.
     """
     unreadable: dict[str, ANAError] = {}
     found = [path for path, root in _files(store, unreadable) if root.name == name]
@@ -92,15 +92,15 @@ def forget(store: "DirectoryStore", name: str) -> int:
 
 
 def read(store: "DirectoryStore", unreadable: dict[str, ANAError] | None = None) -> list[Root]:
-    """Return all roots. Raises UntrustedStoreError for one that cannot be read: then it is not known what to keep.
+    """Return all roots. Raises UntrustedStoreError if one cannot be read, because what it keeps is unknown.
 
-    For who only looks, `unreadable` gets it instead: the file's name in the store, and why.
+    A caller that removes nothing can pass `unreadable`, which then collects errors by the file's name in the store.
     """
     return [root for _, root in _files(store, unreadable)]
 
 
 def revive(store: "DirectoryStore", keys: list[str]) -> list[Problem]:
-    """Bring states and all that they refer to back from the trash; return what is missing or damaged."""
+    """Bring states, and all that they refer to, back from the trash; return an error for each lost or damaged one."""
     problems: list[Problem] = []
 
     def children_of(key: str) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def revive(store: "DirectoryStore", keys: list[str]) -> list[Problem]:
 
 
 def _path(name: str, uuids: list[str]) -> str:
-    # By what is in it: who keeps the same again finds it there.
+    # Named by its content, so that keeping the same states again finds the file.
     digest = address.short_digest("\n".join(uuids))
     return f"{FOLDER}/{address.file_name(name).removesuffix(address.SUFFIX)}.{digest}{_SUFFIX}"
 
@@ -127,7 +127,7 @@ def _files(store: "DirectoryStore", unreadable: dict[str, ANAError] | None = Non
     folder = f"{store.home}/{FOLDER}"
     files.revalidate([folder])
     try:
-        # Who can write there can take roots away: then nobody knows what is to be kept.
+        # Anyone who can write there can remove roots, and what to keep is unknown.
         entries = files.list_folder(folder) if store.tree.check_own(FOLDER) else []
     except StoreError as error:
         if files.is_missing(error):
@@ -149,7 +149,7 @@ def _files(store: "DirectoryStore", unreadable: dict[str, ANAError] | None = Non
 
 
 def _keeps(store: "DirectoryStore", path: str) -> bool:
-    """Return whether a root's file is there and whole: a full disk or a crash may have left it empty."""
+    """Return whether a root's file exists and is whole: a full disk or a crash may have left it empty."""
     data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
     try:
         return data is not None and _parse(path, data) is not None
@@ -158,7 +158,7 @@ def _keeps(store: "DirectoryStore", path: str) -> bool:
 
 
 def _read(store: "DirectoryStore", path: str) -> Root | None:
-    # None: forgotten since it was listed.
+    # None: it was forgotten after the folder was listed.
     data = files.read_whole(path, LIMIT_BYTES, store.tree.trust.check_file)
     return None if data is None else _parse(path, data)
 
@@ -173,11 +173,11 @@ def _parse(path: str, data: bytes) -> Root:
             str(fields["by"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        reason = f"it is no root that can be read ({error})"
+        reason = f"it is not a root ({error})"
     else:
         if path.endswith("/" + _path(root.name, list(root.uuids))):
             return root
-        reason = "what it holds is not what its name says"
-    cure = "keep the same states under its name again, which mends it, or remove it"
-    text = f"{reason}, so that nobody knows what is to be kept: {cure}"
+        reason = "its content does not match its name"
+    cure = "keep the same states under the same name again, which repairs it, or remove it"
+    text = f"{reason}, so what to keep is unknown: {cure}"
     raise UntrustedStoreError(path, text)

@@ -1,4 +1,4 @@
-"""Which key a tree's records are signed with, and whether a key is that one: a wrong key is not damage."""
+"""Finds the key that signs a tree's records, and checks it, so that a wrong key is not mistaken for damage."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,15 +19,15 @@ __all__ = ["check_key", "fields_again", "fields_of", "has_signed", "seal_of"]
 
 _START_BYTES = 64 << 10
 _ENOUGH = 8
-"""So many states are looked at to see whether a tree's are signed at all."""
+"""How many states to read to see whether a tree's states are signed at all."""
 _LOOKED_AT = 256
-"""So many are looked at to find one that a key has signed."""
+"""How many states to read to find a state that a key has signed."""
 
 
 def seal_of(said: Config, root: str, given: keyring.KeyRing | None) -> Seal | None:
-    """Return what a tree's records are signed with, if it has a key. Never less than what was asked for or is known.
+    """Return the seal for a tree's records; None if neither the tree nor this process has a key.
 
-    Raises UntrustedStoreError for a key that is missing, or is not the store's.
+    Raises UntrustedStoreError if the key is missing or does not belong to the store.
     """
     ring = given or keyring.find(said.id, root, said.fingerprint)
     if ring is None:
@@ -35,20 +35,20 @@ def seal_of(said: Config, root: str, given: keyring.KeyRing | None) -> Seal | No
             cure = f"name its key file with {settings.KEY_FILE.name} or key=, or put it at ~/.config/ana/keys/{said.id}"
             raise UntrustedStoreError(root, f"this store has a key, which this process does not: {cure}")
         return None
-    known = ring.path or "the key that is given"
+    known = ring.path or "the given key"
     if not said.keyed or ring.store_id not in ("", said.id):
-        reason = f"it has no key or another id, and {known} is for a store with a key: somebody may have replaced it"
+        reason = f"it has no key or another id, but {known} is for a store with a key: somebody may have replaced it"
         raise UntrustedStoreError(root, f"{reason}; compare {root}/ana.json, use another folder, or no key")
     seal = Seal(said.id, ring.keys)
     if said.fingerprint and said.fingerprint not in seal.fingerprints:
-        reason = f"it has another key than {known} holds: that is another store's, or the key was rotated"
-        cure = f"name its own key file ({settings.KEY_FILE.name}, key=), as ~/.config/ana/keys/{said.id}"
+        reason = f"it has another key than {known}: wrong key file, or the store's key was rotated"
+        cure = f"name its own key file ({settings.KEY_FILE.name}, key=), such as ~/.config/ana/keys/{said.id}"
         raise UntrustedStoreError(root, f"{reason}; {cure}")
     return seal
 
 
 def fields_of(store_id: str, ring: keyring.KeyRing | None) -> dict[str, object]:
-    """Return what a new tree's `ana.json` says."""
+    """Return the fields of a new tree's `ana.json`."""
     fields: dict[str, object] = {"format": FORMAT, "levels": LEVELS, "id": store_id}
     if ring is None:
         return fields
@@ -56,9 +56,9 @@ def fields_of(store_id: str, ring: keyring.KeyRing | None) -> dict[str, object]:
 
 
 def fields_again(tree: "Tree", store_id: str, given: keyring.KeyRing | None) -> dict[str, object]:
-    """Return what the `ana.json` of a tree that has lost it said: with its key where its states are signed.
+    """Return the fields of an `ana.json` that was lost, with the key's fingerprint if the states are signed.
 
-    Raises UntrustedStoreError where that is not known.
+    Raises UntrustedStoreError if they cannot be determined.
     """
     ring = given or keyring.find("", tree.root)
     signed = any(record.is_signed(head) for _, head in islice(_heads(tree), _ENOUGH))
@@ -66,36 +66,36 @@ def fields_again(tree: "Tree", store_id: str, given: keyring.KeyRing | None) -> 
         return fields_of(store_id, None)
     where = f"{tree.root}/{CONFIG}"
     if not signed:
-        reason = "it is gone, and the states here are not signed, though a key is known for them"
+        reason = "it is gone, and the states here are not signed, although a key is known for them"
         raise UntrustedStoreError(where, f"{reason}: somebody may have replaced them; get it from a backup")
     ids = [] if ring is None else [ring.store_id, *ring.stores]
     for known in filter(None, ids):
         if ring is not None and has_signed(tree, Seal(known, ring.keys)):
             return fields_of(known, ring)
-    reason = "it is gone, and the states here are signed with a key, for the id that it held"
-    cure = f"get it from a backup, or name the key file that it was made with ({settings.KEY_FILE.name}, key=)"
+    reason = "it is gone, and the states here are signed with a key for the id that it held"
+    cure = f"get it from a backup, or name the key file it was created with ({settings.KEY_FILE.name}, key=)"
     raise UntrustedStoreError(where, f"{reason}: {cure}")
 
 
 def check_key(tree: "Tree", seal: Seal | None) -> None:
-    """Refuse to take for damaged what a tree's key, which this process does not have, may have signed.
+    """Check that a process has the tree's current key before it treats states as damaged.
 
-    Raises UntrustedStoreError.
+    Raises UntrustedStoreError if a wrong key may be the reason that signatures do not match.
     """
     if seal is None:
         return
     said = config.read(tree.root, tree.trust)
     if said is not None and said.fingerprint:
         if said.fingerprint not in seal.fingerprints:
-            reason = "its key was rotated since this process opened it, so that nothing tells damage from a wrong key"
-            raise UntrustedStoreError(tree.root, f"{reason}: start the program anew")
+            reason = "its key was rotated after this process opened it, so damage looks the same as a wrong key"
+            raise UntrustedStoreError(tree.root, f"{reason}: restart the program")
     elif not has_signed(tree, seal):
-        reason = "nothing in it is signed with the key that this process has: nothing tells damage from a wrong key"
-        raise UntrustedStoreError(tree.root, f"{reason}; see which key is the store's")
+        reason = "no state in it is signed with this process's key, so damage looks the same as a wrong key"
+        raise UntrustedStoreError(tree.root, f"{reason}: find out which key the store has")
 
 
 def has_signed(tree: "Tree", seal: Seal) -> bool:
-    """Return whether one of a tree's states is signed with a key: then that is the tree's."""
+    """Return whether any state of a tree is signed with a key; then the key is the tree's."""
     for key, head in islice(_heads(tree), _LOOKED_AT):
         if record.is_signed(head) and seal.accepts(key, *record.signed_parts(head)):
             return True
@@ -103,7 +103,7 @@ def has_signed(tree: "Tree", seal: Seal) -> bool:
 
 
 def _heads(tree: "Tree") -> Iterator[tuple[str, memoryview]]:
-    """Yield keys and headers of a tree's states, as far as they can be read."""
+    """Yield the UUIDs and headers of those states in a tree that can be read."""
     for path in tree.state_paths():
         try:
             opened = files.open_file(path, _START_BYTES, tree.trust.check_file)
