@@ -7,7 +7,7 @@ never at import. An option overrides its variable.
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
 from ana import units
 from ana.errors import ANAError
@@ -84,7 +84,7 @@ class CurrentLayerOptions(DataLayerOptions, total=False):
     pickle_dir: Path | None
 
 
-class Options(NamedTuple):
+class Options:
     """The options of a layer: checked, and converted to seconds and bytes."""
 
     pickle_dir: str | None = None
@@ -103,22 +103,35 @@ class Options(NamedTuple):
     node_cache: str | None = None
     node_cache_bytes: int | None = None
 
+    def __init__(self, **given: Any) -> None:
+        vars(self).update(given)
+
 
 # Environment variables
 
 
-class Variable(NamedTuple, Generic[Value]):
-    """An environment variable. Empty is the same as not set."""
+# Not NamedTuples, which take a millisecond to make when ana is imported.
+class Variable(Generic[Value]):
+    """An environment variable. Empty is the same as not set.
 
-    name: str
-    parse: Callable[[str], Value]
-    """Parses the text. Raises ValueError, with or without a reason."""
-    default: Value
-    values: str
-    """The allowed values, in words."""
-    shown: str
-    """The default, in words."""
-    meaning: str
+    Attributes:
+        name: Its name.
+        parse: Parses the text. Raises ValueError, with or without a reason.
+        default: The value if it is not set.
+        values: The allowed values, in words.
+        shown: The default, in words.
+        meaning: What it does, in words.
+    """
+
+    def __init__(
+        self, name: str, parse: Callable[[str], Value], default: Value, values: str, shown: str, meaning: str
+    ) -> None:
+        self.name = name
+        self.parse = parse
+        self.default = default
+        self.values = values
+        self.shown = shown
+        self.meaning = meaning
 
     def value(self) -> Value:
         """Return the current value, or the default. Raises ANAError if the variable cannot be parsed."""
@@ -274,18 +287,31 @@ VARIABLES: tuple[Variable[Any], ...] = (
 # Options
 
 
-class Option(NamedTuple):
-    """An option of a layer."""
+class Option:
+    """An option of a layer.
 
-    check: Callable[[Any], object]
-    """Converts the value to its unit. Raises TypeError or ValueError, with or without a reason."""
-    values: str
-    """The allowed values, in words."""
-    shown: str
-    """The default, in words."""
-    variable: Variable[Any] | None = None
-    """The environment variable to use if the option is not given."""
-    folder_only: bool = False
+    Attributes:
+        check: Converts the value to its unit. Raises TypeError or ValueError, with or without a reason.
+        values: The allowed values, in words.
+        shown: The default, in words.
+        variable: The environment variable to use if the option is not given.
+        folder_only: Whether it is for folders alone.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[Any], object],
+        values: str,
+        shown: str,
+        variable: Variable[Any] | None = None,
+        *,
+        folder_only: bool = False,
+    ) -> None:
+        self.check = check
+        self.values = values
+        self.shown = shown
+        self.variable = variable
+        self.folder_only = folder_only
 
 
 def _place(given: Any) -> str:
@@ -403,7 +429,7 @@ def refuse_folder_options(options: Options) -> None:
 
 def _checked(name: str, value: object) -> object:
     option = OPTIONS[name]
-    if value is None and Options._field_defaults[name] is None:  # noqa: SLF001 - a public name of NamedTuple
+    if value is None and getattr(Options, name) is None:
         return None
     try:
         return option.check(value)

@@ -63,7 +63,7 @@ def test_the_page_shows_all_options_and_variables(expected):
 def test_each_option_is_described_and_typed():
     """`set_dl` describes exactly the options that there are, one by one, and so do the types that editors complete."""
     assert list(described()) != []
-    assert set(described()) == set(settings.OPTIONS) == set(settings.Options._fields)
+    assert set(described()) == set(settings.OPTIONS) == set(settings.Options.__annotations__)
     assert set(settings.CurrentLayerOptions.__annotations__) == set(settings.OPTIONS)
     folders = {name for name, option in settings.OPTIONS.items() if option.folder_only}
     assert set(settings.MemoryOptions.__annotations__) == set(settings.OPTIONS) - folders - {"pickle_dir", "store"}

@@ -18,8 +18,9 @@ PATHS = ""
 ENTRY_POINTS = "ana.stores"
 """The group of entry points in which installed packages name the functions that open their stores."""
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
-_HOME = re.compile(rf"({_SCHEME.pattern}):")
+# Compiled when they are needed: that takes as long as importing a module.
+_SCHEME = r"[a-z][a-z0-9+.-]+"
+_HOME = rf"({_SCHEME}):"
 
 _openers: dict[str, Opener | None] = {}
 
@@ -76,7 +77,7 @@ def open_home(home: str) -> Store:
 
 def scheme_of(home: str) -> str:
     """Return the scheme of a home, or `PATHS`."""
-    found = _HOME.match(home)
+    found = re.match(_HOME, home)
     return PATHS if found is None else found[1]
 
 
@@ -95,7 +96,7 @@ def _check(scheme: object, open_store: object) -> None:
     if not isinstance(scheme, str) or not callable(open_store):
         msg = f"a scheme is a string, and what opens its stores a function, not {scheme!r:.100} and {open_store!r:.100}"
         raise TypeError(msg)
-    if _SCHEME.fullmatch(scheme) is None:
+    if re.fullmatch(_SCHEME, scheme) is None:
         msg = f"a store's scheme is two or more of a-z, 0-9, '+', '.' and '-', a letter first, not {scheme!r:.100}"
         raise ValueError(msg)
 
