@@ -1,6 +1,6 @@
-"""Addresses: what a content's UUID is, which keys are valid, and which file a key belongs to.
+"""Addresses: the UUID of a content, the valid keys, and the file for a key.
 
-Pure functions; nothing here touches a filesystem.
+Pure functions that never touch a filesystem.
 """
 
 import re
@@ -13,14 +13,14 @@ try:
 except ImportError as error:
     if "subinterpreter" not in str(error):
         raise
-    msg = "ana does not run in subinterpreters, as blake3 cannot be loaded there: use threads or processes"
+    msg = "ana does not run in subinterpreters, because blake3 cannot be loaded there: use threads or processes"
     raise ImportError(msg) from error
 
 __all__ = ["MAX_KEY_CHARACTERS", "SUFFIX", "check_key", "content_uuid", "file_name", "key_bytes", "place", "shard"]
 
 MAX_KEY_CHARACTERS = 200
 MAX_NAME_BYTES = 200
-"""Of a file's name without suffix: NAME_MAX is 255, and a temporary name adds to it."""
+"""The longest file name without its suffix: NAME_MAX is 255, and a temporary name is longer."""
 
 SUFFIX = ".pkl.zst"
 
@@ -28,7 +28,7 @@ _VARIANT = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
 _SIZE = struct.Struct("<Q")
 _LABEL = b"ana content address v1"
 _HEAD = _SIZE.pack(len(_LABEL)) + _LABEL
-# uuid.UUID() accepts braces, "urn:", underscores, blanks and Arabic digits: only this counts as canonical.
+# Stricter than uuid.UUID(), which accepts braces, "urn:", underscores, blanks and Arabic digits.
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -36,15 +36,14 @@ _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 def content_digest(class_name: str, lengths: Sequence[int], leaves: Sequence[bytes]) -> bytes:
     """Return the 32 bytes of blake3 that identify a state of a class.
 
-    `class_name` is "module:qualified.name", `lengths` are the sizes in bytes of the pickle stream
-    and of each out-of-band buffer, `leaves` the blake3 digests of the pieces that
-    `record.plan(lengths)` cuts them into. Every part is length-prefixed, so that no two states
-    with different parts can feed the hash the same bytes.
+    `class_name` is "module:qualified.name", `lengths` are the sizes in bytes of the pickle stream and of each
+    out-of-band buffer, and `leaves` are the blake3 digests of the pieces from `record.plan(lengths)`. Every part is
+    length-prefixed, so that two states with different parts cannot feed the same bytes to the hash.
     """
     name = class_name.encode("utf-8", "surrogatepass")
     sizes = struct.pack(f"<{len(lengths)}Q", *lengths)
     digests = b"".join(leaves)
-    # Every small load comes by here.
+    # One update instead of seven, because every small load runs this.
     feed = (_HEAD, _SIZE.pack(len(name)), name, _SIZE.pack(len(sizes)), sizes, _SIZE.pack(len(digests)), digests)
     return blake3.blake3(b"".join(feed)).digest()
 
@@ -57,16 +56,16 @@ def content_uuid(digest: bytes) -> str:
 
 
 def random_uuid() -> str:
-    """Return a UUIDv4, for objects whose content has no address of its own."""
-    import uuid  # noqa: PLC0415 - takes 3 ms with what it imports, and few objects need one
+    """Return a UUIDv4, for objects without a content address."""
+    import uuid  # noqa: PLC0415 - takes 3 ms with its imports, and few objects need it
 
     return str(uuid.uuid4())
 
 
 def check_key(key: object) -> str:
-    """Return `key` if it may name a state: any string of 1 to 200 characters; a `uuid.UUID` becomes one.
+    """Return `key` if it is valid: any string of 1 to 200 characters; a `uuid.UUID` is converted to a string.
 
-    Raises TypeError for another type, ValueError for another length; nothing was touched then.
+    Raises TypeError for another type, ValueError for another length.
     """
     if not isinstance(key, str):
         if is_uuid_object(key):
@@ -76,38 +75,38 @@ def check_key(key: object) -> str:
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         msg = f"a UUID has 1 to {MAX_KEY_CHARACTERS} characters, this one has {len(key)}: {key!r:.100}"
         raise ValueError(msg)
-    # A subclass of str could change its mind between the check and the path.
+    # A subclass of str could return something else after the check.
     return key if type(key) is str else str.__str__(key)
 
 
 def is_uuid_object(key: object) -> bool:
-    """Return whether `key` is a `uuid.UUID`, without importing the module: nobody has one who has not."""
+    """Return whether `key` is a `uuid.UUID`, without importing `uuid`: no UUID exists before it is imported."""
     module = sys.modules.get("uuid")
     return module is not None and isinstance(key, module.UUID)
 
 
 def is_canonical(key: str) -> bool:
-    """Return whether `key` is a lower-case canonical UUID of version 4 or 8, whose digits are evenly spread."""
+    """Return whether `key` is a lower-case canonical UUID of version 4 or 8, with evenly distributed digits."""
     return _CANONICAL.fullmatch(key) is not None
 
 
 def is_content_uuid(key: str) -> bool:
-    """Return whether `key` has the form of a content address: then equal keys mean equal contents."""
+    """Return whether `key` has the form of a content address, so that equal keys mean equal contents."""
     return is_canonical(key) and key[14] == "8"
 
 
 def is_right(key: str, digest: bytes) -> bool:
-    """Return whether content with this digest may be under `key`: under a content address, only its own may."""
+    """Return whether content with this digest may be stored under `key`; a content address must match the digest."""
     return key[14:15] != "8" or content_uuid(digest) == key or not is_content_uuid(key)
 
 
 def key_bytes(key: str) -> bytes:
-    """Return the bytes that stand for `key` in records, names and hashes (lone surrogates survive)."""
+    """Return `key` encoded for records, names and hashes; lone surrogates survive."""
     return key.encode("utf-8", "surrogatepass")
 
 
 def short_digest(text: str) -> str:
-    """Return 16 hex digits that stand for a text."""
+    """Return a digest of a text, 16 hex digits."""
     return blake3.blake3(key_bytes(text)).hexdigest(length=8)
 
 
@@ -118,11 +117,11 @@ def shard(key: str, levels: int) -> tuple[str, ...]:
 
 
 def file_name(key: str) -> str:
-    """Return the file's name for a key: itself where it is canonical, else percent-encoded.
+    """Return the file name for a key: the key itself if it is canonical, else percent-encoded.
 
-    Injective: letters, digits, "_" and "-" stand for themselves, every other byte is "%XX" (also
-    ".", so no name starts with a dot or looks like a suffix). What would be longer than 200 bytes
-    keeps its beginning and gets "~" and the first 16 bytes of blake3(key); "~" is not otherwise used.
+    Injective: letters, digits, "_" and "-" stand for themselves, every other byte is "%XX" (including ".", so no name
+    starts with a dot or looks like a suffix). A name longer than 200 bytes is cut and ends with "~" and the first 16
+    bytes of blake3(key) in hex; "~" is not used otherwise.
     """
     if is_canonical(key):
         return key + SUFFIX
@@ -134,19 +133,19 @@ def file_name(key: str) -> str:
 
 
 def place(key: str, levels: int) -> tuple[str, str]:
-    """Return the folders of a key as a relative path, and its file's name: ("5f/3a", "5f3ac0e1-….pkl.zst")."""
+    """Return the folders of a key as a relative path, and its file name: ("5f/3a", "5f3ac0e1-….pkl.zst")."""
     if levels == 2 and _CANONICAL.fullmatch(key):  # noqa: PLR2004 - the usual tree, on the path of every small state
         return f"{key[:2]}/{key[2:4]}", key + SUFFIX
     return "/".join(shard(key, levels)), file_name(key)
 
 
 def is_file_name(name: str) -> bool:
-    """Return whether a file's name is that of a state."""
+    """Return whether a file name is that of a state."""
     return name.endswith(SUFFIX) and not name.startswith(".")
 
 
 def key_of_name(name: str) -> str | None:
-    """Return the key that a file's name stands for, or None if it is no state's or was shortened."""
+    """Return the key that a file name encodes; None if the name was shortened or is not that of a state."""
     if not name.endswith(SUFFIX):
         return None
     stem = name.removesuffix(SUFFIX)

@@ -1,4 +1,4 @@
-"""Chunks: pieces of a state's content as zstd frames, compressed or of raw blocks, each under a digest.
+"""Chunks: pieces of a state's content as zstd frames, compressed or of raw blocks, each with a digest.
 
 Pure: bytes in, bytes out. `docs/format.md` describes the frames.
 """
@@ -34,31 +34,31 @@ ZSTD, RAW = 0, 1
 
 FRAME_MAGIC = 0xFD2FB528
 MAX_CHUNK_BYTES = 16 << 20
-"""No reader accepts a chunk that claims more raw bytes: it bounds what one chunk can make us allocate."""
+"""Readers reject a chunk that claims more raw bytes, which bounds the memory allocated for one chunk."""
 BLOCK_BYTES = 128 << 10
-"""The most that a zstd block may hold (RFC 8878, section 3.1.1.2.4)."""
+"""The size limit of a zstd block (RFC 8878, section 3.1.1.2.4)."""
 _BLOCK_HEADER_BYTES = 3
 DEFAULT_LEVEL = 1
-"""Others gain little: text records go to 21.6 % at level 1, 20.5 % at 3, 19.7 % at 6; small integers to 20, 24, 25."""
+"""Higher levels gain little: text shrinks to 21.6 % at level 1, 20.5 at 3, 19.7 at 6; small integers to 20, 24, 25."""
 MAX_LEVEL = 22
-"""zstd's own highest; the negative ones go on for ever."""
+"""zstd's highest level."""
 
 _INCOMPRESSIBLE_BYTES = 3 << 10
-"""Smaller content is stored raw: a file takes 4 KiB at the least, so nothing is saved, and zstd takes 5 + 3 µs."""
+"""Smaller content is stored raw: a file takes at least 4 KiB anyway, and zstd would cost 5 + 3 µs."""
 _SAMPLED_BYTES = 64 << 10
 _SAMPLE_BYTES = 8 << 10
-"""Of each of three samples at the most; a 64th of the piece is enough to tell noise from what compresses."""
+"""The largest size of each of three samples; 1/64 of the piece suffices to tell noise from compressible data."""
 _WORTHWHILE = 0.875
 """Compression that saves less than an eighth costs more time than it saves: float64 noise compresses to 94 %."""
 
 SMALL_BYTES = 256 << 10
-"""Smaller content that is a `bytes` object is written as it is: nothing can change it, and a copy would cost more."""
+"""A smaller `bytes` object is written without a copy: it cannot change, and a copy would cost more."""
 SCRATCH_BYTES = 4 << 20
 _SPARE = 4
-"""So many blocks of scratch memory are kept for the next piece."""
+"""How many blocks of scratch memory to keep for later pieces."""
 
 Read = Callable[[int, Sequence[memoryview]], None]
-"""Fills the given writable views with the record's bytes from an offset on."""
+"""Fills writable views, one after the other, with the record's bytes from an offset on."""
 
 
 class Chunk(NamedTuple):
@@ -70,23 +70,23 @@ class Chunk(NamedTuple):
     digest: bytes
 
 
-class Damaged(Exception):  # noqa: N818 - what it says of a chunk
-    """A chunk's bytes are not what was written; the message says how that shows."""
+class Damaged(Exception):  # noqa: N818 - names the state of a chunk
+    """A chunk's bytes are not those that were written; the message says how it shows."""
 
 
-class Changed(Exception):  # noqa: N818 - what it says of a piece of content
-    """A piece of content is not what its leaf was made of; it was modified meanwhile."""
+class Changed(Exception):  # noqa: N818 - names the state of a piece of content
+    """A piece of content no longer matches its leaf, because it was modified meanwhile."""
 
 
 class SegmentedView:
-    """Segments laid end to end, addressed as one range of bytes."""
+    """Segments addressed as one contiguous range of bytes."""
 
     def __init__(self, segments: Sequence[memoryview]) -> None:
         self.segments = segments
         self.starts = list(accumulate((len(segment) for segment in segments), initial=0))
 
     def views(self, start: int, size: int) -> list[memoryview]:
-        """Return the views that make up the range of `size` bytes from `start` on, in order."""
+        """Return the views that make up the `size` bytes from `start` on, in order."""
         views = []
         index = bisect_right(self.starts, start, hi=len(self.segments)) - 1
         while size > 0:
@@ -102,9 +102,9 @@ class SegmentedView:
 
 
 class Scratch:
-    """Memory for one piece of content at a time, used again for later ones: new pages cost more than hashing them.
+    """Reusable memory for one piece of content at a time, because new pages cost more than hashing them.
 
-    Each belongs to one thread, from `take` to the end of its `with` block.
+    Each instance belongs to one thread, from `take` to the end of its `with` block.
     """
 
     __slots__ = ("_memory",)
@@ -113,7 +113,7 @@ class Scratch:
         self._memory: memoryview | None = None
 
     def take(self, size: int) -> memoryview:
-        """Return `size` writable bytes; what was taken before is overwritten."""
+        """Return `size` writable bytes, which reuse the memory taken before."""
         memory = self._memory
         if memory is None:
             try:
@@ -161,9 +161,9 @@ def encode(
 ) -> tuple[Chunk, list[memoryview | bytes]]:
     """Return a chunk's entry and bytes; `leaf` is the digest of its content of `size` bytes.
 
-    `level` is zstd's, 0 for no compression. The bytes are known to give content with that digest: a frame was
-    decompressed again, other content was copied first and the copy hashed. So they are right whatever happens to the
-    views meanwhile, and whatever the compressor does; they are good until `scratch` is used again. Raises Changed.
+    `level` is the zstd level, 0 for no compression. The bytes are verified to yield content with that digest: a
+    compressed frame is decompressed again, other content is copied and the copy hashed. So they are right even if the
+    views change meanwhile or the compressor fails. They are valid until `scratch` is used again. Raises Changed.
     """
     data = views[0] if len(views) == 1 else scratch.fill(views, size)
     frame = _compress(data, leaf, level) if level and size >= _INCOMPRESSIBLE_BYTES else None
@@ -183,12 +183,12 @@ def encode(
 
 
 def is_stable(views: Sequence[memoryview]) -> bool:
-    """Return whether content is one `bytes` object, which nobody can modify."""
+    """Return whether content is a single `bytes` object, which cannot be modified."""
     return len(views) == 1 and type(views[0].obj) is bytes
 
 
 def _compress(data: memoryview, leaf: bytes, level: int) -> bytes | None:
-    """Return a frame that gives the content of a leaf again, or None if it is not worth it, or none is had."""
+    """Return a frame that is verified to yield the content of a leaf; None if compression fails or saves too little."""
     if not _compressible(data, level):
         return None
     frame = codec.compress(data, level)
@@ -205,20 +205,20 @@ def _compress(data: memoryview, leaf: bytes, level: int) -> bytes | None:
 
 
 def most_bytes(raw_bytes: int, n_chunks: int) -> int:
-    """Return how many bytes the chunks of a state take at the most."""
+    """Return an upper bound for the size in bytes of a state's chunks."""
     blocks = raw_bytes // BLOCK_BYTES + n_chunks
     return raw_bytes + _BLOCK_HEADER_BYTES * blocks + len(_frame_header(MAX_CHUNK_BYTES)) * n_chunks
 
 
 def is_possible(chunk: Chunk) -> bool:
-    """Return whether a chunk's sizes are possible. Nothing is allocated before this is checked."""
+    """Return whether a chunk's sizes are possible; checked before anything is allocated."""
     if not 0 < chunk.raw <= MAX_CHUNK_BYTES:
         return False
     if chunk.method == RAW:
         blocks = -(-chunk.raw // BLOCK_BYTES)
         return chunk.stored == chunk.raw + len(_frame_header(chunk.raw)) + _BLOCK_HEADER_BYTES * blocks
-    # ZSTD_COMPRESSBOUND, generously: a frame that is larger than its content is no frame of ours.
-    # Nor does zstd do with less than three bytes for a block of 128 KiB.
+    # At most ZSTD_COMPRESSBOUND, rounded up: we never store a frame larger than its content.
+    # At least three bytes for each block of 128 KiB, the least that zstd needs.
     least, most = 3 * chunk.raw // BLOCK_BYTES, chunk.raw + (chunk.raw >> 7) + 1024
     return chunk.method == ZSTD and least < chunk.stored <= most
 
@@ -237,7 +237,7 @@ def read(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> 
 
 
 def read_content(chunk: Chunk, source: Read, offset: int, scratch: Scratch) -> memoryview:
-    """Return a chunk's verified content, which is good until `scratch` is used again. Raises Damaged."""
+    """Return a chunk's verified content, which is valid until `scratch` is used again. Raises Damaged."""
     if chunk.method != RAW:
         return memoryview(read_compressed(chunk, source, offset))
     content = scratch.take(chunk.raw)
@@ -246,7 +246,7 @@ def read_content(chunk: Chunk, source: Read, offset: int, scratch: Scratch) -> m
 
 
 def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:
-    """Return the verified content of a frame of one raw block that is in memory: without a copy. Raises Damaged."""
+    """Return the verified content of an in-memory frame of one raw block, without a copy. Raises Damaged."""
     lead = _lead(chunk.raw)
     content = frame[len(lead) : chunk.stored]
     if frame[: len(lead)] != lead or blake3.blake3(content).digest() != chunk.digest:
@@ -267,7 +267,7 @@ def _decompress(frame: bytes | bytearray, size: int) -> bytes:
 
 
 def _compressible(data: memoryview, level: int) -> bool:
-    """Guess from three samples whether a large piece is worth compressing; those of some kB are just tried."""
+    """Guess from three samples whether a large piece is worth compressing; a small piece always is tried."""
     length = len(data)
     if length < _SAMPLED_BYTES:
         return True
@@ -277,7 +277,7 @@ def _compressible(data: memoryview, level: int) -> bool:
 
 
 def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset into the content, the bytes before it) of a zstd frame of raw blocks (RFC 8878, 3.1.1)."""
+    """Yield, for each raw block of a zstd frame, its offset in the content and its header bytes (RFC 8878, 3.1.1)."""
     lead = _frame_header(size)
     for start in range(0, size, BLOCK_BYTES):
         block = min(BLOCK_BYTES, size - start)
@@ -287,7 +287,7 @@ def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _lead(size: int) -> bytes:
-    """Return the bytes before the content of a frame of one raw block."""
+    """Return the header bytes of a frame of one raw block."""
     return _frame_header(size) + (size << 3 | 1).to_bytes(_BLOCK_HEADER_BYTES, "little")
 
 
@@ -311,7 +311,7 @@ _MISMATCH = "does not match its checksum"
 
 
 def _read_raw(chunk: Chunk, source: Read, offset: int, targets: list[memoryview]) -> None:
-    """Read a frame of raw blocks with its content going straight to its place, block headers aside."""
+    """Read a frame of raw blocks: the content goes straight into `targets`, the block headers into scratch memory."""
     expected = b""
     segmented = SegmentedView(targets)
     scratch: list[bytearray] = []

@@ -1,6 +1,6 @@
-"""zstd frames, one per call: by the `zstandard` package or, where it is not installed, by Python's `compression.zstd`.
+"""zstd frames, one per call, by the `zstandard` package or, without it, by Python's `compression.zstd`.
 
-The two write and read the same format, so a store does not show which one was used. `docs/format.md` describes it.
+Both use the same format, so stores are interchangeable. `docs/format.md` describes it.
 """
 
 import threading
@@ -11,11 +11,11 @@ __all__ = ["Bytes", "FrameError", "compress", "decompress", "reset"]
 Bytes = bytes | bytearray | memoryview
 
 _WINDOW_LOG = 24
-"""16 MiB, the most that a chunk may hold: no frame of ours needs a larger window."""
+"""16 MiB, the limit of a chunk: our frames never need a larger window."""
 
 
 class FrameError(Exception):
-    """The bytes are not one zstd frame of the expected size; the message says how that shows."""
+    """The bytes are not a single zstd frame of the expected size; the message says how it shows."""
 
 
 class _Zstandard(threading.local):
@@ -57,7 +57,7 @@ class _Standard(threading.local):
         compressor = self._compressors.get(level)
         if compressor is None:
             compressor = self._compressors[level] = self.module.ZstdCompressor(level=level)
-        # Only a frame of a stated size says it in its header.
+        # Without this, the header of the frame does not state its size.
         compressor.set_pledged_input_size(len(data))
         frame: bytes = compressor.compress(data, compressor.FLUSH_FRAME)
         return frame
@@ -77,12 +77,12 @@ class _Standard(threading.local):
 
 
 def compress(data: Bytes, level: int) -> bytes:
-    """Return `data` as one frame that states its size and has no checksum; `level` is zstd's."""
+    """Return `data` as one frame that states its size and has no checksum; `level` is the zstd level."""
     return _codec.compress(data, level)
 
 
 def decompress(frame: Bytes, size: int) -> bytes:
-    """Return the content of a frame, which must be `size` bytes. Raises FrameError before it allocates more."""
+    """Return the content of a frame, which must be `size` bytes; never allocates more. Raises FrameError."""
     try:
         claimed = _codec.content_size(frame)
         if claimed != size:
@@ -99,7 +99,7 @@ def decompress(frame: Bytes, size: int) -> bytes:
 
 
 def reset() -> None:
-    """Forget this process's (de)compressors: for a forked child, which shares none with its parent."""
+    """Replace this process's (de)compressors, because a forked child must not use its parent's."""
     global _codec  # noqa: PLW0603 - one per process, replaced after fork
     _codec = type(_codec)(_codec.module)
 
@@ -109,7 +109,7 @@ def _new_codec() -> _Zstandard | _Standard:
         import zstandard  # noqa: PLC0415 - has no wheel for some Pythons
     except ImportError as error:
         try:
-            from compression import zstd  # noqa: PLC0415 - Python's own from 3.14 on, unless it was built without
+            from compression import zstd  # noqa: PLC0415 - Python 3.14 and newer, unless built without it
         except ImportError:
             msg = "ana needs zstd, and this Python was built without it: pip install zstandard"
             raise ImportError(msg) from error

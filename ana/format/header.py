@@ -1,6 +1,6 @@
-"""What a record says of itself: the header, made and read. Pure: bytes in, bytes out.
+"""Builds and parses the header of a record. Pure: bytes in, bytes out.
 
-`docs/format.md` gives it byte by byte.
+`docs/format.md` describes it byte by byte.
 """
 
 import struct
@@ -28,9 +28,9 @@ __all__ = [
 
 VERSION = 1
 SIGNED, WHOLES = 1, 2
-"""The flags that say: what stands behind the header is a signature; some segments are `bytes` objects."""
+"""Flags: the header ends with a signature instead of a digest; some segments are `bytes` objects."""
 _WHOLE = 1 << 63
-"""The bit of a segment's size that says so of this one."""
+"""The bit in a segment's size that marks it as a `bytes` object."""
 MAGIC = b"ANA\x00PKL\n"
 SKIPPABLE = 0x184D2A50
 PREFIX = struct.Struct("<II")
@@ -39,12 +39,12 @@ CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
 FLAGS = struct.Struct("<H")
 FLAGS_AT = PREFIX.size + struct.calcsize("<8sH")
-"""Where the flags are in a header: behind the magic bytes and the version."""
+"""Offset of the flags in a header: after the magic bytes and the version."""
 FIXED_END = PREFIX.size + FIXED.size
-"""Where the key begins: behind the fixed part."""
+"""Offset of the key: after the fixed part."""
 MIN_RECORD_BYTES = FIXED_END + DIGEST_BYTES
 MAX_HEADER_BYTES = 256 << 20
-"""No reader accepts a larger header: enough for the chunks of 20 TB, or for six million children."""
+"""Readers reject a larger header. This suffices for the chunks of 20 TB, or for six million children."""
 
 MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS
 """A key has up to 200 characters of up to four bytes."""
@@ -54,9 +54,9 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Header(NamedTuple):
-    """All that a record says of itself without being decompressed. Sizes in bytes, time in ns since 1970.
+    """The fields of a record's header. Sizes in bytes, time in ns since 1970.
 
-    `segments` are their sizes, `bytes_segments` the numbers of those that are `bytes` objects.
+    `segments` holds the segments' sizes, `bytes_segments` the numbers of the segments that are `bytes` objects.
     """
 
     key: str
@@ -91,7 +91,7 @@ class _Fixed(NamedTuple):
 
 
 class Described(Protocol):
-    """What a header says of a state's content: `record.Content` does."""
+    """What a header needs to know about a state's content; `record.Content` implements it."""
 
     @property
     def class_name(self) -> str:
@@ -111,7 +111,7 @@ class Described(Protocol):
 
 
 class Draft:
-    """What a record's header says, but for its chunks; its size is known before theirs."""
+    """A record's header without its chunk table. The header's size is known before the chunks' sizes."""
 
     def __init__(self, key: str, content: Described, n_chunks: int, children: Sequence[str]) -> None:
         segments, bytes_segments = content.sizes, content.bytes_segments
@@ -132,7 +132,7 @@ class Draft:
             raise ValueError(msg)
 
     def header(self, table: Sequence[Chunk], created_ns: int, seal: Seal | None = None) -> bytes:
-        """Return the header of a record with these chunks, signed where there is a seal."""
+        """Return the header of a record with these chunks, signed if there is a seal."""
         head = b"".join(
             [
                 PREFIX.pack(SKIPPABLE, self.header_bytes - PREFIX.size),
@@ -148,7 +148,7 @@ class Draft:
                     0,
                     self.raw_bytes,
                     sum(chunk.stored for chunk in table),
-                    # A host's clock may be set to a time before 1970.
+                    # The host's clock may be set before 1970.
                     max(0, created_ns),
                     self.digest,
                 ),
@@ -164,7 +164,7 @@ class Draft:
 
 
 def marked(segments: Sequence[int], bytes_segments: Sequence[int]) -> Sequence[int]:
-    """Return the segments' sizes as they are written and hashed: with a bit set for each `bytes` object."""
+    """Return the segments' sizes as they are written and hashed, with a bit set for each `bytes` object."""
     those = set(bytes_segments)
     return [size | _WHOLE if number in those else size for number, size in enumerate(segments)]
 
@@ -172,7 +172,7 @@ def marked(segments: Sequence[int], bytes_segments: Sequence[int]) -> Sequence[i
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     """Return the header's size in bytes (frame header included) from a record's first 128 bytes.
 
-    Raises CorruptedStateError unless it is a plausible part of a file of `size_bytes`.
+    Raises CorruptedStateError if the size is implausible for a file of `size_bytes`.
     """
     return _fixed_part(prefix, size_bytes, key, where)[0]
 
@@ -185,7 +185,7 @@ def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:
 
 
 def signed_parts(head: Bytes) -> tuple[memoryview, memoryview]:
-    """Return what of a whole header is signed, and the signature."""
+    """Split a whole header into the signed part and the signature."""
     view = memoryview(head)
     return view[:-DIGEST_BYTES], view[-DIGEST_BYTES:]
 
@@ -201,7 +201,7 @@ def _flags(head: Bytes) -> int:
 
 
 def key_of(prefix: Bytes) -> str:
-    """Return the key that a record says it is of, from its first 1,024 bytes; `parse_header` verifies it."""
+    """Return the key that a record claims, from its first 1,024 bytes; `parse_header` verifies it."""
     if len(prefix) < MIN_RECORD_BYTES:
         return ""
     fixed = _Fixed(*FIXED.unpack_from(prefix, PREFIX.size))
@@ -209,18 +209,18 @@ def key_of(prefix: Bytes) -> str:
 
 
 def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> Header:
-    """Return the verified header of the record of `key`; `data` holds it whole, `size_bytes` is the file's size.
+    """Return the verified header of the record of `key`; `data` holds all of it, `size_bytes` is the file's size.
 
-    With a seal, nothing is accepted but what it has signed. All sizes are checked against each other and the file
-    before anything is allocated for them. Raises CorruptedStateError, or UnsupportedFormatError for a version or a
-    flag that is not known.
+    With a seal, only headers that it has signed are accepted. All sizes are checked against each other and the file
+    before anything is allocated for them. Raises CorruptedStateError, or UnsupportedFormatError for an unknown version
+    or flag.
     """
     end, fixed = _fixed_part(data, size_bytes, key, where)
     if fixed.magic != MAGIC:
-        raise CorruptedStateError(key, where, "it is no record of ana")
+        raise CorruptedStateError(key, where, "it is not a record of ana")
     view = memoryview(data)[:end]
     if fixed.version != VERSION or fixed.flags & ~(SIGNED | WHOLES):
-        # Whole or not: a newer program may have other checksums.
+        # Raise this before the checksum is checked, because a newer version may use another checksum.
         raise UnsupportedFormatError(where, f"{fixed.version} (flags {fixed.flags:#x})", VERSION)
     if seal is None and not fixed.flags & SIGNED:
         if blake3.blake3(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
@@ -245,7 +245,7 @@ def _check_signature(view: memoryview, flags: int, key: str, where: str, seal: S
 
 
 def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[int, _Fixed]:
-    """Return the size of a header, and the fields of its fixed part, as soon as they are plausible."""
+    """Return the size of a header and the fields of its fixed part, after checking that they are plausible."""
     if size_bytes < MIN_RECORD_BYTES:
         raise CorruptedStateError(key, where, f"{size_bytes} bytes are too few for a record")
     magic, frame = PREFIX.unpack_from(prefix)
@@ -258,14 +258,14 @@ def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[i
     named = fixed.key_size + fixed.class_size + 2 * fixed.n_children
     least = MIN_RECORD_BYTES + named + 8 * fixed.n_segments + CHUNK.size * fixed.n_chunks
     most = least + MAX_CHILD_BYTES * fixed.n_children
-    # Of a newer version nothing more is known.
+    # The layout of a newer version is unknown.
     if fixed.magic == MAGIC and fixed.version == VERSION and not least <= total <= most:
         raise CorruptedStateError(key, where, f"its header's counts do not fit into {total} bytes")
     return total, fixed
 
 
 def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Header:
-    """Take the header's variable parts out of it; the counts are known to be possible for its size."""
+    """Parse the variable parts of a header; its counts have been checked against its size."""
     at = FIXED_END
     try:
         found, at = _text(view, at, fixed.key_size)
@@ -298,7 +298,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
 
 
 def _sizes(written: tuple[int, ...], flags: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the segments' sizes, and the numbers of those that are `bytes` objects."""
+    """Return the segments' sizes, and the numbers of the segments that are `bytes` objects."""
     if not flags & WHOLES:
         return written, ()
     bytes_segments = tuple(number for number, size in enumerate(written) if size & _WHOLE)
@@ -310,7 +310,7 @@ def _text(view: memoryview, at: int, size: int) -> tuple[str, int]:
 
 
 def _check_sums(header: Header, size_bytes: int, key: str, where: str) -> None:
-    """Refuse sizes that do not add up, before anything is allocated for them."""
+    """Reject sizes that do not add up, before anything is allocated for them."""
     raw_bytes = stored_bytes = 0
     for chunk in header.chunks:
         if not chunks.is_possible(chunk):

@@ -1,7 +1,7 @@
 """The record format: pickle stream and buffers to bytes, and back. Pure: no files, no clocks, no classes.
 
 A record is a legal zstd file: one skippable frame that holds the header, then the chunks, each a
-zstd frame of its own. `docs/format.md` gives it byte by byte.
+zstd frame of its own. `docs/format.md` describes it byte by byte.
 """
 
 import threading
@@ -52,26 +52,26 @@ __all__ = [
 ]
 
 PIECE_BYTES = 4 << 20
-"""Content is cut into pieces of this size at the most; each is one chunk and one leaf of the address."""
+"""The largest piece that content is cut into; each piece is one chunk, and one leaf of the address."""
 LARGE_BYTES = 256 << 10
-"""A buffer from this size on has chunks of its own, so that it can be read straight into its place."""
+"""A buffer of at least this size has chunks of its own, so that it can be read straight into its place."""
 PARALLEL_BYTES = 4 << 20
-"""From this size on (raw bytes) chunks are worth threads: starting one takes as long as hashing 1 MiB."""
+"""From this raw size on, threads are worthwhile: starting one takes as long as hashing 1 MiB."""
 
 
 class Encoding(NamedTuple):
-    """What a record says and holds beside its state."""
+    """The properties of a record that do not depend on its state."""
 
     created_ns: int = 0
-    """When it was made, in ns since 1970."""
+    """When the record was created, in ns since 1970."""
     level: int = chunks.DEFAULT_LEVEL
     """The compression level, as `chunks.encode` takes it."""
     seal: Seal | None = None
-    """What signs the record."""
+    """Signs the record; None for an unsigned one."""
 
 
 class Content(NamedTuple):
-    """A state's segments (the pickle stream, then each buffer), end to end in views, cut into pieces and hashed.
+    """A state's segments (the pickle stream, then each buffer) as views, with the pieces they are cut into, hashed.
 
     `bytes_segments` are the numbers of the segments that are `bytes` objects.
     """
@@ -88,14 +88,14 @@ class Content(NamedTuple):
 
 Bytes = bytes | bytearray | memoryview
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
-"""Puts parts, one after the other, at an offset of the record. Called from several threads, once for each range."""
+"""Writes parts, one after the other, at an offset of the record. Called on several threads, once for each range."""
 
 PutBytes = Callable[[int, memoryview | bytes], None]
-"""Puts bytes at an offset of something. Called from several threads, once for each range."""
+"""Puts bytes at an offset of a target. Called on several threads, once for each range."""
 
 
 def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Cut segments, laid end to end, into pieces (offset, size): large ones alone, small ones together."""
+    """Cut concatenated segments into pieces (offset, size): large segments alone, small ones together."""
     pieces: list[tuple[int, int]] = []
     start = position = 0
     for length in lengths:
@@ -115,10 +115,10 @@ def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
 def content(
     class_name: str, views: Sequence[memoryview], sizes: Sequence[int] | None = None, bytes_segments: Sequence[int] = ()
 ) -> Content:
-    """Hash a state: its pieces, and from their digests, its segments' sizes and the class's name its content digest.
+    """Hash a state's pieces, then compute its content digest from theirs, the segments' sizes and the class name.
 
-    Without `sizes`, each view is a segment. Small content that somebody may modify is copied: what was hashed is what
-    is stored. A larger one is checked when it is written.
+    Without `sizes`, each view is a segment. Small mutable content is copied, so that what is stored is what was hashed.
+    Larger content is checked when it is written.
     """
     if sizes is None:
         sizes = [len(view) for view in views]
@@ -142,17 +142,17 @@ def content(
 
 
 def write(sink: Write, key: str, state: Content, children: Sequence[str], encoding: Encoding) -> int:
-    """Make a record, giving its parts to `sink` as they are ready: the chunks, and at last the header; return its size.
+    """Write a record to `sink`, each chunk as soon as it is ready and the header last; return the record's size.
 
-    Chunks are made and given away on several threads; as many as there are threads are in memory at once. One
-    chunk goes together with its header. Parts are good until `sink` returns: they lie in memory that is used again.
-    With a seal, the record is signed. Raises StateChangedError where the content is not what was hashed.
+    Chunks are encoded and written on several threads, and each thread holds one chunk in memory. A single chunk is
+    written together with the header. Parts are valid until `sink` returns, because their memory is reused.
+    With a seal, the record is signed. Raises StateChangedError if the content no longer matches its hash.
     """
     created_ns, level, seal = encoding
     draft = Draft(key, state, len(state.pieces), children)
     if len(state.pieces) == 1:
         if state.raw_bytes < chunks.SMALL_BYTES:
-            # Stable since it was hashed, so no memory is taken for it.
+            # It cannot have changed since it was hashed, so it needs no scratch memory.
             chunk, parts = chunks.encode(state.views, state.raw_bytes, state.leaves[0], level, chunks.Scratch())
             sink(0, [draft.header([chunk], created_ns, seal), *parts])
             return draft.header_bytes + chunk.stored
@@ -194,7 +194,7 @@ def encode(
     level: int = chunks.DEFAULT_LEVEL,
     seal: Seal | None = None,
 ) -> bytes:
-    """Return a record; otherwise like `write`."""
+    """Return a record as bytes; otherwise like `write`."""
     header_bytes = Draft(key, state, len(state.pieces), children).header_bytes
     most = header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
     whole = buffers.Whole(most)
@@ -208,15 +208,15 @@ def encode(
 
 
 def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
-    """Return the segments of a record: each chunk is read, verified, and then decompressed into its place.
+    """Return the segments of a record: each chunk is read, verified, then decompressed into its place.
 
-    What comes out is verified, too: its digests have to give the content digest in the header. `read` gets offsets
-    into the record, on several threads where the record is large. Each segment has memory of its own, writable and
-    aligned to 64 bytes, but for `bytes` objects (the pickle stream may be one). Raises
-    CorruptedStateError, MemoryError; what `read` raises passes through.
+    The result is verified too: its digests must yield the content digest in the header. `read` takes offsets in the
+    record and is called on several threads if the record is large. Each segment has its own memory, writable and
+    aligned to 64 bytes, except for `bytes` objects (the pickle stream may be one). Raises CorruptedStateError,
+    MemoryError, and whatever `read` raises.
     """
     if len(header.segments) == len(header.chunks) == 1 and header.chunks[0].method == chunks.ZSTD:
-        # Without copying its content once more.
+        # Avoids another copy of the content.
         found: list[bytes | memoryview] = []
 
         def one(chunk: Chunk, offset: int, _: int) -> bytes:
@@ -245,10 +245,10 @@ def _fill(header: Header, read: Read, where: str, segments: Sequence[memoryview]
 
 
 def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: PutBytes) -> None:
-    """Put each segment of a record at its offset, a piece at a time: read, verified, and decompressed.
+    """Read, verify and decompress a record a piece at a time, and put each segment at its offset.
 
-    As `decode`, but with no more in memory than a piece for each thread; and only when it returns is the whole known to
-    be right. What `put` raises passes through.
+    Like `decode`, but holds only one piece per thread in memory. The whole is verified only once it returns.
+    Whatever `put` raises passes through.
     """
     starts = list(accumulate(header.segments, initial=0))
 
@@ -267,7 +267,7 @@ def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: Pu
 
 
 def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | memoryview]:
-    """Return the segments of a record that is in memory, as `decode`; what needs no copy stays where it is."""
+    """Return the segments of a record that is in memory, like `decode`, but without a copy if possible."""
     alone = len(header.segments) == len(header.chunks) == 1
     if alone and header.chunks[0].method == chunks.RAW and header.raw_bytes <= chunks.BLOCK_BYTES:
         try:
@@ -280,12 +280,12 @@ def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | me
 
 
 def verify(header: Header, read: Read, where: str) -> None:
-    """Read all chunks and check what they hold, as `copy` does. Raises CorruptedStateError."""
+    """Read all chunks and verify their content, as `copy` does. Raises CorruptedStateError."""
     _pass(header, read, where, lambda *_: None)
 
 
 def reader(data: Bytes) -> Read:
-    """Return the `read` function of a record that is in memory."""
+    """Return a function that reads a record that is in memory."""
     source = memoryview(data)
 
     def read(offset: int, targets: Sequence[memoryview]) -> None:
@@ -297,7 +297,7 @@ def reader(data: Bytes) -> Read:
 
 
 def _pass(header: Header, read: Read, where: str, take: Callable[[memoryview, int], object]) -> None:
-    """Hand each chunk's content to `take`, with its offset among the segments, and verify it."""
+    """Pass each chunk's content to `take`, with its offset in the segments, and verify it."""
 
     def one(chunk: Chunk, offset: int, start: int) -> bytes:
         with chunks.Scratch() as scratch:
@@ -309,9 +309,9 @@ def _pass(header: Header, read: Read, where: str, take: Callable[[memoryview, in
 
 
 def _each(header: Header, where: str, work: Callable[[Chunk, int, int], bytes]) -> None:
-    """Call `work` with each chunk, its offset in the record, and that of its content among the segments.
+    """Call `work` with each chunk, its offset in the record, and the offset of its content in the segments.
 
-    It returns the digest of that content; together they have to give the content digest. Raises CorruptedStateError.
+    `work` returns the digest of that content. All of them must yield the content digest. Raises CorruptedStateError.
     """
     table = header.chunks
     offsets = list(accumulate((chunk.stored for chunk in table), initial=header.header_bytes))
@@ -329,20 +329,20 @@ def _each(header: Header, where: str, work: Callable[[Chunk, int, int], bytes]) 
 
 
 def _check_content(header: Header, leaves: Sequence[bytes], where: str) -> None:
-    """Refuse content whose digest is not the one in the header, or not the one that its key is the address of."""
+    """Reject content if its digest differs from the one in the header, or does not match a content address."""
     sizes = marked(header.segments, header.bytes_segments) if header.bytes_segments else header.segments
     found = address.content_digest(header.class_name, sizes, leaves)
     if found != header.content:
-        reason = "its content is not what its content digest says, though its chunks are as they were written"
+        reason = "its content does not match its content digest, although each chunk matches its checksum"
         raise CorruptedStateError(header.key, where, reason)
-    # A bare state has whatever name the program chose.
+    # A bare state may have any key that the program chose.
     if header.class_name and not address.is_right(header.key, found):
-        reason = f"it has the content of another address, {address.content_uuid(found)}"
+        reason = f"its content belongs to another address, {address.content_uuid(found)}"
         raise CorruptedStateError(header.key, where, reason)
 
 
 def _memory_for(number: int, size: int) -> memoryview:
-    """Return memory for a segment. Nothing is left of the stream: it need not be aligned."""
+    """Return memory for a segment. The pickle stream is discarded after loading, so it need not be aligned."""
     return buffers.allocate(size) if number or size >= PARALLEL_BYTES else memoryview(bytearray(size))
 
 
@@ -351,7 +351,7 @@ def _worthwhile_threads(raw_bytes: int) -> int:
 
 
 class _OffsetAllocator:
-    """Where the chunks of a record go: each behind the one before, whichever thread is ready first."""
+    """Assigns the chunks of a record their offsets: in order, whichever thread is ready first."""
 
     def __init__(self, offset: int) -> None:
         self.table: list[Chunk] = []
@@ -360,7 +360,7 @@ class _OffsetAllocator:
         self._broken = False
 
     def place(self, number: int, chunk: Chunk) -> int:
-        """Return the chunk's offset in the record, as soon as the sizes of all chunks before it are known."""
+        """Return the chunk's offset in the record; waits until the sizes of all chunks before it are known."""
         with self._changed:
             while len(self.table) < number and not self._broken:
                 self._changed.wait()
@@ -374,7 +374,7 @@ class _OffsetAllocator:
             return offset
 
     def give_up(self) -> None:
-        """Wake the threads that wait for a chunk that will not come."""
+        """Wake the threads that wait for a chunk that failed."""
         with self._changed:
             self._broken = True
             self._changed.notify_all()

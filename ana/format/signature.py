@@ -1,6 +1,6 @@
 """Signatures of records: a keyed BLAKE3 over the store's id, the record's key and its header.
 
-Pure. The header holds the digests of all chunks, so what is signed is the whole record.
+Pure. The header holds the digests of all chunks, so the signature covers the whole record.
 """
 
 import struct
@@ -22,12 +22,12 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Seal:
-    """Signs and checks the records of one store. Immutable; safe between threads. Shows its keys to nobody."""
+    """Signs and checks the records of one store. Immutable; safe between threads. Hides its keys."""
 
     __slots__ = ("_keys", "_store")
 
     def __init__(self, store_id: str, keys: Sequence[bytes]) -> None:
-        """Take the store's id and its keys, 32 bytes each: the first signs, each of them is believed."""
+        """Take the store's id and its keys, 32 bytes each: the first one signs, and all of them are accepted."""
         if not keys or any(len(key) != KEY_BYTES for key in keys):
             msg = f"a store's key has {KEY_BYTES} bytes"
             raise ValueError(msg)
@@ -36,22 +36,22 @@ class Seal:
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """What tells each key from others and helps nobody to find it: 8 bytes of a key derived from it, in hex."""
+        """A public identifier of each key: 8 bytes, in hex, of a key derived from it, which do not reveal the key."""
         return tuple(
             blake3.blake3(key + self._store, derive_key_context=_FINGERPRINT).hexdigest(length=8) for key in self._keys
         )
 
     def sign(self, uuid: str, head: Bytes) -> bytes:
-        """Return the 32 bytes that stand behind the header of `uuid`'s record."""
+        """Return the signature, 32 bytes, that follows the header in the record of `uuid`."""
         return self._signature(self._keys[0], uuid, head)
 
     def accepts(self, uuid: str, head: Bytes, signature: Bytes) -> bool:
-        """Return, in constant time, whether one of the keys has signed this header for this UUID and store."""
+        """Return, in constant time, whether one of the keys signed this header for this UUID and store."""
         return self.number(uuid, head, signature) is not None
 
     def number(self, uuid: str, head: Bytes, signature: Bytes) -> int | None:
-        """Return which of the keys has signed a header: 0 for the current one; None for none of them."""
-        from hmac import compare_digest  # noqa: PLC0415 - takes 2 ms with what it imports, and most stores have no key
+        """Return the number of the key that signed a header: 0 for the current key; None if no key did."""
+        from hmac import compare_digest  # noqa: PLC0415 - takes 2 ms with its imports, and most stores have no key
 
         given = bytes(signature)
         matches = [compare_digest(self._signature(key, uuid, head), given) for key in self._keys]
@@ -69,5 +69,5 @@ class Seal:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuse: a key must not get into a pickle."""
-        msg = "a store's key is not pickled: let the other process read it from its key file (ANA_KEY_FILE)"
+        msg = "a store's key cannot be pickled: let the other process read it from its key file (ANA_KEY_FILE)"
         raise TypeError(msg)

@@ -1,7 +1,7 @@
-"""The contract of all stores: records under keys. A store knows nothing of pickle or of objects.
+"""The contract of all stores: records under keys. Stores do not know about pickle or objects.
 
-A layer asks its store what it can do, and guesses nothing from a type or a path. `docs/writing-a-store.md` shows how to
-write a store; `ana.testing.StoreContract` checks one.
+A layer asks its store what it can do, and does not guess from a type or a path. `docs/writing-a-store.md` shows how to
+write a store; `ana.testing.StoreContract` checks it.
 """
 
 from abc import ABC, abstractmethod
@@ -16,61 +16,76 @@ __all__ = ["CacheableStore", "CopyableState", "ReplacedError", "Store", "StoredS
 
 
 class ReplacedError(StoreError):
-    """The store was purged, or another has taken its place: what was believed to be there has to be looked up.
+    """The store was purged, or another store has taken its place: forget which states it held.
 
-    It is open from then on: once more, and it works.
+    The new store is open by then, so retry the call.
     """
 
 
 class StoredState(Protocol):
-    """A state that was found: its verified header, and its content on demand."""
+    """A state that was found: a verified header, and content that is read on demand."""
 
     @property
     def header(self) -> record.Header:
-        """What the record says of itself."""
+        """The record's verified header."""
 
     @property
     def where(self) -> str:
-        """Where it lies, for messages."""
+        """Where the state is stored, for messages."""
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether it should be on a disk, and may not be yet: to be looked at again before it is relied on."""
+        """Whether the state should be on a disk but may not be yet. If so, look it up again before relying on it."""
 
     def segments(self) -> list[bytes | memoryview]:
-        """Read, verify and decompress the content. Raises CorruptedStateError, StoreError, StateNotFoundError."""
+        """Read, verify and decompress the content.
+
+        Returns:
+            The pickle stream, then each out-of-band buffer.
+
+        Raises:
+            CorruptedStateError: The content is damaged.
+            StateNotFoundError: The state has been removed meanwhile.
+            StoreError: The content cannot be read.
+
+        """
 
     def verify(self) -> None:
-        """Read all of the content and check its digests. Raises as `segments` does."""
+        """Read all of the content and check its digests. Raises the same errors as `segments`."""
 
     def release(self) -> None:
-        """Let go of what is held open; `segments` still works."""
+        """Close what is open; `segments` still works."""
 
 
 class CopyableState(StoredState, Protocol):
-    """A state that can also be had a piece at a time."""
+    """A state that can also be read a piece at a time."""
 
     def copy(self, offsets: Sequence[int], put: Callable[[int, memoryview | bytes], None]) -> None:
-        """Read, verify and decompress it, and put each segment at its offset; some of it perhaps twice, after an error.
+        """Read, verify and decompress the content, and put each segment at its offset.
 
-        `put` is called on several threads; what it raises passes through. Raises as `segments` does.
+        After an error, some parts may be put twice. Raises the same errors as `segments`, and whatever `put` raises.
+
+        Args:
+            offsets: Where to put each segment, in bytes.
+            put: Called with an offset and the bytes to put there, on several threads at once.
+
         """
 
 
 class Store(ABC):
-    """Records under keys, and what a layer may ask of them.
+    """Records under keys: the base class of all stores.
 
     All methods are safe to call from many threads and processes. A key is any string of 1 to 200 characters. The first
-    writer of a key wins; a state never changes afterwards. There is no `delete` and no `keys`: a layer removes nothing
-    and lists nothing. Whatever else removes states (an expiry, `ana gc`) may do so at any moment.
+    writer of a key wins; a state never changes afterwards. There is no `delete` and no `keys`, because a layer neither
+    removes nor lists states. Anything else that removes states (an expiry, `ana gc`) may do so at any moment.
 
-    What a store can do it says by the properties below, which a subclass overrides as properties or class attributes.
+    The properties below say what a store can do; a subclass overrides them as properties or class attributes.
     Most stores derive from `RecordStore`, which turns states into bytes and back.
 
     Attributes:
-        home: Where another process finds the store: references carry it. An absolute path, or a scheme, a colon
-            and what the function that is registered for the scheme (`ana.stores.register`) makes a store of.
-        counters: What this process has done with it. The store notes what it stores, finds, loads and waits for.
+        home: Where another process finds the store; references carry it. Either an absolute path, or a scheme, a
+            colon and an address that the scheme's registered function (`ana.stores.register`) can open.
+        counters: What this process has done with the store, which notes what it stores, finds, loads and waits for.
 
     """
 
@@ -80,14 +95,14 @@ class Store(ABC):
 
     @property
     def process_local(self) -> bool:
-        """Whether this process alone sees what is stored (default: no): then its own classes need not travel."""
+        """Whether only this process sees what is stored (default: no); then classes need not be pickled by value."""
         return False
 
     @property
     def durable(self) -> bool:
-        """Whether `put` returns only when the state survives a power cut (default: no).
+        """Whether a state survives a power cut once `put` has returned (default: no).
 
-        Each put then waits for a disk, so a layer that stores many states puts them on several threads at once.
+        Each put then waits for a disk, so a layer stores many states on several threads at once.
         """
         return False
 
@@ -95,26 +110,31 @@ class Store(ABC):
     def high_latency(self) -> bool:
         """Whether each call waits for a server (default: no).
 
-        A layer that loads or stores many states then makes many calls at once, and finds states before they are used.
+        A layer that loads or stores many states then makes many calls at once, and looks up states ahead of their use.
         """
         return False
 
     @property
     def supports_roots(self) -> bool:
-        """Whether states are collected, so that they have to be kept (`keep`) to stay (default: no)."""
+        """Whether states are subject to collection and `keep` protects them (default: no)."""
         return False
 
     def as_cacheable(self) -> "CacheableStore | None":
-        """Return what a node cache can be put in front of; None (the default) where one makes no sense."""
+        """Return a store that a node cache can be put in front of; None (the default) if a cache makes no sense."""
         return None
 
     def is_same(self, other: "Store") -> bool:
-        """Return whether another store is this very one, perhaps by another home. Touches neither if it can."""
+        """Return whether another store is this one, perhaps under another home. Avoids accessing either."""
         return self.home == other.home
 
     @abstractmethod
     def has(self, key: str) -> bool:
-        """Return whether there is a state under `key`, after one look-up. Raises StoreError."""
+        """Return whether the state exists, after one look-up.
+
+        Raises:
+            StoreError: The store cannot be reached.
+
+        """
 
     @abstractmethod
     def get(self, key: str, *, wait: bool = True) -> StoredState:
@@ -122,38 +142,38 @@ class Store(ABC):
 
         Args:
             key: The state's UUID.
-            wait: Allow waiting for a state that another host may have written a moment ago.
+            wait: Whether to wait for a state that another host may have just written.
 
         Raises:
-            StateNotFoundError: There is no such state.
-            CorruptedStateError: What is there is no record of this key, or damaged.
-            UnsupportedFormatError: A newer ana wrote it.
+            StateNotFoundError: The state does not exist.
+            CorruptedStateError: The record is damaged or belongs to another key.
+            UnsupportedFormatError: A newer ana wrote the record.
             StoreError: The store cannot be reached or read.
 
         """
 
     @abstractmethod
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
-        """Store a state unless there is one under `key`, and return whether it was written.
+        """Store a state unless it exists, and return whether it was written.
 
-        A reader sees all of a state or nothing; a put that fails leaves nothing.
+        Readers see a whole state or none; a put that fails leaves nothing behind.
 
         Args:
             key: The state's UUID.
             state: Its content.
-            children: The keys that it refers to, which are in the store already; they become part of the record.
-            repair: Read and verify what is there, and replace it if it is damaged. Otherwise what is there is
-                believed after one look-up.
+            children: The keys that the state refers to. They are in the store already, and become part of the record.
+            repair: Read and verify an existing state, and replace it if it is damaged. Otherwise one look-up
+                decides.
 
         Raises:
             StoreError: The state could not be written.
-            ReplacedError: Another store has taken this one's place; the next call uses it.
-            UnsupportedFormatError: With `repair`: what is there was written by a newer ana, and stays.
+            ReplacedError: Another store has taken this one's place; the next call uses the new store.
+            UnsupportedFormatError: With `repair`, if a newer ana wrote the existing state, which is kept.
 
         """
 
     def is_whole(self, key: str) -> bool:
-        """Return whether there is a state under `key` whose every byte is right; all of it is read."""
+        """Return whether the state exists and is undamaged; reads all of it."""
         try:
             self.get(key).verify()
         except (StateNotFoundError, CorruptedStateError):
@@ -161,25 +181,33 @@ class Store(ABC):
         return True
 
     def keep(self, name: str, keys: Sequence[str]) -> Sequence[ANAError]:
-        """Keep states, and all that they refer to, under a name; return what is wrong with those that cannot be kept.
+        """Keep states, and all that they refer to, under a name.
 
-        Only for stores that say `supports_roots`. Raises StateNotFoundError, CorruptedStateError for one of `keys`,
-        StoreError.
+        Only for stores with `supports_roots`.
+
+        Returns:
+            An error for each state that `keys` refer to and that cannot be kept.
+
+        Raises:
+            StateNotFoundError: One of `keys` does not exist.
+            CorruptedStateError: One of `keys` is damaged.
+            StoreError: The states cannot be kept.
+
         """
         raise StoreError(self.home, 0, f"it has no roots: {name!r} cannot keep {len(keys)} states")
 
 
 class CacheableStore(Store):
-    """A store that a node cache can be put in front of: large states are then fetched once per node."""
+    """A store that a node cache can be put in front of, so that large states are fetched once per node."""
 
     @property
     @abstractmethod
     def cache_name(self) -> str:
-        """What this store's states are filed under on a node: the same by whichever home it is reached."""
+        """The name of this store in a node's cache, the same under every home of the store."""
 
     @abstractmethod
     def get(self, key: str, *, wait: bool = True) -> CopyableState:
-        """Find a state, as `Store.get`, which can be had a piece at a time."""
+        """Find a state, as `Store.get` does; it can be read a piece at a time."""
 
     def as_cacheable(self) -> "CacheableStore":
         """Return the store itself."""

@@ -1,4 +1,4 @@
-"""Records in any mapping from strings to bytes: a dict, or a user's redis, fsspec, zict ..."""
+"""Records in any mapping from strings to bytes: a dict, or a user's redis, fsspec or zict mapping."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -9,11 +9,11 @@ from ana.stores.record_store import RecordStore
 __all__ = ["SCHEME", "MemoryStore"]
 
 SCHEME = "memory"
-"""Of their homes, which nobody can open."""
+"""The scheme of their homes, which no other process can open."""
 
 
 class MemoryStore(RecordStore):
-    """A store over a mapping; as safe between threads and processes as the mapping's own item access."""
+    """A store in a mapping, as safe between threads and processes as the mapping's own item access."""
 
     missing_hint = "it lives in the memory of the process that stored it; set_dl(pickle_dir=...) shares states"
 
@@ -23,7 +23,7 @@ class MemoryStore(RecordStore):
 
     @property
     def process_local(self) -> bool:
-        """Whether it is an ordinary dict; another mapping may lead anywhere."""
+        """Whether the mapping is a plain dict; any other mapping may be shared between processes."""
         return type(self.mapping) is dict
 
     def has_record(self, key: str) -> bool:
@@ -31,11 +31,11 @@ class MemoryStore(RecordStore):
         return key in self.mapping
 
     def read_record(self, key: str) -> Any:
-        """Return what the mapping holds."""
+        """Return the mapping's item."""
         return self.mapping[key]
 
     def write_record(self, key: str, data: bytes, *, replace: bool) -> bool:
-        """Set the item; of a mapping that is no dict, whatever is there by now: there is no better way for all."""
+        """Set the item. In a mapping other than a dict, this may overwrite one: not all mappings can set atomically."""
         if self.process_local and not replace:
             return self.mapping.setdefault(key, data) is data
         self.mapping[key] = data

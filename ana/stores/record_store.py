@@ -1,4 +1,4 @@
-"""Stores that keep each record as bytes: what is left for a kind of store to do is to read and write them."""
+"""A base for stores that keep each record as bytes: a subclass only reads and writes those bytes."""
 
 import time
 from abc import abstractmethod
@@ -14,7 +14,7 @@ __all__ = ["RecordStore", "StoredRecord"]
 
 
 class StoredRecord:
-    """A record that is in memory, whole."""
+    """A whole record in memory."""
 
     def __init__(self, data: bytes, key: str, where: str, counters: Counters) -> None:
         self.where = where
@@ -40,30 +40,30 @@ class StoredRecord:
         record.verify(self.header, record.reader(self._data), self.where)
 
     def release(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is open."""
 
 
 class RecordStore(Store):
-    """Base of stores that read and write a record in one go: over a database, an object store, a mapping.
+    """Base of stores that read and write a whole record at once, in a database, an object store or a mapping.
 
-    A subclass defines `read_record` and `write_record`, and `has_record` where asking is cheaper than reading. They are
-    called from many threads at once. Whatever they raise reaches the user as a StoreError with that as its cause.
-    Records are verified here: a subclass hands out the bytes as they are.
+    A subclass defines `read_record` and `write_record`, and `has_record` if asking is cheaper than reading. They are
+    called from many threads at once. An exception in them reaches the user as the cause of a StoreError.
+    This class verifies all records; a subclass returns the stored bytes unchanged.
 
     Attributes:
-        level: zstd's compression level of what is written: see `DataLayer`.
-        missing_hint: What StateNotFoundError says besides, as a cure.
+        level: The zstd compression level of new records: see `DataLayer`.
+        missing_hint: The cure to add to the message of StateNotFoundError.
 
     """
 
     missing_hint = ""
 
     def __init__(self, home: str, level: int = chunks.DEFAULT_LEVEL) -> None:
-        """Begin with nothing counted.
+        """Create the store with its counters at zero.
 
         Args:
             home: See `Store`.
-            level: zstd's compression level, -22 (fastest) to 22 (smallest); 0 stores all as it is.
+            level: The zstd compression level, -22 (fastest) to 22 (smallest); 0 stores everything uncompressed.
 
         """
         super().__init__(home)
@@ -71,18 +71,27 @@ class RecordStore(Store):
 
     @abstractmethod
     def read_record(self, key: str) -> bytes | bytearray | memoryview:
-        """Return the bytes that are stored under a key. Raises KeyError if there are none."""
+        """Return the bytes stored under a key.
+
+        Raises:
+            KeyError: Nothing is stored under the key.
+
+        """
 
     @abstractmethod
     def write_record(self, key: str, data: bytes, *, replace: bool) -> bool:
-        """Store bytes under a key, all or nothing, and return whether that was done.
+        """Store bytes under a key, all or nothing, and return whether they were stored.
 
-        Without `replace`, False where there are bytes under the key already, which stay: in one step where other
-        processes write, too. With it, what is there is damaged and is replaced.
+        Args:
+            key: The state's UUID.
+            data: The record.
+            replace: Replace the bytes under the key, which are damaged. Otherwise, bytes that exist stay, and the
+                result is False; if other processes write too, the check and the write must be one atomic step.
+
         """
 
     def has_record(self, key: str) -> bool:
-        """Return whether there are bytes under a key; by default they are read for that."""
+        """Return whether bytes are stored under a key. By default, this reads them."""
         try:
             self.read_record(key)
         except KeyError:
@@ -90,11 +99,11 @@ class RecordStore(Store):
         return True
 
     def has(self, key: str) -> bool:
-        """Return whether there are bytes under the key; they are not looked at."""
+        """Return whether bytes are stored under the key, without verifying them."""
         with self._reported(key):
             return self.has_record(key)
 
-    def get(self, key: str, *, wait: bool = True) -> StoredRecord:  # noqa: ARG002 - what is not there now is not
+    def get(self, key: str, *, wait: bool = True) -> StoredRecord:  # noqa: ARG002 - waiting would not help
         """Find a state and verify its header."""
         where = f"{self.home}[{key}]"
         try:
@@ -108,7 +117,7 @@ class RecordStore(Store):
         return StoredRecord(bytes(data), key, where, self.counters)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
-        """Store a state unless there is one (a whole one, with `repair`)."""
+        """Store a state unless it exists (and, with `repair`, is undamaged)."""
         began = time.perf_counter()
         there = self.has(key)
         damaged = there and repair and not self.is_whole(key)
@@ -126,7 +135,7 @@ class RecordStore(Store):
 
     @contextmanager
     def _reported(self, key: str) -> Iterator[None]:
-        """Turn what a subclass raises (a network's errors, say) into StoreError; KeyError is an answer."""
+        """Turn a subclass's exceptions, such as network errors, into StoreError. KeyError passes: no such key."""
         try:
             yield
         except (KeyError, ANAError, MemoryError):

@@ -1,6 +1,6 @@
-"""Which kind of store a home belongs to, and what opens it: the one table of kinds.
+"""The table of store kinds: which kind a home belongs to, and the function that opens it.
 
-A home is an absolute path, or a scheme, a colon and whatever the scheme's stores make of the rest.
+A home is an absolute path, or a scheme, a colon and an address in a form that the scheme defines.
 """
 
 import re
@@ -14,9 +14,9 @@ __all__ = ["PATHS", "Opener", "is_home", "is_process_local", "open_home", "regis
 Opener = Callable[[str], Store]
 
 PATHS = ""
-"""Stands for a scheme where a home is an absolute path."""
+"""The scheme of homes that are absolute paths."""
 ENTRY_POINTS = "ana.stores"
-"""The group of entry points in which installed packages name the functions that open their stores."""
+"""The entry-point group in which installed packages name the functions that open their stores."""
 
 # Compiled when they are needed: that takes as long as importing a module.
 _SCHEME = r"[a-z][a-z0-9+.-]+"
@@ -26,21 +26,21 @@ _openers: dict[str, Opener | None] = {}
 
 
 def register(scheme: str, open_store: Opener) -> None:
-    """Have homes that begin with a scheme opened by a function, in this process.
+    """Register the function that opens homes with a scheme, in this process.
 
-    References carry a store's home, and children of this process take it over: each process that is to follow them
-    has to register the scheme as well. Importing the store's module does that if the module calls `register`; a package
-    can instead name the function as an entry point of the group `ana.stores`, by the scheme, and need not be imported.
+    References carry a store's home, and child processes inherit it, so each process that loads them must register the
+    scheme too. Importing the store's module does so if the module calls `register`. Alternatively, a package names the
+    function as an entry point in the group `ana.stores`, under the scheme's name, and need not be imported.
     Registering a function of the same module and name again replaces it. Safe between threads.
 
     Args:
-        scheme: What homes begin with, before the colon: at least two of `a-z 0-9 + . -`, a letter first.
-        open_store: Takes a home and returns the store that is there. It makes none, and raises StoreError
-            where there is none.
+        scheme: The part of a home before the colon: two or more of `a-z 0-9 + . -`, starting with a letter.
+        open_store: Takes a home and returns the existing store. It must not create a store, and raises StoreError
+            if there is none.
 
     Raises:
-        TypeError: `scheme` is no string, or `open_store` is not callable.
-        ValueError: `scheme` is no scheme, or belongs to another kind of store.
+        TypeError: `scheme` is not a string, or `open_store` is not callable.
+        ValueError: `scheme` is not a valid scheme, or belongs to another kind of store.
 
     """
     _check(scheme, open_store)
@@ -48,7 +48,7 @@ def register(scheme: str, open_store: Opener) -> None:
 
 
 def add(scheme: str, open_store: Opener | None) -> None:
-    """Register a kind of ana's own: `PATHS`, or one that only the process that made it can open (None)."""
+    """Register a scheme, including `PATHS`; None if only the process that created a store can open it."""
     known = _openers.setdefault(scheme, open_store)
     if known is open_store:
         return
@@ -59,14 +59,14 @@ def add(scheme: str, open_store: Opener | None) -> None:
 
 
 def open_home(home: str) -> Store:
-    """Open the store that is at a home; none is made. Raises StoreError, and what the kind's own function raises."""
+    """Open the existing store at a home. Raises StoreError, and whatever the scheme's function raises."""
     scheme = scheme_of(home)
     if scheme not in _openers:
         _find_installed(scheme)
     open_store = _openers.get(scheme)
     if open_store is None:
         hint = (
-            "only the process that made it can open it"
+            "only the process that created it can open it"
             if scheme in _openers
             else f"no store is registered for {scheme!r} in this process: import the module that calls "
             f"ana.stores.register({scheme!r}, ...), or install a package with such an entry point in {ENTRY_POINTS!r}"
@@ -82,22 +82,22 @@ def scheme_of(home: str) -> str:
 
 
 def is_process_local(home: str) -> bool:
-    """Return whether a home is the memory of one process: no other one can open it."""
+    """Return whether only the process that created a home's store can open it."""
     return _openers.get(scheme_of(home), open_home) is None
 
 
 def is_home(place: str) -> bool:
-    """Return whether a place that a user names is the home of a store, as "sqlite:/shared/states.db", and no folder."""
+    """Return whether a user's argument is a home with a scheme, like "sqlite:/shared/states.db", and not a folder."""
     scheme = scheme_of(place)
     return scheme != PATHS and place.startswith(":/", len(scheme))
 
 
 def _check(scheme: object, open_store: object) -> None:
     if not isinstance(scheme, str) or not callable(open_store):
-        msg = f"a scheme is a string, and what opens its stores a function, not {scheme!r:.100} and {open_store!r:.100}"
+        msg = f"a scheme is a string, and its opener a function, not {scheme!r:.100} and {open_store!r:.100}"
         raise TypeError(msg)
     if re.fullmatch(_SCHEME, scheme) is None:
-        msg = f"a store's scheme is two or more of a-z, 0-9, '+', '.' and '-', a letter first, not {scheme!r:.100}"
+        msg = f"a scheme is two or more of a-z, 0-9, '+', '.' and '-', starting with a letter, not {scheme!r:.100}"
         raise ValueError(msg)
 
 
@@ -106,8 +106,8 @@ def _name(open_store: Opener) -> str:
 
 
 def _find_installed(scheme: str) -> None:
-    """Register what an installed package says opens a scheme."""
-    from importlib import metadata  # noqa: PLC0415 - takes 20 ms, and only a home of an unknown kind needs it
+    """Register the function that an installed package names for a scheme."""
+    from importlib import metadata  # noqa: PLC0415 - takes 20 ms, and only an unknown scheme needs it
 
     for entry in metadata.entry_points(group=ENTRY_POINTS, name=scheme):
         register(scheme, entry.load())
