@@ -400,7 +400,7 @@ def test_nothing_is_put_into_a_store(many, tmp_path, capfd, name, command):
     words = ["export", numbered(1)] if command == "export" else ["report"]
     done = care.ran(capfd, "-d", store, *words, "-o", place)
     assert done.code == 2
-    assert f"lies in the store {other}" in done.err
+    assert f"is in the store {other}" in done.err
     assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
 
 

@@ -39,6 +39,8 @@ def layer(request, tmp_path, monkeypatch):
         return ana.DataLayer()
     if request.param == "late":
         monkeypatch.setattr(DirectoryStore, "high_latency", True)
+    # Nobody else writes here: what is missing is missing at once.
+    monkeypatch.setenv("ANA_WAIT", "0")
     return ana.DirDataLayer(tmp_path / "store", durable=request.param == "durable")
 
 
@@ -47,6 +49,7 @@ def late(tmp_path, monkeypatch):
     """A folder that is taken for one on a network filesystem."""
     monkeypatch.setattr(prefetching, "WINDOW_STATES", WINDOW)
     monkeypatch.setattr(DirectoryStore, "high_latency", True)
+    monkeypatch.setenv("ANA_WAIT", "0")
     return ana.DirDataLayer(tmp_path / "late", durable=False)
 
 
@@ -328,7 +331,6 @@ def test_prefetch_loads_refs_and_uuids(layer, size, monkeypatch):
         del layer._state_store[lost]
     else:
         os.unlink(layer.store.path(lost))
-    monkeypatch.setenv("ANA_WAIT", "0")
     with ana.using_dl(layer):
         found = pickle.loads(references)
         ana.prefetch([*found, *uuids, "no such state", uuid.uuid4()])

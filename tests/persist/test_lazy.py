@@ -19,6 +19,7 @@ def folder(request, tmp_path, monkeypatch):
     """Return a store's folder, with a layer over it; it answers at once, or late."""
     if request.param == "network":
         monkeypatch.setattr(DirectoryStore, "high_latency", True)
+        monkeypatch.setenv("ANA_WAIT", "0")
     ana.set_dl(pickle_dir=tmp_path / "s", durable=False)
     return tmp_path / "s"
 
