@@ -204,7 +204,7 @@ def load(path: str) -> KeyRing:
     except (ValueError, KeyError, TypeError, AttributeError):
         # Hide the cause, which may quote the file.
         text = (
-            "it is a key file that is empty or cut short: remove it, and make or copy it anew" if _is_cut(data) else ""
+            "it is a key file that is empty or cut short: remove it, and make or copy it again" if _is_cut(data) else ""
         )
         raise UntrustedStoreError(path, text or "it is not a key file of ana") from None
     if not keys or any(len(key) != KEY_BYTES for key in keys):

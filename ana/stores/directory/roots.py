@@ -178,6 +178,6 @@ def _parse(path: str, data: bytes) -> Root:
         if path.endswith("/" + _path(root.name, list(root.uuids))):
             return root
         reason = "its content does not match its name"
-    cure = "keep the same states under the same name again, which repairs it, or remove it"
+    cure = "keep the same states under its name again, which repairs it, or remove it"
     text = f"{reason}, so what to keep is unknown: {cure}"
     raise UntrustedStoreError(path, text)

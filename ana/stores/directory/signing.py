@@ -38,7 +38,7 @@ def seal_of(said: Config, root: str, given: keyring.KeyRing | None) -> Seal | No
     known = ring.path or "the given key"
     if not said.keyed or ring.store_id not in ("", said.id):
         reason = f"it has no key or another id, but {known} is for a store with a key: somebody may have replaced it"
-        raise UntrustedStoreError(root, f"{reason}; compare {root}/ana.json, use another folder, or no key")
+        raise UntrustedStoreError(root, f"{reason}; compare {root}/ana.json, use another folder, or pass no key")
     seal = Seal(said.id, ring.keys)
     if said.fingerprint and said.fingerprint not in seal.fingerprints:
         reason = f"it has another key than {known}: wrong key file, or the store's key was rotated"
