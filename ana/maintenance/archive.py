@@ -1,7 +1,7 @@
-"""An exported file as it is read: a tar file, taken strictly, member by member, so that reading it surely ends.
+"""Reads exported files: a strict tar reader that goes from member to member and always ends.
 
-Python's tarfile is not for files that others wrote: it takes headers of any size into memory, fails with any kind of
-exception, and follows negative sizes backwards for ever (CVE-2025-8194).
+Python's tarfile is not made for untrusted files: it reads headers of any size into memory, fails with any kind of
+exception, and loops forever on negative sizes (CVE-2025-8194).
 """
 
 import re
@@ -36,7 +36,7 @@ class Member(NamedTuple):
 def members(opened: files.Opened) -> Iterator[Member]:
     """Yield the members of a tar file in order. Each lies within the file.
 
-    Raises ValueError, with the reason in words, where it is cut short or damaged.
+    Raises ValueError, with the reason, if the file is cut short or damaged.
     """
     at = 0
     said: dict[bytes, bytes] = {}
@@ -88,15 +88,15 @@ def _header(block: bytes, at: int) -> tuple[bytes, int, bytes]:
 def _number(field: bytes, pattern: bytes | re.Pattern[bytes] = _OCTAL) -> int:
     found = re.fullmatch(pattern, field)
     if found is None:
-        msg = f"{field!r} is no size"
+        msg = f"{field!r} is not a size"
         raise ValueError(msg)
     return int(found[1] or b"0", 8 if pattern is _OCTAL else 10)
 
 
 def _extra(data: bytes, size: int, kind: bytes) -> dict[bytes, bytes]:
-    """Return what an extended header says of the next member."""
+    """Return what an extended header says about the next member."""
     if len(data) < size:
-        msg = f"a header is said to have {size} bytes"
+        msg = f"an extended header claims to have {size} bytes"
         raise ValueError(msg)
     if kind == b"L":
         return {b"path": data.partition(b"\0")[0]}
@@ -107,7 +107,7 @@ def _extra(data: bytes, size: int, kind: bytes) -> dict[bytes, bytes]:
         found = _RECORD.match(data, at)
         end = at + int(found[1]) if found else 0
         if found is None or end <= found.end() or data[end - 1 : end] != b"\n":
-            msg = "an extended header makes no sense"
+            msg = "an extended header is malformed"
             raise ValueError(msg)
         if found[2].startswith(b"GNU.sparse."):
             msg = "it holds a sparse file, which ana export does not write"

@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn for a page that asks nobody for anything: no script, no font, no image."""
+"""Charts as SVG for a self-contained page: no scripts, no fonts, no images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Write = Callable[[float], str]
 
 
 class Bar(NamedTuple):
-    """One bar: what it stands for, how long it is, what is written at it, and whether it is a warning."""
+    """One bar: its label, its value, its text, and whether to highlight it as a warning."""
 
     label: str
     value: float
@@ -23,9 +23,9 @@ class Bar(NamedTuple):
 
 
 def line(points: Sequence[tuple[float, float]], write: Write, when: Write, label: str) -> str:
-    """Draw values over time as a line with an area below; the last one is written at its end.
+    """Draw values over time as a line, with the area below it filled and the last value written at its end.
 
-    `points`: (s since 1970, value) in order, at least one; `write` and `when` turn values and times into words.
+    `points`: (s since 1970, value), sorted, at least one. `write` and `when` format values and times.
     """
     first, last = points[0][0], points[-1][0]
     ticks = _ticks(max(value for _, value in points))
@@ -55,7 +55,7 @@ def line(points: Sequence[tuple[float, float]], write: Write, when: Write, label
 
 
 def bars(items: Sequence[Bar], write: Write, label: str) -> str:
-    """Draw upright bars, each with its words below and its figure above."""
+    """Draw vertical bars, each with its label below and its text above."""
     ticks = _ticks(max((bar.value for bar in items), default=0))
     y = _scale(0, ticks[-1], HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / max(1, len(items))
@@ -76,7 +76,7 @@ def bars(items: Sequence[Bar], write: Write, label: str) -> str:
 
 
 def rows(items: Sequence[tuple[str, float, float, str]], label: str) -> str:
-    """Draw lying bars with names of any length: (name, value, value of the pale bar behind it, words)."""
+    """Draw horizontal bars with names of any length: (name, value, value of the pale bar behind it, text)."""
     most = max((max(value, behind) for _, value, behind, _ in items), default=0) or 1
     lines = "".join(
         f'<div class="row" role="listitem"><div class="name" title="{escape(name)}">{escape(name)}</div>'
@@ -106,7 +106,7 @@ def _grid(ticks: Sequence[float], y: Callable[[float], float], write: Write) -> 
 
 def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
     span = high - low
-    # A single moment stands at the right, where it is "now".
+    # A single point is drawn at the right, which is "now".
     return lambda value: begin + (end - begin) * ((value - low) / span if span else 1)
 
 

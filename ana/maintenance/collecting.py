@@ -1,4 +1,4 @@
-"""Garbage collection: to the trash, and deleted a grace later. `docs/operating.md` shows why it is safe."""
+"""Garbage collection: to the trash, and deleted after the grace. `docs/operating.md` shows why it is safe."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -34,19 +34,19 @@ AHEAD = 256
 
 @dataclass(frozen=True)
 class Scope:
-    """Which states may go, of those that no root keeps and that are older than the grace.
+    """Which states may be collected, of those that no root keeps and that are older than the grace.
 
-    If several conditions are given, all must hold. Whatever stays, all that it refers to stays, too.
+    If several conditions are given, all must hold. What a remaining state refers to stays, too.
     """
 
     unreachable: bool = False
     """Any state that no root refers to."""
     older_than_seconds: float | None = None
-    """States that were stored longer ago."""
+    """States stored longer ago than this."""
     max_bytes: int | None = None
-    """The oldest states, until the files of the rest have no more bytes."""
+    """The oldest states, until the remaining files have at most this many bytes together."""
     max_files: int | None = None
-    """The oldest states, until there are no more than that."""
+    """The oldest states, until at most this many remain."""
 
     def check(self) -> None:
         """Raise ValueError if no condition is given, or a number is negative."""
@@ -64,7 +64,7 @@ class Collected:
     """What a collection did or, in a dry run, would do. States are named by their files, relative to the store."""
 
     states: int = 0
-    """States when it began, without the trash."""
+    """States at the beginning, without the trash."""
     roots: int = 0
     kept: int = 0
     """States that stay because of a root, their age, or a state that refers to them."""
@@ -110,9 +110,9 @@ def gc(
         pickle_dir: The store.
         scope: Which states may go.
         grace_seconds: How long new states are safe, and how long states stay in the trash; by the file server's clock.
-            Must be longer than processes believe in a state without looking (`recheck_seconds`), plus the time they
-            take to store what refers to it.
-        without_roots: Confirm that the store has no roots, so that everything may go.
+            Must exceed `recheck_seconds`, for which processes assume without checking that a state exists, plus the
+            time they take to store what refers to it.
+        without_roots: Confirm that the store has no roots, and that everything may be collected.
         dry_run: Only report what would be done.
         **work: `on_progress` and `lock_seconds`, see `Work`.
 
@@ -223,7 +223,7 @@ class _Collection:
         self.done.ahead += [file.name for file in found if file.modified > self.now + AHEAD_SECONDS]
 
     def _fill(self) -> None:
-        """Keep the youngest, each with all that it refers to, while there is room."""
+        """Keep the youngest states, each with all that it refers to, up to the limits."""
         rest = [file for file in self.files.values() if file.name not in self.kept.marked]
         rest.sort(key=lambda file: -file.modified)
         for number, file in enumerate(rest):
@@ -255,13 +255,13 @@ class _Collection:
     # What goes
 
     def _drop_doubles(self, names: set[str]) -> None:
-        """Delete what is in the trash of states that are there: stored anew, or brought back by a reader who died."""
+        """Delete trash copies of states that exist: stored again, or brought back by a reader that was killed."""
         for name, answer in self.survey.each(sorted(names), self._delete_one):
             if isinstance(answer, ANAError):
                 self.done.failed[trash_name(name)] = str(answer)
 
     def _discard(self, names: list[str]) -> set[str]:
-        """Move states into the trash; return which are there now, or would be."""
+        """Move states to the trash. Return those that were moved, or would be."""
         moved = set()
         total = len(names)
         for number, (name, answer) in enumerate(self.survey.each(names, self._discard_one), 1):
@@ -278,12 +278,12 @@ class _Collection:
         return trash.MOVED if self.dry_run else trash.discard(f"{self.root}/{name}", self.before)
 
     def _delete(self, trashed: set[str], moved: set[str]) -> None:
-        """Delete what has been in the trash for a grace, but for what anything that is still to be had refers to."""
+        """Delete what has been in the trash for the grace, unless a state that can still be loaded refers to it."""
         old, waiting = self._by_age(trashed)
         if old:
             staying = self._still_needed(trashed, waiting | moved)
             if staying is None:
-                # Nobody knows what is needed.
+                # What is needed is unknown.
                 waiting |= old
                 old = set()
             else:
@@ -308,15 +308,15 @@ class _Collection:
         return old, waiting
 
     def _still_needed(self, trashed: set[str], waiting: set[str]) -> Marking | None:
-        """Mark all that states refer to which are there, in the trash or not; None where one cannot be read."""
-        # Listed once more: what was brought back during the first listing may have been in neither place.
+        """Mark what existing states refer to, in the trash or not. Return None if one of them cannot be read."""
+        # Listed again: a state brought back during the first listing may have been seen in neither place.
         again = self.survey.contents()
         if self._is_blind():
             return None
         new = {*again.states, *({*map(plain_name, again.trash)} - trashed)}
         staying = Marking(self.survey, self.on_progress, "marking what waits in the trash", beside=self.kept)
         staying.mark(dict.fromkeys(new | (self.live - self.kept.marked.keys()) | waiting, ""))
-        # What is damaged refers to nothing that anybody could load through it.
+        # Nobody can load anything through a damaged state, so its references do not count.
         unknown = [wrong for wrong in staying.unreadable if wrong.kind != "damaged"]
         self.done.problems += staying.unreadable
         return None if unknown else staying
@@ -335,7 +335,7 @@ class _Collection:
             elif answer == trash.DELETED:
                 self._note_deleted(name)
             if answer != trash.DELETED:
-                # It is to be had again, or may be: so is all that it refers to.
+                # It exists again, or may: all that it refers to stays, too.
                 spared.update(postorder([name], lambda name: children.get(name, ())))
             self.on_progress(Progress("deleting", len(self.done.deleted), None, self.done.deleted_bytes))
 
@@ -364,7 +364,7 @@ class _Collection:
         self.live = set(self.contents.states)
 
     def _remove_folders(self) -> None:
-        """Remove folders that have been empty for the grace. Those emptied just now go with a later collection."""
+        """Remove folders that have been empty for the grace. Those emptied just now are left to a later collection."""
         if self.dry_run:
             return
         used = {name.rpartition("/")[0] for names in self.contents[:-1] for name in names}
@@ -381,7 +381,7 @@ class _Collection:
 
 
 def _parents_first(names: Iterable[str], children: dict[str, tuple[str, ...]]) -> Iterator[list[str]]:
-    """Yield the names in groups, each after those that refer to it (but for cycles)."""
+    """Yield the names in groups: parents before children, except in cycles."""
     wanted = set(names)
     order = [name for name in postorder(sorted(wanted), lambda name: children.get(name, ())) if name in wanted]
     level: dict[str, int] = {}

@@ -54,14 +54,14 @@ class Progress(NamedTuple):
 
 
 OnProgress = Callable[[Progress], object]
-"""Called for each state; has to be quick."""
+"""Called for each state. Must be fast."""
 
 
 class Work(TypedDict, total=False):
-    """Options of everything that takes long and may wait for other maintenance of the store."""
+    """Options of functions that may take long, and may wait for other maintenance of the store."""
 
     on_progress: OnProgress
-    """Called for each state; default: nothing is called. Has to be quick."""
+    """Called for each state. Must be fast. Default: none."""
     lock_seconds: float
     """How long to wait for the maintenance lock, in s; default: `LOCK_SECONDS`."""
 
@@ -102,12 +102,12 @@ def open_store(pickle_dir: StoreOrPath, *, create: bool = False) -> DirectorySto
 def write_file(path: Path, data: bytes) -> None:
     """Write a small file outside of any store. Readers see the old or the new file, never a part.
 
-    Links are followed. A pipe or a device is written to. Raises StoreError, UntrustedStoreError for a link that others
-    may have planted, ValueError for a path in a store.
+    Links are followed. Pipes and devices are written to directly. Raises StoreError, UntrustedStoreError for a link
+    that others may have planted, and ValueError for a path in a store.
     """
     place = outside(path)
     if files.stat(os.path.dirname(place)) is None:
-        raise StoreError(place, 2, "its folder is not there")
+        raise StoreError(place, 2, "its folder does not exist")
     atomic.put_out(place, data)
 
 
@@ -140,7 +140,7 @@ def locked(store: DirectoryStore, seconds: float = LOCK_SECONDS) -> Iterator[Non
 def now(store: DirectoryStore, *, writable: bool = True) -> float:
     """Return the time by the file server's clock, in s since 1970. Raises StoreError.
 
-    If nothing need be written and nothing can be, returns this host's time.
+    If `writable` is false and the server's clock cannot be read, returns this host's time.
     """
     try:
         # A read-only task must not touch a file of the store.
@@ -152,12 +152,12 @@ def now(store: DirectoryStore, *, writable: bool = True) -> float:
 
 
 def host_now() -> float:
-    """Return the time by this host's clock, in s since 1970. Asking the server would need a write."""
+    """Return the time by this host's clock, in s since 1970. Reading the server's clock would need a write."""
     return files.now_ns() / 1e9
 
 
 def date(seconds: float, pattern: str) -> str:
-    """Format a Unix timestamp. One outside of the calendar (a broken server, a bad restore) is given in seconds."""
+    """Format a Unix timestamp. Outside of the calendar (a broken server, a bad restore), give seconds."""
     from datetime import UTC, datetime  # noqa: PLC0415 - most commands write none
 
     try:

@@ -1,4 +1,4 @@
-"""The doctor: what makes a store slow or unsafe where it is, and the cure."""
+"""The doctor: finds what makes a store slow or unsafe in its place, and names the cure."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ __all__ = ["Finding", "Information", "info"]
 SLOW_FSYNC_SECONDS = 0.02
 SKEW_SECONDS = 2.0
 LITTLE = 0.05
-"""Of a filesystem's bytes or inodes."""
+"""The doctor warns if a smaller share of bytes or inodes is free."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Information:
 
 
 def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Information:
-    """Test what a store is on: hard links, fsync, locks, clock, space. Writes only temporary files.
+    """Test the place of a store: hard links, fsync, locks, clock, space. Writes only temporary files.
 
     Args:
         pickle_dir: The store.
@@ -131,7 +131,7 @@ class _Tried:
         except StoreError:
             return
         self.writable = True
-        # A difference within the error of the measurement is none.
+        # A difference within the measurement error counts as none.
         off = abs(clock.difference_seconds) > clock.error_seconds
         self.clock_difference_seconds = clock.difference_seconds if off else 0.0
 
@@ -140,8 +140,8 @@ def _examine(found: Information, *, same: bool) -> list[Finding]:
     """Return the findings."""
     findings = [*_of_mount(found), *_of_trials(found), *_of_space(found)]
     if not same:
-        text = f"{found.other} is another store: its locks say nothing of this one"
-        findings.append(Finding("note", text, "give the same store by its other mount to --other"))
+        text = f"{found.other} is another store: its locks say nothing about this one"
+        findings.append(Finding("note", text, "pass the same store, through its other mount, to --other"))
     return findings
 
 
@@ -150,41 +150,41 @@ def _of_mount(found: Information) -> list[Finding]:
     findings = []
     if not found.writable:
         findings.append(
-            Finding("note", "nothing can be written here", "loading works; store from where it is writable")
+            Finding("note", "nothing can be written here", "loading works; store from a host where it is writable")
         )
     if found.filesystem == "tmpfs":
-        text = "it lies in memory: gone with the machine's power, and no other host sees it"
+        text = "it is in memory: lost at a reboot, and invisible to other hosts"
         findings.append(Finding("unsafe", text, "use a folder on a shared filesystem"))
     if found.filesystem.startswith("nfs") and options & {"nolock", "local_lock=all", "local_lock=flock"}:
-        text = "locks exclude on this host only (nolock): work may be done twice, nothing is lost"
+        text = "locks work within this host only (nolock): work may be done twice, nothing is lost"
         findings.append(Finding("slow", text, "mount without nolock, or run maintenance on one host"))
     if found.filesystem.startswith("nfs") and "soft" in options:
-        text = "mounted soft: a server that is slow for a moment is an I/O error"
+        text = "mounted soft: a slow server causes I/O errors"
         findings.append(Finding("unsafe", text, "mount hard"))
     if found.filesystem == "lustre" and not options & {"flock", "localflock"}:
         findings.append(Finding("slow", "no locks: work may be done twice", "mount with -o flock"))
     if found.levels != 2:  # noqa: PLR2004 - what new stores have
         text = f"{found.levels} folder levels instead of 2: many states in one folder are slow to look up"
-        findings.append(Finding("note", text, "ana export and import into a new store"))
+        findings.append(Finding("note", text, "export the states, and import them into a new store"))
     return findings
 
 
 def _of_trials(found: Information) -> list[Finding]:
     findings = []
     if found.hard_links is False:
-        text = "no hard links: of two writers of one explicit UUID, at the same moment, the last may win"
-        findings.append(Finding("unsafe", text, "do not use explicit UUIDs, or another filesystem"))
+        text = "no hard links: if two writers store the same explicit UUID at once, the last one may win"
+        findings.append(Finding("unsafe", text, "avoid explicit UUIDs, or use another filesystem"))
     if found.fsync_seconds is not None and found.fsync_seconds > SLOW_FSYNC_SECONDS:
         text = f"a durable write takes {found.fsync_seconds * 1000:.0f} ms"
-        findings.append(Finding("slow", text, "store_many(), or durable=False where states can be made again"))
+        findings.append(Finding("slow", text, "use store_many(), or durable=False if states can be computed again"))
     for where, said in (("this host", found.lock), (f"{found.other} and here", found.lock_other)):
         if said:
             text = f"locks between two processes ({where}): {said}; work may be done twice, nothing is lost"
-            findings.append(Finding("slow", text, "run maintenance on one host only, by cron"))
+            findings.append(Finding("slow", text, "run maintenance on one host only, from cron"))
     skew = found.clock_difference_seconds
     if skew is not None and abs(skew) > SKEW_SECONDS:
         text = f"the server's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this host's"
-        findings.append(Finding("note", text, "ages are counted by the server's; chrony or ntpd sets both right"))
+        findings.append(Finding("note", text, "ages are by the server's clock; run chrony or ntpd on both"))
     return findings
 
 
@@ -192,8 +192,8 @@ def _of_space(found: Information) -> list[Finding]:
     findings = []
     if found.free_bytes < LITTLE * found.total_bytes:
         text = f"{found.free_bytes / max(1, found.total_bytes):.0%} of the space is free"
-        findings.append(Finding("unsafe", text, "ana gc, or a larger filesystem"))
+        findings.append(Finding("unsafe", text, "run ana gc, or use a larger filesystem"))
     if found.total_inodes and found.free_inodes is not None and found.free_inodes < LITTLE * found.total_inodes:
         text = f"{found.free_inodes / found.total_inodes:.0%} of the inodes are free"
-        findings.append(Finding("unsafe", text, "ana gc, or a larger filesystem"))
+        findings.append(Finding("unsafe", text, "run ana gc, or use a larger filesystem"))
     return findings

@@ -43,13 +43,13 @@ def export_states(
     """Export states, and all that they refer to, to a new file.
 
     The file is a tar archive of a store: `ana.json`, then the states' files, children first. Each is verified. The file
-    appears once it is complete. Needs no lock, and changes nothing in the store, except that states in the trash are
-    brought back, as by any reader.
+    appears once it is complete. Needs no lock. Does not change the store, except that exporting a state from the trash
+    brings it back, as any read does.
 
     Args:
         pickle_dir: The store.
         uuids: The states. Unique prefixes are enough.
-        path: The new file. It must be outside of any store. A pipe or a device is written to.
+        path: The new file. It must be outside of any store. Pipes and devices are written to directly.
         on_progress: Called for each state.
 
     Raises:
@@ -84,7 +84,7 @@ def export_states(
         lambda write: _Writing(survey, done, write, on_progress).write(manifest),
         atomic.Policy(durable=True),
     ):
-        raise StoreError(place, 17, "there is a file of that name already")
+        raise StoreError(place, 17, "a file of that name exists already")
     return done
 
 

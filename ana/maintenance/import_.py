@@ -47,7 +47,7 @@ THREADS = 16
 """Threads that wait for the disk or for servers."""
 WINDOW_STATES = 512
 WINDOW_BYTES = 64 << 20
-"""The size of a batch, in states and bytes: references are known within it, and to what is stored already."""
+"""The size of a batch. Children are looked for in the batch and in the store."""
 SMALL_BYTES = 1 << 20
 """Larger states are stored one at a time, each on all CPUs."""
 D = "ana.d D"
@@ -181,7 +181,7 @@ def import_old(
 
     Raises:
         StoreError: The system refused.
-        UntrustedStoreError: `old_dir` has no such file, or `pickle_dir` holds something else.
+        UntrustedStoreError: `old_dir` contains no such files, or `pickle_dir` holds something else.
         UnsupportedFormatError: A newer version made the store.
         LockTimeoutError: Other maintenance holds the lock.
     """
@@ -232,7 +232,7 @@ def import_file(
         try:
             done.exported, states = _manifest(opened, next(members, None), place)
         except ValueError as error:
-            raise UntrustedStoreError(place, f"it is no file that ana export wrote, or damaged: {error}") from None
+            raise UntrustedStoreError(place, f"it is damaged, or not a file from ana export: {error}") from None
         windows = _windows(_states(opened, members, done, place))
         # No store is created for a file that has nothing to import.
         first = next(windows, None)
@@ -282,13 +282,13 @@ class _OldFolder:
             elif entry.kind == "file":
                 self.keys.add(key)
             elif entry.kind != "folder":
-                done.problems.append(Problem(key, entry.name, "failed", "it is no regular file: it was not opened"))
+                done.problems.append(Problem(key, entry.name, "failed", "not a regular file, so it was not opened"))
         done.ignored.sort()
         done.found = len(self.keys)
 
     def read(self, key: str) -> bytes:
         """Return a state's pickle. Raises StateNotFoundError, StoreError."""
-        # Copied once.
+        # Not more, because the data is copied once.
         data = files.read_whole(f"{self.folder}/{key}{SUFFIX}", cgroups.memory_bytes() // 3)
         if data is None:
             raise StateNotFoundError(key, self.folder)
@@ -333,7 +333,7 @@ def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
                 last = text
             end = (position or 0) + 1
     except Exception as error:
-        raise CorruptedStateError(key, where, f"it is no whole pickle ({error})") from error
+        raise CorruptedStateError(key, where, f"it is not a whole pickle ({error})") from error
     if end != len(data):
         raise CorruptedStateError(key, where, f"its pickle ends at byte {end} of {len(data)}")
     return names, strings
@@ -347,7 +347,7 @@ def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
     found = store.get(state.key)
     found.release()
     if found.header.content != content.digest:
-        msg = "the store has another state under this UUID: the first one stays"
+        msg = "the store has another state under this UUID, which stays"
         raise ANAError(msg)
     return False
 
@@ -364,11 +364,11 @@ def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -
         fields = json.loads(archive.part(opened, member.offset, member.size_bytes))
         version, exported, states = fields["format"], fields["exported"], fields["states"]
     except (KeyError, TypeError, RecursionError) as error:
-        msg = f"its ana.json makes no sense ({type(error).__name__}: {error})"
+        msg = f"its ana.json is invalid ({type(error).__name__}: {error})"
         raise ValueError(msg) from None
     numbers = isinstance(version, int) and isinstance(states, int) and 0 <= states <= MOST_STATES
     if not numbers or not isinstance(exported, list) or not all(isinstance(uuid, str) for uuid in exported):
-        msg = "its ana.json makes no sense"
+        msg = "its ana.json is invalid"
         raise ValueError(msg)
     if version != FORMAT:
         raise UnsupportedFormatError(place, version, FORMAT)

@@ -1,4 +1,4 @@
-"""New stores, shared or with a key, and the rotation of a store's key."""
+"""Creates stores, also shared ones and ones with a key. Creates keys, and rotates a store's key."""
 
 from dataclasses import dataclass, field
 
@@ -69,7 +69,7 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
     try:
         open_store(root)
     except StoreError as error:
-        if error.errno != 2:  # noqa: PLR2004 - ENOENT, as it has to be
+        if error.errno != 2:  # noqa: PLR2004 - ENOENT, as expected
             raise
     else:
         raise StoreError(root, 17, "there is a store already")
@@ -101,8 +101,8 @@ def rotate_key(
     """Replace a store's key: create a new one, sign all states with it, drop the old one.
 
     Resumes an interrupted rotation. Until it is finished, both keys are valid for processes that read the key file from
-    now on. Jobs that opened the store before do not know the new key: they take what it has signed for damaged, and
-    have to be restarted.
+    now on. Jobs that opened the store before do not know the new key. What it has signed looks damaged to them, so
+    restart them.
 
     Args:
         pickle_dir: The store.
@@ -117,7 +117,7 @@ def rotate_key(
     store = open_store(pickle_dir)
     ring = keyring.find(store.config.id, store.home, store.config.fingerprint)
     if ring is None:
-        raise UntrustedStoreError(store.home, "this store has no key that is in a file, so there is none to rotate")
+        raise UntrustedStoreError(store.home, "this store has no key file, so there is no key to rotate")
     with locked(store, lock_seconds):
         if not ring.store_id:
             # Another store may use this key, so its file stays as it is.
@@ -128,7 +128,7 @@ def rotate_key(
         # From now on, only processes that know the new key can open the store.
         fingerprint = Seal(store.config.id, ring.keys).fingerprints[0]
         store.tree.amend(key=fingerprint)
-        # Opened again, with the new key, too.
+        # Opened again, so that it knows the new key, too.
         store = open_store(store.home)
         survey = Survey(store)
         names = list(survey.names_to_sign())

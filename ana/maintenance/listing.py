@@ -30,10 +30,10 @@ _HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
 
 class AmbiguousPrefixError(ANAError, ValueError):
-    """A prefix that several UUIDs have. Attributes: `prefix`, `uuids` (some of them)."""
+    """Several UUIDs begin with a prefix. Attributes: `prefix`, `uuids` (some of them)."""
 
     def __init__(self, prefix: str, uuids: list[str]) -> None:
-        super().__init__(f"{prefix!r} is the beginning of more than one UUID: {', '.join(uuids)} ...: give more of it")
+        super().__init__(f"more than one UUID begins with {prefix!r}: {', '.join(uuids)} ...: give a longer prefix")
         self.prefix = prefix
         self.uuids = uuids
 
@@ -111,10 +111,10 @@ def ls(
     Args:
         pickle_dir: The store.
         class_pattern: A regular expression to search for in "module:Class".
-        larger_than: Only files of more bytes.
-        smaller_than: Only files of fewer bytes.
-        older_than_seconds: Only states stored longer ago, by this host's clock.
-        newer_than_seconds: Only states stored since then.
+        larger_than: Only states whose file is larger than this, in bytes.
+        smaller_than: Only states whose file is smaller than this, in bytes.
+        older_than_seconds: Only states stored longer ago than this, by this host's clock.
+        newer_than_seconds: Only states stored more recently than this.
 
     Raises:
         re.error: `class_pattern` is not a regular expression.
@@ -238,7 +238,7 @@ def find_in(store: DirectoryStore, prefix: str) -> str:
     """Return the only UUID with this prefix in an open store."""
     if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
         return prefix
-    # The first digits name the folder, so one listing is enough as a rule.
+    # The first digits name the folder, so one listing usually suffices.
     survey = Survey(store)
     found = _beginning(survey, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
     found = found or _beginning(survey, prefix, "")

@@ -53,7 +53,7 @@ class Marking:
             wanted = {name: by for name, by in found.items() if not self._is_known(name)}
 
     def take_over(self, other: "Marking") -> None:
-        """Mark what another has marked."""
+        """Add what another marking has marked."""
         self.marked |= other.marked
         self.in_trash |= other.in_trash
         self.children |= other.children

@@ -75,11 +75,11 @@ def report(
 
     Args:
         pickle_dir: The store.
-        purge_after_seconds: The age at which the site removes files. Older states are marked.
-        jobs: A folder of counts that jobs wrote (`ANA_STATS`). Adds where their states came from, and what did not
-            have to be moved.
+        purge_after_seconds: The age at which the site removes files. Older states are highlighted.
+        jobs: A folder of statistics that jobs wrote (`ANA_STATS`). Adds charts of where their states came from, and of
+            the bytes that did not have to be moved.
         on_progress: Called for each state.
-        problems: Is extended by what could not be read.
+        problems: A list. States and folders that cannot be read are added to it.
 
     Raises:
         StoreError: The store does not exist, or the system refused.
@@ -164,7 +164,7 @@ def _inodes_left(root: str) -> str:
         space = probes.space(root)
     except StoreError:
         return "inodes"
-    return "inodes" if space.free_inodes is None else f"inodes, {_count(space.free_inodes)} more are free"
+    return "inodes" if space.free_inodes is None else f"inodes, {_count(space.free_inodes)} more free"
 
 
 def _growth(moments: list[Moment]) -> str:
@@ -172,7 +172,7 @@ def _growth(moments: list[Moment]) -> str:
     bytes_line = charts.line([(m.taken, m.stored_bytes) for m in moments], units.size, _day, "Bytes on disk over time")
     inode_line = charts.line([(m.taken, m.inodes) for m in moments], _count, _day, "Inodes over time")
     return _card("Bytes on disk", note, bytes_line) + _card(
-        "Inodes", "files and folders, the trash counted", inode_line
+        "Inodes", "files and folders, including the trash", inode_line
     )
 
 
@@ -185,7 +185,7 @@ def _since(moments: list[Moment]) -> str:
 def _classes(summary: StoreSummary) -> str:
     items = [_class_row(group) for group in summary.by_class[:CLASSES]]
     more = len(summary.by_class) - CLASSES
-    note = "bytes on disk, and, pale, the content that they hold" + (f"; {more} more classes" if more > 0 else "")
+    note = "bytes on disk; pale: before compression" + (f"; {more} more classes" if more > 0 else "")
     return _card("Classes", note, charts.rows(items, "Bytes by class") if items else "")
 
 
@@ -214,14 +214,14 @@ def _ages(summary: StoreSummary, purge_after_seconds: float | None) -> str:
     note = "bytes by the time since they were stored"
     if purge_after_seconds is not None:
         old = sum(group.stored_bytes for group in summary.by_age if _AGE_DAYS[group.name] >= limit)
-        note += f"; files are purged after {limit:g} days, {units.size(old)} are in groups beyond that"
+        note += f"; files are purged after {limit:g} days, {units.size(old)} are in older groups"
     return _card("Ages", note, charts.bars(items, units.size, "Bytes by age"))
 
 
 def _jobs(home: str, summary: JobSummary) -> str:
     done = summary.stores.get(home)
     if done is None:
-        return _card("Jobs", f"no numbers of this store in {summary.folder}", "")
+        return _card("Jobs", f"no statistics of this store in {summary.folder}", "")
     answers = [
         ("alive in memory", done.from_memory, done.from_memory_raw_bytes),
         ("the node's cache", done.from_tier, done.from_tier_raw_bytes),
@@ -231,11 +231,11 @@ def _jobs(home: str, summary: JobSummary) -> str:
     moved = [
         ("moved to the store", done.stored_file_bytes),
         ("moved from the store", done.from_store_file_bytes),
-        ("not moved: was there", done.found_raw_bytes),
+        ("not moved: already there", done.found_raw_bytes),
         ("not moved: in memory", done.from_memory_raw_bytes),
         ("not moved: on the node", done.from_tier_raw_bytes),
     ]
-    note = f"what {_some(summary.processes, 'process', 'es')} on {_some(len(summary.hosts), 'host', 's')} asked for"
+    note = f"loads by {_some(summary.processes, 'process', 'es')} on {_some(len(summary.hosts), 'host', 's')}"
     return _card("Where states came from", note, charts.rows(hits, "Loads by place")) + _card(
         "Bytes not moved",
         f"{units.size(done.spared_bytes)} spared, {units.size(done.moved_bytes)} moved",

@@ -1,4 +1,4 @@
-"""Roots: names under which states are kept."""
+"""Roots: names under which states are kept from collection."""
 
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str]) -> Kept:
         What was added, and which states below it are missing or damaged.
 
     Raises:
-        ValueError: The name is empty or too long. This and the next three: nothing is kept.
+        ValueError: The name is empty or too long. After this and the next three errors, nothing is kept.
         StateNotFoundError: One of `uuids` does not exist.
         AmbiguousPrefixError: One of `uuids` is the prefix of several.
         CorruptedStateError: The header of one of them is damaged.
@@ -84,7 +84,7 @@ def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> 
 
     Args:
         pickle_dir: The store.
-        problems: Is extended by the roots whose file cannot be read. Without it, the first of them is raised.
+        problems: A list. Roots that cannot be read are added to it. Default: the first error is raised.
 
     Raises:
         StoreError: The system refused, or a root cannot be read.

@@ -111,7 +111,7 @@ class StoreStats:
 
     @property
     def ratio(self) -> float | None:
-        """The compression ratio, raw by stored; None if unknown."""
+        """The compression ratio: raw bytes divided by stored bytes. None if unknown."""
         summary = self.summary
         return summary.raw_bytes / summary.stored_bytes if summary is not None and summary.stored_bytes else None
 

@@ -1,4 +1,4 @@
-"""What writers left behind when they were killed."""
+"""Removes what killed writers left behind."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from ana.stores.directory.tree import Tree
 __all__ = ["LEFTOVER_SECONDS", "Swept", "sweep"]
 
 LEFTOVER_SECONDS = 48 * 3600.0
-"""No writer takes longer: what is older was left by one that died."""
+"""No write takes longer. An older temporary file was left by a killed writer."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def sweep(
             if not stray.temporary:
                 found.skipped.append(stray.name)
             elif stray.age_seconds < -AHEAD_SECONDS:
-                found.failed[stray.name] = f"it was modified ahead of the server's clock: touch {stray.name}"
+                found.failed[stray.name] = f"its modification time is ahead of the server's clock: touch {stray.name}"
             elif stray.age_seconds < older_than_seconds:
                 found.kept.append(stray.name)
             else:

@@ -1,4 +1,4 @@
-"""Reading every byte: find damaged and missing states, and repair them from another store."""
+"""Reads every byte, finds damaged and missing states, and repairs them from another store."""
 
 import random
 import threading
@@ -58,7 +58,7 @@ def verify(
     set_aside: bool = False,
     **work: Unpack[Work],
 ) -> Verified:
-    """Read states, check every digest, and check that all states exist that they refer to.
+    """Read states, check every digest, and check that the states they refer to exist.
 
     Verifying alone changes nothing and needs no lock. `repair_from` and `set_aside` hold the maintenance lock.
 
@@ -126,7 +126,7 @@ class _Reading:
         self.chosen = list(names)
 
     def read(self) -> None:
-        """Read the chosen states, then check that all exist that they refer to."""
+        """Read the chosen states, then check that the states they refer to exist."""
         at_once = max(threads.available(), 32 if self.store.high_latency else 1)
         iterator = iter(self.chosen)
         # In batches, so that an interruption takes effect soon.
@@ -154,7 +154,7 @@ class _Reading:
         key = wrong.uuid
         better = source is not None and source.is_whole(key)
         if wrong.kind == "damaged" and not (key and self.survey.name_of(key) == wrong.name):
-            # A copy under another name (by a sync tool, or in a folder that was moved): the state itself may be whole.
+            # A copy under another name (by a sync tool, or in a folder that was moved): the state itself may be intact.
             self._put_aside(wrong.name)
         elif wrong.kind == "damaged" and (better or set_aside):
             # Another process may have repaired it since.

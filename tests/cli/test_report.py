@@ -155,8 +155,9 @@ def test_jobs_show_where_states_came_from(tmp_path, capfd):
     assert done.from_memory == 10
     assert "Where states came from" in words
     assert "30.0 MB, 10 times" in words
-    assert any(word.startswith("what 2 processes on 1 host asked") for word in words)
+    assert "loads by 2 processes on 1 host" in words
     empty = care.store(tmp_path / "another")
     assert any(
-        "no numbers of this store" in word for word in Page(maintenance.report(empty, jobs=tmp_path / "numbers")).words
+        "no statistics of this store" in word
+        for word in Page(maintenance.report(empty, jobs=tmp_path / "numbers")).words
     )
