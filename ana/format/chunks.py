@@ -41,7 +41,7 @@ _BLOCK_HEADER_BYTES = 3
 DEFAULT_LEVEL = 1
 """Higher levels gain little: text shrinks to 21.6 % at level 1, 20.5 at 3, 19.7 at 6; small integers to 20, 24, 25."""
 MAX_LEVEL = 22
-"""zstd's highest level."""
+"""zstd's highest level; its negative levels have no practical limit."""
 
 _INCOMPRESSIBLE_BYTES = 3 << 10
 """Smaller content is stored raw: a file takes at least 4 KiB anyway, and zstd would cost 5 + 3 µs."""

@@ -22,7 +22,7 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Seal:
-    """Signs and checks the records of one store. Immutable; safe between threads. Hides its keys."""
+    """Signs and checks the records of one store. Immutable; safe between threads. Its repr hides the keys."""
 
     __slots__ = ("_keys", "_store")
 

@@ -16,7 +16,7 @@ __all__ = ["CacheableStore", "CopyableState", "ReplacedError", "Store", "StoredS
 
 
 class ReplacedError(StoreError):
-    """The store was purged, or another store has taken its place: forget which states it held.
+    """The store was purged, or another store has taken its place, so known states may be gone.
 
     The new store is open by then, so retry the call.
     """
@@ -124,7 +124,7 @@ class Store(ABC):
         return None
 
     def is_same(self, other: "Store") -> bool:
-        """Return whether another store is this one, perhaps under another home. Avoids accessing either."""
+        """Return whether another store is this one, perhaps under another home, without accessing them if possible."""
         return self.home == other.home
 
     @abstractmethod
@@ -162,8 +162,8 @@ class Store(ABC):
             key: The state's UUID.
             state: Its content.
             children: The keys that the state refers to. They are in the store already, and become part of the record.
-            repair: Read and verify an existing state, and replace it if it is damaged. Otherwise one look-up
-                decides.
+            repair: Read and verify an existing state, and replace it if it is damaged. Otherwise, an
+                existing state is trusted after one look-up.
 
         Raises:
             StoreError: The state could not be written.

@@ -21,8 +21,8 @@ START_BYTES = 4096
 def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> bool:
     """Store a record of `size_bytes` that `read` reads; return False if its key exists.
 
-    The record is verified with `seal`, its source's, before it is copied. The copy is signed with this store's key and
-    verified again. Raises CorruptedStateError, UnsupportedFormatError, StoreError.
+    The record is verified before it is copied, with `seal`, the key of its source. The copy is signed with this store's
+    key and verified again. Raises CorruptedStateError, UnsupportedFormatError, StoreError.
     """
     header = read_header(key, size_bytes, read, where, seal)
     record.verify(header, read, where)

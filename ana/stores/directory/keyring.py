@@ -51,7 +51,7 @@ DEFAULT = Trusted()
 
 
 class KeyRing:
-    """The keys of one store, the current one first, and the folders where it is known to be. Hides its keys."""
+    """A store's keys, the current one first, and the folders where the store is known to be. The repr hides keys."""
 
     __slots__ = ("folders", "keys", "path", "store_id", "stores")
 

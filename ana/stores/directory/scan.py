@@ -59,7 +59,7 @@ class Survey:
         self._at_once = AT_ONCE if store.high_latency else 1
 
     def contents(self) -> Contents:
-        """List each folder of the tree once; open no file. Raises StoreError if the root cannot be listed."""
+        """List each folder of the tree once, without opening files. Raises StoreError if the root cannot be listed."""
         found = Contents([], [], [], [], [], [], [])
         for folder in self.store.tree.walk(unreadable=self.unreadable):
             if folder.name:
