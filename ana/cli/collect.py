@@ -48,12 +48,8 @@ runs.
 @click.command("gc", epilog=GC_EXAMPLES)
 @click.option("--unreachable", is_flag=True, help="States that no root refers to.")
 @click.option("--older-than", "older_than_seconds", type=AGE, metavar="TIME", help="States stored longer ago.")
-@click.option(
-    "--max-bytes", type=SIZE, metavar="SIZE", help="The oldest states, until the rest takes no more than this."
-)
-@click.option(
-    "--max-files", type=click.IntRange(0), metavar="N", help="The oldest states, until no more than N are left."
-)
+@click.option("--max-bytes", type=SIZE, metavar="SIZE", help="The oldest states, until the rest takes at most this.")
+@click.option("--max-files", type=click.IntRange(0), metavar="N", help="The oldest states, until at most N are left.")
 @click.option(
     "--grace",
     "grace_seconds",
@@ -71,19 +67,19 @@ runs.
 @store_options
 @click.pass_obj
 def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: Any) -> int:
-    """Move unneeded states to the trash, and delete them a grace later.
+    """Move unneeded states to the trash, and delete them after the grace.
 
     --unreachable, --older-than, --max-bytes and --max-files say what may go.
-    At least one is needed; of several, all must match. These always stay:
-    states that a root keeps, states stored within the grace, and all that
-    remaining states refer to.
+    At least one is needed. If several are given, all must match. These always
+    stay: states that a root keeps, states stored within the grace, and all
+    that remaining states refer to.
 
     Safe while jobs run. A state first moves to the trash in its own folder.
     A read that misses it brings it back. It is deleted after the grace, which
-    must be longer than recheck_seconds (300 s by default), the time for which
-    a process believes that a state exists without looking. Ages are by the
-    file server's clock. Two collections at once do no harm, nor does a kill
-    at any moment. Run it from cron, once a day.
+    must be longer than recheck_seconds (300 s by default): for that time, a
+    process assumes without checking that a state exists. Ages are by the file
+    server's clock. Two collections may run at once, and a collection may be
+    killed at any moment. Run it from cron, once a day.
     """
     dry_run, without_roots = options.pop("dry_run"), options.pop("without_roots")
     if options["max_bytes"] is not None:
@@ -149,5 +145,5 @@ def _warn(found: maintenance.Collected) -> None:
     if found.ahead:
         count, first = len(found.ahead), found.ahead[0]
         states = counted(count, "state stays", "states stay")
-        warn(f"{states}, modified ahead of the file server's clock (first: {first});")
-        warn("if the clock is right, run: find STORE -name '*.pkl.zst' -newermt now -exec touch {} +")
+        warn(f"{states}: modified ahead of the file server's clock (first: {first});")
+        warn("if the clock is right now, run: find STORE -name '*.pkl.zst' -newermt now -exec touch {} +")

@@ -104,7 +104,7 @@ class Output:
             msg = f"{error} (-d/--pickle-dir or {PICKLE_DIR} says where it is)"
             raise NoStoreError(msg) from error
         if store.tree.is_purged and not self.quiet:
-            warn(f"{path}/ana.json is gone (purged?): the next program that stores something writes it anew")
+            warn(f"{path}/ana.json is gone (purged?): the next program that stores something writes it again")
         return store
 
     @property
@@ -117,7 +117,7 @@ class Output:
 
 
 def _noting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Return a callback that sets an option in the context's Output, wherever on the command line it was."""
+    """Return a callback that sets an option in the context's Output, before or after the command."""
 
     def note(context: click.Context, _parameter: click.Parameter, given: Any) -> None:
         output = context.ensure_object(Output)
@@ -199,7 +199,7 @@ def _quantity(name: str, parse: Callable[[str], float], examples: str) -> Callab
 
 
 def share(text: str) -> float:
-    """Return a percentage as a fraction of more than 0 and at most 1."""
+    """Return a percentage as a fraction, more than 0 and at most 1."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
     if found is None or not 0 < float(found[1]) <= 100:  # noqa: PLR2004 - percent
         msg = f"{text!r} is not a percentage: use 5%."
@@ -226,7 +226,7 @@ def name_or_uuid(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds that a text means: with a unit, as who types `gc --older-than 30` may think of days."""
+    """Parse a duration. It needs a unit: somebody who types `gc --older-than 30` may mean days."""
     if not text.strip()[-1:].isalpha():
         raise ValueError
     return units.seconds(text)
@@ -284,7 +284,7 @@ def warn(text: str) -> None:
 
 
 def table(*columns: str, right: Sequence[int] = ()) -> Table:
-    """Return an empty table. `right` are the numbers of the columns to align right."""
+    """Return an empty table. `right`: the indexes of the right-aligned columns."""
     made = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for number, name in enumerate(columns):
         made.add_column(name, justify="right" if number in right else "left", overflow="fold")

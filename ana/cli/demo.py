@@ -61,7 +61,7 @@ def _bytes_of(text: str) -> int:
     metavar="N",
     default=DEFAULTS.tasks,
     show_default=True,
-    help="How many tasks get the object.",
+    help="How many tasks take the object.",
 )
 @click.option(
     "--workers",
@@ -75,19 +75,19 @@ def _bytes_of(text: str) -> int:
     "--dir",
     "folder",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
-    help="Where to make the temporary folder: on a shared filesystem, say.",
+    help="Where to make the temporary folder, for example on a shared filesystem.",
 )
-@click.option("--keep", is_flag=True, help="Keep the folder, to look at the store.")
+@click.option("--keep", is_flag=True, help="Keep the folder, so that you can look at the store.")
 @output_options
 @click.pass_obj
 def demo_command(output: Output, /, **settings: Any) -> int:
     """Ship a large object to worker processes, as usual and by reference.
 
-    Builds a mesh and sends it in each of some tasks to new processes, first
-    pickled as usual, then by reference, and measures what goes through the
-    pipe, how long it takes, and how many copies are made. Then it stores an
-    equal object again, which writes nothing, and flips a byte of the stored
-    file, which is caught. Takes about five seconds.
+    Builds a mesh and sends it with several tasks to new processes: first
+    pickled as usual, then by reference. Measures the bytes through the pipe,
+    the time, and the copies made. Then stores an equal object, which writes
+    nothing, and flips a byte of the stored file, which is detected. Takes
+    about five seconds.
     """
     chosen = demo.Settings(**settings)
     with _progress(2 * chosen.tasks + 2, output) as progress:
@@ -104,7 +104,7 @@ def demo_command(output: Output, /, **settings: Any) -> int:
 
 @contextmanager
 def _progress(steps: int, output: Output) -> Iterator[demo.Progress]:
-    """Show a bar on stderr where that is a terminal, else nothing."""
+    """Show a bar on stderr if that is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description:<36}"), BarColumn(), TimeElapsedColumn())
     hidden = output.quiet or not console.is_terminal
@@ -171,7 +171,7 @@ def _rounds_rows(value: demo.Round, reference: demo.Round, object_bytes: int) ->
 
 
 def _checks_table(result: demo.DemoResult) -> Table:
-    """Draw what was tried, and whether it went as it has to."""
+    """Draw the checks, and whether they passed."""
     passed = {check.name: check.passed for check in result.checks}
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column()

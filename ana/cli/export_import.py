@@ -1,4 +1,4 @@
-"""`ana import`, `ana export`: carry states from and to other stores."""
+"""`ana import`, `ana export`: copy states from and to other stores."""
 
 import os
 from typing import Any

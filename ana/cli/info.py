@@ -43,8 +43,8 @@ def info(output: Output, /, other: str | None) -> int:
     """Show where the store is, what would make it slow or unsafe, and the cure.
 
     Tests hard links, fsync, locks and clocks with temporary files. With
-    --other, also tests whether a lock held through one mount excludes through
-    the other: mount the folder twice, or share one mount over ssh.
+    --other, also tests whether locks exclude each other between two mounts:
+    mount the folder twice, or share one mount over ssh.
     """
     found = maintenance.info(output.store, other=other)
     source = output.place[1]

@@ -33,12 +33,12 @@ _ROWS = (
     ("loaded from the store", "from_store", "from_store_raw_bytes"),
     ("  read from files", "", "from_store_file_bytes"),
 )
-"""Of each row: its label, and the fields with the number of states and bytes."""
+"""Each row: its label, and the fields with the numbers of states and bytes."""
 _TROUBLES = (("damaged", "damaged"), ("retries", "tried again"), ("lock_timeouts", "continued without a lock"))
 
 
 def show_jobs(folder: str, *, as_json: bool, quiet: bool) -> None:
-    """Print the sums of the files in a folder. Raises StoreError where it cannot be read."""
+    """Print the sums of the files in a folder. Raises StoreError if it cannot be read."""
     summary = statistics.summarize(folder)
     if as_json:
         emit(document(summary))
@@ -49,7 +49,7 @@ def show_jobs(folder: str, *, as_json: bool, quiet: bool) -> None:
 def document(summary: Summary) -> dict[str, Any]:
     """Return the sums as a JSON document."""
     stores = {home: _with_sums(stats) for home, stats in summary.stores.items()}
-    # Not by asdict at once, which would copy the mapping's Stats without their sums.
+    # asdict on the whole summary would copy each Stats without its sums.
     rest = dataclasses.asdict(dataclasses.replace(summary, stores={}))
     return {**rest, "stores": stores, "total": _with_sums(summary.total)}
 
@@ -109,7 +109,7 @@ def _warnings(summary: Summary) -> list[str]:
     found = []
     if summary.unfinished:
         who = counted(summary.unfinished, "process was", "processes were")
-        found.append(f"{who} killed, or still running: what was done last is not counted")
+        found.append(f"{who} killed, or still running: the last actions are not counted")
     if summary.unreadable:
         found.append(f"{counted(summary.unreadable, 'file is', 'files are')} unreadable")
     return found

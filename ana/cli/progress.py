@@ -16,12 +16,12 @@ from ana.units import size
 __all__ = ["progress"]
 
 LINE_SECONDS = 30.0
-"""How often a line is written where there is no terminal for a bar."""
+"""How often a line is written if stderr is not a terminal."""
 
 
 @contextmanager
 def progress(output: Output, command: str) -> Iterator[maintenance.OnProgress]:
-    """Show a bar on stderr where that is a terminal, else a plain line every 30 s; nothing with `-q`."""
+    """Show a bar on stderr if that is a terminal, else a plain line every 30 s. With `-q`, show nothing."""
     console = Console(stderr=True)
     if output.quiet:
         yield lambda _: None

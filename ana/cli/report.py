@@ -28,7 +28,7 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
     "purge_after_seconds",
     type=AGE,
     metavar="TIME",
-    help="Age at which the site removes files; older ones are marked.",
+    help="Age at which the site removes files. Older states are highlighted.",
 )
 @click.option(
     "--jobs",
@@ -42,8 +42,8 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
 def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs: str | None) -> int:
     """Write an HTML page about the store: growth, sizes, classes, ages, savings.
 
-    With --jobs, also shows where jobs got their states from, and what did not
-    have to be moved.
+    With --jobs, also shows where jobs got their states from, and which bytes
+    did not have to be moved.
 
     The page is one self-contained file: no scripts, and no fonts or images
     from elsewhere. Reads every header, and saves the sums for `ana stats` and

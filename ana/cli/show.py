@@ -37,7 +37,7 @@ stored_bytes, segments, chunks, children, content_digest, created, modified,
 in_trash; with --tree: uuid, class_name, size_bytes, problem, repeated,
 children (the same again).
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
-damaged, with --tree also if one is that it refers to.
+damaged (with --tree, also if any state in the tree is).
 """
 
 
@@ -54,14 +54,14 @@ damaged.
 
 @click.command("show", epilog=SHOW_EXAMPLES)
 @click.argument("uuid", type=name_or_uuid, shell_complete=uuids)
-@click.option("--tree", "as_tree", is_flag=True, help="Show all that it refers to as a tree.")
+@click.option("--tree", "as_tree", is_flag=True, help="Show the state and all that it refers to, as a tree.")
 @store_options
 @click.pass_obj
 def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
     """Show a state's header, without unpickling the state.
 
-    A unique prefix of the UUID is enough. A state in the trash is shown from
-    there.
+    A unique prefix of the UUID is enough. A state in the trash is shown too,
+    and stays there.
     """
     if as_tree:
         return _show_tree(output, uuid)
@@ -142,8 +142,8 @@ def cat(output: Output, /, uuid: str) -> int:
     """Check a state, and write its raw pickle to standard output.
 
     Writes the pickle stream and then its out-of-band buffers, end to end: the
-    same bytes as `zstd -dc FILE`. Refuses to write to a terminal. A state in
-    the trash is brought back, as by any reader.
+    same bytes as `zstd -dc FILE`. Refuses to write to a terminal. Reading a
+    state from the trash brings it back.
     """
     if sys.stdout.isatty():
         msg = "will not write a pickle to a terminal: redirect it to a file or a program."

@@ -53,13 +53,13 @@ Exit codes: 0; 4 if a folder or (with --exact) a header cannot be read.
 def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -> int:
     """Count states, bytes, inodes, temporary files, trash and damaged files.
 
-    Counts come from listing each folder once. Sizes would need a look at
-    every file, so they are those of the last --exact count, shown with its
-    age. --by uses that count, too.
+    Counts come from listing each folder once. Sizes come from the last
+    --exact count, which reads every header; its age is shown. --by uses that
+    count, too.
 
     With --jobs, sums up what jobs stored, loaded and did not have to move. If
-    ANA_STATS names a folder of such counts, their sums are shown below the
-    store's.
+    ANA_STATS names a folder of such counts, their sums are shown below those
+    of the store.
     """
     if jobs is not None:
         show_jobs(jobs, as_json=output.as_json, quiet=output.quiet)

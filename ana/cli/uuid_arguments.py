@@ -1,4 +1,4 @@
-"""UUIDs as arguments, or from a file as `ana ls -0` writes it."""
+"""UUIDs as arguments, or from a file such as `ana ls -0` writes."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ana.format import address
 __all__ = ["given", "uuids_argument"]
 
 _MOST_BYTES = 256 << 20
-"""The size limit of a root, too."""
+"""Also the size limit of a root."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,7 +37,7 @@ def uuids_argument(command: Command) -> Command:
 def given(uuids: tuple[str, ...], from_file: str | None, *, null: bool) -> list[str]:
     """Return all UUIDs, each once. Raises OSError, and UsageError if there are none or the file is not a list."""
     if null and from_file is None:
-        msg = "-0 is about --from-file: add --from-file FILE, or --from-file - for standard input."
+        msg = "-0 needs --from-file: add --from-file FILE, or --from-file - for standard input."
         raise click.UsageError(msg)
     read = [] if from_file is None else _read(from_file, null=null)
     found = list(dict.fromkeys([*uuids, *read]))

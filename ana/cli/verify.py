@@ -61,10 +61,10 @@ not repaired.
 def verify(output: Output, /, **options: Any) -> int:
     """Read every byte of every state, and check its digests.
 
-    Also checks that every state exists that another one refers to. Changes
-    nothing without --repair-from or --set-aside. A damaged file is never
-    deleted: it is renamed, and a program that has the object stores it again.
-    The other store is only read.
+    Also checks that no state refers to a missing one. Changes nothing without
+    --repair-from or --set-aside. A damaged file is never deleted: it is
+    renamed, and a program that has the object stores it again. The other
+    store is only read.
     """
     with progress(output, "ana verify") as on_progress:
         found = maintenance.verify(output.store, on_progress=on_progress, **options)

@@ -31,7 +31,7 @@ _told = False
 
 
 class _Home:
-    """Put into the configuration. Pickles into the home of the layer that is current when a child is started."""
+    """An entry of the configuration. Pickles into the home of the layer that is current when a child is started."""
 
     def __init__(self, find: Callable[[], str], inherited: str) -> None:
         self.find = find
@@ -63,7 +63,7 @@ class _OnImport:
                 execute(module)
                 self.then()
 
-            # Of this one loader.
+            # On this one loader only.
             vars(spec.loader)["exec_module"] = execute_and_tell
         return spec
 
@@ -104,11 +104,11 @@ def tell_by_value(what: str) -> None:
     if _told:
         return
     _told = True
-    cure = "ana.set_dl(pickle_dir=...) before the workers start, or ANA_PICKLE_DIR, has references sent instead"
+    cure = "to send references, call ana.set_dl(pickle_dir=...) before the workers start, or set ANA_PICKLE_DIR"
     # If the user turned warnings into errors, raising here would fail the task, or hang a pool.
     with suppress(RuntimeWarning):
         warnings.warn(
-            f"the layer is in memory, which other processes do not see, so {what} goes to them by value: {cure}",
+            f"the layer is in memory, which other processes cannot see, so {what} goes to them by value: {cure}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""The kinds of stores that ana brings: a line each. What others bring calls `ana.stores.register`."""
+"""Registers ana's own kinds of stores, one line each. Other packages call `ana.stores.register`."""
 
 from ana.layers import opening
 from ana.stores import base, memory, registry

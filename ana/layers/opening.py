@@ -1,4 +1,4 @@
-"""From what a user or the environment says to an open store in a folder."""
+"""Opens a store in a folder, as options or the environment say."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ __all__ = ["folder", "node_cache", "store", "trust"]
 
 
 def store(options: settings.Options) -> Store:
-    """Open the store that a layer's options name, in a folder, with what they say or the environment.
+    """Open the folder that a layer's options name. Options that are not given come from the environment.
 
-    Raises TypeError, ValueError and ANAError for nonsense, and what opening raises.
+    Raises TypeError, ValueError and ANAError for invalid values, and what opening raises.
     """
     ring = None if options.key is None else keyring.from_option(options.key)
     trusted = keyring.Trusted(trust(options.shared, options.trusted_uids), ring)
@@ -39,7 +39,7 @@ def folder(
     trusted: keyring.Trusted | None = None,
     wait_seconds: float | None = None,
 ) -> DirectoryStore:
-    """Open the store in a folder. Raises TypeError, ValueError and ANAError for nonsense, and what opening raises."""
+    """Open the store in a folder. Raises as `store`."""
     return DirectoryStore(
         paths.absolute(pickle_dir),
         durable=durable,
@@ -51,9 +51,9 @@ def folder(
 
 
 def trust(shared: bool | None = None, trusted_uids: Sequence[int | str] | None = None) -> Trust:  # noqa: FBT001 - by name
-    """Return whose files are believed, as said or, where nothing is, as the environment says.
+    """Return whose files are trusted. What is not given comes from the environment.
 
-    Raises ANAError for nonsense in the environment.
+    Raises ANAError if a variable is invalid.
     """
     said = settings.TRUSTED_UIDS.value() if trusted_uids is None else trusted_uids
     uids = [UNMAPPED if isinstance(uid, str) else uid for uid in said]
@@ -61,14 +61,14 @@ def trust(shared: bool | None = None, trusted_uids: Sequence[int | str] | None =
 
 
 def node_cache(place: str | None = None, limit_bytes: int | None = None) -> Callable[[Store], Store]:
-    """Return what puts the node-local tier that was asked for, or that the environment names, in front of a store.
+    """Return a function that puts a node cache in front of a store. What is not given comes from the environment.
 
-    Raises ANAError for nonsense in the environment.
+    Without a node cache, the function returns the store unchanged. Raises ANAError if a variable is invalid.
     """
     said = settings.NODE_CACHE.value() if place is None else place
     if not said:
         return lambda store: store
-    from ana.stores.node_cache.store import TieredStore  # noqa: PLC0415 - only who has a node cache waits for its modules
+    from ana.stores.node_cache.store import TieredStore  # noqa: PLC0415 - needed with a node cache only
 
     limit = settings.NODE_CACHE_BYTES.value() if limit_bytes is None else limit_bytes
     where = said if said == "auto" else paths.absolute(said)
