@@ -73,6 +73,8 @@ PURE = {"io.BytesIO", "os.PathLike", "os.fsdecode", "os.fsencode", "os.fspath", 
 """What may be used from them anywhere: it only computes."""
 
 ALLOWED = {
+    # What another thread of this process waits for: /proc/self/task.
+    "runtime/thread_progress": {"open"},
     # Whose exceptions are not to be swallowed.
     "persist/addressing": {"signal.getsignal", "signal.valid_signals"},
     # A message says on which host and in which process something happened.

@@ -84,9 +84,20 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
+        _unblock(executor)
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _unblock(executor: ProcessPoolExecutor) -> None:
+    """Close the pipe that a thread of the executor may be writing to, which no worker reads any more.
+
+    Python does so itself from 3.11.6 and 3.12.1 on (its issue 94777). Older ones wait for ever.
+    """
+    queue = getattr(executor, "_call_queue", None)
+    if queue is not None:
+        queue._reader.close()  # noqa: SLF001 - Python's own cure
 
 
 @contextmanager

@@ -71,4 +71,9 @@ def stands_still(other: Session, seconds: float) -> bool:
     if other.reading or other.awaits is not None or other.ended:
         other.thread.forget()
         return False
-    return other.thread.idle_seconds() >= seconds
+    if other.thread.idle_seconds() < seconds:
+        return False
+    if other.thread.wants_to_run():
+        other.thread.forget()
+        return False
+    return True

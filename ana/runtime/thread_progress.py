@@ -34,6 +34,7 @@ class Thread:
 
     def __init__(self) -> None:
         self.number = threading.get_ident()
+        self._native_number = threading.get_native_id()
         self.forget()
 
     def forget(self) -> None:
@@ -55,6 +56,17 @@ class Thread:
         if self._computed_seconds < 0 or computed - self._computed_seconds > expected:
             self._computed_seconds, self._since = computed, now
         return now - self._since
+
+    def wants_to_run(self) -> bool:
+        """Return whether the thread waits for a processor or a disk only: on a busy machine, for seconds."""
+        try:
+            with open(f"/proc/self/task/{self._native_number}/stat", "rb") as file:
+                said = file.read()
+        except OSError:
+            # Not Linux, or no /proc.
+            return False
+        # The program's name, in parentheses, may contain anything.
+        return said.rpartition(b")")[2].split()[0] in {b"R", b"D"}
 
 
 def is_waiting_for_me(number: int) -> bool:

@@ -188,7 +188,7 @@ def test_whoever_waits_in_vain_loads_an_object_of_the_same_uuid(folder):
 
 
 def test_a_thread_that_computes_gets_on():
-    """And one that waits for a lock does not."""
+    """And one that waits for a lock does not: it uses no processor time, and wants none."""
     lock, stop, seen = threading.Lock(), threading.Event(), []
 
     def work(wait):
@@ -208,8 +208,11 @@ def test_a_thread_that_computes_gets_on():
         busy, idle = seen if threads[0].ident == seen[0].number else reversed(seen)
         busy.idle_seconds(), idle.idle_seconds()
         deadline = time.monotonic() + 30
-        while idle.idle_seconds() < 0.3 and time.monotonic() < deadline:
+        wanted = False
+        while (idle.idle_seconds() < 0.3 or not wanted) and time.monotonic() < deadline:
             assert busy.idle_seconds() < 0.3
+            assert not idle.wants_to_run()
+            wanted = wanted or busy.wants_to_run()
             time.sleep(0.05)
         stop.set()
     for thread in threads:
