@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -70,8 +69,8 @@ def test_an_sdist_is_complete_and_its_tests_run(python, tree, tmp_path):
     expected = files(tree)
     assert {".ci/run", "benchmarks/__main__.py", "docs/format.md", "examples/futures_pool.py"} < expected
     assert any(name.startswith("tests/data/tree-1/") for name in expected)
-    with tarfile.open(built(python, "sdist", tree)) as archive:
-        archive.extractall(tmp_path, filter="data")
+    # Not tarfile, which warns without the filter that it has from 3.11.4 on.
+    run("tar", "-xzf", built(python, "sdist", tree), cwd=tmp_path)
     (unpacked,) = tmp_path.glob("ana-*")
     found = {name for name in files(unpacked) if name.split("/")[0] not in MADE}
     assert found == expected
