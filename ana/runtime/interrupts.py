@@ -83,6 +83,8 @@ def _run(work: Callable[[], int]) -> int:
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        # Set by `_unraisable`: at the interpreter's end it would kill the process.
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _raising = False
 
 
