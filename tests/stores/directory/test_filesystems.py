@@ -29,14 +29,17 @@ SOMEBODY, GROUP = 12345, 54321
 """Any user and group: the kernel asks for no names."""
 
 AS_SOMEBODY = """
-import os, sys
+import os, sys, tempfile
 import filelock, uuid
 import ana, ana.maintenance
 
 class Part(ana.Storable):
     pass
 
-ana.get_dl().store_state("warm up", 1)  # whatever is imported late is imported as root
+# Whatever is imported late is imported as root: another user may not read this Python's folder.
+ana.get_dl().store_state("warm up", 1)
+with tempfile.TemporaryDirectory() as folder, filelock.FileLock(f"{folder}/lock"):
+    pass
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[1]))
