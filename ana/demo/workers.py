@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ __all__ = ["PipeMeter", "TaskReport", "pool", "task", "uninterrupted"]
 
 KILLING = {signal.SIGTERM, signal.SIGHUP}
 
+_CLOSES_THE_PIPE = (3, 11, 6)
 START_SECONDS = 60
 """How long the workers may take to start Python and import ana."""
 
@@ -93,11 +95,10 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def _unblock(executor: ProcessPoolExecutor) -> None:
     """Close the pipe that a thread of the executor may be writing to, which no worker reads any more.
 
-    Python does so itself from 3.11.6 and 3.12.1 on (its issue 94777). Older ones wait for ever.
+    Newer Pythons do so themselves (gh-94777), and closing it twice would be an error. Older ones wait forever.
     """
-    queue = getattr(executor, "_call_queue", None)
-    if queue is not None:
-        queue._reader.close()  # noqa: SLF001 - Python's own cure
+    if sys.version_info < _CLOSES_THE_PIPE:
+        executor._call_queue._reader.close()  # type: ignore[attr-defined]  # noqa: SLF001 - Python's own cure
 
 
 @contextmanager

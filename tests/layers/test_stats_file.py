@@ -195,6 +195,7 @@ def test_workers_write_though_they_leave_by_exit(tmp_path, method, pool):
     assert len({document["pid"] for document in _documents(tmp_path)}) == summary.processes
 
 
+@pytest.mark.leaves_temporaries("a worker may be killed while it writes")
 def test_a_pool_that_kills_its_workers_leaves_what_they_did_first(tmp_path):
     """The end of Pool's `with` block is a SIGTERM: what a worker loaded is known, and that it had no last word."""
     program = (
