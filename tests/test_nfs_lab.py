@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.once
-
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "tests" / "nfs" / "lab"
 LAB_SECONDS = 280

@@ -254,6 +254,21 @@ def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:
     return content
 
 
+def is_whole(chunk: Chunk, frame: memoryview) -> bool:
+    """Return whether an in-memory frame matches its checksum. Decompresses nothing."""
+    if chunk.method != RAW:
+        return blake3.blake3(frame).digest() == chunk.digest
+    hasher, at = blake3.blake3(), 0
+    for start, lead in _raw_blocks(chunk.raw):
+        size = min(BLOCK_BYTES, chunk.raw - start)
+        if frame[at : at + len(lead)] != lead:
+            return False
+        at += len(lead)
+        hasher.update(frame[at : at + size])
+        at += size
+    return hasher.digest() == chunk.digest
+
+
 def read_compressed(chunk: Chunk, source: Read, offset: int) -> bytes:
     """Return the content of a compressed chunk; the frame is verified before it is decompressed. Raises Damaged."""
     return _decompress(_read_frame(chunk, source, offset), chunk.raw)

@@ -22,6 +22,7 @@ __all__ = [
     "key_of",
     "marked",
     "parse_header",
+    "record_size",
     "sealed_anew",
     "signed_parts",
 ]
@@ -175,6 +176,17 @@ def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
     Raises CorruptedStateError if the size is implausible for a file of `size_bytes`.
     """
     return _fixed_part(prefix, size_bytes, key, where)[0]
+
+
+def record_size(start: Bytes, key: str, where: str) -> int:
+    """Return the size in bytes of the record that begins like this, as far as its first 128 bytes tell.
+
+    Raises CorruptedStateError if no record begins like this. Only `parse_header` verifies the size.
+    """
+    end, fixed = _fixed_part(start, len(start), key, where)
+    if fixed.magic != MAGIC:
+        raise CorruptedStateError(key, where, "it is not a record of ana")
+    return end + fixed.stored_bytes
 
 
 def sealed_anew(head: bytes, key: str, seal: Seal | None) -> bytes:

@@ -37,6 +37,7 @@ __all__ = [
     "set_aside",
     "sync_file",
     "sync_folder",
+    "write_all",
 ]
 
 Write = Callable[[int, Sequence[memoryview | bytes]], None]
@@ -286,7 +287,7 @@ def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], pol
     sizes: list[int] = []
 
     def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
-        size = _write_all(descriptor, offset, parts)
+        size = write_all(descriptor, offset, parts)
         # append() is atomic: threads may write at once.
         sizes.append(size)
         if size >= _EARLY_BYTES and early():
@@ -314,8 +315,8 @@ def _check_size(path: str, found_bytes: int, written_bytes: int) -> None:
         raise OSError(errno.EIO, f"{path} has {found_bytes} bytes, {written_bytes} were written")
 
 
-def _write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes]) -> int:
-    """Write all parts from `offset` on, repeating short writes; return the number of bytes."""
+def write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes]) -> int:
+    """Write all parts from `offset` on, repeating short writes; return the number of bytes. Raises OSError."""
     pending: Sequence[memoryview | bytes] = parts
     total = left = sum(map(len, parts))
     while left:

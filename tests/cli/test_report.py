@@ -100,7 +100,6 @@ def test_pages_of_other_stores(tmp_path, store, capfd):
     assert ran(capfd, "-d", store, "report", "-o", tmp_path / "no" / "such" / "folder.html").code == 1
 
 
-@pytest.mark.once
 @pytest.mark.skipif(BROWSER is None, reason=INSTALL)
 def test_a_browser_draws_it(store, tmp_path):
     """Chromium lays it out and draws it without an error, in light and dark, wide and narrow, without overflowing."""
@@ -120,7 +119,7 @@ def test_a_browser_draws_it(store, tmp_path):
             "--enable-logging=stderr",
             page.as_uri(),
         ]
-        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
         assert not re.findall(r"CONSOLE.*", done.stderr)
         pixels = plt.imread(picture)[:, :, :3]
         assert pixels.shape[:2] == size[::-1]

@@ -162,7 +162,7 @@ print(len(written))
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    assert sum(int(process.communicate(timeout=120)[0]) for process in processes) == 1
+    assert sum(int(process.communicate(timeout=60)[0]) for process in processes) == 1
 
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EIO", "EACCES"])
@@ -205,10 +205,10 @@ def test_locks_that_exclude_nobody_do_no_harm(tmp_path, monkeypatch):
 
 
 def in_child(work):
-    """Run `work` in a forked child; say whether it worked there within two minutes."""
+    """Run `work` in a forked child; say whether it worked there within half a minute."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(120)
+        signal.alarm(30)
         try:
             work()
         except BaseException:

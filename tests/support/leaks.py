@@ -16,8 +16,8 @@ from typing import NamedTuple
 ctypes.CFUNCTYPE(None)(print)
 """A first callback: from version 3.4.7 on libffi opens its own file for them, and keeps it open."""
 
-GRACE_SECONDS = 30.0
-"""How long a thread or a process that was told to end may take on a busy machine; waited for only where one is left."""
+GRACE_SECONDS = 3.0
+"""How long a thread or a process that was told to end may take; waited for only where something is left."""
 POLL_SECONDS = 0.01
 TEMPORARY_PREFIX = ".tmp-"
 VARIABLE_PREFIX = "ANA_"
@@ -48,14 +48,9 @@ def left_since(before: Picture) -> list[str]:
         # Garbage in a cycle is no leak, but it would hold files until the collector happens to come by.
         gc.collect()
     deadline = time.monotonic() + GRACE_SECONDS
-    while _may_end(left := _difference(before)) and time.monotonic() < deadline:
+    while (left := _difference(before)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return left
-
-
-def _may_end(left: list[str]) -> bool:
-    """Return whether anything but settings is left: those stay as they are."""
-    return not all(line.startswith("setting:") for line in left)
 
 
 def stop_forkserver() -> None:

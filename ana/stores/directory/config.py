@@ -8,10 +8,23 @@ from ana.fs import atomic, files, json_files
 from ana.fs.ownership import Trust
 from ana.fs.permissions import Access
 
-__all__ = ["CONFIG", "FORMAT", "LEVELS", "Config", "amend", "fields_of", "of_fields", "publish", "read"]
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "LEVELS",
+    "PACKED_FORMAT",
+    "Config",
+    "amend",
+    "fields_of",
+    "of_fields",
+    "publish",
+    "read",
+]
 
 CONFIG = "ana.json"
 FORMAT = 1
+PACKED_FORMAT = 2
+"""The format of a store with packs. Older versions refuse it: they would collect what packed states refer to."""
 LEVELS = 2
 _LIMIT_BYTES = 64 << 10
 _AMEND_TRIES = 5
@@ -33,6 +46,8 @@ class Config(NamedTuple):
     """Roots were kept here; if their folder is missing, it was lost."""
     fingerprint: str = ""
     """The key's fingerprint; "" if an older version created the tree."""
+    pack_bytes: int = 0
+    """States of at most this raw size go into packs; 0: none do."""
 
 
 def of_fields(fields: Any) -> Config:
@@ -44,13 +59,19 @@ def of_fields(fields: Any) -> Config:
         fields.get("keyed") is True,
         fields.get("roots") is True,
         str(fields.get("key", "")),
+        int(fields.get("pack_bytes", 0)),
     )
 
 
 def fields_of(said: Config) -> dict[str, object]:
     """Return the fields of `ana.json` for a config: the inverse of `of_fields`."""
     fields: dict[str, object] = {"format": said.format, "levels": said.levels, "id": said.id}
-    marks = {"keyed": said.keyed, "key": said.fingerprint, "roots": said.roots}
+    marks = {
+        "keyed": said.keyed,
+        "key": said.fingerprint,
+        "roots": said.roots,
+        "pack_bytes": said.pack_bytes,
+    }
     return fields | {name: value for name, value in marks.items() if value}
 
 
@@ -73,8 +94,8 @@ def _read(root: str, trust: Trust) -> tuple[Config | None, dict[str, Any]]:
         config = of_fields(fields)
     except (ValueError, KeyError, TypeError):
         raise UnsupportedFormatError(path, "an unreadable kind", FORMAT, _DAMAGED) from None
-    if config.format != FORMAT:
-        raise UnsupportedFormatError(path, config.format, FORMAT)
+    if config.format not in (FORMAT, PACKED_FORMAT):
+        raise UnsupportedFormatError(path, config.format, PACKED_FORMAT)
     if not 0 <= config.levels <= 8:  # noqa: PLR2004 - a content digest has no more digits to spare
         raise UnsupportedFormatError(path, f"{config.format} with {config.levels} folder levels", FORMAT)
     return config, fields

@@ -1,4 +1,4 @@
-"""Where a state's record lies: computed once per operation, then passed on."""
+"""Where a state's record lies: in a file of its own, or in a pack. Computed once per operation, then passed on."""
 
 from typing import NamedTuple, Self
 
@@ -6,7 +6,7 @@ __all__ = ["Place"]
 
 
 class Place(NamedTuple):
-    """A key, and the file that holds its record."""
+    """A key, and the file that holds its record, from `offset` on."""
 
     key: str
     shard: str
@@ -14,6 +14,9 @@ class Place(NamedTuple):
     folder: str
     name: str
     path: str
+    offset: int = 0
+    size: int = -1
+    """The record's size in bytes; -1: the whole file."""
 
     @classmethod
     def listed(cls, root: str, relative: str, key: str) -> Self:

@@ -7,11 +7,12 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
-from ana.format import address, chunks, record
+from ana.format import address, chunks, pack, record
 from ana.fs import atomic, files, locks, mounts
 from ana.stores.base import CacheableStore, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, trash
 from ana.stores.directory.config import Config
+from ana.stores.directory.packs import Packs
 from ana.stores.directory.place import Place
 from ana.stores.directory.stored_file import StoredFile
 from ana.stores.directory.tree import Tree
@@ -37,7 +38,10 @@ Result = TypeVar("Result")
 
 
 class DirectoryStore(CacheableStore):
-    """A tree of records. Safe between threads, processes and hosts; survives fork, because it keeps no file open."""
+    """A tree of records. Safe between threads, processes and hosts; survives fork.
+
+    It keeps packs open for reading, and one of its own for writing, which a forked child leaves to its parent.
+    """
 
     process_local = False
     durable = True
@@ -77,11 +81,13 @@ class DirectoryStore(CacheableStore):
         self.wait_seconds = wait_seconds
         self.level = level
         self._suspects: set[str] = set()
+        self.packs = Packs(self.tree, self._check_same, durable=durable)
+        self.packs.use_seal(self.seal)
 
-    @cached_property
+    @property
     def high_latency(self) -> bool:
         """Whether it is on a network filesystem; on a local disk, threads do not speed up reading."""
-        return mounts.is_network(self.home)
+        return self.tree.is_remote
 
     @property
     def cache_name(self) -> str:
@@ -118,12 +124,26 @@ class DirectoryStore(CacheableStore):
         """Return whether the state exists, after one look-up. A state that was found damaged is read and verified."""
         if key in self._suspects:
             return self.is_whole(key)
+        if self._has_packed(key):
+            return True
         path = self.path(key)
         found = files.stat(path)
         if found is None:
-            return False
+            return address.is_content_uuid(key) and self.packs.refresh() and self._has_packed(key)
         self._check(path, found.stat)
         return found.size_bytes >= record.MIN_RECORD_BYTES and self._settle(path, found)
+
+    def _has_packed(self, key: str) -> bool:
+        """Return whether a pack has the state, as far as is known in memory."""
+        return self.packs.has(key, self._settle)
+
+    def note_hint(self, key: str, said: str) -> None:
+        """Remember in which pack a state lies, as a reference says."""
+        self.packs.note_hint(key, said)
+
+    def hint(self, key: str) -> str:
+        """Return in which pack a state lies, for references to it."""
+        return self.packs.hint(key)
 
     def is_whole(self, key: str) -> bool:
         """Return whether all of a state can be read and verified."""
@@ -140,12 +160,36 @@ class DirectoryStore(CacheableStore):
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Store a state unless it exists: look it up once, compress it, publish the file."""
         began = time.perf_counter()
-        file_bytes = self._put(self.tree.place(key), state, children, thorough=repair or key in self._suspects)
+        thorough = repair or key in self._suspects
+        if self._goes_into_pack(key, state):
+            file_bytes = self._put_packed(key, state, children, thorough=thorough)
+        else:
+            file_bytes = self._put(self.tree.place(key), state, children, thorough=thorough)
         if file_bytes:
             self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
             return True
         self.counters.note_found(key, state.raw_bytes, began)
         return False
+
+    def _goes_into_pack(self, key: str, state: record.Content) -> bool:
+        return self.packs.takes(state.raw_bytes) and state.class_name != "" and address.is_content_uuid(key)
+
+    def _put_packed(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
+        """Append a state to this process's pack, unless it is known to be stored; return its size, 0 if none is added.
+
+        Nothing is looked up but in memory: a state that is stored twice does no harm.
+        """
+        if (self._is_damaged(key) is False) if thorough else self._has_packed(key):
+            return 0
+        data = self._encoded(key, state, children)
+        if len(data) > pack.MAX_RECORD_BYTES:
+            return self._put(self.tree.place(key), state, children, thorough=thorough)
+        self.packs.append([(key, data)])
+        self._suspects.discard(key)
+        return len(data)
+
+    def _encoded(self, key: str, state: record.Content, children: tuple[str, ...]) -> bytes:
+        return record.encode(key, state, children, created_ns=files.now_ns(), level=self.level, seal=self.seal)
 
     def _put(self, place: Place, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
         """Store a state unless it exists; return the size of the new file, 0 if none was written."""
@@ -200,7 +244,8 @@ class DirectoryStore(CacheableStore):
         for _ in range(files.STALE_TRIES - 1):
             try:
                 return attempt()
-            except CorruptedStateError:
+            except CorruptedStateError as error:
+                self.packs.note_wrong(place.key, error.path)
                 # Another host may have repaired it, and the name is another file now. Pause first: an NFSv3 client
                 # notices changed names by the folder's mtime, and the server's clock advances in steps. With
                 # jitter, because all tasks of a job find the damage at the same time and read all of it again.
@@ -228,6 +273,8 @@ class DirectoryStore(CacheableStore):
     def _presence(self, place: Place, *, check: bool) -> "_Presence":
         """Look up a state, judging by its file's size; with `check`, read and verify all of it."""
         path = place.path
+        if not check and self._has_packed(place.key):
+            return _PRESENT
         found = files.stat(path)
         if found is None:
             return _ABSENT
@@ -262,7 +309,10 @@ class DirectoryStore(CacheableStore):
         return False
 
     def open_state(self, place: Place, *, wait: bool) -> files.Opened:
-        """Open a state's file; owner and mode are checked on the opened file."""
+        """Open a state's file, or read its record in a pack; owner and mode are checked on the opened file."""
+        packed = self.packs.open_state(place.key)
+        if packed is not None:
+            return packed
         opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_late(place, wait=wait)
         try:
             self.tree.check_folders(place)
@@ -276,6 +326,9 @@ class DirectoryStore(CacheableStore):
             opened = files.open_file(place.path, SMALL_BYTES, self._check) if number else None
             if opened is not None:
                 return opened
+            opened = self._find_packed(place.key) if self.packs.known else None
+            if opened is not None:
+                return opened
             # An NFS client caches that a name was missing: make it look again.
             there = self._revalidate(place, pause_seconds)
             # Look in the trash before the last look at the state's own name: a process that brings a state back
@@ -283,10 +336,18 @@ class DirectoryStore(CacheableStore):
             opened = self._find_in_trash(place) if there and not number else None
             if opened is not None:
                 return opened
-        opened = files.open_file(place.path, SMALL_BYTES, self._check)
+        opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_packed(place.key, last=True)
         if opened is None:
             raise StateNotFoundError(place.key, self.tree.root, self._hint(place.key))
         return opened
+
+    def _find_packed(self, key: str, *, last: bool = False) -> files.Opened | None:
+        """Look for a state in packs that are new or have grown; at last, also in the trash and in damaged records."""
+        if not address.is_content_uuid(key):
+            return None
+        if self.packs.refresh() or last:
+            return self.packs.open_state(key, trashed=last) or self.packs.open_state(key, trashed=last, wrong=last)
+        return None
 
     def _find_in_trash(self, place: Place) -> files.Opened | None:
         """Open a state that a collection moved to the trash, and bring it back if permissions allow it."""
@@ -357,11 +418,17 @@ class DirectoryStore(CacheableStore):
 
     def _make_folders(self, place: Place) -> None:
         """Create the folders of a place, after checking that the store is still the one that was opened."""
+        self._check_same()
+        self.tree.make_folders(place)
+
+    def _check_same(self) -> None:
+        """Check that the store is still the one that was opened. Raises ReplacedError."""
         if not self.tree.is_same():
             self.seal = signing.seal_of(self.tree.config, self.home, self._ring)
+            self.packs.use_seal(self.seal)
+            self.packs.forget_all()
             self._suspects.clear()
             raise ReplacedError(self.home, 0, "it was purged, or another store has taken its place: try again")
-        self.tree.make_folders(place)
 
     def _settle(self, path: str, found: files.Status) -> bool:
         """Wait for the disk in case the writer did not: stored must mean durable. Return False if the file is gone."""

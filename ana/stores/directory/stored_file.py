@@ -55,7 +55,7 @@ class StoredFile:
     """A state in a tree: a small one is held in memory, a large one as an open file, reopened if needed."""
 
     def __init__(self, store: "DirectoryStore", place: "Place", opened: files.Opened) -> None:
-        self.where = place.path
+        self.where = opened.path
         self._store = store
         self._place = place
         self._opened: files.Opened | None = opened
@@ -117,6 +117,7 @@ class StoredFile:
         opened, self._opened = self._opened, None
         again = opened is None
         with opened or self._store.open_state(self._place, wait=True) as opened:
+            self.where = opened.path
             data = None
             if again:
                 self.header, data = self._read_header(opened)

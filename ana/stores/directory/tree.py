@@ -21,10 +21,13 @@ from ana.fs.ownership import PLANTED
 from ana.fs.permissions import Access, adjust
 from ana.runtime import threads
 from ana.stores.directory import config, keyring, signing, trash
-from ana.stores.directory.config import CONFIG, LEVELS, Config
+from ana.stores.directory.config import CONFIG, LEVELS, PACKED_FORMAT, Config
 from ana.stores.directory.place import Place
 
-__all__ = ["Folder", "Tree", "is_shard"]
+__all__ = ["PACKS", "Folder", "Tree", "is_shard"]
+
+PACKS = "packs"
+"""The folder of the packs, in the root."""
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
@@ -88,12 +91,17 @@ class Tree:
             return None
         return None if found is None else found.identity
 
+    @cached_property
+    def is_remote(self) -> bool:
+        """Whether it is on a network filesystem."""
+        return mounts.is_network(self.root)
+
     def place(self, key: str) -> Place:
         """Return the place of a key."""
         shard, name = address.place(key, self.config.levels)
         folder = f"{self.root}/{shard}" if shard else self.root
         # The same as `Place(...)` without a Python call, because every look-up runs this.
-        return tuple.__new__(Place, (key, shard, folder, name, f"{folder}/{name}"))
+        return tuple.__new__(Place, (key, shard, folder, name, f"{folder}/{name}", 0, -1))
 
     @property
     def mode(self) -> int:
@@ -127,6 +135,15 @@ class Tree:
                 return False
             self.trust.check_folder(path, found)
         return True
+
+    def begin_packs(self) -> None:
+        """Make the folder of the packs, and mark the store as one that has packs, which an older ANA refuses.
+
+        Raises StoreError, UntrustedStoreError.
+        """
+        self.own_folder(PACKS)
+        if self.config.format < PACKED_FORMAT:
+            self.amend(format=PACKED_FORMAT)
 
     def check_folders(self, place: Place) -> None:
         """Refuse a place's folders if others may have planted files: links, folders of another owner, open to all.
@@ -207,7 +224,7 @@ class Tree:
         With `digits`, list only the folders of names that begin with them. Shard folders that vanish meanwhile are
         skipped. A folder that cannot be listed is noted in `unreadable`; without `unreadable`, its error is raised.
         """
-        at_once = _LISTING_THREADS if mounts.is_network(self.root) else 1
+        at_once = _LISTING_THREADS if self.is_remote else 1
         yield from self._walk([""], self.config.levels, digits, at_once, unreadable)
 
     def _walk(

@@ -23,7 +23,7 @@ def test_a_place_is_the_same_from_a_key_and_from_a_listing(tmp_path, key):
 def test_a_place_in_a_tree_without_folders():
     """The root is the only folder."""
     place = Place.listed("/a/b", "x.pkl.zst", "x")
-    assert place == ("x", "", "/a/b", "x.pkl.zst", "/a/b/x.pkl.zst")
+    assert place == ("x", "", "/a/b", "x.pkl.zst", "/a/b/x.pkl.zst", 0, -1)
     assert place.folders() == ["/a/b"]
 
 

@@ -298,10 +298,10 @@ def test_calls_of_a_pickle_and_its_load(tmp_path, key):
 
 
 def test_calls_of_a_miss_in_a_folder_that_is_there(tmp_path, key):
-    """A look, one at the folder, one into the trash, which has the folder's only other name for it, another look."""
+    """A look, one at the folder, one into the trash, another look, and one for packs, which there are none of."""
     missing = f"{key[:-1]}{'0' if key[-1] != '0' else '1'}"
     program = f"begin()\ntry:\n    A.ana_load({missing!r})\nexcept ana.StateNotFoundError:\n    end()"
-    assert budgeted(tmp_path, program) == ["open", "open", "close", "open", "stat", "open"]
+    assert budgeted(tmp_path, program) == ["open", "open", "close", "open", "stat", "open", "stat"]
 
 
 def test_calls_of_a_load_from_the_trash(tmp_path, key):

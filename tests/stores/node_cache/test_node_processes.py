@@ -202,7 +202,7 @@ print(float(ana.Ref.ana_load(sys.argv[3]).value.sum()), flush=True)
 
 
 @pytest.mark.leaves_temporaries("a process is killed while it writes an entry")
-def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch, caplog):
+def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch):
     """Its lock dies with it; whoever waited fetches at once, and its half-written file is removed later."""
     uuid = node.store(noise(1))
     monkeypatch.setattr(tiered, "WAIT_SECONDS", 100.0)
@@ -213,9 +213,10 @@ def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch, caplog):
             waiting = pool.submit(node.load, uuid)
             time.sleep(0.2)
             assert not waiting.done()
+            begin = time.monotonic()
             leader.all[0].kill()
             assert np.array_equal(waiting.result(), noise(1))
-    assert "going on without its holder" not in caplog.text
+            assert time.monotonic() - begin < 10
     assert len(node.entries()) == 1
     (left,) = node.leftovers()
     assert left.name.startswith(".tmp-")
@@ -236,7 +237,7 @@ def test_a_leader_that_is_stopped_holds_others_up_for_a_bounded_time(node, monke
             begin = time.monotonic()
             with caplog.at_level(logging.WARNING, "ana.turns"):
                 assert is_mapped(node.load(uuid), node.entries()[0])
-            assert time.monotonic() - begin > 0.3
+            assert 0.3 < time.monotonic() - begin < 10
             assert "going on without its holder" in caplog.text
             # Cached from now on: nobody else waits. What the stopped one writes is not taken for a leftover.
             node.load(other)
@@ -284,7 +285,7 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
         process = context.Process(target=child)
         process.start()
         try:
-            assert ready.get(timeout=120) == []
+            assert ready.get(timeout=60) == []
             assert len(watched()) == 2
             go_on.set()
             fetching.result()
@@ -301,18 +302,16 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
 
 
 INTERRUPTED = """
-import logging, os, random, shutil, signal, sys, time
+import os, random, shutil, signal, sys, time
 import numpy as np
 import ana
+from ana.fs import node_lock as turns
 
 class Alarm(BaseException):
     pass
 
 def ring(*_):
     raise Alarm
-
-def refuse(record):
-    raise AssertionError(record.getMessage())
 
 signal.signal(signal.SIGALRM, ring)
 tree, cache, uuid, seconds = *sys.argv[1:4], float(sys.argv[4])
@@ -323,7 +322,7 @@ layer.load_state(uuid)
 opened = len(os.listdir("/proc/self/fd"))
 number = interrupted = 0
 end = time.monotonic() + seconds
-while time.monotonic() < end or interrupted <= 20:
+while time.monotonic() < end:
     number += 1
     if number % 2:
         shutil.rmtree(cache, ignore_errors=True)
@@ -336,12 +335,14 @@ while time.monotonic() < end or interrupted <= 20:
         interrupted += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-# Nobody holds a lock any more: it would be broken with a warning, which is an error here.
-logging.getLogger("ana.turns").addFilter(refuse)
+begin = time.monotonic()
 assert np.array_equal(layer.load_state(uuid), expected)
+# Nobody holds a lock any more.
+assert time.monotonic() - begin < 5
 # A handler may raise between an open() and what closes it; more often where the machine is busy.
 left = len(os.listdir("/proc/self/fd")) - opened
 assert left <= 5 + interrupted / 8, (left, interrupted)
+assert interrupted > 20, (interrupted, number)
 print(interrupted)
 """
 

@@ -1,0 +1,398 @@
+"""The packs of a store: which there are, where in them a state lies, and this process's own.
+
+What is known of a pack is kept in memory: the index of a sealed one, and of one that may still grow the records up to
+the size that was seen last. Packs are immutable but for growing, so that what is known stays true until the pack goes.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from ana.errors import ANAError, StoreError
+from ana.format import pack
+from ana.format.pack import Spot
+from ana.format.signature import Seal
+from ana.fs import files, mounts
+from ana.fs.append_file import KeptFile
+from ana.runtime import process_end
+from ana.stores.directory import trash
+from ana.stores.directory.pack_table import PackTable, read_table
+from ana.stores.directory.pack_writer import PackWriter
+from ana.stores.directory.place import Place
+from ana.stores.directory.tree import PACKS, Tree
+
+__all__ = ["Packs"]
+
+OPEN_PACKS = 32
+"""How many packs are kept open for reading."""
+HINTS = 1 << 14
+"""How many hints of references are remembered until they are used."""
+BELIEVE_SECONDS = 1.0
+"""How long an open pack is read without looking whether it still has its name."""
+
+
+class _OpenPack:
+    """A pack that is open for reading, and when it was last seen under its name."""
+
+    __slots__ = ("believed", "file")
+
+    def __init__(self, file: KeptFile) -> None:
+        self.file = file
+        self.believed = time.monotonic()
+
+
+class Packs:
+    """The packs of one store. Safe between threads; survives fork."""
+
+    def __init__(self, tree: Tree, begin: Callable[[], None], *, durable: bool) -> None:
+        """Begin without looking at the folder: it is listed when a state is not found otherwise.
+
+        Args:
+            tree: The store's tree.
+            begin: Called before a pack is made: checks that the store is the one that was opened.
+            durable: Whether to wait for the disk before a record counts as stored.
+
+        """
+        self.tree = tree
+        self.folder = f"{tree.root}/{PACKS}"
+        self.pack_bytes = tree.config.pack_bytes
+        """States of at most this raw size, in bytes, go into packs; 0: none do."""
+        self.tables: dict[str, PackTable] = {}
+        """What is known of each pack, by its name, this process's own excepted."""
+        self.unreadable: dict[str, ANAError] = {}
+        """Packs that could not be read when they were looked at last."""
+        self._begin = begin
+        self._durable = durable
+        self._seal: Seal | None = None
+        self._hints: OrderedDict[str, tuple[str, Spot]] = OrderedDict()
+        self._wrong: set[tuple[str, str, int]] = set()
+        self._settled: dict[str, int] = {}
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._writer: PackWriter | None = None
+        self._lock = threading.RLock()
+        self._open: OrderedDict[str, _OpenPack] = OrderedDict()
+
+    def use_seal(self, seal: Seal | None) -> None:
+        """Have the records of unsealed packs checked with the store's key."""
+        self._seal = seal
+
+    # Finding
+
+    @property
+    def known(self) -> bool:
+        """Whether a look-up in memory could find anything."""
+        return bool(self.tables or self._hints) or self._writer is not None
+
+    def note_hint(self, key: str, said: object) -> None:
+        """Remember where a state lies, as a reference says. Anything senseless is ignored."""
+        found = pack.parse_hint(said)
+        if found is None:
+            return
+        self._hints[key] = found
+        if len(self._hints) > HINTS:
+            with suppress(KeyError):
+                self._hints.popitem(last=False)
+
+    def hint(self, key: str) -> str:
+        """Return where a state lies, for references; "" if it is in no pack, as far as is known in memory."""
+        if not self.known:
+            return ""
+        found = next(self.spots(key), None) if len(key) == _KEY_CHARACTERS else None
+        return "" if found is None else pack.hint(*found)
+
+    def spots(self, key: str) -> Iterator[tuple[str, Spot]]:
+        """Yield the packs that have a state's record, and where, as far as is known in memory."""
+        number = pack.number_of(key)
+        writer = self._writer
+        spot = None if writer is None else writer.find(number)
+        if writer is not None and spot is not None:
+            yield writer.name, spot
+        for name, table in list(self.tables.items()):
+            spot = table.find(number)
+            if spot is not None:
+                yield name, spot
+
+    def has(self, key: str, settle: Callable[[str, files.Status], bool]) -> bool:
+        """Return whether a pack that still exists has a state's record, as far as is known in memory.
+
+        Args:
+            key: The state's UUID.
+            settle: Called with the path and status of another process's pack, unless it was for this size: waits for
+                the disk if the other process may not have, and returns whether the pack exists.
+
+        Raises:
+            StoreError: The system refused.
+            UntrustedStoreError: The pack belongs to somebody else.
+
+        """
+        if not self.known or len(key) != _KEY_CHARACTERS:
+            return False
+        for name, spot in self.spots(key):
+            if (key, name, spot.offset) in self._wrong:
+                continue
+            path = f"{self.folder}/{name}"
+            found = files.stat(path)
+            if found is None:
+                self._forget(name)
+                continue
+            if self._settled.get(name, -1) >= spot.offset + spot.size or self._is_own(name):
+                return True
+            self.tree.trust.check_file(path, found.stat)
+            if settle(path, found):
+                self._settled[name] = found.size_bytes
+                return True
+        return False
+
+    def open_state(self, key: str, *, trashed: bool = False, wrong: bool = False) -> files.Opened | None:
+        """Read a state's record from a known pack; None if there is none.
+
+        Args:
+            key: The state's UUID.
+            trashed: Look in the trash, too, and bring a pack back that is found there.
+            wrong: Read records, too, that were found damaged.
+
+        Raises:
+            StoreError: The system refused.
+            UntrustedStoreError: The pack belongs to somebody else.
+
+        """
+        if not self.known or len(key) != _KEY_CHARACTERS:
+            return None
+        hinted = self._hints.pop(key, None)
+        for name, spot in (*([hinted] if hinted else ()), *self.spots(key)):
+            if wrong or (key, name, spot.offset) not in self._wrong:
+                opened = self.read(name, spot, trashed=trashed)
+                if opened is not None:
+                    return opened
+        return None
+
+    def read(self, name: str, spot: Spot, *, trashed: bool = False) -> files.Opened | None:
+        """Read a record; None if the pack has gone, or is too short."""
+        for _ in range(2):
+            opened = self._opened(name, trashed=trashed)
+            if opened is None:
+                return None
+            data = opened.read(*spot)
+            if len(data) == spot.size:
+                return files.Opened(self.where(name, spot), -1, spot.size, opened.status.modified, data)
+            # It was deleted, or has grown since it was opened, which an NFS client notices only when it opens it again.
+            self._close(name)
+        return None
+
+    def where(self, name: str, spot: Spot) -> str:
+        """Return the place of a record, for messages and as its name."""
+        return f"{self.folder}/{name}:{spot.offset}"
+
+    def note_wrong(self, key: str, where: str) -> None:
+        """Remember that a state's record is damaged, or a hint wrong: it is read again only if there is no other."""
+        path, _, offset = where.rpartition(":")
+        folder, _, name = path.rpartition("/")
+        if folder == self.folder and offset.isdigit():
+            self._wrong.add((key, name, int(offset)))
+            self._close(name)
+
+    def _is_own(self, name: str) -> bool:
+        writer = self._writer
+        return writer is not None and writer.name == name
+
+    def refresh(self) -> bool:
+        """Look for new packs, and for what others have appended to those that were there; return whether anything is.
+
+        Raises:
+            StoreError: The folder cannot be listed.
+            UntrustedStoreError: Others may have planted files in it.
+
+        """
+        with self._lock:
+            found = self.names()
+            for name in self.tables.keys() - found.keys():
+                self._forget(name)
+            changed = False
+            for name in found:
+                table = self.tables.get(name)
+                if (table is not None and table.sealed) or self._is_own(name):
+                    continue
+                changed |= self._look_into(name, table)
+            return changed
+
+    def names(self) -> dict[str, bool]:
+        """Return the names of all packs, and whether each is in the trash. Raises as `refresh`."""
+        if not self.tree.check_own(PACKS) and not self._has_appeared():
+            return {}
+        found: dict[str, bool] = {}
+        try:
+            entries = files.list_folder(self.folder)
+        except StoreError as error:
+            if files.is_missing(error):
+                return {}
+            raise
+        for entry in entries:
+            plain = entry.name.removeprefix(files.TRASH)
+            if entry.kind == "file" and pack.is_name(plain):
+                found[plain] = entry.name != plain and found.get(plain, True)
+        return found
+
+    def _has_appeared(self) -> bool:
+        """Return whether the folder is there after all: an NFS client remembers that it was not."""
+        if not self.tree.is_remote:
+            return False
+        files.revalidate([self.tree.root])
+        return self.tree.check_own(PACKS)
+
+    def _look_into(self, name: str, table: PackTable | None) -> bool:
+        try:
+            self._close(name)
+            opened = self._opened(name, trashed=True, bring_back=False)
+            if opened is None:
+                return False
+            newer = read_table(opened, table, self._seal)
+        except ANAError as error:
+            self.unreadable[name] = error
+            return False
+        self.unreadable.pop(name, None)
+        if newer is table:
+            return False
+        self.tables[name] = newer
+        return True
+
+    def _opened(self, name: str, *, trashed: bool, bring_back: bool = True) -> KeptFile | None:
+        """Return a pack, open for reading; None if it is not there."""
+        path = f"{self.folder}/{name}"
+        opened = self._open.get(name)
+        if opened is not None:
+            if time.monotonic() - opened.believed < BELIEVE_SECONDS:
+                return opened.file
+            found = files.stat(path)
+            opened.believed = time.monotonic()
+            if found is not None and found.identity == opened.file.status.identity:
+                return opened.file
+            self._close(name)
+        check = self.tree.trust.check_file
+        file = KeptFile.open(path, check) or (self._open_trashed(path, bring_back=bring_back) if trashed else None)
+        if file is not None:
+            with self._lock:
+                self._open[name] = _OpenPack(file)
+                while len(self._open) > OPEN_PACKS:
+                    self._open.popitem(last=False)
+        return file
+
+    def _open_trashed(self, path: str, *, bring_back: bool) -> KeptFile | None:
+        file = KeptFile.open(trash.trash_path(path), self.tree.trust.check_file)
+        if file is None or not bring_back:
+            return file
+        try:
+            there = trash.bring_back(path)
+        except StoreError:
+            # It belongs to another user, or is read-only: it is read in the trash.
+            return file
+        return file if there else None
+
+    def _close(self, name: str) -> None:
+        with self._lock:
+            self._open.pop(name, None)
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self.tables.pop(name, None)
+            self._settled.pop(name, None)
+            self._open.pop(name, None)
+            if self._writer is not None and self._writer.name == name:
+                self._writer.abandon()
+                self._writer = None
+
+    # Writing
+
+    def takes(self, raw_bytes: int) -> bool:
+        """Return whether a state of this raw size goes into a pack."""
+        return raw_bytes <= self.pack_bytes and self.pack_bytes > 0
+
+    def append(self, records: Sequence[tuple[str, bytes]]) -> list[Place]:
+        """Append records to this process's pack, given with their keys; return where they lie once they are stored.
+
+        Raises:
+            StoreError: The system refused; none of them counts as stored.
+
+        """
+        numbered = [(pack.number_of(key), data) for key, data in records]
+        while True:
+            writer = self._writer_for_more()
+            try:
+                spots = writer.append(numbered)
+            except BaseException:
+                self._retire(writer)
+                raise
+            if spots is not None:
+                break
+            self._retire(writer)
+        return [self.place(key, writer.name, spot) for (key, _), spot in zip(records, spots, strict=True)]
+
+    def place(self, key: str, name: str, spot: Spot) -> Place:
+        """Return the place of a record in a pack."""
+        return Place(key, PACKS, self.folder, name, f"{self.folder}/{name}", spot.offset, spot.size)
+
+    def seal(self) -> None:
+        """Seal this process's pack, if it has one. The next record begins another. Raises StoreError."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.seal()
+
+    def _writer_for_more(self) -> PackWriter:
+        with self._lock:
+            if self._writer is None:
+                self._begin()
+                self.tree.begin_packs()
+                synced = mounts.waits_at_close(self.tree.root)
+                self._writer = PackWriter(self.folder, self.tree.access, durable=self._durable, synced=synced)
+                process_end.call(_seal_all)
+            return self._writer
+
+    def _retire(self, writer: PackWriter) -> None:
+        """Seal a pack that takes no more, and look its records up like anybody else's."""
+        with self._lock:
+            if self._writer is not writer:
+                return
+            self._writer = None
+            with suppress(StoreError):
+                writer.seal()
+            self._look_into(writer.name, None)
+
+    def forget_all(self) -> None:
+        """Forget all packs: another store has taken this one's place."""
+        self.tables.clear()
+        self._hints.clear()
+        self._wrong.clear()
+        self._settled.clear()
+        self.leave_to_parent()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the pack is the parent's."""
+        writer = self._writer
+        self._reset()
+        if writer is not None:
+            writer.abandon()
+
+
+_KEY_CHARACTERS = 36
+_all: "weakref.WeakSet[Packs]" = weakref.WeakSet()
+
+
+def _seal_all() -> None:
+    for one in list(_all):
+        with suppress(Exception):
+            one.seal()
+
+
+def _after_fork() -> None:
+    for one in list(_all):
+        one.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
