@@ -3,7 +3,9 @@
     tests/nfs/lab python -m pytest tests/nfs                    # boots a kernel, server and clients of its own
     ANA_TEST_MOUNTS=/mnt/a:/mnt/b python -m pytest tests/nfs    # two mounts of one export, separate caches
 
-Several pairs are separated by commas. Without either these tests are not collected.
+Several pairs are separated by commas. The mounts of a pair belong to two hosts, or to one that gives each a host name
+of its own (see lab_guest.sh): otherwise an NFSv4 server takes both for one client. Without either of the two commands
+these tests are not collected.
 """
 
 import os
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 import clients
 import lossy_proxy
+import mountstats
 import pytest
 
 REMOVE_SECONDS = 75.0
@@ -75,6 +78,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave these tests out where there are no mounts, unless someone asked for them by name."""
     asked = any(Path(word.partition("::")[0]).resolve().is_relative_to(HERE) for word in config.args)
     return None if PAIRS or asked or collection_path.suffix != ".py" else True
+
+
+def counted_mount(path: Path) -> Path:
+    """Return the mount point above a path; skip the test where calls to the server are not counted."""
+    mount = mountstats.mount_point(path)
+    kind = mountstats.filesystem(mount)
+    if kind not in {"nfs", "nfs4"}:
+        pytest.skip(f"{kind} does not count its calls as NFS does")
+    return mount
 
 
 def private_folder(pair: Pair) -> Iterator[Pair]:

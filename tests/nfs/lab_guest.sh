@@ -16,10 +16,11 @@ fail() {
 
 # mount_client NAME HOST SERVER_ADDRESS OPTIONS SOURCE
 # Own server address and own host name: the server then sees a client of its own (client id, delegations,
-# locks), as from another compute node. Without both, the kernel merges the mounts into one client.
+# locks), as from another compute node. Without both, the kernel merges the mounts into one client: the server then
+# delegates a file to the reader although the other mount writes it, and the reader never sees the file grow.
 mount_client() {
   mkdir -p "/run/nfs/$1"
-  unshare --uts sh -c 'hostname "$1"; exec mount -t "$2" -o "$3" "$4" "$5"' sh \
+  unshare --uts sh -c 'hostname "$1" && exec mount -t "$2" -o "$3" "$4" "$5"' sh \
     "$2" "$([[ $4 == *vers=4* ]] && echo nfs4 || echo nfs)" "$4,nosharecache,proto=tcp" "$3:$5" "/run/nfs/$1" ||
     fail "cannot mount $1"
 }

@@ -15,6 +15,17 @@ SETTLE_SECONDS = 0.03
 LONGEST_SETTLE_SECONDS = 5.0
 
 
+def filesystem(mount: str | Path) -> str:
+    """Return a mount's type as the kernel names it: `nfs` is NFSv3, `nfs4` any NFSv4."""
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        return next(line.split()[2] for line in mounts if line.split()[1] == str(mount))
+
+
+def mount_point(path: Path) -> Path:
+    """Return the mount point above a path."""
+    return next(parent for parent in (path, *path.parents) if parent.is_mount())
+
+
 def read_counters(mount: str | Path) -> Counter[str]:
     """How often each operation was sent on a mount since it was mounted. ValueError if it is no NFS mount."""
     counters: Counter[str] = Counter()

@@ -3,10 +3,9 @@
 import os
 
 import clients
-import pytest
+from conftest import counted_mount
 from mountstats import RoundTrips
 from support.gauge import Gauge
-from test_round_trips import filesystem, mount_point
 
 import ana
 from ana.stores.directory.store import DirectoryStore
@@ -16,13 +15,6 @@ AT_ONCE = 8
 """Calls that have to run at the same time; there are more."""
 SLACK = 1.15
 """Threads that meet in one folder look it up each for themselves."""
-
-
-def skip_unless_counted(mount):
-    """Skip where calls to the server are not counted."""
-    kind = filesystem(mount)
-    if kind not in {"nfs", "nfs4"}:
-        pytest.skip(f"{kind} does not count its calls as NFS does")
 
 
 def test_states_are_put_and_read_at_the_same_time(shared, monkeypatch):
@@ -47,8 +39,7 @@ def test_states_are_put_and_read_at_the_same_time(shared, monkeypatch):
 
 def test_many_cost_no_more_calls_than_one_by_one(shared):
     """The server has no more to do than it has for each by itself."""
-    mount, far_mount = mount_point(shared.near), mount_point(shared.far)
-    skip_unless_counted(mount)
+    mount, far_mount = counted_mount(shared.near), counted_mount(shared.far)
     contents = [os.urandom(100) for _ in range(COUNT)]
     with ana.using_dl(ana.DirDataLayer(shared.near / "one")), RoundTrips(mount) as stored_one:
         uuids = [clients.Model(content).make_uuid() for content in contents]

@@ -5,6 +5,8 @@ import statistics
 
 import pytest
 import roundtrips
+from conftest import counted_mount
+from mountstats import filesystem
 
 REPEAT = 3
 STEPS = {step.name: step for step in roundtrips.ANA}
@@ -20,27 +22,13 @@ BUDGETS = {
 }
 
 
-def filesystem(mount):
-    """Return a mount's type as the kernel names it."""
-    with open("/proc/self/mounts", encoding="utf-8") as mounts:
-        return next(line.split()[2] for line in mounts if line.split()[1] == str(mount))
-
-
-def mount_point(path):
-    """Return the mount point above a path."""
-    return next(parent for parent in (path, *path.parents) if parent.is_mount())
-
-
 @pytest.mark.parametrize("name", BUDGETS)
 def test_round_trips_are_within_budget(shared, name, monkeypatch):
     """A step costs no more calls to the server than its budget says."""
-    mount = mount_point(shared.near)
-    kind = filesystem(mount)
-    if kind not in {"nfs", "nfs4"}:
-        pytest.skip(f"{kind} does not count its calls as NFS does")
+    mount = counted_mount(shared.near)
     # How long a miss waits for other hosts is not a matter of round trips.
     monkeypatch.setenv("ANA_WAIT", "0")
     place = roundtrips.Place(shared.near, shared.far, mount)
     runs = roundtrips.count(place, STEPS[name], itertools.count(1), REPEAT)
-    budget = BUDGETS[name][kind == "nfs"]
+    budget = BUDGETS[name][filesystem(mount) == "nfs"]
     assert statistics.median(run.total for run in runs) <= budget, "; ".join(map(str, runs))
