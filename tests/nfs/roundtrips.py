@@ -170,6 +170,79 @@ PLAIN = (
 )
 
 
+# A file that one client appends to, and another reads by offset and size.
+
+RECORD = bytes(1000)
+ALL_BYTES = 1_000_000
+
+_appenders: dict[int, clients.Appender] = {}
+_readers: dict[int, int] = {}
+_open_files = contextlib.ExitStack()
+"""Both stay open to the end of the table: closing is not counted."""
+
+
+def near_creates(place: Place, number: int) -> None:
+    """Create a file to append to."""
+    _appenders[number] = _open_files.enter_context(clients.Appender(place.near / f"{number}"))
+
+
+def far_creates(place: Place, number: int) -> None:
+    """Have the other client append the first records."""
+    _appenders[number] = _open_files.enter_context(clients.Appender(place.far / f"{number}"))
+    _appenders[number].append(*[RECORD] * (ALL_BYTES // len(RECORD)))
+
+
+def far_grows(place: Place, number: int) -> None:
+    """Open the file and read all there is; then have the other client append one more record."""
+    far_creates(place, number)
+    _readers[number] = os.open(place.near / f"{number}", READ)
+    _open_files.callback(os.close, _readers[number])
+    read_all(place, number)
+    _appenders[number].append(RECORD)
+
+
+def append(count: int, size_bytes: int = len(RECORD)) -> Callable[[Place, int], object]:
+    """Return what appends records, and syncs once."""
+    return lambda _place, number: _appenders[number].append(*[bytes(size_bytes)] * count)
+
+
+def read_one(place: Place, number: int) -> None:
+    """Open the file and read one record."""
+    _readers[number] = os.open(place.near / f"{number}", READ)
+    _open_files.callback(os.close, _readers[number])
+    assert len(os.pread(_readers[number], len(RECORD), ALL_BYTES // 2)) == len(RECORD)
+
+
+def read_new(place: Place, number: int) -> None:
+    """Open the file once more, and read the new record through the first descriptor."""
+    os.close(os.open(place.near / f"{number}", READ))
+    assert len(os.pread(_readers[number], len(RECORD), ALL_BYTES)) == len(RECORD)
+
+
+def read_all(place: Place, number: int) -> None:
+    """Read all but the new record through the first descriptor."""
+    del place
+    assert len(os.pread(_readers[number], ALL_BYTES, 0)) == ALL_BYTES
+
+
+def read_new_and_all(place: Place, number: int) -> None:
+    """Read the new record, and then all the others again."""
+    read_new(place, number)
+    read_all(place, number)
+
+
+APPEND = (
+    Step("create the file", near_creates),
+    Step("append 1 kB, sync", append(1), near_creates),
+    Step("append 100 times 1 kB, sync", append(100), near_creates),
+    Step("append 1 MB, sync", append(1, ALL_BYTES), near_creates),
+    Step("open, read 1 kB of 1 MB", read_one, far_creates),
+    Step("grown: open again, read the new kB", read_new, far_grows),
+    Step("  and the old MB, read before", read_new_and_all, far_grows),
+    Step("grown: read the old MB only", read_all, far_grows),
+)
+
+
 # ana, each state under a UUID in the same warm shard folder.
 
 
@@ -280,7 +353,7 @@ def print_table(place: Place, steps: tuple[Step, ...], repeat: int) -> None:
 def main() -> int:
     """Print the tables of all mounts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["plain", "ana", "all"], default="all")
+    parser.add_argument("what", nargs="?", choices=["plain", "append", "ana", "all"], default="all")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each step (default: 5)")
     options = parser.parse_args()
     pairs = [pair.split(":") for pair in os.environ.get("ANA_TEST_MOUNTS", "").split(",") if pair]
@@ -289,14 +362,15 @@ def main() -> int:
     # How long a miss waits for other hosts is not a matter of round trips.
     os.environ["ANA_WAIT"] = "0"
     for near, far in pairs:
-        for title, steps in (("plain", PLAIN), ("ana", ANA)):
+        for title, steps in (("plain", PLAIN), ("append", APPEND), ("ana", ANA)):
             if options.what in {title, "all"}:
                 with tempfile.TemporaryDirectory(prefix=f"roundtrips-{title}-", dir=near) as folder:
                     print(f"\n{near}: {title}")
                     name = Path(folder).name
                     place = Place(Path(near, name), Path(far, name), Path(near))
                     open_both(place)
-                    print_table(place, steps, options.repeat)
+                    with _open_files:
+                        print_table(place, steps, options.repeat)
     return 0
 
 

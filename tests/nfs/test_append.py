@@ -4,43 +4,21 @@ import itertools
 import os
 import statistics
 
+import clients
 import pytest
 from conftest import counted_mount
 from mountstats import RoundTrips, filesystem
 
 REPEAT = 3
 RECORD_BYTES = 1000
-APPEND = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_CLOEXEC
-
-
-class Appender:
-    """Appends records to a new file: each is on the server when `append` returns."""
-
-    def __init__(self, path):
-        self._descriptor = os.open(path, APPEND, 0o666)
-        self.size_bytes = 0
-
-    def append(self, *records):
-        """Append records and sync once; returns the offset of the first."""
-        offset = self.size_bytes
-        for record in records:
-            assert os.write(self._descriptor, record) == len(record)
-            self.size_bytes += len(record)
-        os.fdatasync(self._descriptor)
-        return offset
-
-    def close(self):
-        """Close the file."""
-        os.close(self._descriptor)
 
 
 @pytest.fixture
 def appender(shared):
     """A new file that the near client appends to."""
-    appender = Appender(shared.near / "file")
-    yield appender
-    appender.close()
+    with clients.Appender(shared.near / "file") as appender:
+        yield appender
 
 
 @pytest.fixture
