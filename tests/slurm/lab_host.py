@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NODES = 4
-START_SECONDS = 30
+START_SECONDS = 120
 STOP_SECONDS = 10
 POLL_SECONDS = 0.05
 FAILED = 75
