@@ -22,14 +22,14 @@ met: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
 """The hashed objects that are still alive, by UUID."""
 
 
-def load(cls: type, uuid: str, home: str | None = None) -> Any:
+def load(cls: type, uuid: str, home: str | None = None, hint: str = "") -> Any:
     """Return the object of class `cls` with this UUID: the live one, or one loaded from a store.
 
-    `home` is where the store was when the reference was made. References inside stored states leave it out. If the
-    state is missing or damaged, the object is a ghost, which raises the reason when it is used. Nothing is raised here,
-    unless the layer says `errors="raise"`.
+    `home` is where the store was when the reference was made, and `hint` where in that store the state lay, if it is in
+    a pack. References inside stored states leave both out. If the state is missing or damaged, the object is a ghost,
+    which raises the reason when it is used. Nothing is raised here, unless the layer says `errors="raise"`.
     """
-    return load_reference(cls, uuid, home)
+    return load_reference(cls, uuid, home, hint)
 
 
 def new(cls: type, uuid: str | None = None) -> Any:

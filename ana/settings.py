@@ -18,6 +18,7 @@ __all__ = [
     "NODE_CACHE_BYTES",
     "NODE_CACHE_VERIFY",
     "OPTIONS",
+    "PACK_BYTES",
     "PATH_MAP",
     "PICKLE_DIR",
     "SHARED",
@@ -45,6 +46,7 @@ Path = str | os.PathLike[str]
 
 UNMAPPED_WORD = "unmapped"
 _MAX_LEVEL = 22
+_MAX_PACK_BYTES = 1 << 20
 _YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 _A_SIZE = 'a number of bytes, or a size such as "20G" (10^9 each) or "20GiB" (2^30 each)'
 _A_DURATION = 'a number of seconds, or a duration such as "10s", "30m", "24h" or "14d"'
@@ -76,6 +78,7 @@ class DataLayerOptions(MemoryOptions, total=False):
     trusted_uids: Iterable[int | str] | None
     node_cache: Path | None
     node_cache_bytes: int | str | None
+    pack_bytes: int | str | None
 
 
 class CurrentLayerOptions(DataLayerOptions, total=False):
@@ -102,6 +105,7 @@ class Options:
     trusted_uids: list[int | str] | None = None
     node_cache: str | None = None
     node_cache_bytes: int | None = None
+    pack_bytes: int | None = None
 
     def __init__(self, **given: Any) -> None:
         vars(self).update(given)
@@ -197,6 +201,14 @@ def _positive_size(given: object) -> int:
     return found
 
 
+def _pack_size(given: object) -> int:
+    found = units.size_bytes(given)
+    if found > _MAX_PACK_BYTES:
+        msg = f"it must be at most {_MAX_PACK_BYTES}: larger states have files of their own"
+        raise ValueError(msg)
+    return found
+
+
 PICKLE_DIR = Variable(
     "ANA_PICKLE_DIR",
     str,
@@ -241,6 +253,9 @@ NODE_CACHE_VERIFY = Variable(
     "`0`",
     "Whether a process hashes an entry of the node cache again each time it maps it.",
 )
+PACK_BYTES: Variable[int | None] = Variable(
+    "ANA_PACK_BYTES", _pack_size, None, _A_SIZE, "the store's own", "`pack_bytes`, for layers without that option."
+)
 KEY_FILE = Variable(
     "ANA_KEY_FILE", str, "", _A_FILE, "the key files in `~/.config/ana/keys`", "The key file of signed stores."
 )
@@ -278,6 +293,7 @@ VARIABLES: tuple[Variable[Any], ...] = (
     NODE_CACHE,
     NODE_CACHE_BYTES,
     NODE_CACHE_VERIFY,
+    PACK_BYTES,
     WAIT,
     THREADS,
     STATS,
@@ -403,6 +419,7 @@ OPTIONS = {
     "node_cache_bytes": Option(
         _positive_size, _A_SIZE, "half of the free space there", NODE_CACHE_BYTES, folder_only=True
     ),
+    "pack_bytes": Option(_pack_size, _A_SIZE, "the store's own, else `0`", PACK_BYTES, folder_only=True),
 }
 
 

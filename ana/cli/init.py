@@ -9,6 +9,7 @@ from ana import maintenance
 from ana.cli.common import (
     DONE,
     PARTLY,
+    SIZE,
     Output,
     counted,
     emit,
@@ -28,6 +29,7 @@ Examples:
   ana -d /shared/pickles init
   ana -d /shared/group/pickles init --shared
   ana -d /shared/pickles init --keyed
+  ana -d /shared/pickles init --pack-bytes 64k
 
 \b
 JSON: path, store_id, mode, key_file ("" for none).
@@ -53,9 +55,16 @@ run it again); 11 if other maintenance runs.
     type=click.Path(path_type=Path),
     help="Where to put the key, instead of ~/.config/ana/keys/STORE_ID. Set ANA_KEY_FILE to it.",
 )
+@click.option(
+    "--pack-bytes",
+    type=SIZE,
+    default=0,
+    metavar="SIZE",
+    help="Put states of at most this raw size into packs: few files hold all of them. For example 64k; at most 1MiB.",
+)
 @store_options
 @click.pass_obj
-def init(output: Output, /, *, keyed: bool, shared: bool, key_file: Path | None) -> int:
+def init(output: Output, /, *, keyed: bool, shared: bool, key_file: Path | None, pack_bytes: int) -> int:
     """Create a store in a new or empty folder.
 
     A program that stores something also creates its store: private to its
@@ -64,7 +73,7 @@ def init(output: Output, /, *, keyed: bool, shared: bool, key_file: Path | None)
     if key_file is not None and not keyed:
         msg = "--key-file needs --keyed."
         raise click.UsageError(msg)
-    made = maintenance.init(output.place[0], keyed=keyed, shared=shared, key_file=key_file)
+    made = maintenance.init(output.place[0], keyed=keyed, shared=shared, key_file=key_file, pack_bytes=pack_bytes)
     if output.as_json:
         emit(dataclasses.asdict(made))
     elif not output.quiet:

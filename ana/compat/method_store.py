@@ -47,7 +47,7 @@ class MethodStore(Store):
         except Exception as error:
             raise StateNotFoundError(key, self.home, f"{type(error).__name__}: {error}") from error
         content, children = saving.serialise("", state)
-        data = record.encode(key, content, children, created_ns=time.time_ns())
+        data = record.encode(key, content, children, record.Encoding(time.time_ns()))
         return StoredRecord(data, key, self.home, self.counters)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:  # noqa: ARG002 - the state names its children itself

@@ -4,7 +4,7 @@
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import blake3
@@ -28,8 +28,9 @@ __all__ = [
 ]
 
 VERSION = 1
-SIGNED, WHOLES = 1, 2
-"""Flags: the header ends with a signature instead of a digest; some segments are `bytes` objects."""
+SIGNED, WHOLES, HINTS = 1, 2, 4
+"""Flags: the header ends with a signature, not a digest; some segments are `bytes` objects; it says in which packs the
+children lie."""
 _WHOLE = 1 << 63
 """The bit in a segment's size that marks it as a `bytes` object."""
 MAGIC = b"ANA\x00PKL\n"
@@ -47,8 +48,8 @@ MIN_RECORD_BYTES = FIXED_END + DIGEST_BYTES
 MAX_HEADER_BYTES = 256 << 20
 """Readers reject a larger header. This suffices for the chunks of 20 TB, or for six million children."""
 
-MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS
-"""A key has up to 200 characters of up to four bytes."""
+MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS + 2 + 160
+"""A key has up to 200 characters of up to four bytes; a hint has up to 160 bytes, and two for its size."""
 
 
 Bytes = bytes | bytearray | memoryview
@@ -71,6 +72,8 @@ class Header(NamedTuple):
     created_ns: int
     content: bytes
     header_bytes: int
+    hints: tuple[str, ...] = ()
+    """For each child, in which pack it lay when this state was stored, or ""; empty if no child lay in one."""
 
 
 class _Fixed(NamedTuple):
@@ -114,17 +117,20 @@ class Described(Protocol):
 class Draft:
     """A record's header without its chunk table. The header's size is known before the chunks' sizes."""
 
-    def __init__(self, key: str, content: Described, n_chunks: int, children: Sequence[str]) -> None:
+    def __init__(
+        self, key: str, content: Described, n_chunks: int, children: Sequence[str], hints: Sequence[str] = ()
+    ) -> None:
         segments, bytes_segments = content.sizes, content.bytes_segments
         self.digest = content.digest
         self.raw_bytes = sum(segments)
-        self.flags = WHOLES if bytes_segments else 0
+        self.flags = (WHOLES if bytes_segments else 0) | (HINTS if any(hints) else 0)
         self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(content.class_name)
         self.children = [address.key_bytes(child) for child in children]
-        named = sum(len(name) + 2 for name in self.children) + len(self.key) + len(self.class_name)
+        self.hints = [said.encode("ascii") for said in _shortened(hints)] if any(hints) else []
+        named = sum(len(text) + 2 for text in (*self.children, *self.hints)) + len(self.key) + len(self.class_name)
         numbered = 8 * len(segments) + CHUNK.size * n_chunks
         self.header_bytes = MIN_RECORD_BYTES + named + numbered
         if self.header_bytes > MAX_HEADER_BYTES:
@@ -158,6 +164,7 @@ class Draft:
                 *(len(name).to_bytes(2, "little") + name for name in self.children),
                 struct.pack(f"<{len(self.segments)}Q", *self.segments),
                 *(CHUNK.pack(*chunk) for chunk in table),
+                *(len(said).to_bytes(2, "little") + said for said in self.hints),
             ]
         )
         digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
@@ -231,7 +238,7 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
     if fixed.magic != MAGIC:
         raise CorruptedStateError(key, where, "it is not a record of ana")
     view = memoryview(data)[:end]
-    if fixed.version != VERSION or fixed.flags & ~(SIGNED | WHOLES):
+    if fixed.version != VERSION or fixed.flags & ~(SIGNED | WHOLES | HINTS):
         # Raise this before the checksum is checked, because a newer version may use another checksum.
         raise UnsupportedFormatError(where, f"{fixed.version} (flags {fixed.flags:#x})", VERSION)
     if seal is None and not fixed.flags & SIGNED:
@@ -290,6 +297,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         at += 8 * fixed.n_segments
         end = at + CHUNK.size * fixed.n_chunks
         table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at:end]))
+        hints, end = _hints(view, end, fixed) if fixed.flags & HINTS else ((), end)
     except (ValueError, struct.error) as error:
         raise CorruptedStateError(key, where, f"its header cannot be read ({error})") from None
     if end != len(view) - DIGEST_BYTES or len(table) != fixed.n_chunks:
@@ -306,7 +314,28 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         fixed.created_ns,
         fixed.content,
         len(view),
+        hints,
     )
+
+
+def _hints(view: memoryview, at: int, fixed: _Fixed) -> tuple[tuple[str, ...], int]:
+    """Return the hints, written out, and where they end."""
+    hints: list[str] = []
+    pack = ""
+    for _ in range(fixed.n_children):
+        said, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
+        pack = pack if said.startswith(":") else said.partition(":")[0] or pack
+        hints.append(f"{pack}{said}" if said.startswith(":") else said)
+    return tuple(hints), at
+
+
+def _shortened(hints: Sequence[str]) -> Iterator[str]:
+    """Yield the hints without the name of the pack, where it is the one that was named last."""
+    named = ""
+    for said in hints:
+        pack, colon, rest = said.partition(":")
+        yield f":{rest}" if pack == named and colon else said
+        named = pack or named
 
 
 def _sizes(written: tuple[int, ...], flags: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -68,6 +68,11 @@ class Encoding(NamedTuple):
     """The compression level, as `chunks.encode` takes it."""
     seal: Seal | None = None
     """Signs the record; None for an unsigned one."""
+    hints: Sequence[str] = ()
+    """For each child, in which pack it lies, or ""; empty if none lies in one."""
+
+
+_PLAIN = Encoding()
 
 
 class Content(NamedTuple):
@@ -148,8 +153,8 @@ def write(sink: Write, key: str, state: Content, children: Sequence[str], encodi
     written together with the header. Parts are valid until `sink` returns, because their memory is reused.
     With a seal, the record is signed. Raises StateChangedError if the content no longer matches its hash.
     """
-    created_ns, level, seal = encoding
-    draft = Draft(key, state, len(state.pieces), children)
+    created_ns, level, seal, hints = encoding
+    draft = Draft(key, state, len(state.pieces), children, hints)
     if len(state.pieces) == 1:
         if state.raw_bytes < chunks.SMALL_BYTES:
             # It cannot have changed since it was hashed, so it needs no scratch memory.
@@ -189,13 +194,10 @@ def encode(
     key: str,
     state: Content,
     children: Sequence[str] = (),
-    *,
-    created_ns: int = 0,
-    level: int = chunks.DEFAULT_LEVEL,
-    seal: Seal | None = None,
+    encoding: Encoding = _PLAIN,
 ) -> bytes:
     """Return a record as bytes; otherwise like `write`."""
-    header_bytes = Draft(key, state, len(state.pieces), children).header_bytes
+    header_bytes = Draft(key, state, len(state.pieces), children, encoding.hints).header_bytes
     most = header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
     whole = buffers.Whole(most)
 
@@ -204,7 +206,7 @@ def encode(
             whole.view[offset : offset + len(part)] = part
             offset += len(part)
 
-    return whole.take(write(put, key, state, children, Encoding(created_ns, level, seal)))
+    return whole.take(write(put, key, state, children, encoding))
 
 
 def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:

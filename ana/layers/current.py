@@ -101,6 +101,8 @@ def set_dl(
             Default: `ANA_NODE_CACHE`, else none.
         node_cache_bytes: Limit for everything that this user has in the node cache. Default: `ANA_NODE_CACHE_BYTES`,
             else half of the free space there.
+        pack_bytes: States of at most this raw size share files, the packs; at most 1 MiB. 0 gives each state a file of
+            its own. Default: `ANA_PACK_BYTES`, else what `ana init --pack-bytes` said, else 0.
 
     Returns:
         The layer.

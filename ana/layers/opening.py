@@ -27,6 +27,8 @@ def store(options: settings.Options) -> Store:
         level=options.level,
         trusted=trusted,
     )
+    if options.pack_bytes is not None:
+        opened.packs.pack_bytes = options.pack_bytes
     return with_cache(opened)
 
 
@@ -40,7 +42,8 @@ def folder(
     wait_seconds: float | None = None,
 ) -> DirectoryStore:
     """Open the store in a folder. Raises as `store`."""
-    return DirectoryStore(
+    pack_bytes = settings.PACK_BYTES.value()
+    opened = DirectoryStore(
         paths.absolute(pickle_dir),
         durable=durable,
         create=create,
@@ -48,6 +51,9 @@ def folder(
         level=level,
         trusted=keyring.Trusted(trust()) if trusted is None else trusted,
     )
+    if pack_bytes is not None:
+        opened.packs.pack_bytes = pack_bytes
+    return opened
 
 
 def trust(shared: bool | None = None, trusted_uids: Sequence[int | str] | None = None) -> Trust:  # noqa: FBT001 - by name

@@ -43,7 +43,7 @@ def defer_loads(*, until_used: bool = True) -> None:
     _deferring = until_used
 
 
-def load_reference(cls: type, uuid: str, home: str | None) -> Any:
+def load_reference(cls: type, uuid: str, home: str | None, hint: str = "") -> Any:
     """Return the object that a reference stands for: live, loaded, or a ghost that raises when it is used.
 
     Searches the layer whose state is being loaded, the current layer, the layer of `ANA_PICKLE_DIR`, and the
@@ -64,7 +64,10 @@ def load_reference(cls: type, uuid: str, home: str | None) -> Any:
             if mark is not None:
                 counters.from_memory_raw_bytes += mark.raw_bytes
             return live
-    return _Search(uuid, home).resolve(cls)
+    search = _Search(uuid, home)
+    if hint and search.layers:
+        search.layers[-1].store.note_hint(uuid, hint)
+    return search.resolve(cls)
 
 
 def load_now(cls: type, uuid: object) -> Any:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ana import settings
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.format.signature import Seal
@@ -52,7 +53,14 @@ class Rotated:
     """States that could not be signed, such as damaged ones."""
 
 
-def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_file: Path | None = None) -> Initialised:
+def init(
+    pickle_dir: Path,
+    *,
+    keyed: bool = False,
+    shared: bool = False,
+    key_file: Path | None = None,
+    pack_bytes: int | str = 0,
+) -> Initialised:
     """Create a store in a new or empty folder.
 
     Args:
@@ -60,12 +68,15 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
         keyed: Create a key, too. Readers accept only what it has signed.
         shared: Share the store with a group that is trusted (mode 2770).
         key_file: Where to put the key; default: `~/.config/ana/keys/STORE_ID`, where this user's processes find it.
+        pack_bytes: States of at most this raw size share files, for all programs that do not say otherwise.
 
     Raises:
+        ValueError: `pack_bytes` is no size, or too large.
         StoreError: The store or the key file exists (errno EEXIST), or the system refused.
         UntrustedStoreError: The folder holds something else.
     """
     root = absolute(pickle_dir)
+    largest = settings.checked({"pack_bytes": pack_bytes}).pack_bytes or 0
     try:
         open_store(root)
     except StoreError as error:
@@ -76,6 +87,8 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
     believed = opening.trust(shared=shared or None)
     if not keyed:
         store = opening.folder(root, trusted=keyring.Trusted(believed))
+        if largest:
+            store.tree.begin_packs(largest)
         return Initialised(root, store.config.id, f"{store.tree.mode:04o}")
     store_id = address.random_uuid()
     where = keyring.default_path(store_id) if key_file is None else absolute(key_file)
@@ -85,6 +98,8 @@ def init(pickle_dir: Path, *, keyed: bool = False, shared: bool = False, key_fil
     except BaseException:
         files.remove(where)
         raise
+    if largest:
+        store.tree.begin_packs(largest)
     return Initialised(root, store.config.id, f"{store.tree.mode:04o}", where)
 
 

@@ -37,7 +37,7 @@ def store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
 
 
 def _store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
-    batch = _Batch(target, _threads_to_write(target.store))
+    batch = _Batch(target)
     uuids: list[str] = []
     with saving.batching(batch):
         batch.look_for(objects)
@@ -110,11 +110,6 @@ def _use(layer: inflight.Source, key: str, obj: Any) -> None:
         return
 
 
-def _threads_to_write(store: base.Store) -> int:
-    # Each state waits for the disk, but a disk serves many waiting threads at once (the journal's group commit).
-    return prefetching.THREADS if store.durable or store.high_latency else 1
-
-
 def _store_one(target: saving.Target, obj: Any) -> str:
     mark = identity.mark_of(obj)
     if mark is None:
@@ -131,11 +126,11 @@ def _store_one(target: saving.Target, obj: Any) -> str:
 class _Batch:
     """The states that one `store` has pickled and not put yet, by level: each comes after those that it refers to."""
 
-    def __init__(self, target: saving.Target, threads: int) -> None:
+    def __init__(self, target: saving.Target) -> None:
         self.target = target
         self.number = 0
         self.broken = False
-        self._threads = threads
+        self._gathers = target.store.gathers
         self._levels: list[list[_Pending]] = []
         self._level_of: dict[str, int] = {}
         self._held: set[int] = set()
@@ -147,7 +142,7 @@ class _Batch:
 
     def look_for(self, objects: Sequence[Any]) -> None:
         """Look up the objects that have an address already, many at a time."""
-        if self._threads == 1:
+        if not (self.target.store.durable or self.target.store.high_latency):
             return
         marks = [mark for obj in objects if (mark := identity.mark_of(obj)) is not None]
         keys = [
@@ -163,7 +158,7 @@ class _Batch:
                 # The caller that needs the state asks again, and gets the error.
                 return
 
-        threads.run(look, list(dict.fromkeys(keys)), self._threads)
+        threads.run(look, list(dict.fromkeys(keys)), base.AT_ONCE)
 
     def add(self, write: saving.Write) -> None:
         """Add a state. If enough states wait, put them all. Raises if this one could not be put."""
@@ -179,7 +174,7 @@ class _Batch:
         self._held.add(id(write.obj))
         self._waiting += 1
         self._waiting_bytes += write.size_bytes
-        if self._threads == 1 or self._waiting >= WINDOW_STATES or self._waiting_bytes >= WINDOW_BYTES:
+        if not self._gathers or self._waiting >= WINDOW_STATES or self._waiting_bytes >= WINDOW_BYTES:
             self.flush()
             if pending.error is not None:
                 raise pending.error
@@ -197,7 +192,7 @@ class _Batch:
         levels, self._levels = self._levels, []
         try:
             for level in levels:
-                threads.run(self._put, level, self._threads)
+                self._put(level)
                 self._settle(level)
         finally:
             # Also after an exception from a signal handler: what reached the store counts as stored.
@@ -227,18 +222,29 @@ class _Batch:
             error.add_note(f"(object {number} of {total}; {len(self._errors)} of them could not be stored)")
             raise error
 
-    def _put(self, pending: "_Pending") -> None:
-        write = pending.write
-        lost = [self._lost[child] for child in write.children if child in self._lost]
-        try:
-            if lost:
-                # A state that it refers to is missing: a reader would find a hole.
-                pending.error = lost[0]
-                return
-            write.put()
-            pending.done = True
-        except Exception as error:  # noqa: BLE001 - raised in the caller's thread once the others are done
-            pending.error = error
+    def _put(self, level: "list[_Pending]") -> None:
+        """Put the states of one level. What goes wrong is raised in the caller's thread once the others are done."""
+        ready: list[tuple[_Pending, base.Put]] = []
+        for pending in level:
+            write = pending.write
+            # If a state that it refers to is missing, a reader would find a hole.
+            pending.error = next((self._lost[child] for child in write.children if child in self._lost), None)
+            try:
+                if pending.error is None:
+                    ready.append((pending, write.to_put()))
+            except Exception as error:  # noqa: BLE001 - raised later
+                pending.error = error
+
+        def note(number: int, *, written: bool = False, error: Exception | None = None) -> None:
+            pending, one = ready[number]
+            try:
+                if error is None:
+                    pending.write.check(one, written=written)
+            except Exception as other:  # noqa: BLE001 - raised later
+                error = other
+            pending.error, pending.done = error, error is None
+
+        self.target.store.put_many([one for _, one in ready], note)
 
     def _settle(self, level: "list[_Pending]") -> None:
         for pending in level:

@@ -73,16 +73,25 @@ class Write:
 
     def put(self) -> None:
         """Put the state into the store. Runs in any thread: it touches no objects and no code of users."""
+        one = self.to_put()
+        self.check(one, written=self.target.store.put(one.key, one.state, one.children, repair=one.repair))
+
+    def to_put(self) -> base.Put:
+        """Return what to put into the store. Raises StateChangedError."""
         content, children = self.content, self.children
         if not self.is_right and not address.is_right(self.key, content.digest):
             content, children = self._original()
-        written = self.target.store.put(self.key, content, children, repair=self.repair)
-        if not written and self.given:
-            try:
-                _compare(self.target, self.key, content)
-            except (CorruptedStateError, StateNotFoundError):
-                # Nobody can tell any more what was there: this content takes the UUID.
-                self.target.store.put(self.key, content, children, repair=True)
+        return base.Put(self.key, content, children, self.repair)
+
+    def check(self, one: base.Put, *, written: bool) -> None:
+        """Report other content under an explicit UUID that was there already. Runs in any thread, as `put`."""
+        if written or not self.given:
+            return
+        try:
+            _compare(self.target, self.key, one.state)
+        except (CorruptedStateError, StateNotFoundError):
+            # Nobody can tell any more what was there: this content takes the UUID.
+            self.target.store.put(one.key, one.state, one.children, repair=True)
 
     def _original(self) -> tuple[record.Content, tuple[str, ...]]:
         """Return the content that the key is the address of, from a store of this process. Raises StateChangedError.

@@ -6,13 +6,17 @@ write a store; `ana.testing.StoreContract` checks it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.format import record
+from ana.runtime import threads
 from ana.runtime.counters import Counters
 
-__all__ = ["CacheableStore", "CopyableState", "ReplacedError", "Store", "StoredState"]
+__all__ = ["AT_ONCE", "CacheableStore", "CopyableState", "Done", "Put", "ReplacedError", "Store", "StoredState"]
+
+AT_ONCE = 16
+"""How many states to put at a time, if each put waits for a disk or a server."""
 
 
 class ReplacedError(StoreError):
@@ -72,6 +76,22 @@ class CopyableState(StoredState, Protocol):
         """
 
 
+class Put(NamedTuple):
+    """The arguments of `Store.put`."""
+
+    key: str
+    state: record.Content
+    children: tuple[str, ...]
+    repair: bool
+
+
+class Done(Protocol):
+    """Told what became of one of many puts: its number, and what `Store.put` returned or raised."""
+
+    def __call__(self, number: int, *, written: bool = False, error: Exception | None = None) -> None:
+        """Note the result."""
+
+
 class Store(ABC):
     """Records under keys: the base class of all stores.
 
@@ -115,6 +135,11 @@ class Store(ABC):
         return False
 
     @property
+    def gathers(self) -> bool:
+        """Whether `put_many` is faster than one `put` after the other (default: if each waits)."""
+        return self.durable or self.high_latency
+
+    @property
     def supports_roots(self) -> bool:
         """Whether states are subject to collection and `keep` protects them (default: no)."""
         return False
@@ -126,6 +151,16 @@ class Store(ABC):
     def is_same(self, other: "Store") -> bool:
         """Return whether another store is this one, perhaps under another home, without accessing them if possible."""
         return self.home == other.home
+
+    def hint(self, key: str) -> str:  # noqa: ARG002 - for stores that have places
+        """Return where a state lies, in at most 160 ASCII characters, for references to it; "" (the default) for none.
+
+        Must not access the store.
+        """
+        return ""
+
+    def note_hint(self, key: str, said: str) -> None:  # noqa: B027 - optional
+        """Remember where a state lies, as a reference says: it may be old or wrong, and never decides. Never raises."""
 
     @abstractmethod
     def has(self, key: str) -> bool:
@@ -171,6 +206,26 @@ class Store(ABC):
             UnsupportedFormatError: With `repair`, if a newer ana wrote the existing state, which is kept.
 
         """
+
+    def put_many(self, puts: "Sequence[Put]", done: "Done") -> None:
+        """Store states that do not refer to each other, many at a time if each `put` would wait.
+
+        Args:
+            puts: What to put.
+            done: Called once for each, perhaps in another thread.
+
+        """
+
+        def one(number: int) -> None:
+            put = puts[number]
+            try:
+                written = self.put(put.key, put.state, put.children, repair=put.repair)
+            except Exception as error:  # noqa: BLE001 - told to the caller
+                done(number, error=error)
+            else:
+                done(number, written=written)
+
+        threads.run(one, range(len(puts)), AT_ONCE if self.durable or self.high_latency else 1)
 
     def is_whole(self, key: str) -> bool:
         """Return whether the state exists and is undamaged; reads all of it."""

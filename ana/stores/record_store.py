@@ -124,7 +124,7 @@ class RecordStore(Store):
         if there and not damaged:
             self.counters.note_found(key, state.raw_bytes, began)
             return False
-        data = record.encode(key, state, children, created_ns=time.time_ns(), level=self.level)
+        data = record.encode(key, state, children, record.Encoding(time.time_ns(), self.level))
         with self._reported(key):
             written = self.write_record(key, data, replace=damaged)
         if written:

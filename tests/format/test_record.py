@@ -62,7 +62,7 @@ def _views(segments):
 
 def _encode(segments, key=KEY, class_name="m:C", children=(), **options):
     content = record.content(class_name, _views(segments))
-    return record.encode(key, content, children, **options)
+    return record.encode(key, content, children, record.Encoding(**options))
 
 
 def _decode(data, key=KEY):
@@ -269,7 +269,7 @@ def test_ana_writes_what_was_written_by_hand(number):
     part, segments, path = _examples()[number]
     content = record.content(part.class_name, _views(segments), bytes_segments=part.bytes_segments)
     assert content.digest == part.content
-    data = record.encode(part.key, content, part.children, created_ns=part.created_ns)
+    data = record.encode(part.key, content, part.children, record.Encoding(part.created_ns))
     assert data == path.read_bytes()
 
 
@@ -310,7 +310,7 @@ def test_zstd_reads_every_record(segments):
 
 def test_a_clock_before_1970_is_no_reason_not_to_store():
     """A host's clock may be set to anything: a record says 1970 then."""
-    data = record.encode("x", record.content("a:B", [memoryview(b"state")]), (), created_ns=-(10**18))
+    data = record.encode("x", record.content("a:B", [memoryview(b"state")]), (), record.Encoding(-(10**18)))
     assert record.parse_header(data, len(data), "x", "here").created_ns == 0
 
 

@@ -25,7 +25,7 @@ def put(tree: Path, key: str, children: tuple[str, ...] = (), *, size: int = 100
     """Write a bare state's record straight into a tree, as old as that; it unpickles into bytes."""
     data = b"\x80\x05B" + size.to_bytes(4, "little") + os.urandom(size) + b"."
     content = record.content("made:Up", [memoryview(data)])
-    path = raw_tree.put(tree, key, record.encode(key, content, children, created_ns=time.time_ns(), level=0))
+    path = raw_tree.put(tree, key, record.encode(key, content, children, record.Encoding(time.time_ns(), level=0)))
     make_older(path, age_days)
     return path
 

@@ -102,9 +102,9 @@ class Packs:
 
     def hint(self, key: str) -> str:
         """Return where a state lies, for references; "" if it is in no pack, as far as is known in memory."""
-        if not self.known:
+        if not self.known or len(key) != _KEY_CHARACTERS:
             return ""
-        found = next(self.spots(key), None) if len(key) == _KEY_CHARACTERS else None
+        found = self._hints.get(key) or next(self.spots(key), None)
         return "" if found is None else pack.hint(*found)
 
     def spots(self, key: str) -> Iterator[tuple[str, Spot]]:

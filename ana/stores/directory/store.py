@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.format import address, chunks, pack, record
 from ana.fs import atomic, files, locks, mounts
-from ana.stores.base import CacheableStore, ReplacedError, Store
+from ana.stores.base import CacheableStore, Done, Put, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, trash
 from ana.stores.directory.config import Config
 from ana.stores.directory.packs import Packs
@@ -90,6 +90,11 @@ class DirectoryStore(CacheableStore):
         return self.tree.is_remote
 
     @property
+    def gathers(self) -> bool:
+        """Whether each state waits, or small ones go into a pack together."""
+        return self.durable or self.high_latency or self.packs.pack_bytes > 0
+
+    @property
     def cache_name(self) -> str:
         """The tree's id or, if it has none, its path."""
         return self.config.id or self.home
@@ -155,7 +160,45 @@ class DirectoryStore(CacheableStore):
     def get(self, key: str, *, wait: bool = True) -> StoredFile:
         """Find a state and verify its header."""
         place = self.tree.place(key)
-        return self.watch(place, lambda: StoredFile(self, place, self.open_state(place, wait=wait)))
+        found = self.watch(place, lambda: StoredFile(self, place, self.open_state(place, wait=wait)))
+        if found.header.hints:
+            for child, said in zip(found.header.children, found.header.hints, strict=True):
+                self.packs.note_hint(child, said)
+        return found
+
+    def put_many(self, puts: Sequence[Put], done: Done) -> None:
+        """Store states, those that go into a pack with one write and one wait for the disk."""
+        together: list[tuple[int, bytes, float]] = []
+        others = []
+        for number, put in enumerate(puts):
+            began = time.perf_counter()
+            if put.repair or put.key in self._suspects or not self._goes_into_pack(put.key, put.state):
+                others.append(number)
+            elif self._has_packed(put.key):
+                self.counters.note_found(put.key, put.state.raw_bytes, began)
+                done(number)
+            else:
+                data = self._encoded(put.key, put.state, put.children)
+                together.append((number, data, began))
+        self._append_together(puts, together, done)
+
+        def tell(number: int, *, written: bool = False, error: Exception | None = None) -> None:
+            done(others[number], written=written, error=error)
+
+        super().put_many([puts[number] for number in others], tell)
+
+    def _append_together(self, puts: Sequence[Put], together: list[tuple[int, bytes, float]], done: Done) -> None:
+        if not together:
+            return
+        try:
+            self.packs.append([(puts[number].key, data) for number, data, _ in together])
+        except ANAError as error:
+            for number, _, _ in together:
+                done(number, error=error)
+            return
+        for number, data, began in together:
+            self.counters.note_stored(puts[number].key, puts[number].state.raw_bytes, len(data), began)
+            done(number, written=True)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Store a state unless it exists: look it up once, compress it, publish the file."""
@@ -189,7 +232,11 @@ class DirectoryStore(CacheableStore):
         return len(data)
 
     def _encoded(self, key: str, state: record.Content, children: tuple[str, ...]) -> bytes:
-        return record.encode(key, state, children, created_ns=files.now_ns(), level=self.level, seal=self.seal)
+        return record.encode(key, state, children, self._encoding(children))
+
+    def _encoding(self, children: tuple[str, ...]) -> record.Encoding:
+        hints = [self.packs.hint(child) for child in children] if self.packs.known else ()
+        return record.Encoding(files.now_ns(), self.level, self.seal, hints)
 
     def _put(self, place: Place, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
         """Store a state unless it exists; return the size of the new file, 0 if none was written."""
@@ -218,13 +265,11 @@ class DirectoryStore(CacheableStore):
             return self._write(place, state, children)
 
     def _write(self, place: Place, state: record.Content, children: tuple[str, ...]) -> int:
-        created_ns = files.now_ns()
+        encoding = self._encoding(children)
         sizes: list[int] = []
 
         def fill(write: record.Write) -> None:
-            sizes.append(
-                record.write(write, place.key, state, children, record.Encoding(created_ns, self.level, self.seal))
-            )
+            sizes.append(record.write(write, place.key, state, children, encoding))
 
         for _ in range(TRIES):
             if self.publish(place, fill):

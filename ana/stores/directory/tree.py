@@ -136,14 +136,16 @@ class Tree:
             self.trust.check_folder(path, found)
         return True
 
-    def begin_packs(self) -> None:
+    def begin_packs(self, pack_bytes: int = 0) -> None:
         """Make the folder of the packs, and mark the store as one that has packs, which an older ANA refuses.
 
-        Raises StoreError, UntrustedStoreError.
+        With `pack_bytes`, note that states of at most this raw size go into packs. Raises StoreError,
+        UntrustedStoreError.
         """
         self.own_folder(PACKS)
-        if self.config.format < PACKED_FORMAT:
-            self.amend(format=PACKED_FORMAT)
+        if self.config.format < PACKED_FORMAT or pack_bytes:
+            said = {"pack_bytes": pack_bytes} if pack_bytes else {}
+            self.amend(format=PACKED_FORMAT, **said)
 
     def check_folders(self, place: Place) -> None:
         """Refuse a place's folders if others may have planted files: links, folders of another owner, open to all.

@@ -12,7 +12,7 @@ from functools import cached_property
 from ana.errors import ANAError
 from ana.format import address, record
 from ana.fs import node_lock
-from ana.stores.base import CacheableStore, CopyableState, Store, StoredState
+from ana.stores.base import CacheableStore, CopyableState, Done, Put, Store, StoredState
 from ana.stores.node_cache import entries, node_folder
 
 __all__ = ["LEAST_BYTES", "TieredStore"]
@@ -65,6 +65,11 @@ class TieredStore(Store):
         return self.store.high_latency
 
     @property
+    def gathers(self) -> bool:
+        """As the tree's."""
+        return self.store.gathers
+
+    @property
     def supports_roots(self) -> bool:
         """As the tree's."""
         return self.store.supports_roots
@@ -88,6 +93,18 @@ class TieredStore(Store):
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Put the state into the tree."""
         return self.store.put(key, state, children, repair=repair)
+
+    def put_many(self, puts: Sequence[Put], done: Done) -> None:
+        """Put the states into the tree."""
+        self.store.put_many(puts, done)
+
+    def hint(self, key: str) -> str:
+        """Ask the tree."""
+        return self.store.hint(key)
+
+    def note_hint(self, key: str, said: str) -> None:
+        """Tell the tree."""
+        self.store.note_hint(key, said)
 
     def get(self, key: str, *, wait: bool = True) -> StoredState:
         """Find a state: in the cache or the tree under a content address, in the tree under any other key."""

@@ -126,7 +126,7 @@ def planted(folder, path, tmp_path, **options):
     content = record.content(f"{__name__}:A", [memoryview(pickle.dumps({"x": Trap(sentinel)}, 5))])
     uuid = path.name.partition(".")[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(record.encode(uuid, content, **options))
+    path.write_bytes(record.encode(uuid, content, encoding=record.Encoding(**options)))
     return sentinel
 
 
