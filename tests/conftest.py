@@ -14,10 +14,16 @@ from support import leaks, wheels
 import ana
 from ana.layers import resolve
 
-# No deadline: how long an example takes is the machine's affair, not a promise.
+# No deadline, and no complaint about slow examples: how long one takes is the machine's affair, not a promise.
 # In CI the same examples every time: a red run can be repeated.
 in_ci = bool(os.environ.get("CI"))
-hypothesis.settings.register_profile("ana", deadline=None, print_blob=True, derandomize=in_ci)
+hypothesis.settings.register_profile(
+    "ana",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
+    derandomize=in_ci,
+)
 hypothesis.settings.load_profile("ana")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import care, raw_tree
+from support import care, processes, raw_tree
 from support.care import numbered, put
 from test_cli import environment
 
@@ -43,7 +43,7 @@ class Thing:
 def work():
     thing = Thing()
     del thing
-    time.sleep(60)
+    time.sleep(3600)
 interrupts.answer()
 sys.exit(interrupts.run(work))
 """
@@ -76,7 +76,9 @@ def ended(place, moment, number=signal.SIGINT, words=("verify",)):
     )
     changed["PYTHONPATH"] = f"{place}:{changed['PYTHONPATH']}"
     command = [sys.executable, "-m", "ana", *words]
-    done = subprocess.run(command, env=changed, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, env=changed, capture_output=True, text=True, check=False, timeout=processes.PATIENCE_SECONDS
+    )
     return done.returncode, done.stderr
 
 
@@ -112,7 +114,9 @@ def test_a_signal_at_many_moments(place, moments, number):
 def test_a_signal_in_a_destructor_is_not_lost(number):
     """What Python would only report, and go on, ends the command a moment later."""
     command = [sys.executable, "-c", DESTRUCTOR, str(int(number))]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=processes.PATIENCE_SECONDS
+    )
     assert done.returncode == CODES[number]
     assert done.stderr == ("ana: interrupted\n" if number == signal.SIGINT else "")
 
@@ -120,7 +124,9 @@ def test_a_signal_in_a_destructor_is_not_lost(number):
 def test_a_signal_in_code_of_a_string():
     """Python would end the process by the signal, though it was handled."""
     command = [sys.executable, "-c", IN_EVAL]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=processes.PATIENCE_SECONDS
+    )
     assert (done.returncode, done.stderr) == (130, "ana: interrupted\n")
 
 
@@ -132,7 +138,12 @@ def test_a_second_signal_ends_it_at_once():
         "    finally: os.kill(os.getpid(), 2); print('late')",
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=processes.PATIENCE_SECONDS,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ana: interrupted\n")
 

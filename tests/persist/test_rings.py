@@ -80,6 +80,7 @@ def load():
 
 def load_under_lock():
     with rings.LOCK:
+        rings.locked.set()
         return load()
 
 first, second = rings.at_once(load, load_under_lock)
@@ -162,7 +163,7 @@ print(json.dumps([len(rings.loaded), len(set(map(id, found)))]))
 
 def test_who_computes_is_waited_for(folder):
     """A load that takes long, because it computes, is not done twice."""
-    busy = rings.Busy(1.0, asleep=False)
+    busy = rings.Busy(1.0)
     busy.make_uuid()
     assert ask_python(WAITED_FOR, pickle.dumps(busy).hex()) == [1, 1]
 
@@ -186,9 +187,9 @@ DirectoryStore.get, rings.loaded = slowly, gets
 
 def test_whoever_waits_in_vain_loads_an_object_of_the_same_uuid(folder):
     """A load that sleeps is done once more by who waits for it; nobody gets half an object, and all get one."""
-    busy = rings.Busy(1.5, asleep=True)
-    busy.make_uuid()
-    loads, objects = ask_python(WAITED_FOR, pickle.dumps(busy).hex())
+    sleeper = rings.Sleeper()
+    sleeper.make_uuid()
+    loads, objects = ask_python(WAITED_FOR, pickle.dumps(sleeper).hex())
     assert 2 <= loads <= 4
     assert objects == 1
 

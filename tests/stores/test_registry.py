@@ -3,7 +3,6 @@
 import pickle
 import sys
 import threading
-import time
 
 import pytest
 from support.classes import A
@@ -172,6 +171,7 @@ def test_a_store_without_roots_keeps_all(home):
 
 def test_a_store_says_whether_many_calls_pay_off(home):
     """Threads load and store many states where the store says that each call waits, and nowhere else."""
+    company = threading.Event()
 
     class Far(Shelf):
         high_latency = True
@@ -179,8 +179,9 @@ def test_a_store_says_whether_many_calls_pay_off(home):
 
         def read_record(self, key):
             self.callers.add(threading.get_ident())
-            # Lets another thread have a turn.
-            time.sleep(0.001)
+            if len(self.callers) > 1:
+                company.set()
+            company.wait(0.5)
             return super().read_record(key)
 
     for kind, threaded in ((Shelf, False), (Far, True)):
@@ -189,6 +190,7 @@ def test_a_store_says_whether_many_calls_pay_off(home):
         ana.set_dl()
         callers = Far.callers
         callers.clear()
+        company.clear()
         other = ana.set_dl(store=kind(home))
         assert [obj.x for obj in other.load_many(uuids)] == list(range(40))
         assert (len(callers) > 1) is threaded

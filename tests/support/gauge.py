@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-COMPANY_SECONDS = 0.05
+COMPANY_SECONDS = 0.5
 """How long a call waits for others to come in, as long as none has: then there is overlap or there will never be."""
 
 

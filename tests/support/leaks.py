@@ -16,8 +16,8 @@ from typing import NamedTuple
 ctypes.CFUNCTYPE(None)(print)
 """A first callback: from version 3.4.7 on libffi opens its own file for them, and keeps it open."""
 
-GRACE_SECONDS = 3.0
-"""How long a thread or a process that was told to end may take; waited for only where something is left."""
+GRACE_SECONDS = 30.0
+"""How long a thread or a process that was told to end may take on a busy machine; waited for only where one is left."""
 POLL_SECONDS = 0.01
 TEMPORARY_PREFIX = ".tmp-"
 VARIABLE_PREFIX = "ANA_"

@@ -15,6 +15,8 @@ inflight.PATIENCE_SECONDS = 0.5
 inflight.LAST_PATIENCE_SECONDS = 1.0
 
 LOCK, SHARED_POOL = threading.RLock(), concurrent.futures.ThreadPoolExecutor(2)
+LONGEST_SECONDS = 60
+"""How long a thread waits for another to get somewhere: only one that hangs takes that long."""
 loaded: list[str] = []
 how = ""
 
@@ -108,7 +110,7 @@ class Mesh(ana.Storable):
 
 
 class Model(ana.Storable):
-    """Needs the program's lock when it is loaded."""
+    """Needs the program's lock when it is loaded, which another thread has taken by then."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -118,7 +120,7 @@ class Model(ana.Storable):
 
     def _ana_setstate(self, s):
         began.set()
-        time.sleep(0.1)
+        locked.wait(LONGEST_SECONDS)
         self.rows = s
         with LOCK:
             self.factor = 7
@@ -133,22 +135,32 @@ class Holder(ana.Storable):
 
 
 class Busy(ana.Storable):
-    """Takes its time to load: by computing, or asleep."""
+    """Computes for a while when it is loaded."""
 
-    def __init__(self, seconds, asleep):
-        self.state = seconds, asleep
+    def __init__(self, seconds):
+        self.seconds = seconds
 
     def _ana_setstate(self, s):
         began.set()
-        self.state = s["state"]
-        seconds, asleep = self.state
-        end = time.monotonic() + seconds
+        self.seconds = s["seconds"]
+        end = time.monotonic() + self.seconds
         while time.monotonic() < end:
-            time.sleep(0.1 if asleep else 0)
+            time.sleep(0)
         loaded.append("busy")
 
 
-began = threading.Event()
+class Sleeper(ana.Storable):
+    """Sleeps when it is loaded, until another thread loads it as well."""
+
+    def _ana_setstate(self, s):
+        began.set()
+        loaded.append("sleeper")
+        end = time.monotonic() + LONGEST_SECONDS
+        while len(loaded) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+began, locked = threading.Event(), threading.Event()
 
 
 def at_once(*works):
@@ -159,7 +171,7 @@ def at_once(*works):
         thread = threading.Thread(target=lambda number=number, work=work: results.update({number: work()}), daemon=True)
         thread.start()
         threads.append(thread)
-        began.wait(20)
+        began.wait(LONGEST_SECONDS)
     for thread in threads:
-        thread.join(60)
+        thread.join(LONGEST_SECONDS)
     return [results.get(number) for number in range(len(works))]

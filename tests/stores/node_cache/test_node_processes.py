@@ -202,7 +202,7 @@ print(float(ana.Ref.ana_load(sys.argv[3]).value.sum()), flush=True)
 
 
 @pytest.mark.leaves_temporaries("a process is killed while it writes an entry")
-def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch):
+def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch, caplog):
     """Its lock dies with it; whoever waited fetches at once, and its half-written file is removed later."""
     uuid = node.store(noise(1))
     monkeypatch.setattr(tiered, "WAIT_SECONDS", 100.0)
@@ -213,10 +213,9 @@ def test_a_leader_that_is_killed_holds_up_nobody(node, monkeypatch):
             waiting = pool.submit(node.load, uuid)
             time.sleep(0.2)
             assert not waiting.done()
-            begin = time.monotonic()
             leader.all[0].kill()
             assert np.array_equal(waiting.result(), noise(1))
-            assert time.monotonic() - begin < 10
+    assert "going on without its holder" not in caplog.text
     assert len(node.entries()) == 1
     (left,) = node.leftovers()
     assert left.name.startswith(".tmp-")
@@ -237,7 +236,7 @@ def test_a_leader_that_is_stopped_holds_others_up_for_a_bounded_time(node, monke
             begin = time.monotonic()
             with caplog.at_level(logging.WARNING, "ana.turns"):
                 assert is_mapped(node.load(uuid), node.entries()[0])
-            assert 0.3 < time.monotonic() - begin < 10
+            assert time.monotonic() - begin > 0.3
             assert "going on without its holder" in caplog.text
             # Cached from now on: nobody else waits. What the stopped one writes is not taken for a leftover.
             node.load(other)
@@ -302,16 +301,18 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
 
 
 INTERRUPTED = """
-import os, random, shutil, signal, sys, time
+import logging, os, random, shutil, signal, sys, time
 import numpy as np
 import ana
-from ana.fs import node_lock as turns
 
 class Alarm(BaseException):
     pass
 
 def ring(*_):
     raise Alarm
+
+def refuse(record):
+    raise AssertionError(record.getMessage())
 
 signal.signal(signal.SIGALRM, ring)
 tree, cache, uuid, seconds = *sys.argv[1:4], float(sys.argv[4])
@@ -322,7 +323,7 @@ layer.load_state(uuid)
 opened = len(os.listdir("/proc/self/fd"))
 number = interrupted = 0
 end = time.monotonic() + seconds
-while time.monotonic() < end:
+while time.monotonic() < end or interrupted <= 20:
     number += 1
     if number % 2:
         shutil.rmtree(cache, ignore_errors=True)
@@ -335,14 +336,12 @@ while time.monotonic() < end:
         interrupted += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-begin = time.monotonic()
+# Nobody holds a lock any more: it would be broken with a warning, which is an error here.
+logging.getLogger("ana.turns").addFilter(refuse)
 assert np.array_equal(layer.load_state(uuid), expected)
-# Nobody holds a lock any more.
-assert time.monotonic() - begin < 5
 # A handler may raise between an open() and what closes it; more often where the machine is busy.
 left = len(os.listdir("/proc/self/fd")) - opened
 assert left <= 5 + interrupted / 8, (left, interrupted)
-assert interrupted > 20, (interrupted, number)
 print(interrupted)
 """
 
