@@ -11,6 +11,8 @@ import pytest
 from support import extras, wheels
 from test_nfs_lab import needs_lab
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 STATES = ("1 kB dict", "1 kB Python floats", "float64 noise", "text records", "int64 < 1000")
 LMDB = {"LMDB"} if "lmdb" not in wheels.left_out() else set()

@@ -15,6 +15,8 @@ from packaging.version import Version
 
 from ana._version import __version__
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 CHECKS = ["ruff check", "ruff format --check", "mypy", "lint-imports"]
 HEAVY = {

@@ -181,6 +181,7 @@ def test_readme_code_runs(number, tmp_path):
     run_python("-W", "error", script.name, cwd=tmp_path)
 
 
+@pytest.mark.once
 def test_readme_has_two_commands_and_ci_runs_them():
     """The README's way to the demo and to the tests is, to the letter, what CI does."""
     demo, tests = readme_commands()
@@ -191,6 +192,7 @@ def test_readme_has_two_commands_and_ci_runs_them():
     assert f'readme_tests="{tests}"' in lines
 
 
+@pytest.mark.once
 def test_ci_is_executable():
     """`.ci/run` can be started as it is checked out."""
     assert os.access(CI, os.X_OK)
@@ -256,6 +258,7 @@ def test_small_states_cost_nothing_needless(tmp_path):
     assert not (NEEDLESS - logging) & set(modules.split())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", [name for name in CORE if name not in CALLERS])
 def test_only_files_and_locks_call_the_system(name):
     """A module that is not there to call the system uses exactly those system functions that are listed for it."""
@@ -263,6 +266,7 @@ def test_only_files_and_locks_call_the_system(name):
     assert system_names(tree) - PURE == ALLOWED.get(name, set())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", CORE)
 def test_hard_links_are_of_the_file_itself(name):
     """Each `os.link` says that it does not follow a symbolic link: from Python 3.14 on it does, unless told."""
@@ -289,6 +293,7 @@ def _is_changed(node):
     return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("owned", OWNERS)
 def test_only_its_own_module_changes_an_object(owned):
     """No other module assigns to a field of a Mark, a Load or a Session: their methods are the state machine."""
@@ -303,6 +308,7 @@ def test_only_its_own_module_changes_an_object(owned):
         assert names <= OTHERS, name
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", CORE)
 def test_no_module_imports_the_face(name):
     """The package's own modules import each other, never the re-exports of `ana/__init__.py`: no cycles."""
@@ -311,6 +317,7 @@ def test_no_module_imports_the_face(name):
     assert {what for _, what in inside} <= {module.split("/")[0] for module in MODULES}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("folder", ["ana", "benchmarks", "examples", "tests"])
 def test_exceptions_from_the_linters_have_reasons(folder):
     """Each noqa and each type: ignore names its code and says why."""
@@ -325,6 +332,7 @@ def test_exceptions_from_the_linters_have_reasons(folder):
     assert bare == []
 
 
+@pytest.mark.once
 def test_public_interface_is_typed():
     """A program that uses each public name passes mypy --strict, and its marked misuses do not."""
     done = subprocess.run(
@@ -368,6 +376,7 @@ def test_a_stranger_installs_it(tmp_path):
     assert "pip install click rich" in command.stderr
 
 
+@pytest.mark.once
 def test_proofs_of_the_promises_exist():
     """Each test that docs/reliability.md calls a proof is there."""
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"))
@@ -384,12 +393,14 @@ def names_on_the_map():
     return sorted(set(re.findall(rf"`\(?((?:{'|'.join(ROOMS)})\.\w[\w.]*)", MAP.read_text(encoding="utf-8"))))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", names_on_the_map())
 def test_names_on_the_map_exist(name):
     """Each module, class and function that docs/architecture.md names is where it says."""
     assert pkgutil.resolve_name(f"ana.{name}") is not None
 
 
+@pytest.mark.once
 def test_each_room_is_on_the_map():
     """docs/architecture.md has each package in its picture and in its table, and names many of their modules."""
     text = MAP.read_text(encoding="utf-8")

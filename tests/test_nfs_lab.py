@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "tests" / "nfs" / "lab"
 INSTALL = "apt-get install user-mode-linux nfs-kernel-server kmod gcc iproute2"

@@ -106,6 +106,7 @@ def test_stats_of_a_large_store(large, capfd):
     assert ran(capfd, "-d", large, "stats", "--by", "size").out.count("to 64 KiB") == 1
 
 
+@pytest.mark.once
 def test_stats_makes_no_stat_storm(large, tmp_path):
     """Without --exact the number of system calls on files goes with the folders, not with the states."""
     log = tmp_path / "log"
@@ -517,6 +518,7 @@ def elsewhere(request, small, tmp_path):
     return tmp_path / "other"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", [*READING, *DOING], ids=" ".join)
 def test_no_store_is_made_by_looking(elsewhere, tmp_path, capfd, command):
     """A shard folder, or another tool's cache, is no store (10), and does not become one."""
@@ -546,6 +548,7 @@ LOOKING = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("purged", [False, True])
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)
 def test_looking_writes_nothing(small, capfd, command, purged):

@@ -100,6 +100,7 @@ def test_pages_of_other_stores(tmp_path, store, capfd):
     assert ran(capfd, "-d", store, "report", "-o", tmp_path / "no" / "such" / "folder.html").code == 1
 
 
+@pytest.mark.once
 @pytest.mark.skipif(BROWSER is None, reason=INSTALL)
 def test_a_browser_draws_it(store, tmp_path):
     """Chromium lays it out and draws it without an error, in light and dark, wide and narrow, without overflowing."""

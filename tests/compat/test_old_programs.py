@@ -149,6 +149,7 @@ def test_readme_json(backend, tmp_path):
     _run_text(README_BACKENDS[backend], definition + correct, tmp_path)
 
 
+@pytest.mark.once
 def test_readme_is_true_to_the_original(tmp_path):
     """The original ANA runs the README's example (up to `a.uuid`, which it had lost by 2019) and its JSON section."""
     site = _old_packages("ana")

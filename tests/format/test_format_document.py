@@ -11,6 +11,8 @@ import blake3
 import pytest
 from support import raw_record
 
+pytestmark = pytest.mark.once
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 
 

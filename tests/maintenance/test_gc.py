@@ -613,6 +613,7 @@ def _check(store, before, got, action):
     assert not [path for path in raw_tree.files(store) if "/.gone-" in path]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.usefixtures("lying_locks")
@@ -629,6 +630,7 @@ def test_nothing_is_lost_whatever_happens_at_any_step(action, share):
         one_run(at, action)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ["reads what is deleted", "reads what is kept", "is killed"])
@@ -647,6 +649,7 @@ def test_nothing_is_lost_where_there_are_no_hard_links(action, share, monkeypatc
         one_run(at, action)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("lying_locks")
 def test_a_reader_that_is_interrupted_at_any_step():
     """A reader brings a state back while a collection runs at each of its steps, or is killed there."""
@@ -690,6 +693,7 @@ class Failing(Stepping):
         raise OSError(self.code, os.strerror(self.code))
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, None], ids=["EIO", "EACCES", "ESTALE", "lost"])
 @pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])

@@ -568,6 +568,7 @@ def _quiet(caplog):
     caplog.set_level(logging.ERROR, "ana")
 
 
+@pytest.mark.once
 def test_any_order():
     """Nothing wrong is ever loaded, nothing that was acknowledged is lost, what is damaged or gone is said to be."""
     bounds = hypothesis.settings(max_examples=20, stateful_step_count=30, derandomize=True, **ONE_BUG)

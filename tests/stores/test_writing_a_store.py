@@ -31,6 +31,7 @@ def run(folder, *arguments):
     return done.stdout
 
 
+@pytest.mark.once
 def test_all_code_has_a_file():
     """Each Python block begins with the name of its file, so that it is run here."""
     assert PAGE.read_text(encoding="utf-8").count("```python") == len(FILES)
@@ -40,6 +41,7 @@ def test_all_code_has_a_file():
     }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["test_shelf.py", "test_sqlite_store.py"])
 @pytest.mark.parametrize("chosen", ["not MiB", pytest.param("", marks=pytest.mark.slow)])
 def test_the_stores_of_the_page_pass_the_contract(folder, name, chosen):

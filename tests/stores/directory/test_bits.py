@@ -15,6 +15,8 @@ from ana.format import record
 from ana.stores.directory import store
 from ana.stores.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.once
+
 KIB = 1 << 10
 NOISE = blake3.blake3(b"noise").digest(length=600 * KIB)
 

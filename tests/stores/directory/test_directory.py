@@ -139,6 +139,7 @@ def gone_below_a_mount(tree):
 GONE = [gone_by_move, gone_by_removal, gone_below_a_mount]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 @pytest.mark.parametrize("go", GONE)
 def test_no_new_store_is_made_in_the_place_of_one_that_has_gone(tree, go, many):

@@ -20,6 +20,8 @@ from ana.fs import mounts
 from ana.objects import identity
 from ana.persist import saving
 
+pytestmark = pytest.mark.once
+
 ERRORS = (
     errno.ENOSPC,
     errno.EIO,

@@ -22,6 +22,8 @@ from ana.format import record
 from ana.fs import atomic
 from ana.stores.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.once
+
 KIB = 1 << 10
 MIB = 1 << 20
 NOISE = blake3.blake3(b"noise").digest(length=2 * MIB)

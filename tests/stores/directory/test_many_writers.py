@@ -15,6 +15,8 @@ import ana
 from ana.format import record
 from ana.stores.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.once
+
 KIB = 1 << 10
 MIB = 1 << 20
 NOISE = blake3.blake3(b"noise").digest(length=2 * MIB)

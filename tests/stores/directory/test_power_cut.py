@@ -11,6 +11,8 @@ from support.classes import A
 
 import ana
 
+pytestmark = pytest.mark.once
+
 NOISE = blake3.blake3(b"noise").digest(length=6 << 20)
 VALUES = ["small", "small again", "x" * 100_000, NOISE[: 2 << 20], NOISE]
 """Small states, one of many blocks, one that writers lock, one of several chunks."""
