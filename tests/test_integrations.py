@@ -112,7 +112,7 @@ def test_slurm_lab_leaves_nothing_and_hands_the_status_on(short_folder):
     """Four nodes run a job; the lab's exit status is the command's; its daemons and its folder are gone afterwards."""
     require(slurm=True)
     program = "srun -N4 -l hostname; echo $SLURM_CONF; exit 7"
-    done = subprocess.run([LAB, "sh", "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([LAB, "sh", "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 7, done.stderr
     *nodes, conf = done.stdout.split("\n")[:-1]
     assert len(nodes) == 4

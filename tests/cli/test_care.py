@@ -113,7 +113,7 @@ def test_stats_makes_no_stat_storm(large, tmp_path):
     words = ["strace", "-f", "-qq", "-e", "trace=%stat,newfstatat,statx", "-o", log, sys.executable, "-m", "ana"]
     if subprocess.run(["which", "strace"], capture_output=True, check=False).returncode:
         pytest.skip("no strace: apt-get install strace")
-    subprocess.run([*words, "-d", large, "-q", "stats"], check=True, timeout=100)
+    subprocess.run([*words, "-d", large, "-q", "stats"], check=True, timeout=120)
     assert sum(".pkl.zst" in line for line in log.read_text(errors="replace").splitlines()) == 0
 
 

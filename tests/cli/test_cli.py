@@ -30,7 +30,7 @@ ROOT = Path(ana.__file__).parents[1]
 TINY = ("demo", "--size", "2", "--tasks", "4", "--workers", "2")
 TINIEST = ("demo", "--size", "1", "--tasks", "1", "--workers", "1")
 POLL_SECONDS = 0.005
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 CORE = {"blake3", "zstandard", "filelock"} - wheels.left_out()

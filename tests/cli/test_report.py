@@ -120,7 +120,7 @@ def test_a_browser_draws_it(store, tmp_path):
             "--enable-logging=stderr",
             page.as_uri(),
         ]
-        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
         assert not re.findall(r"CONSOLE.*", done.stderr)
         pixels = plt.imread(picture)[:, :, :3]
         assert pixels.shape[:2] == size[::-1]

@@ -17,7 +17,7 @@ from ana import units
 from ana.layers import statistics
 from ana.layers.statistics import Stats
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 
 HEAD = """
 import concurrent.futures, multiprocessing, os, pickle, signal, sys, time

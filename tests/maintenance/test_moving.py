@@ -282,7 +282,7 @@ def many(tmp_path):
 def given_names(data, *words):
     """Run a command with names on its standard input; return its exit code and what it said."""
     with care.start(*words, stdin=subprocess.PIPE, text=False) as process:
-        out, err = process.communicate(data, timeout=60)
+        out, err = process.communicate(data, timeout=120)
     return process.returncode, out, err.decode()
 
 
@@ -307,7 +307,7 @@ def test_names_come_from_a_file(many, command, how, tmp_path):
     words = ["-d", store, "--json", *(str(tmp_path / "new") if word == "NEW" else word for word in command)]
     if how == "what ls writes":
         with care.start("-d", store, "ls", "-0", text=False) as process:
-            data = process.communicate(timeout=60)[0]
+            data = process.communicate(timeout=120)[0]
     else:
         end = {"lines": "\n", "lines of another system": "\r\n"}.get(how, "\0")
         names = [name for name in names if end == "\0" or "\n" not in name]
@@ -323,7 +323,7 @@ def test_names_come_from_a_file(many, command, how, tmp_path):
         with care.start(*words, "--from-file", place) as process:
             if how == "a FIFO":
                 place.write_bytes(data)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         code = process.returncode
     else:
         code, out, err = given_names(data, *words, "--from-file", "-")

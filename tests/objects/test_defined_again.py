@@ -201,7 +201,7 @@ class Slow(ana.Storable):
     def __init__(self, x): self.x = x
     def _ana_setstate(self, s):
         entered.set()
-        go_on.wait(30)
+        go_on.wait(120)
         super()._ana_setstate(s)
 """
 
@@ -216,8 +216,8 @@ def test_a_load_of_the_old_class_that_is_under_way(layer, cell):
     layer.live.forget_kept()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(old.ana_load, uuid)
-        assert module.entered.wait(30)
-        exec(SLOW.replace("go_on.wait(30)", "pass"), module.__dict__)
+        assert module.entered.wait(120)
+        exec(SLOW.replace("go_on.wait(120)", "pass"), module.__dict__)
         second = module.Slow.ana_load(uuid)
         again = module.Slow.ana_load(uuid)
         module.go_on.set()

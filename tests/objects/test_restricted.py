@@ -212,7 +212,7 @@ def test_classes_of_a_script_have_to_be_allowed_by_name(folder, tmp_path):
             print(run("__main__", "cloudpickle", "types", "builtins"))
         """)
     )
-    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.split() == ["refused", "True", "C"], done.stderr
 
 

@@ -162,7 +162,7 @@ print(len(written))
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    assert sum(int(process.communicate(timeout=60)[0]) for process in processes) == 1
+    assert sum(int(process.communicate(timeout=120)[0]) for process in processes) == 1
 
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EIO", "EACCES"])

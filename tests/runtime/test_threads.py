@@ -31,7 +31,7 @@ def test_every_item_is_worked_on_once(count):
 
 def test_items_overlap():
     """Two items wait for each other: both are under way at once."""
-    barrier = threading.Barrier(2, timeout=30)
+    barrier = threading.Barrier(2, timeout=120)
     threads.run(lambda _: barrier.wait(), range(2), 2)
 
 
@@ -106,8 +106,8 @@ def test_who_waits_for_another_thread_is_woken(broken):
     def work(item):
         if threading.get_ident() != caller:
             waits.set()
-            assert given_up.wait(30)
-        elif waits.wait(30) and broken == "work":
+            assert given_up.wait(120)
+        elif waits.wait(120) and broken == "work":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -48,9 +48,14 @@ def left_since(before: Picture) -> list[str]:
         # Garbage in a cycle is no leak, but it would hold files until the collector happens to come by.
         gc.collect()
     deadline = time.monotonic() + GRACE_SECONDS
-    while (left := _difference(before)) and time.monotonic() < deadline:
+    while _may_end(left := _difference(before)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return left
+
+
+def _may_end(left: list[str]) -> bool:
+    """Return whether anything but settings is left: those stay as they are."""
+    return not all(line.startswith("setting:") for line in left)
 
 
 def stop_forkserver() -> None:

@@ -98,7 +98,7 @@ def test_a_worker_finds_the_key_where_its_environment_says(folder, tmp_path):
     def run(**environment):
         command = [sys.executable, "-c", program, reference.hex()]
         return subprocess.run(
-            command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
+            command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120
         )
 
     assert run(ANA_KEY_FILE=str(key_file)).stdout == "[1, 2]\n"

@@ -366,7 +366,7 @@ def test_links_and_pipes_are_refused(folder, place, where, kind):
     with user(OWNER):
         thread = threading.Thread(target=attempt)
         thread.start()
-        thread.join(30)
+        thread.join(120)
     assert done
     assert isinstance(done[0], ana.UntrustedStoreError) or kind != "link"
 

@@ -273,7 +273,7 @@ def test_a_pipe_gets_what_is_written(tmp_path, capfdbinary, where, export):
         thread.start()
         words = ["export", uuid] if export else ["report"]
         assert main(["-q", "-d", str(tmp_path / "store"), *words, "-o", str(tmp_path / "pipe")]) == 0
-        thread.join(30)
+        thread.join(120)
         (got,) = heard
         assert (tmp_path / "pipe").is_fifo()
     if export:

@@ -284,7 +284,7 @@ def test_a_child_that_was_forked_while_a_thread_fetched_holds_no_lock(node, monk
         process = context.Process(target=child)
         process.start()
         try:
-            assert ready.get(timeout=60) == []
+            assert ready.get(timeout=120) == []
             assert len(watched()) == 2
             go_on.set()
             fetching.result()
