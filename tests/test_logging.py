@@ -113,11 +113,11 @@ def test_damage_is_a_warning(tree, events):
 
 def test_a_lock_that_is_not_to_be_had_is_a_warning(tree, events, monkeypatch):
     """It was waited for in vain; where there are no locks at all, that is information."""
-    monkeypatch.setattr("ana.stores.directory.store.LOCK_SECONDS", 0.1)
     ana.get_dl().store_state("large", NOISE)
     (lock,) = (tree / ".ana" / "locks").iterdir()
     raw_tree.path_of(tree, "large").unlink()
-    with filelock.FileLock(lock):
+    with filelock.FileLock(lock), monkeypatch.context() as impatient:
+        impatient.setattr("ana.stores.directory.store.LOCK_SECONDS", 0.1)
         ana.get_dl().store_state("large", NOISE)
     raw_tree.path_of(tree, "large").unlink()
     shutil.rmtree(tree / ".ana")

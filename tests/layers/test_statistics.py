@@ -328,7 +328,7 @@ print(layer.stats().stored, layer.stats().from_memory)
 def test_the_lock_counts_what_it_is_given(tmp_path):
     """`locks.saving_work` counts for the store that asks: here nobody else does."""
     counted = counters.Counters("/store")
-    with locks.saving_work(str(tmp_path / "lock"), 1.0, counted) as held:
+    with locks.saving_work(str(tmp_path / "lock"), 60.0, counted) as held:
         assert held
         with locks.saving_work(str(tmp_path / "lock"), 0.05, counted) as again:
             assert not again
