@@ -8,7 +8,7 @@ import re
 import struct
 import sys
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -146,10 +146,18 @@ class Index:
 
     def items(self) -> Iterator[tuple[int, Spot]]:
         """Yield the number of each key and where its record lies, in the order of the keys."""
-        for high, low, offset, size in zip(self._high, self._low, self._offsets, self._sizes, strict=True):
-            spot = Spot(offset, size)
+        return self._items(0, len(self._high))
+
+    def between(self, first: int, last: int) -> Iterator[tuple[int, Spot]]:
+        """Yield as `items` does, but only numbers from `first` to `last`."""
+        start, stop = bisect_left(self._high, first >> 64), bisect_right(self._high, last >> 64)
+        return (item for item in self._items(start, stop) if first <= item[0] <= last)
+
+    def _items(self, start: int, stop: int) -> Iterator[tuple[int, Spot]]:
+        for at in range(start, stop):
+            spot = Spot(self._offsets[at], self._sizes[at])
             if _makes_sense(spot, self.end):
-                yield high << 64 | low, spot
+                yield self._high[at] << 64 | self._low[at], spot
 
     def highs(self) -> "array[int]":
         """Return the first 64 bits of each key, sorted."""

@@ -22,6 +22,7 @@ from ana.format.header import (
     key_of,
     marked,
     parse_header,
+    record_size,
     sealed_anew,
     signed_parts,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "is_signed",
     "key_of",
     "parse_header",
+    "record_size",
     "sealed_anew",
     "signed_parts",
     "verify",

@@ -1,6 +1,6 @@
 """What is known of one pack: where its records lie. Reads the index of a sealed pack, walks an unsealed one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ana.format import pack
@@ -42,6 +42,17 @@ class PackTable(NamedTuple):
     def items(self) -> Iterator[tuple[int, Spot]]:
         """Yield the number of each key, and where its record lies."""
         yield from self.walked.items() if self.said is None else self.said.items()
+
+    def between(self, first: int, last: int) -> Iterator[tuple[int, Spot]]:
+        """Yield the numbers from `first` to `last`, and where their records lie."""
+        if self.said is None:
+            yield from ((number, spot) for number, spot in self.walked.items() if first <= number <= last)
+        else:
+            yield from self.said.between(first, last)
+
+    def highs(self) -> Iterable[int]:
+        """Return the first 64 bits of each key."""
+        return (number >> 64 for number in self.walked) if self.said is None else self.said.highs()
 
     def __len__(self) -> int:
         return len(self.walked) if self.said is None else len(self.said)

@@ -20,10 +20,11 @@ from ana.fs import files, mounts
 from ana.fs.append_file import KeptFile
 from ana.runtime import process_end
 from ana.stores.directory import trash
+from ana.stores.directory.naming import PACKS
 from ana.stores.directory.pack_table import PackTable, read_table
 from ana.stores.directory.pack_writer import PackWriter
 from ana.stores.directory.place import Place
-from ana.stores.directory.tree import PACKS, Tree
+from ana.stores.directory.tree import Tree
 
 __all__ = ["Packs"]
 
@@ -221,6 +222,16 @@ class Packs:
                     continue
                 changed |= self._look_into(name, table)
             return changed
+
+    def survey(self) -> dict[str, PackTable]:
+        """Return what is known of each pack now, this process's own included: for maintenance. Raises as `refresh`."""
+        self.refresh()
+        found = dict(self.tables)
+        writer = self._writer
+        file = None if writer is None else KeptFile.open(writer.path, self.tree.trust.check_file)
+        if writer is not None and file is not None:
+            found[writer.name] = read_table(file, None, self._seal)
+        return found
 
     def names(self) -> dict[str, bool]:
         """Return the names of all packs, and whether each is in the trash. Raises as `refresh`."""

@@ -5,16 +5,19 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from ana.errors import ANAError, CorruptedStateError
-from ana.format import address, record
+from ana.format import address, pack, record
+from ana.format.pack import Spot
 from ana.fs import files
 from ana.runtime import threads
 from ana.stores.directory.config import CONFIG
+from ana.stores.directory.naming import PACKS, is_pack, is_packs, is_shard
+from ana.stores.directory.pack_survey import PackFile, PackSurvey, number_of_name
 from ana.stores.directory.place import Place
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.directory.stored_file import read_header
-from ana.stores.directory.tree import Folder, is_shard
+from ana.stores.directory.tree import Folder
 
-__all__ = ["Contents", "File", "Survey", "plain_name", "trash_name"]
+__all__ = ["Contents", "File", "Found", "Survey", "plain_name", "trash_name"]
 
 START_BYTES = 4096
 """Read on open: enough for the header of a state, unless it has hundreds of children, chunks or buffers."""
@@ -29,15 +32,25 @@ Result = TypeVar("Result")
 
 
 class File(NamedTuple):
-    """A state's file: its name relative to the tree, its size, its time of last change in s since 1970."""
+    """Where a state is: its name relative to the tree, its size, the time of last change in s since 1970.
+
+    A state in a pack has the name that it would have as a file, and the pack's time.
+    """
 
     name: str
     size_bytes: int
     modified: float
+    pack: str = ""
+    """The file name of its pack; "" if it has a file of its own."""
+    offset: int = 0
+    """Where its record begins in the pack."""
 
 
 class Contents(NamedTuple):
-    """The names in a tree, relative to it, grouped by kind. Names in `trash`, `gone` and `bad` keep their prefix."""
+    """The names in a tree, relative to it, grouped by kind. Names in `trash`, `gone` and `bad` keep their prefix.
+
+    `states` and `trash` are files of one state each; the states in packs are in `Survey.packed`.
+    """
 
     states: list[str]
     trash: list[str]
@@ -45,22 +58,32 @@ class Contents(NamedTuple):
     bad: list[str]
     temporary: list[str]
     foreign: list[str]
+    packs: list[str]
+    """Packs, in the trash or not."""
+    gone_packs: list[str]
     folders: list[str]
 
 
+Found = tuple[record.Header, File]
+
+
 class Survey:
-    """Inspects the files of a store. Safe while others write to it: files that vanish meanwhile are skipped."""
+    """Inspects the files of a store. Safe while others write to it: files that vanish meanwhile are skipped.
+
+    A state is named by its file, relative to the tree. In a pack it has the name that its file would have.
+    """
 
     def __init__(self, store: DirectoryStore) -> None:
         self.store = store
         self.root = store.tree.root
         self.unreadable: dict[str, ANAError] = {}
-        """Shard folders that could not be listed, with their errors; their contents are unknown."""
+        """Folders that could not be listed and packs that could not be read; their contents are unknown."""
+        self.packed = PackSurvey(store)
         self._at_once = AT_ONCE if store.high_latency else 1
 
     def contents(self) -> Contents:
-        """List each folder of the tree once, without opening files. Raises StoreError if the root cannot be listed."""
-        found = Contents([], [], [], [], [], [], [])
+        """List each folder of the tree once, without opening states. Raises StoreError if the root cannot be listed."""
+        found = Contents([], [], [], [], [], [], [], [], [])
         for folder in self.store.tree.walk(unreadable=self.unreadable):
             if folder.name:
                 found.folders.append(folder.name)
@@ -68,6 +91,8 @@ class Survey:
                 kind = _kind(entry, folder)
                 if kind is not None:
                     getattr(found, kind).append(f"{folder.name}{entry.name}")
+        for entry in self.packed.look(self.unreadable):
+            getattr(found, _pack_kind(entry)).append(f"{PACKS}/{entry.name}")
         return found
 
     def states(self, digits: str = "", *, trash: bool = False) -> Iterator[str]:
@@ -75,6 +100,15 @@ class Survey:
 
         With `trash`, states in the trash are included, under their former names. Raises StoreError.
         """
+        for name in self.loose(digits, trash=trash):
+            if self.packed.first(number_of_name(name)) is None:
+                yield name
+        for trashed in (False, True) if trash else (False,):
+            yield from map(self.name_of, self.packed.keys(digits.replace("-", ""), trashed=trashed))
+
+    def loose(self, digits: str = "", *, trash: bool = False) -> Iterator[str]:
+        """Yield as `states` does, but only of states with a file of their own."""
+        self.packed.look_once(self.unreadable)
         for folder in self.store.tree.walk(digits, self.unreadable):
             for entry in folder.entries:
                 kind = _kind(entry, folder)
@@ -82,7 +116,7 @@ class Survey:
                     yield plain_name(f"{folder.name}{entry.name}")
 
     def names_to_sign(self) -> Iterator[str]:
-        """Yield the current names of all files that hold a state, including those in the trash. Raises StoreError."""
+        """Yield the current names of all files that hold one state, including those in the trash. Raises StoreError."""
         for folder in self.store.tree.walk(unreadable=self.unreadable):
             for entry in folder.entries:
                 if _kind(entry, folder) in ("states", "trash"):
@@ -99,23 +133,68 @@ class Survey:
         return any(self.stat(found) is not None for found in (name, trash_name(name)))
 
     def stat(self, name: str) -> File | None:
-        """Return a file's size and age after one look-up; None if it is gone or is not a regular file."""
+        """Return a state's size and age after one look-up; None if it is gone or is not a regular file."""
         found = files.stat(f"{self.root}/{name}")
-        return File(name, found.size_bytes, found.modified) if found is not None and found.is_file else None
+        if found is not None:
+            return File(name, found.size_bytes, found.modified) if found.is_file else None
+        place = next(self._in_packs(name), None)
+        return None if place is None else _packed(name, *place)
 
-    def header(self, name: str) -> tuple[record.Header, File] | None:
-        """Return the verified header of a state's file, which may be in the trash; None if the file is gone.
+    def header(self, name: str) -> Found | None:
+        """Return the verified header of a state, which may be in the trash, under its name there; None if it is gone.
 
         Raises CorruptedStateError (also for a record under another key's name), UnsupportedFormatError, StoreError.
         """
-        plain = plain_name(name)
-        key = address.key_of_name(plain.rpartition("/")[2]) or ""
+        wrong: CorruptedStateError | None = None
+        for one, spot in self._in_packs(name):
+            try:
+                header = self.packed.header(one, _key(name), spot)
+            except CorruptedStateError as error:
+                wrong = error
+            else:
+                if header is not None:
+                    return header, _packed(name, one, spot)
+        found = self.header_of_file(name)
+        if found is None and wrong is not None:
+            raise wrong
+        return found
+
+    def header_of_file(self, name: str) -> Found | None:
+        """Return as `header` does, but only of a state with a file of its own."""
+        plain, key = plain_name(name), _key(name)
         place = Place.listed(self.root, name, key)
         path = place.path
         found = self.store.watch(place, lambda: _read_header(self.store, path, key))
         if found is not None and self.name_of(found[0].key) != plain:
             raise CorruptedStateError(key or plain, path, f"it is the record of {found[0].key!r}, under another name")
         return None if found is None else (found[0], File(name, found[1], found[2]))
+
+    def headers(self) -> Iterator[tuple[str, Found | ANAError | None]]:
+        """Yield the name of each state, and its header or why it cannot be read. Packs are read from end to end."""
+        names = (name for name in self.loose() if self.packed.first(number_of_name(name)) is None)
+        yield from self.each(names, self.header)
+        for one in self.packed.files:
+            if not one.trashed:
+                yield from self._headers_of(one)
+
+    def _headers_of(self, one: PackFile) -> Iterator[tuple[str, Found | ANAError | None]]:
+        first = self.packed.first
+        mine = (item for item in one.table.items() if (first(item[0]) or (None,))[0] is one)
+        try:
+            for number, spot, header in self.packed.headers(one, mine):
+                name = self.name_of(pack.key_of_number(number))
+                if isinstance(header, record.Header):
+                    yield name, (header, _packed(name, one, spot))
+                else:
+                    # Another copy may be whole, or the pack has just gone into the trash of another collection.
+                    yield name, self._all([name], self.header)[0]
+        except ANAError as error:
+            self.unreadable[one.relative] = error
+
+    def _in_packs(self, name: str) -> Iterator[tuple[PackFile, Spot]]:
+        self.packed.look_once(self.unreadable)
+        plain = plain_name(name)
+        return self.packed.find(number_of_name(plain), trashed=plain != name)
 
     def each(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[tuple[Item, Result | ANAError]]:
         """Yield each item in order, with the result or error of `work`; runs many at once on a network filesystem."""
@@ -163,12 +242,31 @@ def _read_header(store: DirectoryStore, path: str, key: str) -> tuple[record.Hea
         return header, opened.size_bytes, opened.modified
 
 
+def _key(name: str) -> str:
+    """Return the key in a state's name, in the trash or not; "" if the name was shortened."""
+    return address.key_of_name(plain_name(name).rpartition("/")[2]) or ""
+
+
+def _packed(name: str, one: PackFile, spot: Spot) -> File:
+    return File(name, spot.size, one.modified, one.name, spot.offset)
+
+
+def _pack_kind(entry: files.Entry) -> str:
+    """Return the field of `Contents` that an entry of the packs' folder belongs to."""
+    if entry.kind != "file":
+        return "foreign"
+    for prefix, kind in ((files.TEMPORARY, "temporary"), (files.GONE, "gone_packs"), (files.BAD, "bad")):
+        if entry.name.startswith(prefix):
+            return kind
+    return "packs" if is_pack(entry) else "foreign"
+
+
 def _kind(entry: files.Entry, folder: Folder) -> str | None:
     """Return the field of `Contents` that an entry belongs to; None for the tree's own entries."""
     if is_shard(entry) and not folder.innermost:
         return None
     if entry.kind != "file":
-        return None if not folder.name and entry.name == ".ana" else "foreign"
+        return None if not folder.name and (entry.name == ".ana" or is_packs(entry)) else "foreign"
     if entry.name.startswith(files.TEMPORARY):
         return "temporary"
     if folder.innermost:

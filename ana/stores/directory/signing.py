@@ -9,6 +9,7 @@ from ana.errors import CorruptedStateError, StoreError, UntrustedStoreError
 from ana.format import record
 from ana.format.signature import Seal
 from ana.fs import files
+from ana.fs.append_file import KeptFile
 from ana.stores.directory import config, keyring
 from ana.stores.directory.config import CONFIG, FORMAT, LEVELS, Config
 
@@ -110,10 +111,29 @@ def _heads(tree: "Tree") -> Iterator[tuple[str, memoryview]]:
             if opened is None:
                 continue
             with opened:
-                start = opened.start
-                key = record.key_of(start)
-                end = record.header_size(start, opened.size_bytes, key, path)
-                if end <= len(start):
-                    yield key, memoryview(start)[:end]
+                found = _head(memoryview(opened.start), opened.size_bytes, path)
         except (StoreError, UntrustedStoreError, CorruptedStateError):
             continue
+        if found is not None:
+            yield found
+    for path in tree.pack_paths():
+        yield from _packed_heads(tree, path)
+
+
+def _packed_heads(tree: "Tree", path: str) -> Iterator[tuple[str, memoryview]]:
+    """Yield the UUIDs and headers of the first records of a pack, as far as they can be read."""
+    try:
+        file = KeptFile.open(path, tree.trust.check_file)
+        start = memoryview(b"" if file is None else file.read(0, _START_BYTES))
+        while (found := _head(start, len(start), path)) is not None:
+            yield found
+            start = start[record.record_size(start, found[0], path) :]
+    except (StoreError, UntrustedStoreError, CorruptedStateError):
+        return
+
+
+def _head(start: memoryview, size_bytes: int, path: str) -> tuple[str, memoryview] | None:
+    """Return the UUID and the header of the record that begins like this; None if the header is longer."""
+    key = record.key_of(start)
+    end = record.header_size(start, size_bytes, key, path)
+    return (key, start[:end]) if end <= len(start) else None

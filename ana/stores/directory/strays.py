@@ -8,9 +8,13 @@ from ana.errors import ANAError, StoreError
 from ana.format import address
 from ana.fs import files
 from ana.stores.directory.config import CONFIG
-from ana.stores.directory.tree import Folder, Tree, is_shard
+from ana.stores.directory.naming import PACKS, is_pack, is_shard
+from ana.stores.directory.tree import Folder, Tree
 
 __all__ = ["Stray", "remove_temporary", "strays"]
+
+_PACKS = f"{PACKS}/"
+_OWN = {(CONFIG, "file"), (".ana", "folder"), (PACKS, "folder")}
 
 
 class Stray(NamedTuple):
@@ -46,26 +50,24 @@ def remove_temporary(tree: Tree, name: str) -> None:
 
 
 def _own(tree: Tree) -> list[Folder]:
-    """List the temporary files in those of the tree's own folders that exist."""
+    """List the temporary files in those of the tree's own folders that exist, and all in the folder of the packs."""
     found = []
-    for name in (".ana/", ".ana/roots/"):
+    for name in (".ana/", ".ana/roots/", _PACKS):
         with suppress(StoreError):
             entries = files.list_folder(f"{tree.root}/{name}")
-            found.append(
-                Folder(
-                    name,
-                    innermost=False,
-                    entries=[entry for entry in entries if entry.name.startswith(files.TEMPORARY)],
-                )
-            )
+            if name != _PACKS:
+                entries = [entry for entry in entries if entry.name.startswith(files.TEMPORARY)]
+            found.append(Folder(name, innermost=False, entries=entries))
     return found
 
 
 def _belongs(entry: files.Entry, folder: Folder) -> bool:
     """Return whether an entry is where it belongs: states in innermost folders, the tree's own files in the root."""
+    gone = entry.kind == "file" and entry.name.startswith(files.GONE)
+    if folder.name == _PACKS:
+        return gone or is_pack(entry)
     if is_shard(entry) and not folder.innermost:
         return True
     if entry.kind == "file" and folder.innermost:
-        plain = entry.name.removeprefix(files.TRASH)
-        return address.is_file_name(plain) or entry.name.startswith(files.GONE)
-    return not folder.name and (entry.name, entry.kind) in {(CONFIG, "file"), (".ana", "folder")}
+        return gone or address.is_file_name(entry.name.removeprefix(files.TRASH))
+    return not folder.name and (entry.name, entry.kind) in _OWN

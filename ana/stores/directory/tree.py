@@ -6,11 +6,10 @@
 import errno
 import logging
 import math
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -22,15 +21,11 @@ from ana.fs.permissions import Access, adjust
 from ana.runtime import threads
 from ana.stores.directory import config, keyring, signing, trash
 from ana.stores.directory.config import CONFIG, LEVELS, PACKED_FORMAT, Config
+from ana.stores.directory.naming import IGNORED, PACKS, SHARD, foreign, is_pack, is_packs, is_shard, lies_right
 from ana.stores.directory.place import Place
 
-__all__ = ["PACKS", "Folder", "Tree", "is_shard"]
+__all__ = ["Folder", "Tree"]
 
-PACKS = "packs"
-"""The folder of the packs, in the root."""
-
-_SHARD = re.compile(r"[0-9a-f]{2}")
-_IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
 _LOOKED_INTO = 1024
 """The most folders to list when checking what a tree holds."""
 _GONE = (
@@ -262,7 +257,7 @@ class Tree:
 
     def _planted(self, name: str, entries: list[files.Entry]) -> dict[str, ANAError]:
         """Return an error for each link that has the name of a shard folder; links are not followed."""
-        links = [entry.name for entry in entries if entry.kind == "symlink" and _SHARD.fullmatch(entry.name)]
+        links = [entry.name for entry in entries if entry.kind == "symlink" and SHARD.fullmatch(entry.name)]
         return {f"{name}{link}": UntrustedStoreError(f"{self.root}/{name}{link}", PLANTED) for link in links}
 
     def _open(self, *, create: bool) -> Config:
@@ -280,7 +275,7 @@ class Tree:
                 raise StoreError(self.root, 2, f"there is no ANA store at this path on this host{self._store_above()}")
             # A reader writes nothing; the next writer writes `ana.json` again.
             self.is_purged = True
-            return config.of_fields(signing.fields_again(self, "", self._ring))
+            return config.of_fields(self._with_packs(signing.fields_again(self, "", self._ring)))
         return self._make()
 
     def _make(self) -> Config:
@@ -312,20 +307,31 @@ class Tree:
         known: Config | None = getattr(self, "config", None)
         if known is not None and known.id:
             # Purged while the store was open, so all its fields are known.
-            return config.fields_of(known)
+            return self._with_packs(config.fields_of(known))
         if self._holds_states() is True:
-            return signing.fields_again(self, address.random_uuid(), self._ring)
+            return self._with_packs(signing.fields_again(self, address.random_uuid(), self._ring))
         ring = self._ring
         if ring is not None and ring.folders and self.root not in ring.folders:
             reason = f"{ring.path} is the key of the store {ring.folders[0]}, not of a new store here"
             raise UntrustedStoreError(self.root, f"{reason}: make a key for it (ana key new, ana init --keyed)")
         return signing.fields_of((ring.store_id if ring is not None else "") or address.random_uuid(), ring)
 
+    def _with_packs(self, fields: dict[str, object]) -> dict[str, object]:
+        """Return the fields of `ana.json`, marked as those of a store with packs if there are any."""
+        return fields | {"format": PACKED_FORMAT} if any(self.pack_paths()) else fields
+
+    def pack_paths(self) -> Iterator[str]:
+        """Yield the paths of all packs, including those in the trash. Raises StoreError."""
+        if any(map(is_packs, files.list_folder(self.root))):
+            for entry in files.list_folder(f"{self.root}/{PACKS}"):
+                if is_pack(entry):
+                    yield f"{self.root}/{PACKS}/{entry.name}"
+
     def state_paths(self) -> Iterator[str]:
         """Yield the paths of all states, assuming the usual number of levels. Raises StoreError."""
         for folder in self._walk([""], LEVELS, "", 1, {}):
             for entry in folder.entries:
-                if folder.innermost and _lies_right(folder.name, entry):
+                if folder.innermost and lies_right(folder.name, entry):
                     yield f"{self.root}/{folder.name}{entry.name}"
 
     def _check_root(self) -> None:
@@ -354,20 +360,28 @@ class Tree:
     def _looks_purged(self) -> bool:
         """Return whether this store lost its ana.json: a scratch filesystem purges the oldest file first."""
         try:
-            return not _foreign(files.list_folder(self.root)) and self._holds_states() is True
+            return not foreign(files.list_folder(self.root)) and self._holds_states() is True
         except StoreError:
             return False
 
     def _holds_states(self) -> bool | None:
         """Return True if states lie where a tree keeps them, False if other files do, None if neither is found."""
         found = None
-        for folder in islice(self._walk([""], LEVELS, "", 1, {}), _LOOKED_INTO):
+        for folder in islice(self._inside(), _LOOKED_INTO):
+            right = is_pack if folder.name == f"{PACKS}/" else partial(lies_right, folder.name)
             for entry in folder.entries:
-                if folder.innermost and _lies_right(folder.name, entry):
+                if folder.innermost and right(entry):
                     return True
-                if folder.name and not is_shard(entry) and not entry.name.startswith(_IGNORED):
+                if folder.name and not is_shard(entry) and not entry.name.startswith(IGNORED):
                     found = False
         return found
+
+    def _inside(self) -> Iterator[Folder]:
+        """List the folders of a tree of the usual number of levels, and that of its packs."""
+        for folder in self._walk([""], LEVELS, "", 1, {}):
+            yield folder
+            if not folder.name and any(map(is_packs, folder.entries)):
+                yield Folder(f"{PACKS}/", innermost=True, entries=files.list_folder(f"{self.root}/{PACKS}"))
 
     def _store_above(self) -> str:
         """Return a hint if this folder lies in a store, as after one TAB too many."""
@@ -382,33 +396,16 @@ class Tree:
     def _refuse_foreign(self) -> None:
         """Refuse a folder that holds foreign files, so that two programs do not write into each other's files."""
         entries = files.list_folder(self.root)
-        foreign = _foreign(entries)
-        others = not foreign and any(map(is_shard, entries)) and self._holds_states() is False
-        if not (foreign or others) or self._read_config() is not None:
+        strangers = foreign(entries)
+        ours = any(is_shard(entry) or is_packs(entry) for entry in entries)
+        others = not strangers and ours and self._holds_states() is False
+        if not (strangers or others) or self._read_config() is not None:
             # Another process may have created the tree since we looked for its ana.json.
             return
-        held = f"{foreign[0]!r} and {len(foreign) - 1} more" if foreign else "folders with files that are not states"
+        held = (
+            f"{strangers[0]!r} and {len(strangers) - 1} more" if strangers else "folders with files that are not states"
+        )
         reason = f"it is not empty and not an ANA store (it holds {held}{self._store_above()})"
-        if any(name.endswith(".p") for name in foreign):
+        if any(name.endswith(".p") for name in strangers):
             reason += "; it looks like a store of the original ANA: `ana -d NEW import` imports it"
         raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
-
-
-def is_shard(entry: files.Entry) -> bool:
-    """Return whether an entry is a folder for states."""
-    return entry.kind == "folder" and _SHARD.fullmatch(entry.name) is not None
-
-
-def _lies_right(folder: str, entry: files.Entry) -> bool:
-    """Return whether an entry of an innermost folder is a state that belongs in that folder."""
-    key = address.key_of_name(entry.name.removeprefix(files.TRASH))
-    return entry.kind == "file" and key is not None and address.place(key, LEVELS)[0] == folder.rstrip("/")
-
-
-def _foreign(entries: list[files.Entry]) -> list[str]:
-    """Return the names that do not belong in a root; a root that lost its ana.json has only shard folders."""
-    return sorted(
-        entry.name
-        for entry in entries
-        if entry.name != CONFIG and not entry.name.startswith(_IGNORED) and not is_shard(entry)
-    )

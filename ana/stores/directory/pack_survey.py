@@ -1,0 +1,283 @@
+"""The packs of a store as maintenance sees them: listed with their sizes and ages, their records read in bulk."""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from ana.errors import ANAError, StoreError
+from ana.format import address, pack, record
+from ana.format.pack import Spot
+from ana.fs import files
+from ana.fs.append_file import KeptFile
+from ana.stores.directory import trash
+from ana.stores.directory.naming import PACKS
+from ana.stores.directory.pack_table import PackTable
+
+if TYPE_CHECKING:
+    from ana.stores.directory.store import DirectoryStore
+
+__all__ = ["PackFile", "PackSurvey", "number_of_name"]
+
+BLOCK_BYTES = 4 << 20
+"""Read at a time where records are read one after the other."""
+START_BYTES = 4096
+"""Read of a record that is looked at alone: enough for most headers."""
+NEAR_BYTES = 64 << 10
+"""Records that lie no further apart are read together."""
+FEW = 8
+"""So many packs are looked through one by one; of more, an index is made."""
+KEPT = 32
+"""How many packs are kept open."""
+_PACK_BITS = 20
+_LOW_BITS = 64 + _PACK_BITS
+"""Of a key's 128 bits, the index leaves out so many."""
+
+
+class PackFile(NamedTuple):
+    """A pack: its name, whether it is in the trash, its size, when it was changed last, and where its records lie."""
+
+    name: str
+    path: str
+    """Where the file is: in the trash, under its name there."""
+    trashed: bool
+    size_bytes: int
+    modified: float
+    """In s since 1970 by the server's clock: of its last append, or of its move into the trash."""
+    table: PackTable
+
+    @property
+    def relative(self) -> str:
+        """The pack's name relative to the store, without regard to the trash."""
+        return f"{PACKS}/{self.name}"
+
+    @property
+    def own_path(self) -> str:
+        """The path of the pack outside of the trash."""
+        return f"{self.path.rpartition('/')[0]}/{self.name}"
+
+    def where(self, spot: Spot) -> str:
+        """Return the place of a record, for messages."""
+        return f"{self.own_path}:{spot.offset}"
+
+
+class PackSurvey:
+    """The packs of a store, as they were when `look` was called last; before that, there are none.
+
+    Safe between threads, but for `look`.
+    """
+
+    def __init__(self, store: "DirectoryStore") -> None:
+        self._store = store
+        self.files: list[PackFile] = []
+        """All packs, those in the trash last."""
+        self._index: array[int] | None = None
+        self._kept: dict[str, KeptFile] = {}
+        self._looked = False
+
+    def look(self, unreadable: dict[str, ANAError]) -> list[files.Entry]:
+        """List the packs and read their indexes; return all entries of their folder.
+
+        A folder that cannot be listed and packs that cannot be read are noted in `unreadable`.
+        """
+        packs = self._store.packs
+        self._index, self._looked, self.files = None, True, []
+        self._kept.clear()
+        try:
+            tables = packs.survey()
+            entries = files.list_folder(packs.folder) if tables or self._store.tree.check_own(PACKS) else []
+            self.files = sorted(filter(None, (self._file(name, table) for name, table in tables.items())), key=_order)
+        except ANAError as error:
+            if not (isinstance(error, StoreError) and files.is_missing(error)):
+                unreadable[PACKS] = error
+            return []
+        unreadable |= {f"{PACKS}/{name}": error for name, error in packs.unreadable.items()}
+        return entries
+
+    def look_once(self, unreadable: dict[str, ANAError]) -> None:
+        """List the packs unless that was done before."""
+        if not self._looked:
+            self.look(unreadable)
+
+    def _file(self, name: str, table: PackTable) -> PackFile | None:
+        path = f"{self._store.packs.folder}/{name}"
+        for place, trashed in ((path, False), (trash.trash_path(path), True), (path, False)):
+            found = files.stat(place)
+            if found is not None:
+                return PackFile(name, place, trashed, found.size_bytes, found.modified, table)
+        return None
+
+    # Which records there are
+
+    def find(self, number: int, *, trashed: bool) -> Iterator[tuple[PackFile, Spot]]:
+        """Yield the packs, in the trash or outside of it, that have a record, and where, given its key's number."""
+        for one in self.files if len(self.files) <= FEW else self._candidates(number):
+            if one.trashed == trashed:
+                spot = one.table.find(number)
+                if spot is not None:
+                    yield one, spot
+
+    def first(self, number: int) -> tuple[PackFile, Spot] | None:
+        """Return a pack outside of the trash that has a record, and where."""
+        return next(self.find(number, trashed=False), None)
+
+    def keys(self, digits: str = "", *, trashed: bool = False) -> Iterator[str]:
+        """Yield the keys that begin with these hex digits, of records in packs outside of the trash, or in it."""
+        first = int(digits.ljust(32, "0"), 16)
+        last = int(digits.ljust(32, "f"), 16)
+        for one in self.files:
+            if one.trashed == trashed:
+                for number, _ in one.table.between(first, last):
+                    if next(self.find(number, trashed=trashed), (None,))[0] is one:
+                        yield pack.key_of_number(number)
+
+    def count(self) -> int:
+        """Return the number of different keys in packs outside of the trash."""
+        live = sum(not one.trashed for one in self.files)
+        if live == len(self.files) == 1:
+            return len(self.files[0].table)
+        count = 0
+        for high, found in groupby(self._merged(), key=lambda value: value >> _PACK_BITS):
+            values = list(found)
+            places = {value & ((1 << _PACK_BITS) - 1) for value in values}
+            those = [self.files[place] for place in places if place < live]
+            if len(those) == len(places) == 1:
+                count += len(values)
+            elif those:
+                count += len({number for one in those for number, _ in one.table.between(*_range(high))})
+        return count
+
+    def _candidates(self, number: int) -> Iterator[PackFile]:
+        index = self._merged()
+        high = number >> _LOW_BITS
+        at = bisect_left(index, high << _PACK_BITS)
+        last = -1
+        while at < len(index) and index[at] >> _PACK_BITS == high:
+            place = index[at] & ((1 << _PACK_BITS) - 1)
+            if place != last:
+                yield self.files[place]
+            last = place
+            at += 1
+
+    def _merged(self) -> "array[int]":
+        """Return the first bits of all keys, each with the place of its pack in `files`, sorted: 8 bytes a record."""
+        if self._index is None:
+            found: list[int] = []
+            for place, one in enumerate(self.files):
+                found += [high >> _PACK_BITS << _PACK_BITS | place for high in one.table.highs()]
+            found.sort()
+            self._index = array("Q", found)
+        return self._index
+
+    # Reading
+
+    def records(
+        self, one: PackFile, spots: Iterable[tuple[int, Spot]]
+    ) -> Iterator[tuple[int, Spot, memoryview | None]]:
+        """Yield records of a pack with their keys' numbers, in the order in which they lie; None if the pack has gone.
+
+        Several are read at a time. Raises StoreError, UntrustedStoreError.
+        """
+        file = self._open(one)
+        block, start = memoryview(b""), 0
+        ordered = sorted(spots, key=itemgetter(1))
+        for at, (number, spot) in enumerate(ordered):
+            if file is not None and not start <= spot.offset <= spot.offset + spot.size <= start + len(block):
+                start = spot.offset
+                block = memoryview(file.read(start, _together(ordered, at)))
+            data = block[spot.offset - start : spot.offset - start + spot.size]
+            yield number, spot, data if len(data) == spot.size else None
+
+    def headers(
+        self, one: PackFile, spots: Iterable[tuple[int, Spot]]
+    ) -> Iterator[tuple[int, Spot, record.Header | ANAError | None]]:
+        """Yield the headers of records as `records` does; for one that cannot be read, its error."""
+        seal = self._store.seal
+        for number, spot, data in self.records(one, spots):
+            found: record.Header | ANAError | None = None
+            if data is not None:
+                try:
+                    found = record.parse_header(data, spot.size, pack.key_of_number(number), one.where(spot), seal)
+                except ANAError as error:
+                    found = error
+            yield number, spot, found
+
+    def header(self, one: PackFile, key: str, spot: Spot) -> record.Header | None:
+        """Return a record's verified header; None if the pack has gone.
+
+        Raises CorruptedStateError, UnsupportedFormatError, StoreError.
+        """
+        file = self._open(one)
+        size = min(spot.size, START_BYTES)
+        data = b"" if file is None else file.read(spot.offset, size)
+        if file is None or len(data) < size:
+            return None
+        where = one.where(spot)
+        end = record.header_size(data, spot.size, key, where)
+        if end > size:
+            data = file.read(spot.offset, end)
+            if len(data) < end:
+                return None
+        return record.parse_header(data, spot.size, key, where, self._store.seal)
+
+    def read(self, one: PackFile, spot: Spot) -> bytearray | None:
+        """Return a record; None if the pack has gone. Raises StoreError, UntrustedStoreError."""
+        file = self._open(one)
+        data = None if file is None else file.read(*spot)
+        return data if data is not None and len(data) == spot.size else None
+
+    def hidden(self, one: PackFile) -> list[tuple[str, Spot]]:
+        """Return whole records behind a damaged part of a pack that is not sealed: nobody finds them.
+
+        What a crash has torn has nothing behind it. Raises StoreError, UntrustedStoreError.
+        """
+        end = one.table.end
+        if one.table.sealed or one.size_bytes - end <= pack.TRAILER_BYTES:
+            return []
+        file = self._open(one)
+        rest = b"" if file is None else file.read(end, one.size_bytes - end)
+        found = pack.damaged_spots(rest, one.own_path, self._store.seal)
+        return [(key, Spot(end + spot.offset, spot.size)) for key, spot in found]
+
+    def _open(self, one: PackFile) -> KeptFile | None:
+        kept = self._kept.get(one.name)
+        if kept is not None:
+            return kept
+        check = self._store.tree.trust.check_file
+        for path in (one.own_path, trash.trash_path(one.own_path), one.own_path):
+            kept = KeptFile.open(path, check)
+            if kept is not None:
+                if len(self._kept) >= KEPT:
+                    self._kept.clear()
+                self._kept[one.name] = kept
+                return kept
+        return None
+
+
+def number_of_name(name: str) -> int:
+    """Return the number of the key in a state's name; -1 if it is no content address, so that no pack has it."""
+    last = name.rpartition("/")[2]
+    key = last.removesuffix(address.SUFFIX)
+    return pack.number_of(key) if key != last and address.is_content_uuid(key) else -1
+
+
+def _together(ordered: list[tuple[int, Spot]], at: int) -> int:
+    """Return how many bytes to read from a record on, so that its neighbours are read, too."""
+    start = ordered[at][1].offset
+    end = start + ordered[at][1].size
+    for _, spot in ordered[at + 1 : at + 1 + BLOCK_BYTES // record.MIN_RECORD_BYTES]:
+        if spot.offset > end + NEAR_BYTES or spot.offset + spot.size > start + BLOCK_BYTES:
+            break
+        end = max(end, spot.offset + spot.size)
+    return end - start
+
+
+def _range(high: int) -> tuple[int, int]:
+    """Return the first and the last number that begins with these bits."""
+    return high << _LOW_BITS, (high + 1 << _LOW_BITS) - 1
+
+
+def _order(one: PackFile) -> tuple[bool, str]:
+    return one.trashed, one.name
