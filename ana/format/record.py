@@ -199,6 +199,10 @@ def encode(
     encoding: Encoding = _PLAIN,
 ) -> bytes:
     """Return a record as bytes; otherwise like `write`."""
+    if len(state.pieces) == 1:
+        parts: list[bytes] = []
+        write(lambda _, given: parts.append(b"".join(given)), key, state, children, encoding)
+        return parts[0]
     header_bytes = Draft(key, state, len(state.pieces), children, encoding.hints).header_bytes
     most = header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
     whole = buffers.Whole(most)

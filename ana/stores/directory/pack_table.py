@@ -1,5 +1,7 @@
 """What is known of one pack: where its records lie. Reads the index of a sealed pack, walks an unsealed one."""
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -8,7 +10,14 @@ from ana.format.pack import Index, Spot
 from ana.format.signature import Seal
 from ana.fs.append_file import KeptFile
 
-__all__ = ["PackTable", "read_table"]
+__all__ = ["Catalog", "PackTable", "read_table"]
+
+_NUMBER = (1 << 20) - 1
+"""The bits of a merged entry that number its pack; the others are the first bits of a key."""
+_PAUSE = 1000
+"""How many look-ups to make before asking again whether merging pays."""
+_PARTS = 16
+"""Indexes are merged a part at a time, which bounds the memory that it takes."""
 
 TAIL_BYTES = 64 << 10
 """Read from the end of a pack first: an index of 2,700 records."""
@@ -56,6 +65,86 @@ class PackTable(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.walked) if self.said is None else len(self.said)
+
+
+class Catalog:
+    """The tables of all packs, and where a key is in any of them: a few µs for a million records in many packs.
+
+    Not safe between threads that change it; looking up is, beside a change.
+
+    Attributes:
+        tables: What is known of each pack, by its name.
+
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, PackTable] = {}
+        self._apart: set[str] = set()
+        self._merged = array("Q")
+        self._names: list[str] = []
+        self._looks = self._next = 0
+
+    def put(self, name: str, table: PackTable) -> None:
+        """Add what is known of a pack, or replace it by something newer."""
+        self.tables[name] = table
+        self._apart.add(name)
+
+    def drop(self, name: str) -> None:
+        """Forget a pack."""
+        self.tables.pop(name, None)
+        self._apart.discard(name)
+
+    def clear(self) -> None:
+        """Forget all packs."""
+        self.__init__()  # type: ignore[misc]
+
+    def find(self, number: int) -> list[tuple[str, Spot]]:
+        """Return the packs that have the record of a key, and where, given the key's number."""
+        found: list[tuple[str, Spot]] = []
+        for name in tuple(self._apart):
+            self._look(name, number, found)
+        merged = self._merged
+        if merged:
+            first = number >> 64 & ~_NUMBER
+            at = bisect_left(merged, first)
+            while at < len(merged) and merged[at] - first <= _NUMBER:
+                self._look(self._names[merged[at] & _NUMBER], number, found)
+                at += 1
+        self._looks += 1
+        if self._looks > self._next:
+            self._merge_if_it_pays()
+        return found
+
+    def _look(self, name: str, number: int, found: list[tuple[str, Spot]]) -> None:
+        table = self.tables.get(name)
+        spot = None if table is None else table.find(number)
+        if spot is not None:
+            found.append((name, spot))
+
+    def _merge_if_it_pays(self) -> None:
+        """Merge the indexes of sealed packs once as many look-ups were made in each of them as it merges entries."""
+        sealed = [name for name in tuple(self._apart) if self.tables[name].sealed]
+        if len(sealed) > 1 and self._looks * len(sealed) > sum(len(self.tables[name]) for name in sealed):
+            self._merge()
+        self._next = self._looks + _PAUSE
+
+    def _merge(self) -> None:
+        indexes = {name: table.said for name, table in self.tables.items() if table.said is not None}
+        names = list(indexes)[: _NUMBER + 1]
+        columns = [indexes[name].highs() for name in names]
+        merged = array("Q")
+        for part in range(_PARTS):
+            low, high = (part << 64) // _PARTS, ((part + 1) << 64) // _PARTS
+            entries: list[int] = []
+            for number, column in enumerate(columns):
+                start, stop = bisect_left(column, low), bisect_left(column, high)
+                entries += [first & ~_NUMBER | number for first in column[start:stop]]
+            entries.sort()
+            merged.extend(entries)
+        self._names, self._merged, self._looks = names, merged, 0
+        self._apart = {name for name, table in self.tables.items() if not table.sealed}.union(
+            self.tables.keys() - names
+        )
 
 
 def read_table(file: KeptFile, known: PackTable | None, seal: Seal | None) -> PackTable:

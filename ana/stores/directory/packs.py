@@ -4,12 +4,13 @@ What is known of a pack is kept in memory: the index of a sealed one, and of one
 the size that was seen last. Packs are immutable but for growing, so that what is known stays true until the pack goes.
 """
 
+import math
 import os
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ana.errors import ANAError, StoreError
@@ -21,7 +22,7 @@ from ana.fs.append_file import KeptFile
 from ana.runtime import process_end
 from ana.stores.directory import trash
 from ana.stores.directory.naming import PACKS
-from ana.stores.directory.pack_table import PackTable, read_table
+from ana.stores.directory.pack_table import Catalog, PackTable, read_table
 from ana.stores.directory.pack_writer import PackWriter
 from ana.stores.directory.place import Place
 from ana.stores.directory.tree import Tree
@@ -33,7 +34,7 @@ OPEN_PACKS = 32
 HINTS = 1 << 14
 """How many hints of references are remembered until they are used."""
 BELIEVE_SECONDS = 1.0
-"""How long an open pack is read without looking whether it still has its name."""
+"""How long a pack is taken to be there without looking."""
 
 
 class _OpenPack:
@@ -62,8 +63,8 @@ class Packs:
         self.folder = f"{tree.root}/{PACKS}"
         self.pack_bytes = tree.config.pack_bytes
         """States of at most this raw size, in bytes, go into packs; 0: none do."""
-        self.tables: dict[str, PackTable] = {}
-        """What is known of each pack, by its name, this process's own excepted."""
+        self.catalog = Catalog()
+        """What is known of the packs, this process's own excepted."""
         self.unreadable: dict[str, ANAError] = {}
         """Packs that could not be read when they were looked at last."""
         self._begin = begin
@@ -71,7 +72,8 @@ class Packs:
         self._seal: Seal | None = None
         self._hints: OrderedDict[str, tuple[str, Spot]] = OrderedDict()
         self._wrong: set[tuple[str, str, int]] = set()
-        self._settled: dict[str, int] = {}
+        self._seen: dict[str, tuple[float, int]] = {}
+        """When each pack was last seen under its name, and how much of it is on the disk for sure, in bytes."""
         self._reset()
         _all.add(self)
 
@@ -85,6 +87,11 @@ class Packs:
         self._seal = seal
 
     # Finding
+
+    @property
+    def tables(self) -> dict[str, PackTable]:
+        """What is known of each pack, by its name, this process's own excepted."""
+        return self.catalog.tables
 
     @property
     def known(self) -> bool:
@@ -105,20 +112,19 @@ class Packs:
         """Return where a state lies, for references; "" if it is in no pack, as far as is known in memory."""
         if not self.known or len(key) != _KEY_CHARACTERS:
             return ""
-        found = self._hints.get(key) or next(self.spots(key), None)
+        found = self._hints.get(key) or next(iter(self.spots(key)), None)
         return "" if found is None else pack.hint(*found)
 
-    def spots(self, key: str) -> Iterator[tuple[str, Spot]]:
-        """Yield the packs that have a state's record, and where, as far as is known in memory."""
+    def spots(self, key: str) -> list[tuple[str, Spot]]:
+        """Return the packs that have a state's record, and where, as far as is known in memory."""
         number = pack.number_of(key)
+        found = self.catalog.find(number)
         writer = self._writer
-        spot = None if writer is None else writer.find(number)
-        if writer is not None and spot is not None:
-            yield writer.name, spot
-        for name, table in list(self.tables.items()):
-            spot = table.find(number)
+        if writer is not None:
+            spot = writer.find(number)
             if spot is not None:
-                yield name, spot
+                found.insert(0, (writer.name, spot))
+        return found
 
     def has(self, key: str, settle: Callable[[str, files.Status], bool]) -> bool:
         """Return whether a pack that still exists has a state's record, as far as is known in memory.
@@ -135,19 +141,21 @@ class Packs:
         """
         if not self.known or len(key) != _KEY_CHARACTERS:
             return False
+        now = time.monotonic()
         for name, spot in self.spots(key):
             if (key, name, spot.offset) in self._wrong:
                 continue
+            seen, settled = self._seen.get(name, (-math.inf, 0))
+            if settled >= spot.offset + spot.size and now - seen < BELIEVE_SECONDS:
+                return True
             path = f"{self.folder}/{name}"
             found = files.stat(path)
             if found is None:
                 self._forget(name)
                 continue
-            if self._settled.get(name, -1) >= spot.offset + spot.size or self._is_own(name):
-                return True
             self.tree.trust.check_file(path, found.stat)
-            if settle(path, found):
-                self._settled[name] = found.size_bytes
+            if self._is_own(name) or settled >= spot.offset + spot.size or settle(path, found):
+                self._seen[name] = now, found.size_bytes
                 return True
         return False
 
@@ -270,7 +278,7 @@ class Packs:
         self.unreadable.pop(name, None)
         if newer is table:
             return False
-        self.tables[name] = newer
+        self.catalog.put(name, newer)
         return True
 
     def _opened(self, name: str, *, trashed: bool, bring_back: bool = True) -> KeptFile | None:
@@ -311,8 +319,8 @@ class Packs:
 
     def _forget(self, name: str) -> None:
         with self._lock:
-            self.tables.pop(name, None)
-            self._settled.pop(name, None)
+            self.catalog.drop(name)
+            self._seen.pop(name, None)
             self._open.pop(name, None)
             if self._writer is not None and self._writer.name == name:
                 self._writer.abandon()
@@ -377,10 +385,10 @@ class Packs:
 
     def forget_all(self) -> None:
         """Forget all packs: another store has taken this one's place."""
-        self.tables.clear()
+        self.catalog.clear()
         self._hints.clear()
         self._wrong.clear()
-        self._settled.clear()
+        self._seen.clear()
         self.leave_to_parent()
 
     def leave_to_parent(self) -> None:
