@@ -40,6 +40,7 @@ class _Attempt:
         self.timed_out = False
         self.waited = False
         self.error: Exception | None = None
+        self._until = 0.0
         self._answered = threading.Event()
         self._guard = threading.Lock()
         self._given_up = False
@@ -48,6 +49,7 @@ class _Attempt:
 
     def acquire(self) -> bool:
         """Return whether the lock was acquired in time."""
+        self._until = time.monotonic() + self.timeout_seconds
         if not threads.start(self._thread):
             # There is no thread to abandon. If the lock server is away, the next operation would hang as well.
             self._acquire()
@@ -95,7 +97,9 @@ class _Attempt:
             lock.acquire(timeout=0)
         except TimeoutError:
             self.waited = True
-            lock.acquire(timeout=self.timeout_seconds)
+            # What came before counts: on a busy machine the import and the folder may take seconds, and a holder is not
+            # to be taken for a server that does not answer.
+            lock.acquire(timeout=max(0.0, self._until - time.monotonic()))
         return lock
 
 
