@@ -20,6 +20,7 @@ from ana.cli.export_import import export, import_command
 from ana.cli.info import info
 from ana.cli.init import init, key
 from ana.cli.ls import ls
+from ana.cli.pack import pack, unpack
 from ana.cli.report import report
 from ana.cli.roots import forget, keep, roots
 from ana.cli.show import cat, show
@@ -86,6 +87,8 @@ for _command in (
     roots,
     gc,
     sweep,
+    pack,
+    unpack,
     import_command,
     export,
     report,

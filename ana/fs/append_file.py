@@ -37,7 +37,8 @@ class AppendFile:
         self.path = path
         self._descriptor = -1
         with files.reported(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            # Not for reading too: an NFS client would read the last page again before it appends.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, access.mode & FILE_BITS)
             try:
                 found = os.fstat(self._descriptor)

@@ -273,12 +273,13 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
 def _create(temporary: str, make_folders: Callable[[], None], access: Access) -> int:
     mode = access.mode & FILE_BITS
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(temporary, flags, mode)
-    except FileNotFoundError:
-        # Only a new shard folder pays for its mkdir.
-        make_folders()
-        return os.open(temporary, flags, mode)
+    for _ in range(files.STALE_TRIES):
+        try:
+            return os.open(temporary, flags, mode)
+        except FileNotFoundError:
+            # Only a new shard folder pays for its mkdir. Maintenance may remove it again while it is empty.
+            make_folders()
+    return os.open(temporary, flags, mode)
 
 
 def _write(descriptor: int, temporary: str, fill: Callable[[Write], object], policy: Policy) -> tuple[int, int]:

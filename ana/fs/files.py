@@ -292,6 +292,12 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def set_modified(path: str, seconds: float) -> None:
+    """Set a file's time of last change, in s since 1970. Raises StoreError."""
+    with reported(path):
+        os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
 def list_folder(path: str) -> list[Entry]:
     """List a folder. Raises StoreError."""
     with reported(path), os.scandir(path) as entries:

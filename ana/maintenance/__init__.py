@@ -23,6 +23,7 @@ from ana.maintenance.export import Exported, export_states
 from ana.maintenance.import_ import Imported, import_file, import_old
 from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.listing import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
+from ana.maintenance.packing import Packed, Unpacked, pack_states, unpack_states
 from ana.maintenance.report import report
 from ana.maintenance.roots import Kept, RootInfo, forget, keep, roots
 from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
@@ -48,6 +49,7 @@ __all__ = [
     "Kept",
     "Moment",
     "OnProgress",
+    "Packed",
     "Problem",
     "Progress",
     "RootInfo",
@@ -59,6 +61,7 @@ __all__ = [
     "StoreStats",
     "StoreSummary",
     "Swept",
+    "Unpacked",
     "Verified",
     "Work",
     "beginning",
@@ -77,6 +80,7 @@ __all__ = [
     "ls",
     "new_key",
     "open_store",
+    "pack_states",
     "report",
     "roots",
     "rotate_key",
@@ -84,6 +88,7 @@ __all__ = [
     "stats",
     "sweep",
     "tree",
+    "unpack_states",
     "verify",
     "write_file",
 ]

@@ -173,8 +173,19 @@ class Tree:
         except StoreError as error:
             if error.errno != errno.ENOENT:
                 raise
-            for folder in folders[1:]:
-                atomic.make_folder(folder, durable=self.durable, access=self.access)
+            self._make_all(folders[1:])
+
+    def _make_all(self, folders: list[str]) -> None:
+        for number in range(files.STALE_TRIES):
+            try:
+                for folder in folders:
+                    atomic.make_folder(folder, durable=self.durable, access=self.access)
+            except StoreError as error:
+                # Maintenance may remove a folder that is still empty.
+                if error.errno != errno.ENOENT or number == files.STALE_TRIES - 1:
+                    raise
+            else:
+                return
 
     def is_same(self) -> bool:
         """Return whether this is still the tree that was opened, judged by one look at its `ana.json`.
