@@ -94,10 +94,6 @@ class Catalog:
         self.tables.pop(name, None)
         self._apart.discard(name)
 
-    def clear(self) -> None:
-        """Forget all packs."""
-        self.__init__()  # type: ignore[misc]
-
     def find(self, number: int) -> list[tuple[str, Spot]]:
         """Return the packs that have the record of a key, and where, given the key's number."""
         found: list[tuple[str, Spot]] = []

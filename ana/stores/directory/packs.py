@@ -385,7 +385,7 @@ class Packs:
 
     def forget_all(self) -> None:
         """Forget all packs: another store has taken this one's place."""
-        self.catalog.clear()
+        self.catalog = Catalog()
         self._hints.clear()
         self._wrong.clear()
         self._seen.clear()
