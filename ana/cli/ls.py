@@ -33,8 +33,9 @@ Examples:
   ana ls --json | jq -r 'select(.children == 0) | .uuid'
 
 \b
-JSON: a line for each state with uuid, class_name, size_bytes (of its file),
-raw_bytes, children (how many), age_seconds, name (its file), problem.
+JSON: a line for each state with uuid, class_name, size_bytes (of its file, or
+of its record in a pack), raw_bytes, children (how many), age_seconds, name
+(its file, or the one it would have), problem, pack (its file name, or "").
 Exit codes: 0; 4 if a state's header or a folder cannot be read.
 """
 

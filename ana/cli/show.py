@@ -34,8 +34,9 @@ Examples:
 \b
 JSON: uuid, class_name, path, size_bytes, raw_bytes, header_bytes,
 stored_bytes, segments, chunks, children, content_digest, created, modified,
-in_trash; with --tree: uuid, class_name, size_bytes, problem, repeated,
-children (the same again).
+in_trash, pack ("" if the state has a file of its own), offset (in path); with
+--tree: uuid, class_name, size_bytes, problem, repeated, children (the same
+again).
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
 damaged (with --tree, also if any state in the tree is).
 """
@@ -81,7 +82,8 @@ def _fields(found: maintenance.Shown) -> Any:
     for name, value in (
         ("uuid", found.uuid),
         ("class", found.class_name or "(bare state)"),
-        ("file", found.path + (" (in the trash)" if found.in_trash else "")),
+        ("pack" if found.pack else "file", found.path + (" (in the trash)" if found.in_trash else "")),
+        *([("offset", f"{found.offset:,}")] if found.pack else []),
         ("raw", f"{size(found.raw_bytes)} ({found.raw_bytes:,} bytes)"),
         ("stored", f"{size(found.size_bytes)} ({found.size_bytes:,} bytes{ratio})"),
         ("segments", f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"),

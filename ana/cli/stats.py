@@ -10,6 +10,7 @@ from ana.cli.common import (
     DONE,
     Output,
     age,
+    counted,
     emit,
     printable,
     problems_table,
@@ -36,9 +37,10 @@ Examples:
 
 \b
 JSON: states, trash, damaged (files set aside), temporaries, foreign, folders,
-inodes, summary (taken, states, raw_bytes, stored_bytes, trash_bytes,
-by_class, by_age, by_size; null before the first --exact count),
-summary_age_seconds, exact, ratio, problems (uuid, name, kind, reason),
+inodes, packs, packed (states in packs), packs_bytes, summary (taken, states,
+raw_bytes, stored_bytes, trash_bytes, by_class, by_age, by_size; null before
+the first --exact count), summary_age_seconds, exact, ratio, problems (uuid,
+name, kind, reason),
 jobs (null, or what --jobs prints: docs/observing.md).
 Exit codes: 0; 4 if a folder or (with --exact) a header cannot be read.
 """
@@ -95,6 +97,7 @@ def _stats_table(found: maintenance.StoreStats) -> Any:
         rows += [("in the trash", size(summary.trash_bytes), of)]
     rows += [
         ("inodes", f"{found.inodes:,}", f"{found.folders:,} of them folders"),
+        *([("packs", f"{found.packs:,}", _packs(found))] if found.packs else []),
         ("trash", f"{found.trash:,}", "deleted by a later ana gc" if found.trash else ""),
         (
             "temporaries",
@@ -107,6 +110,10 @@ def _stats_table(found: maintenance.StoreStats) -> Any:
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def _packs(found: maintenance.StoreStats) -> str:
+    return f"{counted(found.packed, 'state', 'states')}, {size(found.packs_bytes)}"
 
 
 def _groups(summary: maintenance.StoreSummary, by: str) -> Any:

@@ -15,7 +15,7 @@ from ana.fs import atomic, files, permissions
 from ana.fs.files import Check, Status
 from ana.fs.permissions import FILE_BITS, Access
 
-__all__ = ["AppendFile", "KeptFile", "unique_name"]
+__all__ = ["AppendFile", "KeptFile", "finish", "unique_name"]
 
 _HOST_CHARACTERS = 40
 
@@ -78,6 +78,29 @@ class AppendFile:
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
+
+
+def finish(path: str, size_bytes: int, data: bytes) -> bool:
+    """Append to a file that its writer has left, if it still has this size; its time of change stays as it is.
+
+    Returns False if it has another size by now, or has gone. Raises StoreError: part of the data may be there.
+    """
+    with files.reported(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            found = os.fstat(descriptor)
+            if found.st_size != size_bytes or not S_ISREG(found.st_mode):
+                return False
+            atomic.write_all(descriptor, size_bytes, [data])
+            os.fdatasync(descriptor)
+            with suppress(PermissionError):
+                os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(descriptor)
+    return True
 
 
 class KeptFile:

@@ -131,29 +131,29 @@ class _Writing:
             else:
                 # Large, or there is a problem: this reports it, or finds the state intact at the second try.
                 self.store.get(key).verify()
-                with ingest.opened(self.store, key) as (size_bytes, read):
-                    self._put_file(self.survey.name_of(key), size_bytes, self._unsealed(key, size_bytes, read))
+                with ingest.opened(self.store, key) as source:
+                    self._put_file(self.survey.name_of(key), source.size_bytes, self._unsealed(key, source))
             self.on_progress(Progress("exporting", number, len(self.done.states), self.offset))
         self._put(bytes(2 * tarfile.BLOCKSIZE))
         self.done.size_bytes = self.offset
 
     def _read(self, key: str) -> bytearray | None:
-        """Return a small state's file, verified; None for a large one."""
-        with ingest.opened(self.store, key) as (size_bytes, read):
+        """Return a small state's record, verified; None for a large one."""
+        with ingest.opened(self.store, key) as source:
+            size_bytes, read, where = source
             if size_bytes > ingest.START_BYTES:
                 return None
-            where = self.store.path(key)
             record.verify(ingest.read_header(key, size_bytes, read, where, self.store.seal), read, where)
             data = bytearray(size_bytes)
-            self._unsealed(key, size_bytes, read)(0, [memoryview(data)])
+            self._unsealed(key, source)(0, [memoryview(data)])
             return data
 
-    def _unsealed(self, key: str, size_bytes: int, read: Read) -> Read:
+    def _unsealed(self, key: str, source: ingest.Source) -> Read:
         """Return a function that reads a record without its signature: another site has another key, or none."""
+        size_bytes, read, where = source
         if self.store.seal is None:
             return read
-        header = ingest.read_header(key, size_bytes, read, self.store.path(key), self.store.seal)
-        return ingest.resealed(header, read, None)
+        return ingest.resealed(ingest.read_header(key, size_bytes, read, where, self.store.seal), read, None)
 
     def _put_file(self, name: str, size_bytes: int, read: Read) -> None:
         self._begin(name, size_bytes)

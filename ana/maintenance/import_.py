@@ -122,6 +122,7 @@ class _Importing:
         order = postorder(left, lambda key: [child for child in left[key].children if child in left])
         for keys in by_level(order, lambda key: left[key].children):
             self._put_all([left[key] for key in keys])
+        self._store.packs.seal()
 
     def _missing(self, state: _State, coming: Iterable[str]) -> str | None:
         for child in state.children:

@@ -21,7 +21,8 @@ from ana.maintenance.common import (
     problem,
     unlisted,
 )
-from ana.stores.directory import ingest, keyring
+from ana.stores.directory import ingest, keyring, repack
+from ana.stores.directory.pack_survey import PackFile
 from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore
 
@@ -152,6 +153,7 @@ def rotate_key(
         for number, name in enumerate(names, 1):
             _sign(store, survey, name, done)
             on_progress(Progress("signing", number, done.states))
+        _sign_packs(survey, done, on_progress)
         if all(wrong.kind == "damaged" for wrong in done.problems):
             # Again: a process that amended `ana.json` at the same time may have undone it.
             store.tree.amend(key=fingerprint)
@@ -167,3 +169,26 @@ def _sign(store: DirectoryStore, survey: Survey, name: str, done: Rotated) -> No
             done.signed += 1
     except ANAError as error:
         done.problems.append(problem(error, name=name))
+
+
+def _sign_packs(survey: Survey, done: Rotated, on_progress: OnProgress) -> None:
+    for trashed in (False, True):
+        unreadable: dict[str, ANAError] = {}
+        survey.packed.look(unreadable)
+        done.problems += [] if trashed else unlisted(unreadable)
+        for one in [one for one in survey.packed.files if one.trashed == trashed]:
+            done.states += 0 if trashed else len(one.table)
+            _sign_pack(survey, one, done)
+            on_progress(Progress("signing", done.signed, done.states))
+
+
+def _sign_pack(survey: Survey, one: PackFile, done: Rotated) -> None:
+    try:
+        signed, damaged = repack.sign_anew(survey.packed, one)
+    except ANAError as error:
+        done.problems.append(problem(error, name=one.relative))
+        return
+    done.signed += signed
+    for spot in damaged:
+        reason = "it cannot be read, so it was not signed"
+        done.problems.append(Problem("", f"{one.relative}:{spot.offset}", "damaged", reason))

@@ -9,6 +9,7 @@ from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address
 from ana.format.record import Header
 from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
+from ana.stores.directory.naming import PACKS
 from ana.stores.directory.scan import File, Survey, plain_name, trash_name
 from ana.stores.directory.store import DirectoryStore
 
@@ -45,16 +46,18 @@ class StateInfo:
     uuid: str
     class_name: str
     size_bytes: int
-    """The size of its file."""
+    """The size of its file, or of its record in a pack."""
     raw_bytes: int
     children: int
     age_seconds: float
-    """Time since it was stored, or brought back from the trash."""
+    """Time since it was stored, or brought back from the trash; in a pack, since the last state was added to it."""
     name: str
-    """Its file, relative to the store."""
+    """Its file, relative to the store; in a pack, the file that it would have."""
     problem: Problem | None = None
     """Set if its header cannot be read; its class and raw size are unknown then. A folder that cannot be listed has a
     `name` and no `uuid`."""
+    pack: str = ""
+    """The file name of its pack; "" if it has a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ class Shown:
     modified: float
     """By the server's clock. `gc` counts its age from here."""
     in_trash: bool = False
+    pack: str = ""
+    """The file name of its pack; "" if it has a file of its own."""
+    offset: int = 0
+    """Where its record begins in the file at `path`."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +113,15 @@ def ls(
     older_than_seconds: float | None = None,
     newer_than_seconds: float | None = None,
 ) -> Iterator[StateInfo]:
-    """Yield the states that pass all given filters, in the order of their folders. Each file is opened once.
+    """Yield the states that pass all given filters, in the order of their folders, then of their packs.
+
+    Each file is opened once. Packs are read from end to end.
 
     Args:
         pickle_dir: The store.
         class_pattern: A regular expression to search for in "module:Class".
-        larger_than: Only states whose file is larger than this, in bytes.
-        smaller_than: Only states whose file is smaller than this, in bytes.
+        larger_than: Only states whose file, or record in a pack, is larger than this, in bytes.
+        smaller_than: Only states whose file, or record in a pack, is smaller than this, in bytes.
         older_than_seconds: Only states stored longer ago than this, by this host's clock.
         newer_than_seconds: Only states stored more recently than this.
 
@@ -206,18 +215,26 @@ def cat(pickle_dir: StoreOrPath, uuid: str) -> list[bytes | memoryview]:
 
 
 def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
-    for name, found in survey.each(survey.states(), survey.header):
+    for name, found in survey.headers():
         if isinstance(found, ANAError):
             looked = _stat(survey, name)
             if looked is not None:
                 key = address.key_of_name(name.rpartition("/")[2]) or name
                 wrong = problem(found, key, name)
-                yield StateInfo(key, "", looked.size_bytes, 0, 0, right_now - looked.modified, name, wrong)
+                age = right_now - looked.modified
+                yield StateInfo(key, "", looked.size_bytes, 0, 0, age, name, wrong, looked.pack)
         elif found is not None:
             header, file = found
             age = right_now - file.modified
             yield StateInfo(
-                header.key, header.class_name, file.size_bytes, header.raw_bytes, len(header.children), age, name
+                header.key,
+                header.class_name,
+                file.size_bytes,
+                header.raw_bytes,
+                len(header.children),
+                age,
+                name,
+                pack=file.pack,
             )
 
 
@@ -236,10 +253,10 @@ def _stat(survey: Survey, name: str) -> File | None:
 
 def find_in(store: DirectoryStore, prefix: str) -> str:
     """Return the only UUID with this prefix in an open store."""
-    if address.is_canonical(address.check_key(prefix)) or Survey(store).is_there(prefix):
+    survey = Survey(store)
+    if address.is_canonical(address.check_key(prefix)) or survey.is_there(prefix):
         return prefix
     # The first digits name the folder, so one listing usually suffices.
-    survey = Survey(store)
     found = _beginning(survey, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
     found = found or _beginning(survey, prefix, "")
     if len(found) > 1:
@@ -260,7 +277,7 @@ def _shown(store: DirectoryStore, header: Header, file: File) -> Shown:
     return Shown(
         uuid=header.key,
         class_name=header.class_name,
-        path=f"{store.home}/{file.name}",
+        path=f"{store.home}/{_place(file)}",
         size_bytes=file.size_bytes,
         raw_bytes=header.raw_bytes,
         header_bytes=header.header_bytes,
@@ -280,7 +297,17 @@ def _shown(store: DirectoryStore, header: Header, file: File) -> Shown:
         created=header.created_ns / 1e9,
         modified=file.modified,
         in_trash=plain_name(file.name) != file.name,
+        pack=file.pack,
+        offset=file.offset,
     )
+
+
+def _place(file: File) -> str:
+    """Return the file that holds a state, relative to the store."""
+    if not file.pack:
+        return file.name
+    name = f"{PACKS}/{file.pack}"
+    return name if plain_name(file.name) == file.name else trash_name(name)
 
 
 def _child(survey: Survey, key: str) -> tuple[Child, tuple[str, ...]]:

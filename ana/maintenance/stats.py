@@ -55,7 +55,7 @@ class Group:
     states: int
     raw_bytes: int
     stored_bytes: int
-    """The size of their files."""
+    """The size of their files, and of their records in packs."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class StoreSummary:
     states: int
     raw_bytes: int
     stored_bytes: int
-    """The size of all states' files."""
+    """The size of all states' files, and of their records in packs."""
     trash_bytes: int
     references: int = 0
     """The number of references between states."""
@@ -106,8 +106,14 @@ class StoreStats:
     """Sizes: current if `exact`, else from the last exact count; None if there was none."""
     summary_age_seconds: float
     exact: bool
+    packs: int = 0
+    """Packs outside of the trash: files of many small states."""
+    packed: int = 0
+    """States in packs."""
+    packs_bytes: int = 0
+    """The size of the packs."""
     problems: list[Problem] = field(default_factory=list)
-    """Folders that cannot be listed and, in an exact count, states whose header cannot be read."""
+    """Folders and packs that cannot be read and, in an exact count, states whose header cannot be read."""
 
     @property
     def ratio(self) -> float | None:
@@ -141,9 +147,11 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
         if not survey.unreadable:
             _leave(store, counted, _inodes(contents))
     summary = counted if exact else _last(survey.root)
+    packs = [one for one in survey.packed.files if not one.trashed]
+    in_trash = sum(len(one.table) for one in survey.packed.files if one.trashed)
     return StoreStats(
-        states=len(contents.states),
-        trash=len(contents.trash) + len(contents.gone),
+        states=survey.count(contents.states),
+        trash=len(contents.trash) + len(contents.gone) + in_trash,
         damaged=len(contents.bad),
         temporaries=len(contents.temporary),
         foreign=len(contents.foreign),
@@ -152,6 +160,9 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
         summary=summary,
         summary_age_seconds=0.0 if summary is None else max(0.0, right_now - summary.taken),
         exact=exact,
+        packs=len(packs),
+        packed=survey.packed.count(),
+        packs_bytes=sum(one.size_bytes for one in packs),
         problems=problems,
     )
 
@@ -203,7 +214,8 @@ def _count(
     classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
     raw: dict[str, int] = {}
     referred: Counter[str] = Counter()
-    for number, (name, found) in enumerate(survey.each(contents.states, survey.header), 1):
+    total = survey.count(contents.states)
+    for number, (name, found) in enumerate(survey.headers(), 1):
         if isinstance(found, ANAError):
             problems.append(problem(found, name=name))
         elif found is not None:
@@ -214,8 +226,9 @@ def _count(
             everything.add("", header, file)
             raw[header.key] = header.raw_bytes
             referred.update(header.children)
-        on_progress(Progress("counting", number, len(contents.states), everything.sums.get("", [0, 0, 0])[2]))
+        on_progress(Progress("counting", number, total, everything.sums.get("", [0, 0, 0])[2]))
     trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
+    trash += sum(one.size_bytes for one in survey.packed.files if one.trashed)
     states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
     return StoreSummary(
         right_now,

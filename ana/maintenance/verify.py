@@ -2,13 +2,13 @@
 
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Unpack
 
-from ana.errors import ANAError, CorruptedStateError
+from ana.errors import ANAError, CorruptedStateError, StoreError
 from ana.format import address
 from ana.maintenance.common import (
     LOCK_SECONDS,
@@ -23,10 +23,12 @@ from ana.maintenance.common import (
     problem,
     unlisted,
 )
+from ana.maintenance.pack_verifying import PackReading, Result, has_whole_copy
 from ana.runtime import threads
-from ana.stores.directory import ingest
+from ana.stores.directory import ingest, repack
 from ana.stores.directory.graph import postorder
-from ana.stores.directory.scan import Survey
+from ana.stores.directory.pack_survey import PackFile, number_of_name
+from ana.stores.directory.scan import Found, Survey
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Verified", "verify"]
@@ -46,7 +48,7 @@ class Verified:
     repaired: list[str] = field(default_factory=list)
     """UUIDs of damaged and missing states that were copied from the other store."""
     set_aside: list[str] = field(default_factory=list)
-    """The `.bad-…` files that damaged files were renamed to, relative to the store."""
+    """The `.bad-…` files that damaged files, and packs with damage, were renamed to, relative to the store."""
 
 
 def verify(
@@ -68,7 +70,8 @@ def verify(
         older_than_seconds: Read only states that were stored longer ago.
         repair_from: Another store, which is only read. Damaged files are set aside; damaged and missing states are
             copied from it.
-        set_aside: Rename damaged files to `.bad-…`, so that programs that have the objects store them again.
+        set_aside: Rename damaged files to `.bad-…`, so that programs that have the objects store them again. What is
+            whole in a pack with damage is copied to a new pack first.
         **work: `on_progress` and `lock_seconds`, see `Work`.
 
     Returns:
@@ -94,7 +97,7 @@ def verify(
         if set_aside or source is not None:
             reading.repair(source, set_aside=set_aside)
     return Verified(
-        len(reading.names), reading.checked, reading.size_bytes, reading.problems, reading.repaired, reading.aside
+        reading.states, reading.checked, reading.size_bytes, reading.problems, reading.repaired, reading.aside
     )
 
 
@@ -105,14 +108,21 @@ class _Reading:
         self.store = store
         self.survey = Survey(store)
         self.on_progress = on_progress
-        self.names = set(self.survey.states())
+        self.names = set(self.survey.loose())
+        right_now = host_now()
+        self.packs = PackReading(self.survey, right_now)
+        self.states = self.survey.count(self.names)
         self.chosen: list[str] = []
+        self.in_packs: list[PackFile] = []
+        self._sampled: Callable[[], bool] = lambda: True
+        self._expected = 0
         self.checked = 0
         self.size_bytes = 0
         self.problems: list[Problem] = unlisted(self.survey.unreadable)
         self.repaired: list[str] = []
         self.aside: list[str] = []
         self._children: set[str] = set()
+        self._saved: set[str] = set()
         self._lock = threading.Lock()
 
     def choose(self, sample: float, older_than_seconds: float | None) -> None:
@@ -120,10 +130,14 @@ class _Reading:
         names: Iterable[str] = sorted(self.names)
         if sample < 1:
             chance = random.Random()  # noqa: S311 - a sample, not a secret
-            names = (name for name in names if chance.random() < sample)
-        if older_than_seconds is not None:
-            names = self._older(names, host_now() - older_than_seconds)
+            self._sampled = lambda: chance.random() < sample
+            names = (name for name in names if self._sampled())
+        before = None if older_than_seconds is None else host_now() - older_than_seconds
+        if before is not None:
+            names = self._older(names, before)
         self.chosen = list(names)
+        self.in_packs = self.packs.packs(before)
+        self._expected = len(self.chosen) + round(sample * sum(len(one.table) for one in self.in_packs))
 
     def read(self) -> None:
         """Read the chosen states, then check that the states they refer to exist."""
@@ -132,12 +146,25 @@ class _Reading:
         # In batches, so that an interruption takes effect soon.
         while batch := list(islice(iterator, WINDOW)):
             threads.run(self._check, batch, at_once)
+        for one in self.in_packs:
+            for result in self.packs.read(one, self._sampled):
+                self._note(result)
         for key in sorted(self._children):
             # The listing came first: states stored since then are not in it.
             name = self.survey.name_of(key)
             if name not in self.names:
                 self._look_for(key, name)
         self.problems.sort(key=lambda wrong: (wrong.kind, wrong.uuid))
+
+    def _note(self, result: Result) -> None:
+        header, size_bytes, wrong = result
+        self.checked += 1
+        self.size_bytes += size_bytes
+        if wrong is not None:
+            self.problems.append(wrong)
+        if header is not None:
+            self._children.update(header.children)
+        self.on_progress(Progress("verifying", self.checked, max(self.checked, self._expected), self.size_bytes))
 
     def repair(self, source: DirectoryStore | None, *, set_aside: bool) -> None:
         """Set damaged files aside, and copy damaged and missing states from another store, children first."""
@@ -149,18 +176,13 @@ class _Reading:
             except ANAError as error:
                 left += [wrong, problem(error, wrong.uuid, wrong.name)]
         self.problems = left
+        self.store.packs.seal()
 
     def _is_repaired(self, wrong: Problem, source: DirectoryStore | None, *, set_aside: bool) -> bool:
         key = wrong.uuid
-        better = source is not None and source.is_whole(key)
-        if wrong.kind == "damaged" and not (key and self.survey.name_of(key) == wrong.name):
-            # A copy under another name (by a sync tool, or in a folder that was moved): the state itself may be intact.
-            self._put_aside(wrong.name)
-        elif wrong.kind == "damaged" and (better or set_aside):
-            # Another process may have repaired it since.
-            if self.store.is_whole(key):
-                return True
-            self._put_aside(wrong.name)
+        better = source is not None and key != "" and source.is_whole(key)
+        if wrong.kind == "damaged" and self._is_out_of_the_way(wrong, movable=better or set_aside):
+            return True
         if source is None or not better:
             return False
 
@@ -174,24 +196,62 @@ class _Reading:
                 self.repaired.append(missing)
         return True
 
+    def _is_out_of_the_way(self, wrong: Problem, *, movable: bool) -> bool:
+        """Set a damaged file or pack aside, if it may be; return whether nothing is missing by that."""
+        packed = self.packs.damaged.get(wrong.name.rpartition(":")[0])
+        is_copy = packed is None and not (wrong.uuid and self.survey.name_of(wrong.uuid) == wrong.name)
+        if not (is_copy or movable):
+            return False
+        # Another process may have repaired it since.
+        if not is_copy and wrong.uuid and self.store.is_whole(wrong.uuid):
+            return True
+        if packed is not None:
+            self._put_pack_aside(packed)
+            # What lay hidden behind damage is found again.
+            return not wrong.uuid
+        # A copy under another name (by a sync tool, or in a folder that was moved): the state itself may be intact.
+        self._put_aside(wrong.name)
+        return False
+
     def _put_aside(self, name: str) -> None:
         aside = ingest.set_aside(self.store, f"{self.store.home}/{name}")
         if aside is not None:
             self.aside.append(aside.removeprefix(f"{self.store.home}/"))
 
+    def _put_pack_aside(self, one: PackFile) -> None:
+        if one.name in self._saved:
+            return
+        if not self.packs.may_be_set_aside(one):
+            reason = "its writer may still append to it: set it aside once it has not changed for 48 hours"
+            raise StoreError(one.path, 0, reason)
+        self._saved.add(one.name)
+        aside = repack.set_aside(self.survey.packed, one)
+        if aside is not None:
+            self.aside.append(aside.removeprefix(f"{self.store.home}/"))
+
+    def _verify_file(self, name: str) -> Found | None:
+        """Verify a state in a file of its own; None if it is gone."""
+        found = self.survey.header_of_file(name)
+        if found is not None and self.survey.packed.first(number_of_name(name)) is not None:
+            ingest.verify_file(self.store, found[0].key)
+        elif found is not None:
+            state = self.store.get(found[0].key, wait=False)
+            state.verify()
+            state.release()
+        return found
+
     def _check(self, name: str) -> None:
         try:
-            found = self.survey.header(name)
+            found = self._verify_file(name)
             if found is None:
                 return
             header, file = found
-            state = self.store.get(header.key, wait=False)
-            state.verify()
-            state.release()
         except ANAError as error:
             key = address.key_of_name(name.rpartition("/")[2]) or (
                 error.uuid if isinstance(error, CorruptedStateError) else ""
             )
+            if key and has_whole_copy(self.survey, key, besides=None):
+                return
             wrong = problem(error, key, name)
             with self._lock:
                 # A state deleted between listing and reading is a problem only if another one refers to it.
@@ -203,7 +263,7 @@ class _Reading:
             self._children.update(header.children)
             self.checked += 1
             self.size_bytes += file.size_bytes
-            self.on_progress(Progress("verifying", self.checked, len(self.chosen), self.size_bytes))
+            self.on_progress(Progress("verifying", self.checked, self._expected, self.size_bytes))
 
     def _older(self, names: Iterable[str], before: float) -> Iterator[str]:
         for name, found in self.survey.each(names, self.survey.stat):

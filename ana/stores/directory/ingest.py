@@ -5,14 +5,24 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from ana.errors import StateNotFoundError
-from ana.format import record
+from ana.format import address, pack, record
 from ana.format.chunks import Read
 from ana.format.signature import Seal
 from ana.fs import atomic, files
 from ana.stores.directory import signing, stored_file, trash
 from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["copy", "ingest", "opened", "read_header", "resealed", "set_aside", "sign_anew"]
+__all__ = [
+    "Source",
+    "copy",
+    "ingest",
+    "opened",
+    "read_header",
+    "resealed",
+    "set_aside",
+    "sign_anew",
+    "verify_file",
+]
 
 BLOCK_BYTES = 4 << 20
 START_BYTES = 4096
@@ -30,7 +40,10 @@ def ingest(store: DirectoryStore, key: str, size_bytes: int, read: Read, where: 
         return False
     if seal is not store.seal:
         read = resealed(header, read, store.seal)
-
+    if _goes_into_pack(store, header, size_bytes):
+        store.packs.append([(key, bytes(_start(read, size_bytes)))])
+        store.get(key, wait=False).verify()
+        return True
     written = store.publish(store.tree.place(key), _copier(read, size_bytes))
     store.get(key, wait=False).verify()
     return written
@@ -65,18 +78,39 @@ def sign_anew(store: DirectoryStore, name: str, header: record.Header) -> bool:
 
 def copy(source: DirectoryStore, target: DirectoryStore, key: str) -> bool:
     """Copy a state between stores; return False if `target` has it. Raises StateNotFoundError, and as `ingest`."""
-    with opened(source, key) as (size_bytes, read):
-        return ingest(target, key, size_bytes, read, source.path(key), source.seal)
+    with opened(source, key) as record_file:
+        return ingest(target, key, record_file.size_bytes, record_file.read, record_file.where, source.seal)
+
+
+class Source(NamedTuple):
+    """An open record: its size in bytes, a function that reads it, and its place, for messages."""
+
+    size_bytes: int
+    read: Read
+    where: str
 
 
 @contextmanager
-def opened(store: DirectoryStore, key: str) -> Iterator[tuple[int, Read]]:
-    """Open a record; yield its size in bytes and a function that reads it. Raises StateNotFoundError, StoreError."""
-    file = files.open_file(store.path(key), START_BYTES, store.tree.trust.check_file)
+def opened(store: DirectoryStore, key: str) -> Iterator[Source]:
+    """Open a record, in a file or in a pack. Raises StateNotFoundError, StoreError."""
+    with store.open_state(store.tree.place(key), wait=False) as file:
+        yield Source(file.size_bytes, _reader(file), file.path)
+
+
+def verify_file(store: DirectoryStore, key: str) -> None:
+    """Verify a state's own file, whether or not packs have it, too. Raises StateNotFoundError, CorruptedStateError."""
+    path = store.path(key)
+    file = files.open_file(path, START_BYTES, store.tree.trust.check_file)
     if file is None:
         raise StateNotFoundError(key, store.home)
     with file:
-        yield file.size_bytes, _reader(file)
+        read = _reader(file)
+        record.verify(read_header(key, file.size_bytes, read, path, store.seal), read, path)
+
+
+def _goes_into_pack(store: DirectoryStore, header: record.Header, size_bytes: int) -> bool:
+    fits = store.packs.takes(header.raw_bytes) and size_bytes <= pack.MAX_RECORD_BYTES
+    return fits and header.class_name != "" and address.is_content_uuid(header.key)
 
 
 def set_aside(store: DirectoryStore, path: str) -> str | None:
@@ -93,7 +127,7 @@ def set_aside(store: DirectoryStore, path: str) -> str | None:
     return aside
 
 
-class _Source(NamedTuple):
+class _Start(NamedTuple):
     size_bytes: int
     start: bytearray
     read: Read
@@ -130,7 +164,7 @@ def resealed(header: record.Header, read: Read, seal: Seal | None) -> Read:
 
 def read_header(key: str, size_bytes: int, read: Read, where: str, seal: Seal | None = None) -> record.Header:
     """Return the verified header of a record. Raises CorruptedStateError, UnsupportedFormatError."""
-    source = _Source(size_bytes, _start(read, min(size_bytes, START_BYTES)), read)
+    source = _Start(size_bytes, _start(read, min(size_bytes, START_BYTES)), read)
     return stored_file.read_header(source, key, where, seal)[0]
 
 

@@ -70,7 +70,7 @@ class PackSurvey:
     """
 
     def __init__(self, store: "DirectoryStore") -> None:
-        self._store = store
+        self.store = store
         self.files: list[PackFile] = []
         """All packs, those in the trash last."""
         self._index: array[int] | None = None
@@ -82,12 +82,12 @@ class PackSurvey:
 
         A folder that cannot be listed and packs that cannot be read are noted in `unreadable`.
         """
-        packs = self._store.packs
+        packs = self.store.packs
         self._index, self._looked, self.files = None, True, []
         self._kept.clear()
         try:
             tables = packs.survey()
-            entries = files.list_folder(packs.folder) if tables or self._store.tree.check_own(PACKS) else []
+            entries = files.list_folder(packs.folder) if tables or self.store.tree.check_own(PACKS) else []
             self.files = sorted(filter(None, (self._file(name, table) for name, table in tables.items())), key=_order)
         except ANAError as error:
             if not (isinstance(error, StoreError) and files.is_missing(error)):
@@ -102,7 +102,7 @@ class PackSurvey:
             self.look(unreadable)
 
     def _file(self, name: str, table: PackTable) -> PackFile | None:
-        path = f"{self._store.packs.folder}/{name}"
+        path = f"{self.store.packs.folder}/{name}"
         for place, trashed in ((path, False), (trash.trash_path(path), True), (path, False)):
             found = files.stat(place)
             if found is not None:
@@ -194,7 +194,7 @@ class PackSurvey:
         self, one: PackFile, spots: Iterable[tuple[int, Spot]]
     ) -> Iterator[tuple[int, Spot, record.Header | ANAError | None]]:
         """Yield the headers of records as `records` does; for one that cannot be read, its error."""
-        seal = self._store.seal
+        seal = self.store.seal
         for number, spot, data in self.records(one, spots):
             found: record.Header | ANAError | None = None
             if data is not None:
@@ -220,7 +220,7 @@ class PackSurvey:
             data = file.read(spot.offset, end)
             if len(data) < end:
                 return None
-        return record.parse_header(data, spot.size, key, where, self._store.seal)
+        return record.parse_header(data, spot.size, key, where, self.store.seal)
 
     def read(self, one: PackFile, spot: Spot) -> bytearray | None:
         """Return a record; None if the pack has gone. Raises StoreError, UntrustedStoreError."""
@@ -238,14 +238,14 @@ class PackSurvey:
             return []
         file = self._open(one)
         rest = b"" if file is None else file.read(end, one.size_bytes - end)
-        found = pack.damaged_spots(rest, one.own_path, self._store.seal)
+        found = pack.damaged_spots(rest, one.own_path, self.store.seal)
         return [(key, Spot(end + spot.offset, spot.size)) for key, spot in found]
 
     def _open(self, one: PackFile) -> KeptFile | None:
         kept = self._kept.get(one.name)
         if kept is not None:
             return kept
-        check = self._store.tree.trust.check_file
+        check = self.store.tree.trust.check_file
         for path in (one.own_path, trash.trash_path(one.own_path), one.own_path):
             kept = KeptFile.open(path, check)
             if kept is not None:

@@ -295,7 +295,8 @@ class Packs:
             self._close(name)
         check = self.tree.trust.check_file
         file = KeptFile.open(path, check) or (self._open_trashed(path, bring_back=bring_back) if trashed else None)
-        if file is not None:
+        if file is not None and file.path == path:
+            # One in the trash is not kept open: the next read is to bring it back.
             with self._lock:
                 self._open[name] = _OpenPack(file)
                 while len(self._open) > OPEN_PACKS:

@@ -1,6 +1,6 @@
 """List the files of a tree without unpickling: names, sizes, ages, headers. For maintenance."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -94,6 +94,13 @@ class Survey:
         for entry in self.packed.look(self.unreadable):
             getattr(found, _pack_kind(entry)).append(f"{PACKS}/{entry.name}")
         return found
+
+    def count(self, names: Collection[str]) -> int:
+        """Return the number of states with files of these names, or in packs."""
+        if not self.packed.files:
+            return len(names)
+        both = sum(1 for name in names if self.packed.first(number_of_name(name)) is not None)
+        return len(names) - both + self.packed.count()
 
     def states(self, digits: str = "", *, trash: bool = False) -> Iterator[str]:
         """Yield the names of states, folder by folder: of all UUIDs that begin with `digits`, and of a few others.

@@ -391,7 +391,10 @@ class DirectoryStore(CacheableStore):
         if not address.is_content_uuid(key):
             return None
         if self.packs.refresh() or last:
-            return self.packs.open_state(key, trashed=last) or self.packs.open_state(key, trashed=last, wrong=last)
+            # A copy outside of the trash is better than one in it, and any better than a damaged one.
+            ways = ((False, False), (True, False), (True, True)) if last else ((False, False),)
+            found = (self.packs.open_state(key, trashed=trashed, wrong=wrong) for trashed, wrong in ways)
+            return next(filter(None, found), None)
         return None
 
     def _find_in_trash(self, place: Place) -> files.Opened | None:
