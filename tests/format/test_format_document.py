@@ -93,3 +93,49 @@ def test_tree_is_the_one_that_is_written(tmp_path):
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zst")}
     tree = DOCUMENT.read_text().split("```")[1]
     assert found == {f"pickles/{line.split('  ')[1]}" for line in tree.splitlines() if re.match(r"  ../../[^.]", line)}
+
+
+@pytest.fixture(scope="module")
+def pack():
+    """The bytes of the document's pack."""
+    dump = re.search(r"```pack\n(.*?)```", DOCUMENT.read_text(), re.DOTALL).group(1)
+    return bytes.fromhex("".join(line[4:] for line in dump.splitlines()))
+
+
+def test_a_pack_is_a_zstd_file(pack):
+    """The contents of its states, one after the other."""
+    done = raw_record.decompress(pack)
+    assert done == pickle.dumps({"x": 1}, 5) + pickle.dumps({"x": 2}, 5)
+
+
+def test_the_index_reads_as_the_table_says(pack):
+    """Found by the end of the file, it says where each record lies; keys are in order."""
+    size, end = struct.unpack("<Q8s", pack[-16:])
+    assert end == b"ANA\0END\n"
+    index = pack[-size:]
+    magic, rest, name, version, zero, count, begin = struct.unpack_from("<II8sHHIQ", index)
+    assert (magic, rest, name, version, zero) == (0x184D2A51, size - 8, b"ANA\0PAK\n", 1, 0)
+    assert begin == len(pack) - size
+    assert f"begins at {begin:03x}." in DOCUMENT.read_text()
+    assert index[-48:-16] == digest(index[:-48])
+    columns = struct.unpack_from(f"<{count}Q{count}Q{count}I{count}I", index, 32)
+    highs, lows, offsets, sizes = (columns[at * count : (at + 1) * count] for at in range(4))
+    assert highs == tuple(sorted(highs))
+    assert sum(sizes) == begin
+    for high, low, offset, length in zip(highs, lows, offsets, sizes, strict=True):
+        record = pack[offset : offset + length]
+        assert record[96:132].decode().replace("-", "") == f"{high << 64 | low:032x}"
+        header = 8 + struct.unpack_from("<I", record, 4)[0]
+        assert record[header - 32 : header] == digest(record[: header - 32])
+        assert header + struct.unpack_from("<Q", record, 48)[0] == length
+
+
+def test_a_header_has_hints(pack):
+    """The second state says where the first lies."""
+    first = 8 + struct.unpack_from("<I", pack, 4)[0] + struct.unpack_from("<Q", pack, 48)[0]
+    second = pack[first:]
+    assert struct.unpack_from("<H", second, 18) == (4,)
+    end = 8 + struct.unpack_from("<I", second, 4)[0] - 32
+    hint = f"node17-4711-83b1d6f20a9c55e0:0:{first}".encode()
+    assert second[end - len(hint) : end] == hint
+    assert second[end - len(hint) - 2 : end - len(hint)] == struct.pack("<H", len(hint))
