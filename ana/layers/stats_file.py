@@ -5,7 +5,6 @@ minute. So most counts of a killed process survive (a batch system's limit, `mul
 `with` block). Errors never reach the program: they are logged, once. `docs/observing.md` describes the file.
 """
 
-import atexit
 import json
 import logging
 import os
@@ -13,13 +12,12 @@ import sys
 import threading
 import time
 from functools import cache
-from typing import Any
 
 from ana import settings
 from ana._version import __version__
 from ana.errors import StoreError
 from ana.fs import atomic, paths
-from ana.runtime import counters
+from ana.runtime import counters, process_end
 
 __all__ = ["FORMAT", "begin", "is_report"]
 
@@ -38,7 +36,6 @@ class _Reporter:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.renew()
-        self.known_to_multiprocessing = False
 
     def renew(self) -> None:
         """Start again, as a new process."""
@@ -55,7 +52,7 @@ class _Reporter:
         if time.monotonic() >= self.next:
             self.write(final=False)
 
-    def end(self, _: object = None) -> None:
+    def end(self) -> None:
         """Write the file at the end of the process."""
         self.write(final=True)
 
@@ -96,19 +93,6 @@ class _Reporter:
         )
         atomic.replace(f"{self.folder}/{self.name}", data.encode() + b"\n", make_folder_too=True)
 
-    def tell_multiprocessing(self) -> None:
-        """Make multiprocessing's workers write before os._exit, also those forked later, which lose finalizers."""
-        util: Any = sys.modules.get("multiprocessing.util")
-        if util is None or self.known_to_multiprocessing:
-            return
-        self.known_to_multiprocessing = True
-        util.register_after_fork(self, _Reporter.finish_with_multiprocessing)
-        self.finish_with_multiprocessing()
-
-    def finish_with_multiprocessing(self) -> None:
-        """Make a process of multiprocessing write as its last action."""
-        sys.modules["multiprocessing.util"].Finalize(None, self.end, exitpriority=-1000)
-
 
 _reporter: _Reporter | None = None
 _begin_lock = threading.Lock()
@@ -130,10 +114,9 @@ def _begin(folder: str) -> None:
         if not place:
             return
         _reporter = _Reporter(place)
-        atexit.register(_reporter.end)
+        process_end.call(_reporter.end)
         counters.on_event(_reporter.note_event)
-        _reporter.tell_multiprocessing()
-        os.register_at_fork(before=_reporter.tell_multiprocessing, after_in_child=_reporter.renew)
+        os.register_at_fork(after_in_child=_reporter.renew)
 
 
 @cache
