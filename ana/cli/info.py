@@ -29,7 +29,8 @@ JSON: source (the option or variable that named the store), path, host,
 format, levels, store_id, mode, keyed, filesystem, mount_point, mount_source,
 mount_options, network, writable, hard_links, fsync_seconds, lock, other,
 lock_other ("" if locks work), clock_difference_seconds, total_bytes,
-free_bytes, total_inodes, free_inodes, quota, findings (kind: unsafe, slow or
+free_bytes, total_inodes, free_inodes, quota, states, small_states, folders and
+packs (estimates), findings (kind: unsafe, slow or
 note; what; cure).
 null: could not be tested. Exit codes: 0, 10.
 """
@@ -83,6 +84,7 @@ def _info_table(found: maintenance.Information, source: str) -> Any:
         ("clock", "not tested" if skew is None else "as this host's" if not skew else f"{skew:+.2f} s"),
         ("space", f"{size(found.free_bytes)} of {size(found.total_bytes)} free"),
         ("inodes", inodes),
+        ("files here", f"about {found.states:,} states, {found.folders:,} folders, {found.packs:,} packs"),
     ]
     rows += [("locks, two mounts", _lock(found.lock_other))] if found.other else []
     rows += [("quota", found.quota)] if found.quota else []

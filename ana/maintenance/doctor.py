@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from ana.errors import StoreError
 from ana.fs import mounts, probes
 from ana.maintenance.common import StoreOrPath, open_store
+from ana.maintenance.inodes import SMALL_BYTES, estimate
 
 __all__ = ["Finding", "Information", "info"]
 
 SLOW_FSYNC_SECONDS = 0.02
+MANY_STATES = 10_000
+MANY_PACKS = 1000
+"""From so many on, packing pays."""
 SKEW_SECONDS = 2.0
 LITTLE = 0.05
 """The doctor warns if a smaller share of bytes or inodes is free."""
@@ -59,6 +63,12 @@ class Information:
     free_inodes: int | None
     quota: str
     """The output of `quota` for this user and filesystem."""
+    states: int
+    """States with files of their own; this and the next three are estimated from a few folders."""
+    small_states: int
+    """Those of them that may go into packs."""
+    folders: int
+    packs: int
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -82,6 +92,7 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
     mount = mounts.mount_of(root) or mounts.Mount("", "", "", "")
     space = probes.space(root)
     tried = _Tried(root, elsewhere)
+    inodes = estimate(store)
     found = Information(
         path=root,
         host=os.uname().nodename,
@@ -107,6 +118,10 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
         total_inodes=space.total_inodes,
         free_inodes=space.free_inodes,
         quota=probes.quota(root),
+        states=inodes.states,
+        small_states=inodes.small,
+        folders=inodes.folders,
+        packs=inodes.packs,
     )
     found.findings.extend(_examine(found, same=second is None or store.config.id == second.config.id))
     return found
@@ -138,7 +153,7 @@ class _Tried:
 
 def _examine(found: Information, *, same: bool) -> list[Finding]:
     """Return the findings."""
-    findings = [*_of_mount(found), *_of_trials(found), *_of_space(found)]
+    findings = [*_of_mount(found), *_of_trials(found), *_of_space(found), *_of_packs(found)]
     if not same:
         text = f"{found.other} is another store: its locks say nothing about this one"
         findings.append(Finding("note", text, "pass the same store, through its other mount, to --other"))
@@ -196,4 +211,17 @@ def _of_space(found: Information) -> list[Finding]:
     if found.total_inodes and found.free_inodes is not None and found.free_inodes < LITTLE * found.total_inodes:
         text = f"{found.free_inodes / found.total_inodes:.0%} of the inodes are free"
         findings.append(Finding("unsafe", text, "run ana gc, or use a larger filesystem"))
+    return findings
+
+
+def _of_packs(found: Information) -> list[Finding]:
+    findings = []
+    if found.small_states >= MANY_STATES:
+        inodes = found.states + found.folders
+        text = f"about {found.small_states:,} small states have files of their own: {inodes:,} files and folders in all"
+        cure = f"ana pack puts states of up to {SMALL_BYTES // 1000} kB into few files; pack_bytes= does for new ones"
+        findings.append(Finding("note", text, cure))
+    if found.packs >= MANY_PACKS:
+        text = f"{found.packs:,} packs: a process that looks for a state without a hint reads the index of each"
+        findings.append(Finding("slow", text, "ana pack merges small packs"))
     return findings
