@@ -15,6 +15,7 @@ from ana.format.pack import Spot
 from ana.fs import files
 from ana.fs.append_file import AppendFile, unique_name
 from ana.fs.permissions import Access
+from ana.stores.directory.pack_table import PackTable
 
 __all__ = ["PackWriter"]
 
@@ -59,6 +60,12 @@ class PackWriter:
         """Return where the record of a key lies, given the key's number, if it counts as stored."""
         spot = self._written.get(number)
         return spot if spot is not None and (not self._syncs or spot.offset + spot.size <= self._synced) else None
+
+    def table(self) -> PackTable:
+        """Return what counts as stored so far, as other processes know it."""
+        end = self._synced if self._syncs else self._end
+        walked = {number: spot for number, spot in self._written.items() if spot.offset + spot.size <= end}
+        return PackTable(end, None, walked, end, 0.0)
 
     def append(self, records: Sequence[tuple[int, bytes]]) -> list[Spot] | None:
         """Append records, given with their keys' numbers; return where they lie once they count as stored.

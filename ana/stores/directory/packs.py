@@ -74,6 +74,7 @@ class Packs:
         self._wrong: set[tuple[str, str, int]] = set()
         self._seen: dict[str, tuple[float, int]] = {}
         """When each pack was last seen under its name, and how much of it is on the disk for sure, in bytes."""
+        self._believes_folder = False
         self._reset()
         _all.add(self)
 
@@ -293,6 +294,9 @@ class Packs:
             if found is not None and found.identity == opened.file.status.identity:
                 return opened.file
             self._close(name)
+        if not self._believes_folder:
+            # Others may have planted the folder. It is checked once.
+            self._believes_folder = self.tree.check_own(PACKS)
         check = self.tree.trust.check_file
         file = KeptFile.open(path, check) or (self._open_trashed(path, bring_back=bring_back) if trashed else None)
         if file is not None and file.path == path:
@@ -390,13 +394,18 @@ class Packs:
         self._hints.clear()
         self._wrong.clear()
         self._seen.clear()
-        self.leave_to_parent()
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: the pack is the parent's."""
+        self._believes_folder = False
         writer = self._writer
         self._reset()
         if writer is not None:
+            writer.abandon()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the pack is the parent's, and what is in it so far is found like others' states."""
+        writer = self._writer
+        self._reset()
+        if writer is not None:
+            self.catalog.put(writer.name, writer.table())
             writer.abandon()
 
 

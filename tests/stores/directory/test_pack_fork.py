@@ -1,0 +1,47 @@
+"""A forked child and the pack of its parent."""
+
+import os
+
+from ana.format import address, record
+from ana.stores.directory.store import DirectoryStore
+
+
+def content(number):
+    """Return the content of a state, and its address."""
+    found = record.content("mesh:Mesh", [memoryview(b"%08d" % number * 20)])
+    return address.content_uuid(found.digest), found
+
+
+def test_a_child_knows_what_its_parent_has_packed(tmp_path):
+    """Without reading the pack again; what it stores itself goes into another, and each finds the other's."""
+    store = DirectoryStore(str(tmp_path / "s"), durable=False)
+    store.packs.pack_bytes = 65536
+    keys = []
+    for number in range(20):
+        key, state = content(number)
+        store.put(key, state, (), repair=False)
+        keys.append(key)
+    (name,) = os.listdir(tmp_path / "s" / "packs")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            assert set(store.packs.tables) == {name}
+            assert all(map(store.has, keys))
+            key, state = content(100)
+            store.put(key, state, (), repair=False)
+            store.packs.seal()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(os.listdir(tmp_path / "s" / "packs")) == 2
+    key, state = content(21)
+    store.put(key, state, (), repair=False)
+    for number in [*range(22), 100]:
+        if number != 20:
+            store.get(content(number)[0]).verify()
+    store.packs.seal()
+    reader = DirectoryStore(str(tmp_path / "s"))
+    for number in [*range(20), 21, 100]:
+        reader.get(content(number)[0]).verify()
