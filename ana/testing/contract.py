@@ -10,9 +10,9 @@ import blake3
 import pytest
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
-from ana.format import record
+from ana.format import address, record
 from ana.stores import registry
-from ana.stores.base import Store
+from ana.stores.base import Put, Store
 from ana.stores.record_store import RecordStore
 
 __all__ = ["Place", "StoreContract"]
@@ -321,6 +321,22 @@ class StoreContract:
 
     # Capabilities and counters
 
+    def test_many_are_put_at_once(self, place: Place, store: Store) -> None:
+        """`put_many` does what `put` does, and tells of each state once; those that are there are not written again."""
+        puts = [_many(number) for number in range(40)]
+        store.put(puts[7].key, puts[7].state, (), repair=False)
+        told: dict[int, list[tuple[bool, Exception | None]]] = {}
+
+        def done(number: int, *, written: bool = False, error: Exception | None = None) -> None:
+            told.setdefault(number, []).append((written, error))
+
+        store.put_many(puts, done)
+        assert told == {number: [(number != 7, None)] for number in range(40)}
+        other = place.open()
+        for one in puts:
+            assert get(other, one.key) == [bytes(view) for view in one.state.views]
+            assert not store.put(one.key, one.state, (), repair=False)
+
     def test_the_home_leads_back(self, store: Store) -> None:
         """A registered home opens a store with the same states; an unregistered one opens nothing."""
         put(store)
@@ -368,6 +384,11 @@ def put(store: Store, key: str = KEY, *segments: bytes, children: tuple[str, ...
     """Put a state of some class."""
     content = record.content("mesh:Mesh", [memoryview(segment) for segment in segments or (b"state",)])
     return store.put(key, content, children, repair=repair)
+
+
+def _many(number: int) -> Put:
+    content = record.content("mesh:Mesh", [memoryview(b"state %d" % number * (1 + number * 300))])
+    return Put(address.content_uuid(content.digest), content, (), repair=False)
 
 
 def get(store: Store, key: str = KEY) -> list[bytes]:
