@@ -275,7 +275,7 @@ def _measured(view: memoryview, where: str) -> tuple[str, int]:
         size = header.record_size(view, key, where)
     except CorruptedStateError:
         return key, 0
-    return key, size if size <= len(view) else 0
+    return key, size if size <= min(len(view), MAX_RECORD_BYTES) else 0
 
 
 def _little_endian(column: "array[int]") -> bytes:

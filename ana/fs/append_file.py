@@ -27,7 +27,7 @@ def unique_name() -> str:
 
 
 class AppendFile:
-    """A new file, open for writing. The caller keeps threads apart."""
+    """A new file, open for writing. The caller keeps threads apart. Closed with its last reference, if not before."""
 
     def __init__(self, path: str, access: Access, *, durable: bool) -> None:
         """Create the file, which must not exist. With `durable`, wait until its name is on the disk.
@@ -57,6 +57,11 @@ class AppendFile:
         """Whether it has not been closed."""
         return self._descriptor >= 0
 
+    def has_a_name(self) -> bool:
+        """Return whether the file has not been deleted, as far as this host knows. Raises StoreError."""
+        with files.reported(self.path):
+            return os.fstat(self._descriptor).st_nlink > 0
+
     def write(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         """Write all parts, one after the other, from `offset` on. Raises StoreError: some may have been written."""
         with files.reported(self.path):
@@ -78,6 +83,9 @@ class AppendFile:
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def finish(path: str, size_bytes: int, data: bytes) -> bool:

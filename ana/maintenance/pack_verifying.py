@@ -54,7 +54,7 @@ class PackReading:
             yield Result(None, 0, problem(error, name=one.relative))
             return
         if hidden:
-            reason = f"it is damaged at byte {one.table.end:,}, so nobody finds {len(hidden):,} states behind that"
+            reason = f"it is damaged at byte {one.table.end:,}, with {len(hidden):,} states behind that"
             yield self._wrong(one, Problem("", f"{one.relative}:{one.table.end}", "damaged", reason))
 
     def may_be_set_aside(self, one: PackFile) -> bool:

@@ -207,7 +207,7 @@ class _Reading:
             return True
         if packed is not None:
             self._put_pack_aside(packed)
-            # What lay hidden behind damage is found again.
+            # What lay behind damage has other places now.
             return not wrong.uuid
         # A copy under another name (by a sync tool, or in a folder that was moved): the state itself may be intact.
         self._put_aside(wrong.name)

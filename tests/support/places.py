@@ -9,7 +9,9 @@ from ana.stores.directory import keyring
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.memory import MemoryStore
 from ana.stores.node_cache.store import TieredStore
-from support import raw_tree
+from support import raw_pack, raw_tree
+
+PACK_BYTES = 64 << 10
 
 
 class FileMapping(MutableMapping[str, bytes]):
@@ -115,6 +117,33 @@ class TreePlace:
         return {path: (self.tree / path).read_bytes() for path in raw_tree.files(self.tree)}
 
 
+class PackedPlace(TreePlace):
+    """A folder whose small states lie in packs, except those with UUIDs that were given."""
+
+    def open(self) -> Store:
+        """Return a store that knows nothing of earlier ones, and begins a pack of its own."""
+        return packing(DirectoryStore(str(self.tree)))
+
+    def read(self, key: str) -> bytes:
+        """Return a state's bytes as they lie there."""
+        return raw_pack.read(self.tree, key) or super().read(key)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put any bytes where a state lies; in a pack, as many as lay there."""
+        spot = raw_pack.find(self.tree, key)
+        if spot is None:
+            super().write(key, data)
+        else:
+            path, at, size = spot
+            raw_pack.overwrite(path, at, data[:size].ljust(size, b"\0"))
+
+
+def packing(store: DirectoryStore) -> DirectoryStore:
+    """Have a store put small states into packs."""
+    store.packs.pack_bytes = PACK_BYTES
+    return store
+
+
 class KeyedPlace(TreePlace):
     """A folder in which all is signed with a key that is in no file."""
 
@@ -139,6 +168,7 @@ PLACES = {
     "dict": lambda folder: MappingPlace({}),
     "file mapping": lambda folder: MappingPlace(FileMapping(folder / "mapping")),
     "directory": lambda folder: TreePlace(folder / "tree"),
+    "directory with packs": lambda folder: PackedPlace(folder / "tree"),
     "directory with a node cache": lambda folder: TieredPlace(folder / "tree", folder / "cache"),
 }
 """A new store is one line here: then all of the contract is checked for it."""

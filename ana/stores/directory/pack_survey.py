@@ -229,7 +229,7 @@ class PackSurvey:
         return data if data is not None and len(data) == spot.size else None
 
     def hidden(self, one: PackFile) -> list[tuple[str, Spot]]:
-        """Return whole records behind a damaged part of a pack that is not sealed: nobody finds them.
+        """Return whole records behind a damaged part of a pack that is not sealed, which readers have to walk to.
 
         What a crash has torn has nothing behind it. Raises StoreError, UntrustedStoreError.
         """

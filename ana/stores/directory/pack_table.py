@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ana.format import pack
+from ana.format import header, pack
 from ana.format.pack import Index, Spot
 from ana.format.signature import Seal
 from ana.fs.append_file import KeptFile
@@ -29,7 +29,7 @@ class PackTable(NamedTuple):
     """Where the records of a pack lie: by its index, or as found by reading it up to `end`, if it is not sealed."""
 
     end: int
-    """The size in bytes of the records that are known."""
+    """Up to where all is known: the end of the records, or where the first damage begins if it is not sealed."""
     said: Index | None
     """The pack's own index; None if it is not sealed."""
     walked: dict[int, Spot]
@@ -153,22 +153,39 @@ def read_table(file: KeptFile, known: PackTable | None, seal: Seal | None) -> Pa
 
     """
     size, modified = file.status.size_bytes, file.status.modified
-    if known is not None and known.size_bytes == size:
+    if known is not None and (known.size_bytes, known.modified) == (size, modified):
         return known
     index = _index(file, size)
     if index is not None:
         return PackTable(index.end, index, {}, size, modified)
-    end, walked = (0, {}) if known is None else (known.end, dict(known.walked))
-    while size - end >= pack.TRAILER_BYTES:
-        block = file.read(end, min(BLOCK_BYTES, size - end))
-        reached = end
-        for key, spot in pack.records(block, file.path, seal):
-            walked[pack.number_of(key)] = Spot(end + spot.offset, spot.size)
-            reached = max(reached, end + spot.offset + spot.size)
+    # If it became shorter, its writer has cut off what the disk did not take.
+    end, walked = (0, {}) if known is None or known.size_bytes > size else (known.end, dict(known.walked))
+    end = _walk(file, end, walked, seal)
+    if size - end >= header.MIN_RECORD_BYTES:
+        # A torn end, or damage: then records may follow. What is not whole now may be so later.
+        rest = file.read(end, min(size - end, 2 * pack.MAX_BYTES))
+        _add(walked, end, pack.damaged_spots(rest, file.path, seal))
+    return PackTable(end, None, walked, size, modified)
+
+
+def _walk(file: KeptFile, end: int, walked: dict[int, Spot], seal: Seal | None) -> int:
+    """Add the records from an offset on; return where the first begins that is not whole."""
+    while file.status.size_bytes - end >= pack.TRAILER_BYTES:
+        block = file.read(end, min(BLOCK_BYTES, file.status.size_bytes - end))
+        reached = _add(walked, end, pack.records(block, file.path, seal))
         if reached == end:
             break
         end = reached
-    return PackTable(end, None, walked, size, modified)
+    return end
+
+
+def _add(walked: dict[int, Spot], start: int, found: Iterable[tuple[str, Spot]]) -> int:
+    """Add records that were found in the bytes from `start` on; return where the last one ends."""
+    end = start
+    for key, spot in found:
+        walked[pack.number_of(key)] = Spot(start + spot.offset, spot.size)
+        end = start + spot.offset + spot.size
+    return end
 
 
 def _index(file: KeptFile, size: int) -> Index | None:

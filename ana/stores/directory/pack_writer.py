@@ -8,6 +8,7 @@ import errno
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ana.errors import StoreError
 from ana.format import pack
@@ -50,6 +51,7 @@ class PackWriter:
         self._syncs = durable or synced
         self._written: dict[int, Spot] = {}
         self._end = self._synced = 0
+        self._failure = errno.EIO
         self._takes_more = True
         self._changing = threading.Lock()
         self._syncing = threading.Lock()
@@ -65,6 +67,8 @@ class PackWriter:
         """Return what counts as stored so far, as other processes know it."""
         end = self._synced if self._syncs else self._end
         walked = {number: spot for number, spot in self._written.items() if spot.offset + spot.size <= end}
+        # A thread of the parent may have written more, and not noted it yet.
+        end = max((spot.offset + spot.size for spot in walked.values()), default=0)
         return PackTable(end, None, walked, end, 0.0)
 
     def append(self, records: Sequence[tuple[int, bytes]]) -> list[Spot] | None:
@@ -101,16 +105,31 @@ class PackWriter:
                 if not self._written:
                     files.remove(self.path)
                 elif self._is_there(now=True):
-                    self._file.write(self._end, [pack.index_frame(self._written, self._end)])
-                    if self._syncs:
-                        self._file.sync()
-                        self._synced = self._end
+                    self._write_index()
             finally:
                 self._file.close()
 
+    def _write_index(self) -> None:
+        try:
+            self._file.write(self._end, [pack.index_frame(self._written, self._end)])
+        except BaseException:
+            self._file.cut(self._end)
+            raise
+        if self._syncs:
+            try:
+                self._file.sync()
+            except StoreError as error:
+                self._give_up(error)
+                raise
+            self._synced = self._end
+
+    def end(self) -> None:
+        """Take no more. The file is closed as it is once nobody uses this writer."""
+        self._takes_more = False
+
     def abandon(self) -> None:
         """Close the file as it is: in a forked child, whose parent goes on with it."""
-        self._takes_more = False
+        self.end()
         self._file.close()
 
     def _has_room(self, count: int, size: int) -> bool:
@@ -120,9 +139,12 @@ class PackWriter:
         return fits or not self._end
 
     def _is_there(self, *, now: bool = False) -> bool:
-        """Return whether the pack still has its name and nobody has sealed it: looked up at most once a second."""
+        """Return whether the pack still has its name and nobody has sealed it: looked up at most once a second.
+
+        In between, only a pack that was deleted on this host is noticed.
+        """
         if not now and time.monotonic() - self._checked < CHECK_SECONDS:
-            return True
+            return self._file.has_a_name()
         found = files.stat(self.path)
         self._checked = time.monotonic()
         return found is not None and found.identity == self._file.identity and found.size_bytes == self._end
@@ -152,16 +174,23 @@ class PackWriter:
                 return
             with self._changing:
                 if not self._file.is_open:
-                    raise StoreError(self.path, errno.EIO, "an earlier write to this pack failed: try again")
+                    raise StoreError(self.path, self._failure, "another thread could not write to this pack: try again")
                 reached = self._end
             try:
                 # Only a holder of `_syncing` closes the file.
                 self._file.sync()
-            except BaseException:
+            except StoreError as error:
                 with self._changing:
-                    # What the disk has of the rest is unknown, so nobody is to find it.
-                    self._end = self._synced
-                    self._file.cut(self._end)
-                    self.abandon()
+                    self._give_up(error)
                 raise
             self._synced = reached
+
+    def _give_up(self, error: StoreError) -> None:
+        """Let nobody find what was not synced: what the disk has of it is unknown. Called with both locks."""
+        self._failure = error.errno or errno.EIO
+        self._end = self._synced
+        self._file.cut(self._end)
+        self.abandon()
+        if not self._end:
+            with suppress(StoreError):
+                files.remove(self.path)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ana.errors import ANAError, StoreError
-from ana.format import pack
+from ana.format import address, pack
 from ana.format.pack import Spot
 from ana.format.signature import Seal
 from ana.fs import files, mounts
 from ana.fs.append_file import KeptFile
 from ana.runtime import process_end
-from ana.stores.directory import trash
 from ana.stores.directory.naming import PACKS
+from ana.stores.directory.pack_files import PackFiles
 from ana.stores.directory.pack_table import Catalog, PackTable, read_table
 from ana.stores.directory.pack_writer import PackWriter
 from ana.stores.directory.place import Place
@@ -29,22 +29,10 @@ from ana.stores.directory.tree import Tree
 
 __all__ = ["Packs"]
 
-OPEN_PACKS = 32
-"""How many packs are kept open for reading."""
 HINTS = 1 << 14
 """How many hints of references are remembered until they are used."""
 BELIEVE_SECONDS = 1.0
 """How long a pack is taken to be there without looking."""
-
-
-class _OpenPack:
-    """A pack that is open for reading, and when it was last seen under its name."""
-
-    __slots__ = ("believed", "file")
-
-    def __init__(self, file: KeptFile) -> None:
-        self.file = file
-        self.believed = time.monotonic()
 
 
 class Packs:
@@ -71,17 +59,18 @@ class Packs:
         self._durable = durable
         self._seal: Seal | None = None
         self._hints: OrderedDict[str, tuple[str, Spot]] = OrderedDict()
-        self._wrong: set[tuple[str, str, int]] = set()
+        self._wrong: set[tuple[str, str, Spot]] = set()
         self._seen: dict[str, tuple[float, int]] = {}
         """When each pack was last seen under its name, and how much of it is on the disk for sure, in bytes."""
-        self._believes_folder = False
-        self._reset()
-        _all.add(self)
-
-    def _reset(self) -> None:
         self._writer: PackWriter | None = None
         self._lock = threading.RLock()
-        self._open: OrderedDict[str, _OpenPack] = OrderedDict()
+        self.files = PackFiles(tree)
+        _all.add(self)
+
+    def __del__(self) -> None:
+        # A layer that is no longer used: its pack gets its index, so that nobody has to read all of it.
+        with suppress(Exception):
+            self.seal()
 
     def use_seal(self, seal: Seal | None) -> None:
         """Have the records of unsealed packs checked with the store's key."""
@@ -111,7 +100,7 @@ class Packs:
 
     def hint(self, key: str) -> str:
         """Return where a state lies, for references; "" if it is in no pack, as far as is known in memory."""
-        if not self.known or len(key) != _KEY_CHARACTERS:
+        if not (self.known and address.is_content_uuid(key)):
             return ""
         found = self._hints.get(key) or next(iter(self.spots(key)), None)
         return "" if found is None else pack.hint(*found)
@@ -140,18 +129,19 @@ class Packs:
             UntrustedStoreError: The pack belongs to somebody else.
 
         """
-        if not self.known or len(key) != _KEY_CHARACTERS:
+        if not (self.known and address.is_content_uuid(key)):
             return False
         now = time.monotonic()
         for name, spot in self.spots(key):
-            if (key, name, spot.offset) in self._wrong:
+            if (key, name, spot) in self._wrong:
                 continue
             seen, settled = self._seen.get(name, (-math.inf, 0))
             if settled >= spot.offset + spot.size and now - seen < BELIEVE_SECONDS:
                 return True
             path = f"{self.folder}/{name}"
             found = files.stat(path)
-            if found is None:
+            if found is None or found.size_bytes < spot.offset + spot.size:
+                # It has gone, or its writer cut off what the disk did not take.
                 self._forget(name)
                 continue
             self.tree.trust.check_file(path, found.stat)
@@ -166,47 +156,40 @@ class Packs:
         Args:
             key: The state's UUID.
             trashed: Look in the trash, too, and bring a pack back that is found there.
-            wrong: Read records, too, that were found damaged.
+            wrong: Read records, too, that were found damaged, and raise what kept others from being read.
 
         Raises:
             StoreError: The system refused.
             UntrustedStoreError: The pack belongs to somebody else.
 
         """
-        if not self.known or len(key) != _KEY_CHARACTERS:
+        if not (self.known and address.is_content_uuid(key)):
             return None
         hinted = self._hints.pop(key, None)
+        refused = None
         for name, spot in (*([hinted] if hinted else ()), *self.spots(key)):
-            if wrong or (key, name, spot.offset) not in self._wrong:
-                opened = self.read(name, spot, trashed=trashed)
-                if opened is not None:
-                    return opened
+            if not wrong and (key, name, spot) in self._wrong:
+                continue
+            try:
+                opened = self.files.read(name, spot, trashed=trashed)
+            except ANAError as error:
+                # The state may lie elsewhere, too.
+                refused = error
+                continue
+            if opened is not None:
+                return opened
+        if refused is not None and wrong:
+            raise refused
         return None
-
-    def read(self, name: str, spot: Spot, *, trashed: bool = False) -> files.Opened | None:
-        """Read a record; None if the pack has gone, or is too short."""
-        for _ in range(2):
-            opened = self._opened(name, trashed=trashed)
-            if opened is None:
-                return None
-            data = opened.read(*spot)
-            if len(data) == spot.size:
-                return files.Opened(self.where(name, spot), -1, spot.size, opened.status.modified, data)
-            # It was deleted, or has grown since it was opened, which an NFS client notices only when it opens it again.
-            self._close(name)
-        return None
-
-    def where(self, name: str, spot: Spot) -> str:
-        """Return the place of a record, for messages and as its name."""
-        return f"{self.folder}/{name}:{spot.offset}"
 
     def note_wrong(self, key: str, where: str) -> None:
         """Remember that a state's record is damaged, or a hint wrong: it is read again only if there is no other."""
-        path, _, offset = where.rpartition(":")
+        path, _, said = where.rpartition(":")
         folder, _, name = path.rpartition("/")
-        if folder == self.folder and offset.isdigit():
-            self._wrong.add((key, name, int(offset)))
-            self._close(name)
+        offset, _, size = said.partition("+")
+        if folder == self.folder and offset.isdigit() and size.isdigit():
+            self._wrong.add((key, name, Spot(int(offset), int(size))))
+            self.files.close(name)
 
     def _is_own(self, name: str) -> bool:
         writer = self._writer
@@ -224,6 +207,8 @@ class Packs:
             found = self.names()
             for name in self.tables.keys() - found.keys():
                 self._forget(name)
+            for name in self.unreadable.keys() - found.keys():
+                self.unreadable.pop(name, None)
             changed = False
             for name in found:
                 table = self.tables.get(name)
@@ -241,6 +226,12 @@ class Packs:
         if writer is not None and file is not None:
             found[writer.name] = read_table(file, None, self._seal)
         return found
+
+    def raise_unreadable(self) -> None:
+        """Raise the system's error if a pack could not be read: a state that is not found may be in it."""
+        for error in list(self.unreadable.values()):
+            if isinstance(error, StoreError):
+                raise error.with_traceback(None)
 
     def names(self) -> dict[str, bool]:
         """Return the names of all packs, and whether each is in the trash. Raises as `refresh`."""
@@ -268,8 +259,8 @@ class Packs:
 
     def _look_into(self, name: str, table: PackTable | None) -> bool:
         try:
-            self._close(name)
-            opened = self._opened(name, trashed=True, bring_back=False)
+            self.files.close(name)
+            opened = self.files.open(name, trashed=True, bring_back=False)
             if opened is None:
                 return False
             newer = read_table(opened, table, self._seal)
@@ -282,54 +273,19 @@ class Packs:
         self.catalog.put(name, newer)
         return True
 
-    def _opened(self, name: str, *, trashed: bool, bring_back: bool = True) -> KeptFile | None:
-        """Return a pack, open for reading; None if it is not there."""
-        path = f"{self.folder}/{name}"
-        opened = self._open.get(name)
-        if opened is not None:
-            if time.monotonic() - opened.believed < BELIEVE_SECONDS:
-                return opened.file
-            found = files.stat(path)
-            opened.believed = time.monotonic()
-            if found is not None and found.identity == opened.file.status.identity:
-                return opened.file
-            self._close(name)
-        if not self._believes_folder:
-            # Others may have planted the folder. It is checked once.
-            self._believes_folder = self.tree.check_own(PACKS)
-        check = self.tree.trust.check_file
-        file = KeptFile.open(path, check) or (self._open_trashed(path, bring_back=bring_back) if trashed else None)
-        if file is not None and file.path == path:
-            # One in the trash is not kept open: the next read is to bring it back.
-            with self._lock:
-                self._open[name] = _OpenPack(file)
-                while len(self._open) > OPEN_PACKS:
-                    self._open.popitem(last=False)
-        return file
-
-    def _open_trashed(self, path: str, *, bring_back: bool) -> KeptFile | None:
-        file = KeptFile.open(trash.trash_path(path), self.tree.trust.check_file)
-        if file is None or not bring_back:
-            return file
-        try:
-            there = trash.bring_back(path)
-        except StoreError:
-            # It belongs to another user, or is read-only: it is read in the trash.
-            return file
-        return file if there else None
-
-    def _close(self, name: str) -> None:
-        with self._lock:
-            self._open.pop(name, None)
-
     def _forget(self, name: str) -> None:
         with self._lock:
             self.catalog.drop(name)
             self._seen.pop(name, None)
-            self._open.pop(name, None)
-            if self._writer is not None and self._writer.name == name:
-                self._writer.abandon()
-                self._writer = None
+            self.files.close(name)
+            if self._is_own(name):
+                self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        # It is closed once no thread appends to it any more: before that, its descriptor could become another file's.
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.end()
 
     # Writing
 
@@ -390,26 +346,25 @@ class Packs:
 
     def forget_all(self) -> None:
         """Forget all packs: another store has taken this one's place."""
-        self.catalog = Catalog()
-        self._hints.clear()
-        self._wrong.clear()
-        self._seen.clear()
-        self._believes_folder = False
-        writer = self._writer
-        self._reset()
-        if writer is not None:
-            writer.abandon()
+        with self._lock:
+            self.catalog = Catalog()
+            self._hints.clear()
+            self._wrong.clear()
+            self._seen.clear()
+            self.files.reset()
+            self._drop_writer()
 
     def leave_to_parent(self) -> None:
         """In a forked child: the pack is the parent's, and what is in it so far is found like others' states."""
-        writer = self._writer
-        self._reset()
+        writer, self._writer = self._writer, None
+        # Threads that are not here may have held the locks.
+        self._lock = threading.RLock()
+        self.files.reset()
         if writer is not None:
             self.catalog.put(writer.name, writer.table())
             writer.abandon()
 
 
-_KEY_CHARACTERS = 36
 _all: "weakref.WeakSet[Packs]" = weakref.WeakSet()
 
 

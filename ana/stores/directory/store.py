@@ -11,7 +11,7 @@ from ana.format import address, chunks, pack, record
 from ana.fs import atomic, files, locks, mounts
 from ana.stores.base import CacheableStore, Done, Put, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, trash
-from ana.stores.directory.config import Config
+from ana.stores.directory.config import PACKED_FORMAT, Config
 from ana.stores.directory.packs import Packs
 from ana.stores.directory.place import Place
 from ana.stores.directory.stored_file import StoredFile
@@ -172,20 +172,33 @@ class DirectoryStore(CacheableStore):
         others = []
         for number, put in enumerate(puts):
             began = time.perf_counter()
-            if put.repair or put.key in self._suspects or not self._goes_into_pack(put.key, put.state):
+            try:
+                data = None if put.repair or put.key in self._suspects else self._record_for_pack(put)
+            except Exception as error:  # noqa: BLE001 - told to the caller
+                done(number, error=error)
+                continue
+            if data is None:
                 others.append(number)
-            elif self._has_packed(put.key):
+            elif data:
+                together.append((number, data, began))
+            else:
                 self.counters.note_found(put.key, put.state.raw_bytes, began)
                 done(number)
-            else:
-                data = self._encoded(put.key, put.state, put.children)
-                together.append((number, data, began))
         self._append_together(puts, together, done)
 
         def tell(number: int, *, written: bool = False, error: Exception | None = None) -> None:
             done(others[number], written=written, error=error)
 
         super().put_many([puts[number] for number in others], tell)
+
+    def _record_for_pack(self, put: Put) -> bytes | None:
+        """Return a state's record if it goes into a pack, b"" if one has it already, else None."""
+        if not self._goes_into_pack(put.key, put.state):
+            return None
+        if self._has_packed(put.key):
+            return b""
+        data = self._encoded(put.key, put.state, put.children)
+        return data if len(data) <= pack.MAX_RECORD_BYTES else None
 
     def _append_together(self, puts: Sequence[Put], together: list[tuple[int, bytes, float]], done: Done) -> None:
         if not together:
@@ -222,8 +235,12 @@ class DirectoryStore(CacheableStore):
 
         Nothing is looked up but in memory: a state that is stored twice does no harm.
         """
-        if (self._is_damaged(key) is False) if thorough else self._has_packed(key):
+        damaged = self._is_damaged(key) if thorough else None
+        if damaged is False or (not thorough and self._has_packed(key)):
             return 0
+        if damaged and files.stat(self.path(key)) is not None:
+            # Readers that know no packs yet would go on finding the damaged file.
+            return self._put(self.tree.place(key), state, children, thorough=True)
         data = self._encoded(key, state, children)
         if len(data) > pack.MAX_RECORD_BYTES:
             return self._put(self.tree.place(key), state, children, thorough=thorough)
@@ -322,7 +339,7 @@ class DirectoryStore(CacheableStore):
             return _PRESENT
         found = files.stat(path)
         if found is None:
-            return _ABSENT
+            return _PRESENT if check and self._is_whole_in_pack(place.key) else _ABSENT
         self._check(path, found.stat)
         if found.size_bytes < record.MIN_RECORD_BYTES:
             return _Presence(there=False, damaged=found)
@@ -330,6 +347,10 @@ class DirectoryStore(CacheableStore):
         if damaged:
             return _Presence(there=False, damaged=found)
         return _PRESENT if damaged is not None and self._settle(path, found) else _ABSENT
+
+    def _is_whole_in_pack(self, key: str) -> bool:
+        may_be = self.config.format >= PACKED_FORMAT and address.is_content_uuid(key)
+        return may_be and self._is_damaged(key) is False
 
     def _make_room(self, place: Place, found: "_Presence") -> None:
         """Free the name of a damaged file by renaming the file, which is kept."""
@@ -383,6 +404,7 @@ class DirectoryStore(CacheableStore):
                 return opened
         opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_packed(place.key, last=True)
         if opened is None:
+            self.packs.raise_unreadable()
             raise StateNotFoundError(place.key, self.tree.root, self._hint(place.key))
         return opened
 
@@ -448,7 +470,8 @@ class DirectoryStore(CacheableStore):
     def _hint(self, key: str) -> str:
         if key != key.lower() and address.is_canonical(key.lower()):
             return "UUIDs are lower-case here"
-        return ""
+        refused = next(iter(self.packs.unreadable.values()), None)
+        return "" if refused is None else f"but it may be in a pack that is refused: {refused}"
 
     def publish(self, place: Place, fill: Callable[[record.Write], None]) -> bool:
         """Let `fill` write a record at its place; return False if the file exists.

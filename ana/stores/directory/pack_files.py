@@ -1,0 +1,119 @@
+"""The packs of a store that are open for reading."""
+
+import threading
+import time
+from collections import OrderedDict
+
+from ana.errors import StoreError
+from ana.format.pack import Spot
+from ana.fs import files
+from ana.fs.append_file import KeptFile
+from ana.stores.directory import trash
+from ana.stores.directory.naming import PACKS
+from ana.stores.directory.tree import Tree
+
+__all__ = ["PackFiles"]
+
+OPEN_PACKS = 32
+"""How many packs are kept open."""
+BELIEVE_SECONDS = 1.0
+"""How long an open pack is read without looking whether it still has its name."""
+
+
+class _OpenPack:
+    """A pack that is open, and when it was last seen under its name."""
+
+    __slots__ = ("believed", "file")
+
+    def __init__(self, file: KeptFile) -> None:
+        self.file = file
+        self.believed = time.monotonic()
+
+
+class PackFiles:
+    """Packs that are open for reading. Safe between threads; a forked child must `reset` it."""
+
+    def __init__(self, tree: Tree) -> None:
+        """Begin without opening anything."""
+        self._tree = tree
+        self._folder = f"{tree.root}/{PACKS}"
+        self.reset()
+
+    def reset(self) -> None:
+        """Close all, and look at the folder again before anything in it is opened."""
+        self._open: OrderedDict[str, _OpenPack] = OrderedDict()
+        self._lock = threading.Lock()
+        self._checked = False
+
+    def read(self, name: str, spot: Spot, *, trashed: bool = False) -> files.Opened | None:
+        """Read a record; None if the pack has gone, or is too short. Raises as `open`."""
+        for again in (False, True):
+            if again:
+                self.close(name)
+            opened = self.open(name, trashed=trashed)
+            if opened is None:
+                return None
+            # An NFS client sees that a file has grown when it opens it again; and the time of its last change, as it
+            # was seen when it was opened, says nothing about what was appended since.
+            if opened.status.size_bytes < spot.offset + spot.size:
+                continue
+            data = opened.read(*spot)
+            if len(data) == spot.size:
+                return files.Opened(self.where(name, spot), -1, spot.size, opened.status.modified, data)
+        return None
+
+    def where(self, name: str, spot: Spot) -> str:
+        """Return the place of a record, for messages and as its name."""
+        return f"{self._folder}/{name}:{spot.offset}+{spot.size}"
+
+    def open(self, name: str, *, trashed: bool = False, bring_back: bool = True) -> KeptFile | None:
+        """Return a pack, open for reading; None if it is not there.
+
+        Args:
+            name: The pack's name.
+            trashed: Look in the trash, too.
+            bring_back: Give a pack that is found in the trash its name back.
+
+        Raises:
+            StoreError: The system refused.
+            UntrustedStoreError: Others may have planted the pack, or files in the folder.
+
+        """
+        path = f"{self._folder}/{name}"
+        opened = self._open.get(name)
+        if opened is not None:
+            if time.monotonic() - opened.believed < BELIEVE_SECONDS:
+                return opened.file
+            found = files.stat(path)
+            opened.believed = time.monotonic()
+            if found is not None and found.identity == opened.file.status.identity:
+                return opened.file
+            self.close(name)
+        if not self._checked:
+            # Others may have planted the folder. It is checked once.
+            self._checked = self._tree.check_own(PACKS)
+        check = self._tree.trust.check_file
+        file = KeptFile.open(path, check) or (self._open_trashed(path, bring_back=bring_back) if trashed else None)
+        if file is not None and file.path == path:
+            # One in the trash is not kept open: the next read is to bring it back.
+            with self._lock:
+                self._open[name] = _OpenPack(file)
+                while len(self._open) > OPEN_PACKS:
+                    self._open.popitem(last=False)
+        return file
+
+    def _open_trashed(self, path: str, *, bring_back: bool) -> KeptFile | None:
+        file = KeptFile.open(trash.trash_path(path), self._tree.trust.check_file)
+        if file is None or not bring_back:
+            return file
+        try:
+            there = trash.bring_back(path)
+        except StoreError:
+            # It belongs to another user, or is read-only: it is read in the trash.
+            return file
+        return file if there else None
+
+    def close(self, name: str) -> None:
+        """Close a pack, once nobody reads it any more."""
+        with self._lock:
+            self._open.pop(name, None)
