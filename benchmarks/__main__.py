@@ -21,6 +21,7 @@ PARTS = {
     "tier": "the node cache: a node's second process compared with pickle.load, and many processes at once",
     "nfs": "compared with pickle on NFS at 1 Gbit/s, and with 0 and 1 ms of latency (boots tests/nfs/lab)",
     "growth": "trees of many states, and many writers",
+    "packs": "small states in packs: compared with pickle files and disk-objectstore; with targets",
     "many": "many small states: one at a time, and in bulk",
 }
 
@@ -30,6 +31,7 @@ examples:
   python -m benchmarks plain peers --json results/a.json # takes a few minutes
   python -m benchmarks --size full --durable --json results/all.json
   python -m benchmarks growth --states 1000000           # --size full stops at 100000: a million files are slow
+  python -m benchmarks packs --size full --update docs/performance.md
   python -m benchmarks list
   python -m benchmarks report --from results/all.json --write docs/performance.md
   sudo tests/nfs/lab .venv/bin/python -m benchmarks nfs  # what `nfs` does by itself if it can
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         if asked.json is not None:
             results.save(found, asked.json)
+    if asked.update is not None:
+        importlib.import_module("benchmarks.report").update(found, asked.update)
     return status
 
 
@@ -108,8 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, help="number of measurements (default: by size)")
     parser.add_argument("--folder", type=Path, help="folder for temporary files (default: TMPDIR)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, for `report`")
+    parser.add_argument(
+        "--update", type=Path, metavar="FILE", help="write the results into this document, in place of the part's own"
+    )
     parser.add_argument("--durable", action="store_true", help="also measure the cost of waiting for the disk")
-    parser.add_argument("--states", type=_positive, help="growth: size of the largest tree (default: by size)")
+    parser.add_argument("--states", type=_positive, help="growth, packs: size of the largest tree (default: by size)")
     parser.add_argument("--tasks", type=_positive, help="tasks, exchange: number of tasks (default: by size)")
     parser.add_argument("--workers", type=_positive, default=2, help="tasks, exchange: worker processes (default: 2)")
     return parser

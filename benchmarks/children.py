@@ -1,7 +1,10 @@
 """Measurements in a process of their own: `python -m benchmarks.children WHAT ...` answers in JSON."""
 
+import contextlib
 import json
+import os
 import pickle
+import random
 import re
 import sys
 import time
@@ -12,9 +15,16 @@ from typing import Any
 import numpy as np
 
 import ana
+from ana.__main__ import main as ana_command
 from benchmarks.workloads import WORKLOADS
 
 __all__ = ["main"]
+
+STORED_AT_ONCE = 1000
+SAMPLED = 97
+"""Of so many states, one is looked up."""
+WARMING_LOOKS = 150_000
+"""Enough for a store to merge the indexes of a million states."""
 
 _kept: list[Any] = []
 """Objects kept in memory until the parent has the answer."""
@@ -28,6 +38,10 @@ def main(arguments: list[str]) -> None:
         "memory-store": _memory_store,
         "memory-load": _memory_load,
         "tier": _tier,
+        "packs-make": _packs_make,
+        "packs-first-load": _packs_first_load,
+        "packs-has": _packs_has,
+        "command": _command,
     }
     answer = does[what](*rest)
     sys.stdout.write(f"{json.dumps(answer)}\n")
@@ -106,6 +120,63 @@ def _tier(how: str, folder: str, key: str) -> dict[str, Any]:
         "read_bytes": _read_so_far() - read_bytes,
         "total": total,
     }
+
+
+def _packs_make(tree: str, samples: str, first: str, count: str) -> dict[str, Any]:
+    """Store states of 1 kB in packs; write down some of their UUIDs."""
+    start, end = int(first), int(first) + int(count)
+    with ana.using_dl(pickle_dir=tree, pack_bytes="64k", durable=False, keep_bytes=0) as layer:
+        for begin in range(start, end, STORED_AT_ONCE):
+            refs = [ana.Ref(b"%012d" % number * 80) for number in range(begin, min(begin + STORED_AT_ONCE, end))]
+            uuids = layer.store_many(refs)
+            with open(f"{samples}/{first}", "a", encoding="ascii") as file:
+                file.writelines(f"{uuid}\n" for uuid in uuids[::SAMPLED])
+    return {}
+
+
+def _sample(folder: str) -> list[str]:
+    """Return the UUIDs that those who made a store have written down, in no order."""
+    found = [uuid for path in Path(folder).iterdir() for uuid in path.read_text(encoding="ascii").split()]
+    random.Random(len(found)).shuffle(found)
+    return found
+
+
+def _packs_first_load(tree: str, samples: str) -> dict[str, Any]:
+    """Open a store and load a state of it by its UUID."""
+    uuid = _sample(samples)[0]
+    begin = time.perf_counter()
+    ana.set_dl(pickle_dir=tree, durable=False)
+    loaded: Any = ana.Ref.ana_load(uuid).value
+    taken = time.perf_counter() - begin
+    return {"seconds": taken, "length": len(loaded)}
+
+
+def _packs_has(tree: str, samples: str) -> dict[str, Any]:
+    """Look states up until the indexes are merged, then time it; the answer has the memory used since the opening."""
+    uuids = _sample(samples)
+    ana.set_dl(pickle_dir=tree, durable=False)
+    store = ana.get_dl().store
+    before = _status("VmRSS")
+    for number in range(WARMING_LOOKS):
+        if not store.has(uuids[number % len(uuids)]):
+            msg = "a stored state is missing"
+            raise AssertionError(msg)
+    used = _status("VmRSS") - before
+    begin = time.perf_counter()
+    for uuid in uuids:
+        store.has(uuid)
+    return {"seconds": (time.perf_counter() - begin) / len(uuids), "bytes": used}
+
+
+def _command(*words: str) -> dict[str, Any]:
+    """Run a command of `ana`, and throw its output away."""
+    begin = time.perf_counter()
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        status = ana_command(words)
+    if status:
+        msg = f"ana {' '.join(words)} ended with {status}"
+        raise AssertionError(msg)
+    return {"seconds": time.perf_counter() - begin, "bytes": _status("VmHWM")}
 
 
 def _own_memory() -> int:

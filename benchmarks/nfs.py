@@ -25,7 +25,7 @@ from benchmarks.options import CannotRunError, Options
 from benchmarks.results import Result, Row, Table, machine
 from benchmarks.workloads import WORKLOADS, Workload
 
-__all__ = ["run"]
+__all__ = ["IN_LAB", "LAB", "MOUNTS", "in_the_lab", "run"]
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "tests" / "nfs"
@@ -52,25 +52,25 @@ def run(options: Options) -> Result:
     """Measure here if there are mounts, otherwise in the lab. Raises CannotRunError."""
     if os.environ.get(MOUNTS):
         return _here(options)
-    return _in_the_lab(options)
+    return in_the_lab("nfs", options)
 
 
-def _in_the_lab(options: Options) -> Result:
-    """Run this part in the lab, and read its results."""
+def in_the_lab(part: str, options: Options) -> Result:
+    """Run a part in the lab, and read its results. Raises CannotRunError."""
     sys.path.insert(0, str(LAB))
     problem = import_module("lab_host").missing()
     if problem:
-        msg = f"nfs: {problem}; or set {MOUNTS}=/mnt/a:/mnt/b (two mounts of one export)"
+        msg = f"{part}: {problem}; or set {MOUNTS}=/mnt/a:/mnt/b (two mounts of one export)"
         raise CannotRunError(msg)
     # Not in the requested folder: the guest must see it, and it has its own /tmp and /run.
     with tempfile.TemporaryDirectory(prefix=".nfs-benchmark-", dir=ROOT) as folder:
         answer = Path(folder) / "nfs.json"
         command = [str(LAB / "lab"), f"--memory={LAB_MEMORY}", f"--seconds={LAB_SECONDS}"]
-        command += [sys.executable, "-m", "benchmarks", "nfs", f"--size={options.size}", f"--json={answer}"]
+        command += [sys.executable, "-m", "benchmarks", part, f"--size={options.size}", f"--json={answer}"]
         command += [f"--rounds={options.rounds}"] if options.rounds else []
         done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            msg = f"nfs: the lab ended with status {done.returncode}\n{done.stdout}"
+            msg = f"{part}: the lab ended with status {done.returncode}\n{done.stdout}"
             raise CannotRunError(msg)
         (result,) = results.load(answer)
     outside = machine(options.folder)

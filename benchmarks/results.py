@@ -15,7 +15,7 @@ __all__ = ["Cell", "Result", "Row", "Table", "filesystem_of", "load", "machine",
 Cell = str | float | int | bool | None
 Row = dict[str, Cell]
 
-LIBRARIES = ("ana", "numpy", "zstandard", "blake3", "joblib", "diskcache", "proxystore", "lmdb")
+LIBRARIES = ("ana", "numpy", "zstandard", "blake3", "joblib", "diskcache", "proxystore", "lmdb", "disk-objectstore")
 
 
 @dataclass(slots=True)

@@ -28,8 +28,8 @@ PEERS = {
 }
 LIBRARIES = "diskcache", "joblib", "proxystore"
 WAYS = {"by value", "joblib file, mapped", "joblib.Parallel, its own pool", "ProxyStore file", "ANA"}
-SIGNED = re.compile("MiB")
-"""Columns that may be zero or less: memory beyond an object's own, where pages come and go."""
+SIGNED = re.compile("MiB|round trips")
+"""Columns that may be zero or less: memory beyond an object's own, where pages come and go; calls to a server."""
 
 
 def benchmarks(*words):
@@ -164,6 +164,21 @@ def test_tier_has_all_ways_and_its_targets(tmp_path):
 
 
 @pytest.mark.slow
+def test_packs_have_all_targets(tmp_path):
+    """Each row has its target and a verdict; round trips are counted where the lab can run."""
+    extras.require("disk_objectstore", extra="bench")
+    tables = run_part("packs", tmp_path)
+    counted = set() if needs_lab.args[0] else {"packs-nfs"}
+    assert set(tables) == {"packs", "packs-files", "packs-large", "packs-writers", *counted}
+    assert all(row["target"][0] in "≤≥" and row["met"] in (True, False) for rows in tables.values() for row in rows)
+    assert column(tables["packs"], "other") == {"pickle file", "pickle file, fsync", "disk-objectstore"}
+    assert [row["met"] for row in tables["packs-files"]] == [True]
+    assert {"`has` of a content address", "memory of the index", "`ana ls`"} <= column(tables["packs-large"], "what")
+    for row in tables.get("packs-nfs", ()):
+        assert row["met"] or row["what"] not in {"store one, pack open", "cold load by reference: at random"}
+
+
+@pytest.mark.slow
 @needs_lab
 def test_nfs_is_measured_in_the_lab(tmp_path):
     """The part boots the lab by itself, and counts more round trips for a new tree than for a file."""
@@ -175,7 +190,7 @@ def test_nfs_is_measured_in_the_lab(tmp_path):
 def test_the_list_and_the_help_name_all_parts():
     """`list` and `--help` say what there is."""
     listed, helped = benchmarks("list"), benchmarks("--help")
-    for part in ("plain", "peers", "tasks", "exchange", "tier", "nfs", "growth", "many"):
+    for part in ("plain", "peers", "tasks", "exchange", "tier", "nfs", "packs", "growth", "many"):
         assert re.search(rf"^{part} ", listed, re.MULTILINE)
         assert re.search(rf"^  {part} ", helped, re.MULTILINE)
 
@@ -198,6 +213,28 @@ def test_a_report_is_written_of_results(tmp_path):
     assert "Of 2 targets, 1 is not met" in text
     assert "16 MB noise, load: 2, target ≤ 1.2" in text
     assert benchmarks("report", "--from", path).count("\n## ") == 5
+
+
+def test_a_part_replaces_its_own_section_of_a_document(tmp_path):
+    """The other parts stay as they are, and the count of missed targets is that of all."""
+    extras.require("matplotlib", extra="bench")
+    path, document = tmp_path / "made_up.json", tmp_path / "docs.md"
+    path.write_text(json.dumps(MADE_UP), encoding="utf-8")
+    benchmarks("report", "--from", path, "--write", document)
+    before = document.read_text("utf-8")
+    benchmarks("report", "--from", path, "--update", document)
+    assert document.read_text("utf-8") == before
+    limit = {"what": "files", "value": 7, "target": "≤ 5", "met": False}
+    path.write_text(json.dumps([made_up("packs", limits=[limit])]), encoding="utf-8")
+    benchmarks("report", "--from", path, "--update", document)
+    benchmarks("many", "--size", "tiny", "--folder", tmp_path, "--update", document)
+    after = document.read_text("utf-8")
+    assert "Of 3 targets, 2 are not met:\n\n- plain: 16 MB noise, load: 2, target ≤ 1.2\n- packs: files: 7" in after
+    titles = re.findall("^## (.+)", before, re.MULTILINE)
+    titles.insert(titles.index("Many states, many writers"), "Small states in packs")
+    assert re.findall("^## (.+)", after, re.MULTILINE) == [*titles, "Many states at once"]
+    tables = set(re.findall(r"^\|.+", before, re.MULTILINE))
+    assert tables <= set(re.findall(r"^\|.+", after, re.MULTILINE))
 
 
 def made_up(part, **tables):
