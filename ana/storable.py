@@ -350,19 +350,15 @@ def _reduced(obj: Any, mark: identity.Mark | None, cls: type) -> Any:
     if target.store.process_local and mark.loader is None and target.sends_by_value(mark):
         return reference.new, (cls, mark.uuid), (obj._ana_getstate(),), None, None, reference.fill
     if mark.loader is not None:
-        return reference.load, _arguments(cls, mark.uuid, target, resolve.home_of(mark, target))
+        hint, home = target.store.hint(mark.uuid), resolve.home_of(mark, target)
+        return reference.load, (cls, mark.uuid, home, hint) if hint else (cls, mark.uuid, home)
     if not saving.is_known(target, mark):
         if class_names.known_as(cls) is not cls:
             # The UUID is pickled after the class: if the class does not pickle, nothing is stored.
             return reference.load, (cls, _Stored(obj, mark.uuid), target.home)
         saving.store(target, obj)
-    return reference.load, _arguments(cls, mark.uuid, target, target.home)
-
-
-def _arguments(cls: type, uuid: str, target: saving.Target, home: str) -> tuple[Any, ...]:
-    """Return the arguments of a reference: with a hint where the state lies, if it is in a pack."""
-    said = target.store.hint(uuid)
-    return (cls, uuid, home, said) if said else (cls, uuid, home)
+    hint = target.store.hint(mark.uuid)
+    return reference.load, (cls, mark.uuid, target.home, hint) if hint else (cls, mark.uuid, target.home)
 
 
 def _plain(obj: Any, cls: type) -> Any:

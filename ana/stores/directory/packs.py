@@ -53,6 +53,8 @@ class Packs:
         """States of at most this raw size, in bytes, go into packs; 0: none do."""
         self.catalog = Catalog()
         """What is known of the packs, this process's own excepted."""
+        self.known = False
+        """Whether a look-up in memory could find anything."""
         self.unreadable: dict[str, ANAError] = {}
         """Packs that could not be read when they were looked at last."""
         self._begin = begin
@@ -83,17 +85,13 @@ class Packs:
         """What is known of each pack, by its name, this process's own excepted."""
         return self.catalog.tables
 
-    @property
-    def known(self) -> bool:
-        """Whether a look-up in memory could find anything."""
-        return bool(self.tables or self._hints) or self._writer is not None
-
     def note_hint(self, key: str, said: object) -> None:
         """Remember where a state lies, as a reference says. Anything senseless is ignored."""
         found = pack.parse_hint(said)
         if found is None:
             return
         self._hints[key] = found
+        self.known = True
         if len(self._hints) > HINTS:
             with suppress(KeyError):
                 self._hints.popitem(last=False)
@@ -271,6 +269,7 @@ class Packs:
         if newer is table:
             return False
         self.catalog.put(name, newer)
+        self.known = True
         return True
 
     def _forget(self, name: str) -> None:
@@ -331,6 +330,7 @@ class Packs:
                 self.tree.begin_packs()
                 synced = mounts.waits_at_close(self.tree.root)
                 self._writer = PackWriter(self.folder, self.tree.access, durable=self._durable, synced=synced)
+                self.known = True
                 process_end.call(_seal_all)
             return self._writer
 

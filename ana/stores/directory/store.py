@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from ana.fs import atomic, files, locks, mounts
 from ana.stores.base import CacheableStore, Done, Put, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, trash
 from ana.stores.directory.config import PACKED_FORMAT, Config
+from ana.stores.directory.finder import Finder
 from ana.stores.directory.packs import Packs
 from ana.stores.directory.place import Place
 from ana.stores.directory.stored_file import StoredFile
@@ -19,8 +20,6 @@ from ana.stores.directory.tree import Tree
 
 __all__ = ["DirectoryStore"]
 
-SMALL_BYTES = 256 << 10
-"""Files up to this size are read in one go when they are opened."""
 FRESH_SECONDS = 60.0
 """A younger file may not be on the disk yet, if its writer did not wait for the disk."""
 TRIES = 50
@@ -30,7 +29,6 @@ LOCKED_BYTES = 1 << 20
 LOCK_SECONDS = 10.0
 SLOW_BYTES_PER_SECOND = 50e6
 """If another writer is slower than this, we write the state too."""
-FIRST_PAUSE_SECONDS = 0.05
 
 _log = logging.getLogger("ana.stores")
 
@@ -83,6 +81,7 @@ class DirectoryStore(CacheableStore):
         self._suspects: set[str] = set()
         self.packs = Packs(self.tree, self._check_same, durable=durable)
         self.packs.use_seal(self.seal)
+        self._finder = Finder(self.tree, self.packs, self.counters)
 
     @property
     def high_latency(self) -> bool:
@@ -148,7 +147,8 @@ class DirectoryStore(CacheableStore):
 
     def hint(self, key: str) -> str:
         """Return in which pack a state lies, for references to it."""
-        return self.packs.hint(key)
+        packs = self.packs
+        return packs.hint(key) if packs.known else ""
 
     def is_whole(self, key: str) -> bool:
         """Return whether all of a state can be read and verified."""
@@ -197,7 +197,7 @@ class DirectoryStore(CacheableStore):
             return None
         if self._has_packed(put.key):
             return b""
-        data = self._encoded(put.key, put.state, put.children)
+        data = record.encode(put.key, put.state, put.children, self._encoding(put.children))
         return data if len(data) <= pack.MAX_RECORD_BYTES else None
 
     def _append_together(self, puts: Sequence[Put], together: list[tuple[int, bytes, float]], done: Done) -> None:
@@ -241,15 +241,12 @@ class DirectoryStore(CacheableStore):
         if damaged and files.stat(self.path(key)) is not None:
             # Readers that know no packs yet would go on finding the damaged file.
             return self._put(self.tree.place(key), state, children, thorough=True)
-        data = self._encoded(key, state, children)
+        data = record.encode(key, state, children, self._encoding(children))
         if len(data) > pack.MAX_RECORD_BYTES:
             return self._put(self.tree.place(key), state, children, thorough=thorough)
         self.packs.append([(key, data)])
         self._suspects.discard(key)
         return len(data)
-
-    def _encoded(self, key: str, state: record.Content, children: tuple[str, ...]) -> bytes:
-        return record.encode(key, state, children, self._encoding(children))
 
     def _encoding(self, children: tuple[str, ...]) -> record.Encoding:
         hints = [self.packs.hint(child) for child in children] if self.packs.known else ()
@@ -260,7 +257,9 @@ class DirectoryStore(CacheableStore):
         found = self._presence(place, check=thorough)
         if found.there:
             return 0
-        if self._is_worth_finding(place.key, state.raw_bytes) and found.damaged is None and self._bring_back(place):
+        # Large states and explicit UUIDs are worth a look into the trash.
+        worth = state.raw_bytes >= LOCKED_BYTES or not address.is_content_uuid(place.key)
+        if worth and found.damaged is None and self._finder.bring_back(place):
             found = self._presence(place, check=thorough)
             if found.there:
                 return 0
@@ -299,38 +298,20 @@ class DirectoryStore(CacheableStore):
         raise StoreError(place.path, 0, "other processes keep removing it or writing it damaged: find out which")
 
     def watch(self, place: Place, attempt: Callable[[], Result]) -> Result:
-        """Call `attempt`; retry once if bytes were wrong, and up to three times if the file was replaced meanwhile.
+        """Call `attempt`; retry if bytes were wrong or the file was replaced meanwhile: see `Finder.watch`.
 
         A state that is still wrong is remembered, so that this process does not take it for stored.
         """
-        for _ in range(files.STALE_TRIES - 1):
-            try:
-                return attempt()
-            except CorruptedStateError as error:
-                self.packs.note_wrong(place.key, error.path)
-                # Another host may have repaired it, and the name is another file now. Pause first: an NFSv3 client
-                # notices changed names by the folder's mtime, and the server's clock advances in steps. With
-                # jitter, because all tasks of a job find the damage at the same time and read all of it again.
-                self._revalidate(place, files.jitter(2 * FIRST_PAUSE_SECONDS) if self.high_latency else 0.0)
-                break
-            except StoreError as error:
-                if not files.is_stale(error):
-                    raise
-                # An NFS server still opens a deleted file for about 10 ms, unless the folder is opened first.
-                self._revalidate(place)
         try:
-            return attempt()
+            return self._finder.watch(place, attempt)
         except CorruptedStateError as error:
             self._suspects.add(place.key)
             self.counters.note_damaged(place.key, error.path, error.reason)
             raise
 
-    def _revalidate(self, place: Place, pause_seconds: float = 0.0) -> bool:
-        """Prepare to look up or read a file again; return whether its folder exists."""
-        self.counters.retries += 1
-        if pause_seconds:
-            self.counters.note_wait(pause_seconds)
-        return files.revalidate(place.folders(), pause_seconds)
+    def open_state(self, place: Place, *, wait: bool) -> files.Opened:
+        """Open a state's file, or read its record in a pack; owner and mode are checked on the opened file."""
+        return self._finder.open(place, wait_seconds=self.wait_seconds if wait else 0.0)
 
     def _presence(self, place: Place, *, check: bool) -> "_Presence":
         """Look up a state, judging by its file's size; with `check`, read and verify all of it."""
@@ -373,105 +354,6 @@ class DirectoryStore(CacheableStore):
         except StateNotFoundError:
             return None
         return False
-
-    def open_state(self, place: Place, *, wait: bool) -> files.Opened:
-        """Open a state's file, or read its record in a pack; owner and mode are checked on the opened file."""
-        packed = self.packs.open_state(place.key)
-        if packed is not None:
-            return packed
-        opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_late(place, wait=wait)
-        try:
-            self.tree.check_folders(place)
-        except BaseException:
-            opened.close()
-            raise
-        return opened
-
-    def _find_late(self, place: Place, *, wait: bool) -> files.Opened:
-        for number, pause_seconds in enumerate(self._pauses(wait=wait)):
-            opened = files.open_file(place.path, SMALL_BYTES, self._check) if number else None
-            if opened is not None:
-                return opened
-            opened = self._find_packed(place.key) if self.packs.known else None
-            if opened is not None:
-                return opened
-            # An NFS client caches that a name was missing: make it look again.
-            there = self._revalidate(place, pause_seconds)
-            # Look in the trash before the last look at the state's own name: a process that brings a state back
-            # restores that name before it removes the one in the trash.
-            opened = self._find_in_trash(place) if there and not number else None
-            if opened is not None:
-                return opened
-        opened = files.open_file(place.path, SMALL_BYTES, self._check) or self._find_packed(place.key, last=True)
-        if opened is None:
-            self.packs.raise_unreadable()
-            raise StateNotFoundError(place.key, self.tree.root, self._hint(place.key))
-        return opened
-
-    def _find_packed(self, key: str, *, last: bool = False) -> files.Opened | None:
-        """Look for a state in packs that are new or have grown; at last, also in the trash and in damaged records."""
-        if not address.is_content_uuid(key):
-            return None
-        if self.packs.refresh() or last:
-            # A copy outside of the trash is better than one in it, and any better than a damaged one.
-            ways = ((False, False), (True, False), (True, True)) if last else ((False, False),)
-            found = (self.packs.open_state(key, trashed=trashed, wrong=wrong) for trashed, wrong in ways)
-            return next(filter(None, found), None)
-        return None
-
-    def _find_in_trash(self, place: Place) -> files.Opened | None:
-        """Open a state that a collection moved to the trash, and bring it back if permissions allow it."""
-        opened = files.open_file(trash.trash_path(place.path), SMALL_BYTES, self._check)
-        if opened is None:
-            return None
-        try:
-            there = self._bring_back(place)
-        except BaseException:
-            opened.close()
-            raise
-        if there is False:
-            # It was deleted at this moment, with all that it refers to, or another reader was first.
-            opened.close()
-            return None
-        return opened
-
-    def _bring_back(self, place: Place) -> bool | None:
-        """Bring a state back from the trash; return False if it is not there, None if permissions forbid it."""
-        self.tree.check_folders(place)
-        try:
-            there = trash.bring_back(place.path)
-        except StoreError as error:
-            # It belongs to another user or is read-only: read it in the trash, or write it again.
-            _log.info("left in the trash: %s", error)
-            return None
-        if there:
-            _log.info("brought back from the trash: %s", place.path)
-        return there
-
-    @staticmethod
-    def _is_worth_finding(key: str, size_bytes: int) -> bool:
-        """Return whether to look in the trash before writing: for large states and explicit UUIDs."""
-        return size_bytes >= LOCKED_BYTES or not address.is_content_uuid(key)
-
-    def _pauses(self, *, wait: bool) -> Iterator[float]:
-        """Yield the pauses between looks in s: first 0, then, on network filesystems, increasing ones.
-
-        They have jitter, so that the tasks of a job do not all ask the server at the same moment.
-        """
-        yield 0.0
-        if not wait or not self.wait_seconds or not self.high_latency:
-            return
-        left, pause = self.wait_seconds, FIRST_PAUSE_SECONDS
-        while left > 0:
-            yield min(left, files.jitter(pause))
-            left -= pause
-            pause *= 2
-
-    def _hint(self, key: str) -> str:
-        if key != key.lower() and address.is_canonical(key.lower()):
-            return "UUIDs are lower-case here"
-        refused = next(iter(self.packs.unreadable.values()), None)
-        return "" if refused is None else f"but it may be in a pack that is refused: {refused}"
 
     def publish(self, place: Place, fill: Callable[[record.Write], None]) -> bool:
         """Let `fill` write a record at its place; return False if the file exists.

@@ -19,7 +19,7 @@ from support.node import Children, Node, is_mapped, noise
 import ana
 from ana.fs import files, locks, node_lock
 from ana.runtime.counters import Counters
-from ana.stores.directory import store as directory
+from ana.stores.directory import finder as directory
 from ana.stores.node_cache import node_folder
 from ana.stores.node_cache import store as tiered
 
