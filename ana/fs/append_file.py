@@ -39,14 +39,15 @@ class AppendFile:
         with files.reported(path):
             # Not for reading too: an NFS client would read the last page again before it appends.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(path, flags, access.mode & FILE_BITS)
             try:
+                self._descriptor = os.open(path, flags, access.mode & FILE_BITS)
                 found = os.fstat(self._descriptor)
                 permissions.settle(self._descriptor, found, access, access.mode & FILE_BITS)
                 if durable:
                     atomic.sync_folder(os.path.dirname(path))
             except BaseException:
                 self.close()
+                # No other process uses this name; and a server may have made the file although it said that it failed.
                 with suppress(OSError):
                     os.unlink(path)
                 raise
@@ -136,7 +137,11 @@ class KeptFile:
                 descriptor = os.open(path, files.READ)
             except FileNotFoundError:
                 return None
-            found = os.fstat(descriptor)
+            try:
+                found = os.fstat(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
             kept = cls(path, descriptor, Status(found.st_size, found.st_mtime, (found.st_dev, found.st_ino), found))
         if not S_ISREG(found.st_mode):
             raise UntrustedStoreError(path, "it is not a regular file")

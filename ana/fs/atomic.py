@@ -121,7 +121,7 @@ def publish(
         try:
             descriptor = _create(temporary, make_folders, policy.access)
             identity = _write(descriptor, temporary, fill, policy)
-            fresh = _replace(temporary, path) if replace else _link(temporary, path, identity)
+            fresh = _replace(temporary, path, identity) if replace else _link(temporary, path, identity)
         finally:
             # Already gone after a rename. A lost reply on NFS says ENOENT although the unlink was done.
             try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
@@ -215,8 +215,8 @@ def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: b
         try:
             refuse_special(path, files.status_of(path))
             descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None, access)
-            _write(descriptor, temporary, lambda write: write(0, [data]), Policy(durable=False, access=access))
-            os.rename(temporary, path)
+            policy = Policy(durable=False, access=access)
+            _replace(temporary, path, _write(descriptor, temporary, lambda write: write(0, [data]), policy))
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -336,8 +336,13 @@ def write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes])
     return total
 
 
-def _replace(temporary: str, path: str) -> bool:
-    os.rename(temporary, path)
+def _replace(temporary: str, path: str, identity: tuple[int, int]) -> bool:
+    try:
+        os.rename(temporary, path)
+    except FileNotFoundError:
+        # The server's reply to the first attempt may have been lost.
+        if not _is_ours(path, identity):
+            raise
     return True
 
 

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ana.fs import atomic, files, locks, mounts
+from ana.fs import append_file, atomic, files, locks, mounts
 from ana.stores.directory import trash
 
 CALLS = (
     "access",
     "close",
+    "fdatasync",
     "fstat",
     "fsync",
+    "ftruncate",
     "link",
     "listdir",
     "makedirs",
@@ -66,7 +68,7 @@ class FaultyOS:
         self.seen: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
-        real = _no_fsync if name == "fsync" else getattr(os, name)
+        real = _no_fsync if name in {"fsync", "fdatasync"} else getattr(os, name)
         return functools.partial(self._call, name, real) if name in CALLS else real
 
     def _call(self, name: str, real: Real, *arguments: Any, **options: Any) -> Any:
@@ -91,7 +93,7 @@ class _Hurried:
 @contextlib.contextmanager
 def under(fault: Fault | None = None) -> Iterator[FaultyOS]:
     """Put the stand-in under ana's modules for the length of a `with` block; without a fault, it only counts."""
-    modules = files, atomic, mounts, locks, trash
+    modules = files, atomic, append_file, mounts, locks, trash
     real = [module.os for module in modules]
     stand_in = FaultyOS(fault)
     for module in modules:

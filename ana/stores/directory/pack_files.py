@@ -1,15 +1,18 @@
 """The packs of a store that are open for reading."""
 
+import errno
 import threading
 import time
 from collections import OrderedDict
 
 from ana.errors import StoreError
 from ana.format.pack import Spot
+from ana.format.signature import Seal
 from ana.fs import files
 from ana.fs.append_file import KeptFile
 from ana.stores.directory import trash
 from ana.stores.directory.naming import PACKS
+from ana.stores.directory.pack_table import PackTable, read_table
 from ana.stores.directory.tree import Tree
 
 __all__ = ["PackFiles"]
@@ -47,6 +50,7 @@ class PackFiles:
 
     def read(self, name: str, spot: Spot, *, trashed: bool = False) -> files.Opened | None:
         """Read a record; None if the pack has gone, or is too short. Raises as `open`."""
+        end = spot.offset + spot.size
         for again in (False, True):
             if again:
                 self.close(name)
@@ -55,16 +59,31 @@ class PackFiles:
                 return None
             # An NFS client sees that a file has grown when it opens it again; and the time of its last change, as it
             # was seen when it was opened, says nothing about what was appended since.
-            if opened.status.size_bytes < spot.offset + spot.size:
+            if opened.status.size_bytes < end:
                 continue
             data = opened.read(*spot)
             if len(data) == spot.size:
                 return files.Opened(self.where(name, spot), -1, spot.size, opened.status.modified, data)
+        if opened is not None and opened.status.size_bytes >= end:
+            raise StoreError(self.where(name, spot), errno.ESTALE, "it keeps becoming shorter: try again")
         return None
 
     def where(self, name: str, spot: Spot) -> str:
         """Return the place of a record, for messages and as its name."""
         return f"{self._folder}/{name}:{spot.offset}+{spot.size}"
+
+    def table(self, name: str, known: PackTable | None, seal: Seal | None) -> PackTable | None:
+        """Return where the records of a pack lie now, as `read_table` does; None if it has gone. Raises as `open`."""
+        for last in (False, True):
+            self.close(name)
+            opened = self.open(name, trashed=True, bring_back=False)
+            try:
+                return None if opened is None else read_table(opened, known, seal)
+            except StoreError as error:
+                # It was deleted, or cut by its writer, and the next look sees that.
+                if last or not files.is_stale(error):
+                    raise
+        return None
 
     def open(self, name: str, *, trashed: bool = False, bring_back: bool = True) -> KeptFile | None:
         """Return a pack, open for reading; None if it is not there.

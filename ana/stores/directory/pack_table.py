@@ -1,10 +1,12 @@
 """What is known of one pack: where its records lie. Reads the index of a sealed pack, walks an unsealed one."""
 
+import errno
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ana.errors import StoreError
 from ana.format import header, pack
 from ana.format.pack import Index, Spot
 from ana.format.signature import Seal
@@ -163,7 +165,7 @@ def read_table(file: KeptFile, known: PackTable | None, seal: Seal | None) -> Pa
     end = _walk(file, end, walked, seal)
     if size - end >= header.MIN_RECORD_BYTES:
         # A torn end, or damage: then records may follow. What is not whole now may be so later.
-        rest = file.read(end, min(size - end, 2 * pack.MAX_BYTES))
+        rest = _read(file, end, min(size - end, 2 * pack.MAX_BYTES))
         _add(walked, end, pack.damaged_spots(rest, file.path, seal))
     return PackTable(end, None, walked, size, modified)
 
@@ -171,7 +173,7 @@ def read_table(file: KeptFile, known: PackTable | None, seal: Seal | None) -> Pa
 def _walk(file: KeptFile, end: int, walked: dict[int, Spot], seal: Seal | None) -> int:
     """Add the records from an offset on; return where the first begins that is not whole."""
     while file.status.size_bytes - end >= pack.TRAILER_BYTES:
-        block = file.read(end, min(BLOCK_BYTES, file.status.size_bytes - end))
+        block = _read(file, end, min(BLOCK_BYTES, file.status.size_bytes - end))
         reached = _add(walked, end, pack.records(block, file.path, seal))
         if reached == end:
             break
@@ -188,10 +190,17 @@ def _add(walked: dict[int, Spot], start: int, found: Iterable[tuple[str, Spot]])
     return end
 
 
+def _read(file: KeptFile, offset: int, size: int) -> bytearray:
+    data = file.read(offset, size)
+    if len(data) < size:
+        raise StoreError(file.path, errno.ESTALE, "it was deleted, or became shorter, while it was read")
+    return data
+
+
 def _index(file: KeptFile, size: int) -> Index | None:
-    tail = file.read(max(0, size - TAIL_BYTES), min(size, TAIL_BYTES))
+    tail = _read(file, max(0, size - TAIL_BYTES), min(size, TAIL_BYTES))
     length = pack.trailer_size(tail)
     if not 0 < length <= size:
         return None
-    frame = tail[-length:] if length <= len(tail) else file.read(size - length, length)
+    frame = tail[-length:] if length <= len(tail) else _read(file, size - length, length)
     return pack.read_index(frame, size)

@@ -229,7 +229,7 @@ class Packs:
         """Raise the system's error if a pack could not be read: a state that is not found may be in it."""
         for error in list(self.unreadable.values()):
             if isinstance(error, StoreError):
-                raise error.with_traceback(None)
+                raise _without_frames(error)
 
     def names(self) -> dict[str, bool]:
         """Return the names of all packs, and whether each is in the trash. Raises as `refresh`."""
@@ -257,13 +257,11 @@ class Packs:
 
     def _look_into(self, name: str, table: PackTable | None) -> bool:
         try:
-            self.files.close(name)
-            opened = self.files.open(name, trashed=True, bring_back=False)
-            if opened is None:
-                return False
-            newer = read_table(opened, table, self._seal)
+            newer = self.files.table(name, table, self._seal)
         except ANAError as error:
-            self.unreadable[name] = error
+            self.unreadable[name] = _without_frames(error)
+            return False
+        if newer is None:
             return False
         self.unreadable.pop(name, None)
         if newer is table:
@@ -363,6 +361,15 @@ class Packs:
         if writer is not None:
             self.catalog.put(writer.name, writer.table())
             writer.abandon()
+
+
+def _without_frames(error: ANAError) -> ANAError:
+    """Return an error that is to be kept without the frames that raised it, which would keep the pack open."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 _all: "weakref.WeakSet[Packs]" = weakref.WeakSet()

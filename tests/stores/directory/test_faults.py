@@ -10,7 +10,7 @@ import pickle
 import shutil
 
 import pytest
-from support import faults, memory, raw_record, raw_tree
+from support import faults, memory, raw_pack, raw_record, raw_tree
 from support.classes import A
 from support.faults import Fault
 
@@ -19,6 +19,7 @@ from ana import maintenance
 from ana.fs import mounts
 from ana.objects import identity
 from ana.persist import saving
+from ana.stores.directory.store import DirectoryStore
 
 pytestmark = pytest.mark.once
 
@@ -37,10 +38,11 @@ LINK_ERRORS = (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EACCES, errno.E
 LINK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENAMETOOLONG)
 REPEATED = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "unlink": errno.ENOENT, "rename": errno.ENOENT}
 """What an NFS server says to a call that it has done already, when its reply was lost."""
-CHANGES = ("link", "makedirs", "mkdir", "open", "rename", "unlink", "write", "pwritev")
+CHANGES = ("link", "makedirs", "mkdir", "open", "rename", "unlink", "write", "pwritev", "ftruncate")
 SMALL = "small " * 100
 LOCKED = bytes((1 << 20) + 1)
 LARGE = bytes(9 << 20)
+PACKS = {"pack_bytes": "64k"}
 OLD = ".tmp-host-1-of-a-writer-that-was-killed"
 
 
@@ -54,9 +56,9 @@ class Run:
         self.problems = []
         self.report = report
 
-    def layer(self):
+    def layer(self, **options):
         """Open the tree, and make it the current layer."""
-        return ana.set_dl(pickle_dir=self.tree)
+        return ana.set_dl(pickle_dir=self.tree, **options)
 
     def acknowledge(self, uuid):
         """Note that a state counts as stored now; also where this process is about to crash."""
@@ -219,6 +221,118 @@ class Missed(Loaded):
             run.expect(holds=False, what="it loaded what is not there")
 
 
+class Packed(Scenario):
+    """States that go into a pack, one after the other, which is sealed then."""
+
+    def prepare(self, tree):
+        with ana.using_dl(pickle_dir=tree, **PACKS) as layer:
+            A("of another process").make_uuid()
+            layer.store.packs.seal()
+
+    def act(self, run):
+        layer = run.layer(**PACKS)
+        run.make_uuid(self.value)
+        run.make_uuid("another")
+        layer.store.packs.seal()
+        run.make_uuid("in the next pack")
+
+
+class PackedNew(Packed):
+    """The first pack in a new tree."""
+
+    def prepare(self, tree):
+        """Leave it to the first writer to make the tree."""
+
+
+class PackedOnNetwork(Packed):
+    """The same, where it is believed to be NFS."""
+
+    network = True
+
+
+class PackedTogether(Packed):
+    """Many at once, that refer to each other."""
+
+    def act(self, run):
+        layer = run.layer(**PACKS)
+        objects = [A(A(f"{number} {SMALL}")) for number in range(3)]
+        run.objects += objects
+        try:
+            uuids = layer.store_many(objects)
+        except ana.ANAError:
+            for obj in objects:
+                if obj.uuid is not None:
+                    run.acknowledge(obj.uuid)
+            raise
+        for uuid in uuids:
+            run.acknowledge(uuid)
+
+
+class PackedThere(Scenario):
+    """A store of what is in a pack, which is known."""
+
+    def prepare(self, tree):
+        with ana.using_dl(pickle_dir=tree, **PACKS) as layer:
+            A(self.value).make_uuid()
+            layer.store.packs.seal()
+
+    def act(self, run):
+        layer = run.layer(**PACKS)
+        # What cannot be read may be stored a second time.
+        layer.store.has(uuid_of(self.value))
+        run.make_uuid(self.value)
+
+
+class PackedHealed(PackedThere):
+    """A damaged state in a pack is stored again."""
+
+    def prepare(self, tree):
+        super().prepare(tree)
+        path, at, size = raw_pack.find(tree, uuid_of(self.value))
+        raw_pack.overwrite(path, at + size - 1, bytes([path.read_bytes()[at + size - 1] ^ 1]))
+
+    def act(self, run):
+        run.layer(**PACKS)
+        obj = A(self.value)
+        obj.make_uuid()
+        run.objects.append(obj)
+        run.ana_store(obj, obj.uuid)
+
+
+class PackedLoaded(PackedThere):
+    """A load from a pack, found without a hint."""
+
+    readers = True
+
+    def act(self, run):
+        run.layer()
+        obj = A.ana_load(uuid_of(self.value))
+        run.expect(obj.x == self.value, "it loaded something else")
+
+
+class HintedLoaded(PackedThere):
+    """A load from a pack by a reference."""
+
+    readers = True
+
+    def prepare(self, tree):
+        super().prepare(tree)
+        with ana.using_dl(pickle_dir=tree) as layer:
+            layer.store.has(uuid_of(self.value))
+            type(self).hint = layer.store.hint(uuid_of(self.value))
+
+    def act(self, run):
+        run.layer().store.note_hint(uuid_of(self.value), self.hint)
+        obj = A.ana_load(uuid_of(self.value))
+        run.expect(obj.x == self.value, "it loaded something else")
+
+
+class HintedFromNetwork(HintedLoaded):
+    """The same, where it is believed to be NFS."""
+
+    network = True
+
+
 class ParentAndChild(Scenario):
     """The store of an object and of another that it refers to, under UUIDs that were given."""
 
@@ -246,9 +360,13 @@ class Swept(There):
         maintenance.sweep(run.tree)
 
 
-WRITERS = [NewTree, WarmTree, OnNetwork, LockedStore, Healed, HealedEmpty, ParentAndChild]
-CHANGERS = [*WRITERS, There, Swept]
-READERS = [Loaded, LoadedLarge, LoadedFromNetwork]
+PACKERS = [Packed, PackedNew, PackedOnNetwork, PackedTogether, PackedHealed]
+PACK_READERS = [PackedLoaded, HintedLoaded, HintedFromNetwork]
+LINKERS = [NewTree, WarmTree, OnNetwork, LockedStore, Healed, HealedEmpty, ParentAndChild, PackedNew]
+"""Writers that link or rename."""
+WRITERS = list(dict.fromkeys([*LINKERS, *PACKERS]))
+CHANGERS = [*WRITERS, There, PackedThere, Swept]
+READERS = [Loaded, LoadedLarge, LoadedFromNetwork, *PACK_READERS]
 
 
 def scenarios(*kinds):
@@ -281,6 +399,7 @@ class Bench:
         run = Run(self._tree())
         with faults.under() as seen:
             self.scenario.act(run)
+        _close_packs()
         assert run.problems == []
         self.seen = dict(seen.seen)
         return {part.key: segments for part, segments in whole_states(run.tree, self._damaged()).values()}
@@ -294,6 +413,17 @@ class Bench:
                 raw_record.read(data)
             except Exception:
                 found[path] = data
+        return found | self._damaged_in_packs()
+
+    def _damaged_in_packs(self):
+        found = {}
+        for path in raw_pack.packs(self.template):
+            data = path.read_bytes()
+            for _, at, size in raw_pack.records(data):
+                try:
+                    raw_record.read(data[at : at + size])
+                except Exception:
+                    found[f"{path.name}:{at}"] = data[at : at + size]
         return found
 
     def _tree(self):
@@ -329,9 +459,12 @@ class Bench:
     def check(self, fault, *, code=None, must_work=False):
         """Run it under a fault, then without one; return what went wrong."""
         run = Run(self._tree())
+        gc.collect()
         before = len(os.listdir("/proc/self/fd"))
         with faults.under(fault):
             error = outcome(self.scenario, run)
+        _close_packs()
+        gc.collect()
         run.problems += complaints(error, code, must_work=must_work)
         run.expect(len(os.listdir("/proc/self/fd")) == before, "a file stayed open")
         self._check_tree(run, leftovers=fault.call == "unlink")
@@ -365,6 +498,7 @@ class Bench:
             run.expect(set(part.children) <= keys, f"{part.key} is there without {part.children}")
         left = [path for path in raw_tree.strangers(run.tree) if not path.endswith(OLD)]
         left = [path for path in left if not (damaged and "/.bad-" in path)]
+        left = [path for path in left if not (path.endswith(raw_pack.SUFFIX) and (run.tree / path).stat().st_size)]
         run.expect(leftovers or not left, f"left behind: {left}")
 
     def _check_objects(self, run):
@@ -381,13 +515,23 @@ class Bench:
         again = Run(run.tree)
         error = outcome(self.scenario, again)
         run.expect(error is None, f"not the next time either: {error!r}")
-        keys = {part.key for part, _ in whole_states(run.tree, {}).values()}
+        # A damaged file is set aside; a damaged record stays in its pack.
+        keys = {part.key for part, _ in whole_states(run.tree, self._damaged_in_packs()).values()}
         run.expect(keys == set(self.content), f"in the end there are {keys}")
         run.problems += again.problems
         run.expect(not any(path.endswith(OLD) for path in raw_tree.files(run.tree)), "it was not swept")
         ana.set_dl()
         if not self.scenario.readers:
             shutil.rmtree(run.tree)
+
+
+def _close_packs():
+    """Close the packs that a layer keeps open: its own one gets its index, as when the process ends."""
+    store = ana.get_dl().store
+    if isinstance(store, DirectoryStore):
+        with faults.under(), contextlib.suppress(ana.StoreError):
+            store.packs.seal()
+        store.packs.files.reset()
 
 
 def value_in(obj):
@@ -412,6 +556,19 @@ def whole_states(tree, damaged):
         if damaged.get(path) != data:
             found[path] = raw_record.read(data)
             assert str(raw_tree.path_of(tree, found[path][0].key).relative_to(tree)) == path
+    return found | _whole_in_packs(tree, damaged)
+
+
+def _whole_in_packs(tree, damaged):
+    """Read the states in packs past ana, up to the first of a pack that is torn."""
+    found = {}
+    for path in raw_pack.packs(tree):
+        data = path.read_bytes()
+        for key, at, size in raw_pack.records(data):
+            place = f"{path.name}:{at}"
+            if damaged.get(place) != data[at : at + size]:
+                found[place] = raw_record.read(data[at : at + size])
+                assert found[place][0].key == key
     return found
 
 
@@ -505,7 +662,7 @@ def test_each_call_fails(bench, code, share):
     bench.check_all(cases, code=code)
 
 
-@scenarios(*WRITERS)
+@scenarios(*LINKERS)
 def test_links_are_not_to_be_had(bench):
     """Where there are no hard links, the states are stored all the same."""
     effects = {faults.name_of(code): faults.fails(code) for code in LINK_ERRORS}
@@ -525,7 +682,7 @@ def test_a_link_that_a_disk_or_a_server_refuses(folder, code):
     assert raw_tree.states(folder / "tree") == raw_tree.strangers(folder / "tree") == []
 
 
-@scenarios(*WRITERS, Swept)
+@scenarios(*LINKERS, Swept)
 def test_a_reply_is_lost(bench):
     """What was done already, and is refused when the client sends it again, has been done."""
     cases = (bench.faults([call], {"lost reply": faults.reply_is_lost(code)}) for call, code in REPEATED.items())
