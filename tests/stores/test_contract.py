@@ -14,6 +14,7 @@ import ana
 from ana import testing
 from ana.errors import CorruptedStateError, UnsupportedFormatError
 from ana.format import record
+from ana.stores.directory.store import DirectoryStore
 from ana.testing.contract import CONTENTS, KEY, NOISE, OTHER, get, put
 
 
@@ -36,6 +37,14 @@ class TestStores(testing.StoreContract):
         found = places.PLACES[request.param](tmp_path)
         self.atomic, self.opens_by_home = found.atomic, found.opens_by_home
         return found
+
+    @pytest.fixture
+    def store(self, place):
+        """A store, whose pack is sealed at the end."""
+        store = place.open()
+        yield store
+        if isinstance(store, DirectoryStore):
+            store.packs.seal()
 
     @pytest.mark.parametrize("content", CONTENTS)
     def test_what_is_put_is_a_record(self, place, store, content):

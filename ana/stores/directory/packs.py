@@ -280,9 +280,15 @@ class Packs:
 
     def _drop_writer(self) -> None:
         # It is closed once no thread appends to it any more: before that, its descriptor could become another file's.
-        writer, self._writer = self._writer, None
+        writer = self._take_writer()
         if writer is not None:
             writer.end()
+
+    def _take_writer(self) -> PackWriter | None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._at_end.detach()
+        return writer
 
     # Writing
 
@@ -317,7 +323,7 @@ class Packs:
     def seal(self) -> None:
         """Seal this process's pack, if it has one. The next record begins another. Raises StoreError."""
         with self._lock:
-            writer, self._writer = self._writer, None
+            writer = self._take_writer()
         if writer is not None:
             writer.seal()
 
@@ -329,6 +335,9 @@ class Packs:
                 synced = mounts.waits_at_close(self.tree.root)
                 self._writer = PackWriter(self.folder, self.tree.access, durable=self._durable, synced=synced)
                 self.known = True
+                # Also when the layer is let go.
+                self._at_end = weakref.finalize(self, _seal, self._writer)
+                self._at_end.atexit = False
                 process_end.call(_seal_all)
             return self._writer
 
@@ -337,7 +346,7 @@ class Packs:
         with self._lock:
             if self._writer is not writer:
                 return
-            self._writer = None
+            self._take_writer()
             with suppress(StoreError):
                 writer.seal()
             self._look_into(writer.name, None)
@@ -354,7 +363,7 @@ class Packs:
 
     def leave_to_parent(self) -> None:
         """In a forked child: the pack is the parent's, and what is in it so far is found like others' states."""
-        writer, self._writer = self._writer, None
+        writer = self._take_writer()
         # Threads that are not here may have held the locks.
         self._lock = threading.RLock()
         self.files.reset()
@@ -379,6 +388,11 @@ def _seal_all() -> None:
     for one in list(_all):
         with suppress(Exception):
             one.seal()
+
+
+def _seal(writer: PackWriter) -> None:
+    with suppress(Exception):
+        writer.seal()
 
 
 def _after_fork() -> None:

@@ -1,5 +1,6 @@
 """A forked child and the pack of its parent."""
 
+import gc
 import os
 
 from ana.format import address, record
@@ -45,3 +46,16 @@ def test_a_child_knows_what_its_parent_has_packed(tmp_path):
     reader = DirectoryStore(str(tmp_path / "s"))
     for number in [*range(20), 21, 100]:
         reader.get(content(number)[0]).verify()
+
+
+def test_a_store_that_is_let_go_seals_its_pack(tmp_path):
+    """As a layer that another one replaces."""
+    store = DirectoryStore(str(tmp_path / "s"), durable=False)
+    store.packs.pack_bytes = 65536
+    key, state = content(1)
+    store.put(key, state, (), repair=False)
+    (path,) = (tmp_path / "s" / "packs").iterdir()
+    assert not path.read_bytes().endswith(b"ANA\0END\n")
+    del store
+    gc.collect()
+    assert path.read_bytes().endswith(b"ANA\0END\n")
