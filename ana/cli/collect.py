@@ -37,8 +37,9 @@ Examples:
 
 \b
 JSON: states, roots, kept, trashed, trashed_bytes, deleted, deleted_bytes,
-brought_back, waiting (in the trash), folders, failed (file: reason),
-problems, ahead, refused, dry_run.
+brought_back, waiting (in the trash), folders, packs, packs_trashed,
+packs_rewritten, packs_sealed, packs_deleted, packs_brought_back, dead_bytes,
+failed (file: reason), problems, ahead, refused, dry_run.
 Exit codes: 0; 3 if some could not be moved or deleted; 4 if states are
 damaged or missing (refused: nothing was collected); 11 if other maintenance
 runs.
@@ -126,11 +127,24 @@ def _say(output: Output, found: maintenance.Collected) -> None:
         (f"{would}deleted", len(found.deleted), size(found.deleted_bytes)),
         (f"{would}brought back", len(found.brought_back), "others refer to them"),
         ("in the trash", found.waiting, "deleted by a later run"),
+        *(_packs(found, would) if found.packs or found.packs_deleted or found.packs_brought_back else ()),
     ):
         made.add_row(name, f"{count:,}", remark if count else "")
     said(made)
     if found.problems:
         said(problems_table(found.problems))
+
+
+def _packs(found: maintenance.Collected, would: str) -> list[tuple[str, int, str]]:
+    dead = f"{size(found.dead_bytes)} in them are not needed" if found.dead_bytes else ""
+    return [
+        ("packs", found.packs, dead),
+        (f"packs {would}moved to the trash", len(found.packs_trashed), ""),
+        (f"packs {would}written anew", len(found.packs_rewritten), "less than half of them is needed"),
+        (f"packs {would}sealed", len(found.packs_sealed), "their writers were killed"),
+        (f"packs {would}deleted", len(found.packs_deleted), ""),
+        (f"packs {would}brought back", len(found.packs_brought_back), "others refer to what is in them"),
+    ]
 
 
 def _warn(found: maintenance.Collected) -> None:

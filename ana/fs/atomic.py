@@ -35,7 +35,6 @@ __all__ = [
     "put_out",
     "replace",
     "set_aside",
-    "set_modified",
     "sync_file",
     "sync_folder",
     "write_all",
@@ -269,12 +268,6 @@ def set_aside(path: str, identity: tuple[int, int]) -> str | None:
                 # After a rename the file has no second name.
                 os.unlink(aside)
     return None
-
-
-def set_modified(path: str, seconds: float) -> None:
-    """Set a file's time of change, in s since 1970: a copy is as old as what it was made of. Raises StoreError."""
-    with files.reported(path):
-        os.utime(path, (seconds, seconds), follow_symlinks=False)
 
 
 def _create(temporary: str, make_folders: Callable[[], None], access: Access) -> int:

@@ -6,7 +6,8 @@ or an open store (`open_store`).
 """
 
 from ana.format.address import MAX_KEY_CHARACTERS
-from ana.maintenance.collecting import GRACE_SECONDS, Collected, Scope, gc
+from ana.maintenance.collected import Collected, Scope
+from ana.maintenance.collecting import GRACE_SECONDS, gc
 from ana.maintenance.common import (
     LOCK_SECONDS,
     OnProgress,

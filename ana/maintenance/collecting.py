@@ -1,11 +1,14 @@
 """Garbage collection: to the trash, and deleted after the grace. `docs/operating.md` shows why it is safe."""
 
+import heapq
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
 from typing import Unpack
 
 from ana.errors import ANAError
+from ana.maintenance.collected import Collected, Scope
 from ana.maintenance.common import (
     AHEAD_SECONDS,
     LOCK_SECONDS,
@@ -19,9 +22,11 @@ from ana.maintenance.common import (
     open_store,
     unlisted,
 )
+from ana.maintenance.deleting import Deletion
 from ana.maintenance.mark import Marking
+from ana.maintenance.pack_collecting import PackCollection
 from ana.stores.directory import roots, trash
-from ana.stores.directory.graph import postorder
+from ana.stores.directory.pack_survey import PackFile
 from ana.stores.directory.scan import File, Survey, plain_name, trash_name
 from ana.stores.directory.store import DirectoryStore
 
@@ -30,65 +35,6 @@ __all__ = ["GRACE_SECONDS", "Collected", "Scope", "gc"]
 GRACE_SECONDS = 24 * 3600.0
 AHEAD = 256
 """How many headers are read ahead while states are considered one at a time."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Which states may be collected, of those that no root keeps and that are older than the grace.
-
-    If several conditions are given, all must hold. What a remaining state refers to stays, too.
-    """
-
-    unreachable: bool = False
-    """Any state that no root refers to."""
-    older_than_seconds: float | None = None
-    """States stored longer ago than this."""
-    max_bytes: int | None = None
-    """The oldest states, until the remaining files have at most this many bytes together."""
-    max_files: int | None = None
-    """The oldest states, until at most this many remain."""
-
-    def check(self) -> None:
-        """Raise ValueError if no condition is given, or a number is negative."""
-        given = (self.older_than_seconds, self.max_bytes, self.max_files)
-        if not self.unreachable and all(value is None for value in given):
-            msg = "choose what may go: unreachable, older_than_seconds, max_bytes or max_files"
-            raise ValueError(msg)
-        if any(value is not None and value < 0 for value in given):
-            msg = f"{self}: no value may be negative"
-            raise ValueError(msg)
-
-
-@dataclass
-class Collected:
-    """What a collection did or, in a dry run, would do. States are named by their files, relative to the store."""
-
-    states: int = 0
-    """States at the beginning, without the trash."""
-    roots: int = 0
-    kept: int = 0
-    """States that stay because of a root, their age, or a state that refers to them."""
-    trashed: list[str] = field(default_factory=list)
-    """States that were moved to the trash."""
-    trashed_bytes: int = 0
-    deleted: list[str] = field(default_factory=list)
-    """States that had been in the trash for the grace, and were deleted."""
-    deleted_bytes: int = 0
-    brought_back: list[str] = field(default_factory=list)
-    """States that were in the trash although a state that stays refers to them."""
-    waiting: int = 0
-    """States that stay in the trash: too young, or others may still refer to them."""
-    folders: int = 0
-    """Empty shard folders that were removed."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """What could not be moved or deleted, with the reason."""
-    problems: list[Problem] = field(default_factory=list)
-    """Damaged states, and missing ones that others refer to."""
-    ahead: list[str] = field(default_factory=list)
-    """States that stay because they were modified ahead of the server's clock: one of the two was, or is, wrong."""
-    refused: bool = False
-    """Nothing was collected, because states that stay, or folders, could not be read: what they refer to is unknown."""
-    dry_run: bool = False
 
 
 def gc(
@@ -166,7 +112,8 @@ class _Collection:
         self.wanted = {self.survey.name_of(uuid): f"the root {root.name!r}" for root in found for uuid in root.uuids}
         self.contents = self.survey.contents()
         self.live = set(self.contents.states)
-        self.done.states = len(self.live)
+        self.done.states = self.survey.count(self.live)
+        self.packs = PackCollection(self.survey, self.done, self.now, self.before)
         self.kept = Marking(self.survey, on_progress, "marking")
         self.files: dict[str, File] = {}
 
@@ -178,7 +125,7 @@ class _Collection:
         trashed = {plain_name(name) for name in self.contents.trash}
         self._mark()
         done = self.done
-        done.kept = len(self.kept.marked)
+        done.kept = len(self.kept)
         done.problems += [
             *self.kept.unreadable,
             *(Problem("", name, "missing", f"{by} refers to it") for name, by in self.kept.missing.items()),
@@ -188,9 +135,13 @@ class _Collection:
             return done
         for name in sorted(self.kept.in_trash):
             self._bring_back(name)
-        self._drop_doubles(trashed & self.live)
-        moved = self._discard(sorted(self.live - self.kept.marked.keys()))
-        self._delete(trashed - self.kept.marked.keys() - self.live, moved)
+        self.packs.bring_back(self.kept.packs_in_trash)
+        doubles = {name for name in trashed if name in self.live or self.packs.has_whole(name)}
+        self._drop_doubles(doubles)
+        self.packs.drop_doubles(self.contents)
+        moved = self._discard(sorted(name for name in self.live if not self.kept.is_marked(name)))
+        self.packs.sort_out(self.kept)
+        self._delete({name for name in trashed - doubles if not self.kept.is_marked(name)}, moved)
         self._remove_folders()
         return done
 
@@ -204,7 +155,8 @@ class _Collection:
 
     def _mark(self) -> None:
         self.kept.mark(self.wanted)
-        for name, found in self.survey.each(self.live - self.kept.marked.keys(), self.survey.stat):
+        rest = [name for name in self.live if not self.kept.is_marked(name)]
+        for name, found in self.survey.each(rest, self.survey.stat):
             if isinstance(found, ANAError):
                 # Its age is unknown: it stays.
                 self.done.failed[name] = str(found)
@@ -215,6 +167,7 @@ class _Collection:
         before = self.before
         if self.scope.older_than_seconds is not None:
             before = min(before, self.now - self.scope.older_than_seconds)
+        self.packs.mark_young(self.kept, before)
         self.kept.mark({file.name: "" for file in self.files.values() if file.modified >= before})
         if self.scope.max_bytes is not None or self.scope.max_files is not None:
             self._fill()
@@ -224,18 +177,26 @@ class _Collection:
 
     def _fill(self) -> None:
         """Keep the youngest states, each with all that it refers to, up to the limits."""
-        rest = [file for file in self.files.values() if file.name not in self.kept.marked]
-        rest.sort(key=lambda file: -file.modified)
-        for number, file in enumerate(rest):
-            if number % AHEAD == 0:
-                self.kept.read_ahead([other.name for other in rest[number : number + AHEAD]])
-            if file.name in self.kept.marked:
-                continue
-            trial = Marking(self.survey, self.on_progress, "marking", beside=self.kept)
-            trial.mark({file.name: ""})
-            if not self._fits(len(self.kept.marked) + len(trial.marked), self.kept.bytes + trial.bytes):
-                return
-            self.kept.take_over(trial)
+        for batch in self._batches(self._youngest_first()):
+            self.kept.read_ahead(batch)
+            for name in batch:
+                if self.kept.is_marked(name):
+                    continue
+                trial = Marking(self.survey, self.on_progress, "marking", beside=self.kept)
+                trial.mark({name: ""})
+                if not self._fits(len(self.kept) + len(trial), self.kept.bytes + trial.bytes):
+                    return
+                self.kept.take_over(trial)
+
+    def _youngest_first(self) -> Iterator[str]:
+        rest = [(-file.modified, file.name) for file in self.files.values() if not self.kept.is_marked(file.name)]
+        merged = heapq.merge(sorted(rest), self.packs.youngest_first(), key=itemgetter(0))
+        return (name for _, name in merged)
+
+    @staticmethod
+    def _batches(names: Iterator[str]) -> Iterator[list[str]]:
+        while batch := list(islice(names, AHEAD)):
+            yield batch
 
     def _fits(self, states: int, size_bytes: int) -> bool:
         scope = self.scope
@@ -280,21 +241,19 @@ class _Collection:
     def _delete(self, trashed: set[str], moved: set[str]) -> None:
         """Delete what has been in the trash for the grace, unless a state that can still be loaded refers to it."""
         old, waiting = self._by_age(trashed)
-        if old:
-            staying = self._still_needed(trashed, waiting | moved)
-            if staying is None:
-                # What is needed is unknown.
-                waiting |= old
-                old = set()
-            else:
-                waiting |= old & staying.marked.keys()
-                old -= staying.marked.keys()
-        self.done.waiting = len(waiting | moved)
-        children = self._children(old)
-        spared: set[str] = set()
-        for level in _parents_first(old, children):
-            self._delete_level([name for name in level if name not in spared], children, spared)
-        self.done.waiting += len(spared & old)
+        old_packs, waiting_packs = self.packs.by_age(self.kept)
+        waiting_packs += self.packs.moved()
+        if old or old_packs:
+            found = self._still_needed(trashed, waiting | moved, old_packs)
+            # If what is needed is unknown, all waits.
+            staying, unneeded = found or (None, [])
+            waiting |= {name for name in old if staying is None or staying.is_marked(name)}
+            waiting_packs += [one for one in old_packs if one.path not in {other.path for other in unneeded}]
+            old -= waiting
+            old_packs = unneeded
+        self.done.waiting = len(waiting | moved) + len(waiting_packs)
+        deletion = Deletion(self.survey, self.packs, self._delete_names)
+        self.done.waiting += len(deletion.run(old, old_packs))
 
     def _by_age(self, trashed: set[str]) -> tuple[set[str], set[str]]:
         old, waiting = set(), set()
@@ -307,37 +266,39 @@ class _Collection:
                 self._note_ahead([found] if isinstance(found, File) else [])
         return old, waiting
 
-    def _still_needed(self, trashed: set[str], waiting: set[str]) -> Marking | None:
-        """Mark what existing states refer to, in the trash or not. Return None if one of them cannot be read."""
+    def _still_needed(
+        self, trashed: set[str], waiting: set[str], old_packs: list[PackFile]
+    ) -> tuple[Marking, list[PackFile]] | None:
+        """Mark what existing states refer to, in the trash or not; return also the packs that nothing refers to.
+
+        Returns None if a state cannot be read.
+        """
         # Listed again: a state brought back during the first listing may have been seen in neither place.
         again = self.survey.contents()
         if self._is_blind():
             return None
         new = {*again.states, *({*map(plain_name, again.trash)} - trashed)}
         staying = Marking(self.survey, self.on_progress, "marking what waits in the trash", beside=self.kept)
-        staying.mark(dict.fromkeys(new | (self.live - self.kept.marked.keys()) | waiting, ""))
+        dead = {name for name in self.live if not self.kept.is_marked(name)}
+        staying.mark(dict.fromkeys(new | dead | waiting, ""))
+        unneeded = self.packs.mark_others(staying, old_packs)
         # Nobody can load anything through a damaged state, so its references do not count.
         unknown = [wrong for wrong in staying.unreadable if wrong.kind != "damaged"]
         self.done.problems += staying.unreadable
-        return None if unknown else staying
+        return None if unknown else (staying, unneeded)
 
-    def _children(self, names: set[str]) -> dict[str, tuple[str, ...]]:
-        found = Marking(self.survey, self.on_progress, "marking the trash")
-        for name, answer in self.survey.each(sorted(names), found.look_into):
-            if answer is not None and not isinstance(answer, ANAError):
-                found.children[name] = tuple(map(self.survey.name_of, answer[0].children))
-        return found.children
-
-    def _delete_level(self, names: list[str], children: dict[str, tuple[str, ...]], spared: set[str]) -> None:
+    def _delete_names(self, names: list[str]) -> list[str]:
+        """Delete states in the trash; return those that were not deleted."""
+        left = []
         for name, answer in self.survey.each(names, self._delete_one):
             if isinstance(answer, ANAError):
                 self.done.failed[name] = str(answer)
             elif answer == trash.DELETED:
                 self._note_deleted(name)
             if answer != trash.DELETED:
-                # It exists again, or may: all that it refers to stays, too.
-                spared.update(postorder([name], lambda name: children.get(name, ())))
+                left.append(name)
             self.on_progress(Progress("deleting", len(self.done.deleted), None, self.done.deleted_bytes))
+        return left
 
     def _delete_one(self, name: str) -> str:
         return trash.DELETED if self.dry_run else trash.delete(f"{self.root}/{name}", self.before)
@@ -348,8 +309,9 @@ class _Collection:
 
     def _recover(self) -> None:
         """Finish the deletions of a killed collection."""
-        if self.dry_run or not self.contents.gone:
+        if self.dry_run or not (self.contents.gone or self.contents.gone_packs):
             return
+        self.packs.recover()
         for doomed in self.contents.gone:
             name = plain_name(doomed)
             try:
@@ -362,6 +324,7 @@ class _Collection:
         # Some are in the trash again, or were just brought back by readers.
         self.contents = self.survey.contents()
         self.live = set(self.contents.states)
+        self.packs.listed = self.survey.packed.files
 
     def _remove_folders(self) -> None:
         """Remove folders that have been empty for the grace. Those emptied just now are left to a later collection."""
@@ -378,20 +341,3 @@ class _Collection:
 
     def _remove_folder(self, name: str) -> bool:
         return trash.remove_empty_folder(f"{self.root}/{name}", self.before)
-
-
-def _parents_first(names: Iterable[str], children: dict[str, tuple[str, ...]]) -> Iterator[list[str]]:
-    """Yield the names in groups: parents before children, except in cycles."""
-    wanted = set(names)
-    order = [name for name in postorder(sorted(wanted), lambda name: children.get(name, ())) if name in wanted]
-    level: dict[str, int] = {}
-    for name in reversed(order):
-        above = level.setdefault(name, 0)
-        for child in children.get(name, ()):
-            if child in wanted and child != name:
-                level[child] = max(level.get(child, 0), above + 1)
-    groups: dict[int, list[str]] = {}
-    for name in reversed(order):
-        groups.setdefault(level[name], []).append(name)
-    for number in sorted(groups):
-        yield groups[number]

@@ -1,16 +1,15 @@
 """Marking: find all states that given ones refer to, through their headers. Nothing is unpickled."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ana.errors import ANAError
+from ana.format.pack import Spot
 from ana.format.record import Header
 from ana.maintenance.common import OnProgress, Problem, Progress, problem
-from ana.stores.directory.scan import File, Survey, trash_name
+from ana.stores.directory.pack_survey import PackFile, number_of_name
+from ana.stores.directory.scan import Answer, File, Survey
 
 __all__ = ["Marking"]
-
-
-Answer = tuple[Header, File, bool] | ANAError | None
 
 
 class Marking:
@@ -20,11 +19,13 @@ class Marking:
         """`beside`: another marking, whose marked states count as marked here, too."""
         self.survey = survey
         self.marked: dict[str, int] = {}
-        """The states that were reached and exist, with the size of their files in bytes."""
+        """The states with files of their own that were reached and exist, with the size of their files in bytes."""
+        self.packed: set[int] = set()
+        """The states in packs that were reached, by the numbers of their keys: less memory than by their names."""
         self.in_trash: set[str] = set()
         """Those of `marked` that are in the trash."""
-        self.children: dict[str, tuple[str, ...]] = {}
-        """The names of the states that each state refers to."""
+        self.packs_in_trash: set[str] = set()
+        """The paths of packs in the trash that states were reached in."""
         self.missing: dict[str, str] = {}
         """States that are referred to and do not exist, with what refers to them."""
         self.unreadable: list[Problem] = []
@@ -36,61 +37,104 @@ class Marking:
         """Headers that were read ahead."""
         self._beside = beside
 
+    def __len__(self) -> int:
+        return len(self.marked) + len(self.packed)
+
+    def is_marked(self, name: str) -> bool:
+        """Return whether a state was reached."""
+        return name in self.marked or (bool(self.packed) and number_of_name(name) in self.packed)
+
     def mark(self, names: Mapping[str, str]) -> None:
         """Mark states and all that they refer to. `names`: each state with what refers to it, for messages."""
         wanted = {name: by for name, by in names.items() if not self._is_known(name)}
         while wanted:
             found: dict[str, str] = {}
-            for name, answer in self._answers(list(wanted)):
-                if isinstance(answer, ANAError):
-                    # It stays. What it refers to is unknown.
-                    self.marked[name] = 0
-                    self.unreadable.append(problem(answer, name=name))
-                elif answer is None:
-                    self.missing[name] = wanted[name]
-                else:
-                    found |= dict.fromkeys(self._note(name, *answer), name)
+            for name, answer in self._answers(wanted):
+                found |= dict.fromkeys(self._take(name, answer, wanted.get(name, "")), name)
             wanted = {name: by for name, by in found.items() if not self._is_known(name)}
+
+    def mark_packs(self, packs: Sequence[PackFile]) -> None:
+        """Mark all states in packs, and all that they refer to. A pack is read from end to end."""
+        new: set[int] = set()
+        for one in packs:
+            new.update(number for number, _ in one.table.items() if not self._is_known_number(number))
+        before, self.packed = self.packed, self.packed | new if self.packed else set(new)
+        del before
+        wanted: dict[str, str] = {}
+        for one in packs:
+            spots = [(number, spot) for number, spot in one.table.items() if number in new]
+            for name, children in self._marked_in(one, spots):
+                wanted |= dict.fromkeys(children, name)
+            # One that lies in several packs is read once.
+            new.difference_update(number for number, _ in spots)
+        self.mark(wanted)
+
+    def _marked_in(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, list[str]]]:
+        try:
+            for name, answer in self.survey.find_in(one, spots):
+                children = self._take(name, answer, "")
+                if children:
+                    yield name, [child for child in children if not self._is_known(child)]
+        except ANAError as error:
+            self.unreadable.append(problem(error, name=one.relative))
 
     def take_over(self, other: "Marking") -> None:
         """Add what another marking has marked."""
         self.marked |= other.marked
+        self.packed |= other.packed
         self.in_trash |= other.in_trash
-        self.children |= other.children
+        self.packs_in_trash |= other.packs_in_trash
         self.missing |= other.missing
         self.unreadable += other.unreadable
         self.bytes += other.bytes
 
     def _is_known(self, name: str) -> bool:
         beside = self._beside
-        return name in self.marked or name in self.missing or (beside is not None and name in beside.marked)
+        return (
+            name in self.marked
+            or name in self.missing
+            or (beside is not None and name in beside.marked)
+            or self._is_known_number(number_of_name(name))
+        )
+
+    def _is_known_number(self, number: int) -> bool:
+        beside = self._beside
+        return number in self.packed or (beside is not None and number in beside.packed)
 
     def read_ahead(self, names: list[str]) -> None:
-        """Read the headers of states that will be needed one at a time: many at once on a network filesystem."""
+        """Read the headers of states that will be needed one at a time: many at once."""
         self.ahead.clear()
-        self.ahead.update(self.survey.each([name for name in names if not self._is_known(name)], self.look_into))
+        self.ahead.update(self.survey.find([name for name in names if not self._is_known(name)]))
 
-    def _answers(self, names: list[str]) -> Iterator[tuple[str, "Answer"]]:
-        if len(names) == 1 and names[0] in self.ahead:
-            yield names[0], self.ahead.pop(names[0])
+    def _answers(self, names: Collection[str]) -> Iterator[tuple[str, Answer]]:
+        (first,) = names if len(names) == 1 else ("",)
+        if first in self.ahead:
+            yield first, self.ahead.pop(first)
         else:
-            yield from self.survey.each(names, self.look_into)
+            yield from self.survey.find(names)
 
-    def look_into(self, name: str) -> tuple[Header, File, bool] | None:
-        """Return a state's header and file, and whether it was in the trash; None if it is nowhere."""
-        for _ in range(2):
-            for place, trashed in ((name, False), (trash_name(name), True)):
-                found = self.survey.header(place)
-                if found is not None:
-                    return *found, trashed
-            # A reader may have brought it back between the two look-ups.
-        return None
+    def _take(self, name: str, answer: Answer, by: str) -> tuple[str, ...]:
+        """Note what was found of a state; return what it refers to."""
+        if isinstance(answer, ANAError):
+            # It stays. What it refers to is unknown.
+            self.marked[name] = 0
+            self.unreadable.append(problem(answer, name=name))
+        elif answer is None:
+            self.missing[name] = by
+        else:
+            return self._note(name, *answer)
+        return ()
 
     def _note(self, name: str, header: Header, file: File, trashed: bool) -> tuple[str, ...]:  # noqa: FBT001 - a part of an answer
-        self.marked[name] = file.size_bytes
+        if file.pack:
+            number = number_of_name(name)
+            self.packed.add(number)
+            if trashed:
+                self.packs_in_trash.update(one.path for one, _ in self.survey.packed.find(number, trashed=True))
+        else:
+            self.marked[name] = file.size_bytes
+            if trashed:
+                self.in_trash.add(name)
         self.bytes += file.size_bytes
-        if trashed:
-            self.in_trash.add(name)
-        self.children[name] = tuple(map(self.survey.name_of, header.children))
-        self._on_progress(Progress(self._what, len(self.marked)))
-        return self.children[name]
+        self._on_progress(Progress(self._what, len(self)))
+        return tuple(map(self.survey.name_of, header.children)) if header.children else ()

@@ -4,17 +4,17 @@ import contextlib
 import errno
 import os
 import shutil
-import threading
 
 import pytest
 from support import care, memory, mounts, raw_tree
 from support.care import make_older, numbered, put, ran
 from support.classes import A, Node
+from support.steps import Failing, Killed, patched, stepping
 
 import ana
 from ana import maintenance
 from ana.format import record
-from ana.fs import atomic, files
+from ana.fs import files
 from ana.maintenance import Scope, collecting
 from ana.stores.directory import roots, trash
 from ana.stores.directory.store import DirectoryStore
@@ -477,63 +477,6 @@ def load(store, number):
         return None
 
 
-class Killed(BaseException):
-    """Ends a collection like SIGKILL: no code of ana catches it, and what it would do then is not done."""
-
-
-class Stepping:
-    """The module `os` for one thread's calls, each of which is a step; something happens before one of them."""
-
-    CALLS = ("link", "mkdir", "open", "rename", "rmdir", "scandir", "stat", "unlink", "utime")
-
-    def __init__(self, at, happens):
-        self.at = at
-        self.happens = happens
-        self.steps = 0
-        self.dead = False
-        self.busy = False
-        self.thread = threading.get_ident()
-
-    def __getattr__(self, called):
-        real = getattr(os, called)
-        # A lock is asked for in a thread of its own, which nobody kills.
-        if called not in self.CALLS or threading.get_ident() != self.thread:
-            return real
-        return lambda *args, **options: self.step(real, *args, **options)
-
-    def step(self, real, *arguments, **options):
-        """Count a call, and let it happen before the right one."""
-        if self.dead:
-            raise Killed
-        if not self.busy:
-            if self.steps == self.at:
-                self.busy = True
-                try:
-                    self.happens()
-                except Killed:
-                    self.dead = True
-                    raise
-                finally:
-                    self.busy = False
-            self.steps += 1
-        return real(*arguments, **options)
-
-
-@contextlib.contextmanager
-def stepping(at, happens):
-    """Let something happen before the system call of that number."""
-    stand_in = Stepping(at, happens)
-    modules = files, atomic, trash
-    before = [module.os for module in modules]
-    for module in modules:
-        module.os = stand_in
-    try:
-        yield stand_in
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            module.os = own
-
-
 def read_pair(store, *numbers):
     """Return an action: a reader loads a state, and what it refers to. Says which it got."""
     return lambda: [number for number in numbers if load(store, number) is not None]
@@ -665,34 +608,6 @@ def test_a_reader_that_is_interrupted_at_any_step():
                 _check(store, before, got, happens)
 
 
-REPEATED = {"link": errno.EEXIST, "mkdir": errno.EEXIST, "unlink": errno.ENOENT, "rename": errno.ENOENT}
-"""What an NFS server says to a call that it has done already, when its reply was lost."""
-
-
-class Failing(Stepping):
-    """The same, where one of the calls fails, done or not."""
-
-    def __init__(self, at, code):
-        super().__init__(at, None)
-        self.code = code
-        self.struck = False
-
-    def __getattr__(self, called):
-        step = super().__getattr__(called)
-        return step if called not in self.CALLS else lambda *args, **options: self.fail(called, step, args, options)
-
-    def fail(self, called, step, arguments, options):
-        """Fail where it is time to: of a call whose reply is lost, it is done all the same."""
-        self.steps += 1
-        if self.steps - 1 != self.at or (self.code is None and called not in REPEATED):
-            return getattr(os, called)(*arguments, **options)
-        self.struck = True
-        if self.code is None:
-            getattr(os, called)(*arguments, **options)
-            raise OSError(REPEATED[called], "the reply was lost")
-        raise OSError(self.code, os.strerror(self.code))
-
-
 @pytest.mark.once
 @pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, None], ids=["EIO", "EACCES", "ESTALE", "lost"])
@@ -709,15 +624,11 @@ def test_nothing_is_lost_whichever_call_fails(code, share):
             store = care.store(folder / "store")
             before = furnish(store)
             failing = Failing(at, code)
-            for module in (files, atomic, trash):
-                module.os = failing
             try:
-                collect(store)
+                with patched(failing):
+                    collect(store)
             except ana.StoreError as error:
                 errors.add(error.errno)
-            finally:
-                for module in (files, atomic, trash):
-                    module.os = os
             struck += failing.struck
             collect(store)
             _check(store, before, [], "")

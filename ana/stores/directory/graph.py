@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["by_level", "postorder"]
+__all__ = ["by_level", "circles", "postorder"]
 
 
 def postorder(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[str]:
@@ -40,3 +40,41 @@ def by_level(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -
         lists += [[] for _ in range(len(lists), level + 1)]
         lists[level].append(key)
     return lists
+
+
+def circles(keys: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> Iterator[list[str]]:
+    """Yield the keys and all that they refer to in groups, each after what it refers to.
+
+    The keys of a group refer to each other, directly or not; a key outside of all circles is a group of its own.
+    (Tarjan, "Depth-first search and linear graph algorithms", 1972.)
+    """
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_keys: list[str] = []
+    waiting: set[str] = set()
+    stack: list[tuple[str, Iterator[str]]] = []
+
+    def begin(key: str) -> None:
+        number[key] = low[key] = len(number)
+        open_keys.append(key)
+        waiting.add(key)
+        stack.append((key, iter(children_of(key))))
+
+    for top in keys:
+        if top not in number:
+            begin(top)
+        while stack:
+            key, children = stack[-1]
+            child = next((child for child in children if child not in number or child in waiting), None)
+            if child is None:
+                stack.pop()
+                above = stack[-1][0] if stack else key
+                low[above] = min(low[above], low[key])
+                if low[key] == number[key]:
+                    group = [*iter(open_keys.pop, key), key]
+                    waiting.difference_update(group)
+                    yield group
+            elif child in number:
+                low[key] = min(low[key], number[child])
+            else:
+                begin(child)

@@ -1,9 +1,6 @@
 """The packs of a store as maintenance sees them: listed with their sizes and ages, their records read in bulk."""
 
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +11,7 @@ from ana.fs import files
 from ana.fs.append_file import KeptFile
 from ana.stores.directory import trash
 from ana.stores.directory.naming import PACKS
-from ana.stores.directory.pack_table import PackTable
+from ana.stores.directory.pack_table import Catalog, PackTable, read_table
 
 if TYPE_CHECKING:
     from ana.stores.directory.store import DirectoryStore
@@ -27,13 +24,10 @@ START_BYTES = 4096
 """Read of a record that is looked at alone: enough for most headers."""
 NEAR_BYTES = 64 << 10
 """Records that lie no further apart are read together."""
-FEW = 8
-"""So many packs are looked through one by one; of more, an index is made."""
+PARTS = 64
+"""Keys are counted a part at a time, which bounds the memory that it takes."""
 KEPT = 32
 """How many packs are kept open."""
-_PACK_BITS = 20
-_LOW_BITS = 64 + _PACK_BITS
-"""Of a key's 128 bits, the index leaves out so many."""
 
 
 class PackFile(NamedTuple):
@@ -58,6 +52,15 @@ class PackFile(NamedTuple):
         """The path of the pack outside of the trash."""
         return f"{self.path.rpartition('/')[0]}/{self.name}"
 
+    @property
+    def gone(self) -> bool:
+        """Whether it was being deleted when a collection was killed: readers do not find it any more."""
+        return self.path.rpartition("/")[2].startswith(files.GONE)
+
+    def moved(self, path: str) -> "PackFile":
+        """Return the same pack under another name."""
+        return self._replace(path=path)
+
     def where(self, spot: Spot) -> str:
         """Return the place of a record, for messages."""
         return f"{self.own_path}:{spot.offset}"
@@ -73,7 +76,8 @@ class PackSurvey:
         self.store = store
         self.files: list[PackFile] = []
         """All packs, those in the trash last."""
-        self._index: array[int] | None = None
+        self._catalog = Catalog()
+        self._by_path: dict[str, PackFile] = {}
         self._kept: dict[str, KeptFile] = {}
         self._looked = False
 
@@ -83,16 +87,20 @@ class PackSurvey:
         A folder that cannot be listed and packs that cannot be read are noted in `unreadable`.
         """
         packs = self.store.packs
-        self._index, self._looked, self.files = None, True, []
+        self._catalog, self._looked, self.files = Catalog(), True, []
         self._kept.clear()
         try:
             tables = packs.survey()
             entries = files.list_folder(packs.folder) if tables or self.store.tree.check_own(PACKS) else []
-            self.files = sorted(filter(None, (self._file(name, table) for name, table in tables.items())), key=_order)
+            found = [*(self._file(name, table) for name, table in tables.items()), *map(self._gone, entries)]
+            self.files = sorted(filter(None, found), key=_order)
         except ANAError as error:
             if not (isinstance(error, StoreError) and files.is_missing(error)):
                 unreadable[PACKS] = error
             return []
+        self._by_path = {one.path: one for one in self.files}
+        for one in self.files:
+            self._catalog.put(one.path, one.table)
         unreadable |= {f"{PACKS}/{name}": error for name, error in packs.unreadable.items()}
         return entries
 
@@ -109,15 +117,26 @@ class PackSurvey:
                 return PackFile(name, place, trashed, found.size_bytes, found.modified, table)
         return None
 
+    def _gone(self, entry: files.Entry) -> PackFile | None:
+        name = entry.name.removeprefix(files.GONE).partition("-")[2]
+        if not (entry.name.startswith(files.GONE) and pack.is_name(name)):
+            return None
+        path = f"{self.store.packs.folder}/{entry.name}"
+        file = KeptFile.open(path, self.store.tree.trust.check_file)
+        if file is None:
+            return None
+        table = read_table(file, None, self.store.seal)
+        return PackFile(name, path, True, table.size_bytes, table.modified, table)  # noqa: FBT003 - a field
+
     # Which records there are
 
     def find(self, number: int, *, trashed: bool) -> Iterator[tuple[PackFile, Spot]]:
         """Yield the packs, in the trash or outside of it, that have a record, and where, given its key's number."""
-        for one in self.files if len(self.files) <= FEW else self._candidates(number):
+        # In an order that does not change when the catalog merges its indexes.
+        for path, spot in sorted(self._catalog.find(number)):
+            one = self._by_path[path]
             if one.trashed == trashed:
-                spot = one.table.find(number)
-                if spot is not None:
-                    yield one, spot
+                yield one, spot
 
     def first(self, number: int) -> tuple[PackFile, Spot] | None:
         """Return a pack outside of the trash that has a record, and where."""
@@ -135,41 +154,8 @@ class PackSurvey:
 
     def count(self) -> int:
         """Return the number of different keys in packs outside of the trash."""
-        live = sum(not one.trashed for one in self.files)
-        if live == len(self.files) == 1:
-            return len(self.files[0].table)
-        count = 0
-        for high, found in groupby(self._merged(), key=lambda value: value >> _PACK_BITS):
-            values = list(found)
-            places = {value & ((1 << _PACK_BITS) - 1) for value in values}
-            those = [self.files[place] for place in places if place < live]
-            if len(those) == len(places) == 1:
-                count += len(values)
-            elif those:
-                count += len({number for one in those for number, _ in one.table.between(*_range(high))})
-        return count
-
-    def _candidates(self, number: int) -> Iterator[PackFile]:
-        index = self._merged()
-        high = number >> _LOW_BITS
-        at = bisect_left(index, high << _PACK_BITS)
-        last = -1
-        while at < len(index) and index[at] >> _PACK_BITS == high:
-            place = index[at] & ((1 << _PACK_BITS) - 1)
-            if place != last:
-                yield self.files[place]
-            last = place
-            at += 1
-
-    def _merged(self) -> "array[int]":
-        """Return the first bits of all keys, each with the place of its pack in `files`, sorted: 8 bytes a record."""
-        if self._index is None:
-            found: list[int] = []
-            for place, one in enumerate(self.files):
-                found += [high >> _PACK_BITS << _PACK_BITS | place for high in one.table.highs()]
-            found.sort()
-            self._index = array("Q", found)
-        return self._index
+        live = [one.table for one in self.files if not one.trashed]
+        return len(live[0]) if len(live) == 1 else sum(_different(live, part) for part in range(PARTS))
 
     # Reading
 
@@ -242,16 +228,16 @@ class PackSurvey:
         return [(key, Spot(end + spot.offset, spot.size)) for key, spot in found]
 
     def _open(self, one: PackFile) -> KeptFile | None:
-        kept = self._kept.get(one.name)
+        kept = self._kept.get(one.path)
         if kept is not None:
             return kept
         check = self.store.tree.trust.check_file
-        for path in (one.own_path, trash.trash_path(one.own_path), one.own_path):
+        for path in (one.path, one.own_path, trash.trash_path(one.own_path), one.own_path):
             kept = KeptFile.open(path, check)
             if kept is not None:
                 if len(self._kept) >= KEPT:
                     self._kept.clear()
-                self._kept[one.name] = kept
+                self._kept[one.path] = kept
                 return kept
         return None
 
@@ -274,9 +260,10 @@ def _together(ordered: list[tuple[int, Spot]], at: int) -> int:
     return end - start
 
 
-def _range(high: int) -> tuple[int, int]:
-    """Return the first and the last number that begins with these bits."""
-    return high << _LOW_BITS, (high + 1 << _LOW_BITS) - 1
+def _different(tables: list[PackTable], part: int) -> int:
+    """Return how many different keys one part of all keys has."""
+    first, last = (part << 128) // PARTS, ((part + 1) << 128) // PARTS - 1
+    return len({number for table in tables for number, _ in table.between(first, last)})
 
 
 def _order(one: PackFile) -> tuple[bool, str]:

@@ -11,15 +11,12 @@ from ana.format.pack import Spot
 from ana.format.signature import Seal
 from ana.fs import append_file, atomic, files
 from ana.stores.directory import signing, trash
+from ana.stores.directory.pack_copier import PackCopier
 from ana.stores.directory.pack_survey import PackFile, PackSurvey
 from ana.stores.directory.pack_table import read_table
-from ana.stores.directory.pack_writer import PackWriter
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Item", "check", "finish", "set_aside", "sign_anew", "whole", "write"]
-
-BATCH_BYTES = 8 << 20
-"""Appended, and synced, at a time."""
 
 
 class Item(NamedTuple):
@@ -50,21 +47,17 @@ def write(store: DirectoryStore, items: Iterable[Item], modified: float) -> list
 
     On return they are sealed and on the disk. Raises StoreError, CorruptedStateError.
     """
-    store.tree.begin_packs()
-    writers: list[PackWriter] = []
+    copier = PackCopier(store)
     try:
-        for batch in _batches(items):
-            if not writers or writers[-1].append(batch) is None:
-                writers.append(PackWriter(store.packs.folder, store.tree.access, durable=True, synced=True))
-                if writers[-1].append(batch) is None:
-                    raise StoreError(writers[-1].path, 0, "it vanished while it was being written")
+        for number, data in items:
+            copier.add(pack.key_of_number(number), data, modified)
+            if copier.is_due:
+                copier.write()
     finally:
-        for writer in writers:
-            writer.seal()
-    for writer in writers:
-        _verify(store, writer.path)
-        atomic.set_modified(writer.path, modified)
-    return [writer.name for writer in writers]
+        copier.seal()
+    for name in copier.names:
+        _verify(store, f"{store.packs.folder}/{name}")
+    return copier.names
 
 
 def set_aside(survey: PackSurvey, one: PackFile) -> str | None:
@@ -132,19 +125,6 @@ def finish(survey: PackSurvey, one: PackFile) -> bool:
             return append_file.finish(one.path, table.end, pack.index_frame(table.walked, table.end))
     write(survey.store, whole(survey, one, table.items()), one.modified)
     return trash.discard(one.path, math.nextafter(one.modified, math.inf)) == trash.MOVED
-
-
-def _batches(items: Iterable[Item]) -> Iterator[list[tuple[int, bytes]]]:
-    batch: list[tuple[int, bytes]] = []
-    size = 0
-    for number, data in items:
-        if size + len(data) > BATCH_BYTES and batch:
-            yield batch
-            batch, size = [], 0
-        batch.append((number, data))
-        size += len(data)
-    if batch:
-        yield batch
 
 
 def _verify(store: DirectoryStore, path: str) -> None:

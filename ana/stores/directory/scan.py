@@ -17,13 +17,14 @@ from ana.stores.directory.store import DirectoryStore
 from ana.stores.directory.stored_file import read_header
 from ana.stores.directory.tree import Folder
 
-__all__ = ["Contents", "File", "Found", "Survey", "plain_name", "trash_name"]
+__all__ = ["Answer", "Contents", "File", "Found", "Survey", "plain_name", "trash_name"]
 
 START_BYTES = 4096
 """Read on open: enough for the header of a state, unless it has hundreds of children, chunks or buffers."""
 AT_ONCE = 32
 """How many files to read at the same time on a network filesystem."""
-WINDOW = 1024
+BATCH = 1 << 17
+"""How many states to look for in packs at a time."""
 
 _KINDS = ((files.TRASH, "trash"), (files.GONE, "gone"), (files.BAD, "bad"))
 
@@ -65,6 +66,8 @@ class Contents(NamedTuple):
 
 
 Found = tuple[record.Header, File]
+Answer = tuple[record.Header, File, bool] | ANAError | None
+"""A state's header, its place, and whether it is in the trash; why it cannot be read; None if it is nowhere."""
 
 
 class Survey:
@@ -197,6 +200,46 @@ class Survey:
                     yield name, self._all([name], self.header)[0]
         except ANAError as error:
             self.unreadable[one.relative] = error
+
+    def find(self, names: Iterable[str]) -> Iterator[tuple[str, Answer]]:
+        """Yield the headers of states, in any order: those in packs are read many at a time."""
+        iterator = iter(names)
+        while batch := list(islice(iterator, BATCH)):
+            alone = []
+            by_pack: dict[str, list[tuple[int, Spot]]] = {}
+            packs = {}
+            for name in batch:
+                number = number_of_name(name)
+                place = self.packed.first(number)
+                if place is None:
+                    alone.append(name)
+                else:
+                    packs[place[0].path] = place[0]
+                    by_pack.setdefault(place[0].path, []).append((number, place[1]))
+            for path, spots in by_pack.items():
+                yield from self.find_in(packs[path], spots)
+            yield from self.each(alone, self.look_into)
+
+    def find_in(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Answer]]:
+        """Yield the headers of states in a pack; of those that cannot be read there, as they are elsewhere."""
+        left = []
+        for number, spot, header in self.packed.headers(one, spots):
+            name = self.name_of(pack.key_of_number(number))
+            if isinstance(header, record.Header):
+                yield name, (header, _packed(name, one, spot), one.trashed)
+            else:
+                left.append(name)
+        yield from self.each(left, self.look_into)
+
+    def look_into(self, name: str) -> tuple[record.Header, File, bool] | None:
+        """Return a state's header and place, and whether it is in the trash; None if it is nowhere."""
+        for _ in range(2):
+            for place, trashed in ((name, False), (trash_name(name), True)):
+                found = self.header(place)
+                if found is not None:
+                    return *found, trashed
+            # A reader may have brought it back between the two look-ups.
+        return None
 
     def _in_packs(self, name: str) -> Iterator[tuple[PackFile, Spot]]:
         self.packed.look_once(self.unreadable)

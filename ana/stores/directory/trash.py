@@ -13,7 +13,18 @@ from typing import NamedTuple
 
 from ana.fs import atomic, files
 
-__all__ = ["bring_back", "delete", "discard", "forget", "recover", "remove_empty_folder", "trash_path"]
+__all__ = [
+    "bring_back",
+    "delete",
+    "discard",
+    "forget",
+    "hide",
+    "is_back",
+    "recover",
+    "remove_empty_folder",
+    "trash_path",
+    "unhide",
+]
 
 MOVED, DELETED, GONE, BUSY, YOUNG, BACK = "moved", "deleted", "gone", "busy", "young", "back"
 
@@ -101,7 +112,6 @@ def delete(path: str, before: float) -> str:
     Returns "deleted"; "back" if another process brought it back (or deleted it) first: then spare what it refers to;
     "young" if it was moved there again meanwhile. Raises StoreError.
     """
-    folder, _, name = path.rpartition("/")
     trash = trash_path(path)
     with files.reported(trash):
         seen = _ask_server(trash)
@@ -109,13 +119,49 @@ def delete(path: str, before: float) -> str:
             return BACK
         if seen.modified >= before:
             return YOUNG
-        doomed = f"{folder}/{files.GONE}{os.urandom(4).hex()}-{name}"
+        doomed = _doomed_path(path)
         try:
             # From here on, no reader finds it; any reader that brings it back has done so by now.
             os.rename(trash, doomed)
         except FileNotFoundError:
             return BACK
         return _finish(path, doomed, before)
+
+
+def hide(path: str, before: float) -> str | None:
+    """Rename a file in the trash so that nobody can bring it back, as `delete` does first; return its new path.
+
+    Returns None if it was brought back, or moved to the trash again, meanwhile. Then, or if another file has to stay,
+    `unhide` what was hidden; otherwise `recover` deletes it. Raises StoreError.
+    """
+    with files.reported(path):
+        trash = trash_path(path)
+        seen = _ask_server(trash)
+        if seen is None or seen.modified >= before or files.stat(path) is not None:
+            return None
+        doomed = _doomed_path(path)
+        try:
+            os.rename(trash, doomed)
+        except FileNotFoundError:
+            return None
+    return doomed
+
+
+def is_back(path: str, doomed: str) -> bool:
+    """Return whether a hidden file was brought back before it was hidden. Raises StoreError."""
+    with files.reported(doomed):
+        files.revalidate([os.path.dirname(path)])
+        seen = _ask_server(doomed)
+        return seen is None or files.stat(path) is not None or (seen.links > 1 and _has_another_name(path))
+
+
+def unhide(path: str, doomed: str) -> None:
+    """Put a hidden file back into the trash, unless it has its own name again. Raises StoreError."""
+    with files.reported(doomed), suppress(FileNotFoundError):
+        if files.stat(path) is None:
+            _put_back_into_trash(path, doomed)
+        else:
+            os.unlink(doomed)
 
 
 def recover(path: str, doomed: str, before: float) -> str:
@@ -141,6 +187,11 @@ def remove_empty_folder(path: str, before: float) -> bool:
                 return False
             raise
     return True
+
+
+def _doomed_path(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{files.GONE}{os.urandom(4).hex()}-{name}"
 
 
 def _finish(path: str, doomed: str, before: float) -> str:
