@@ -206,8 +206,12 @@ class DirectoryStore(CacheableStore):
         try:
             self.packs.append([(puts[number].key, data) for number, data, _ in together])
         except ANAError as error:
-            for number, _, _ in together:
-                done(number, error=error)
+            for number, _, began in together:
+                if self._is_there_anyway(puts[number].key, error):
+                    self.counters.note_found(puts[number].key, puts[number].state.raw_bytes, began)
+                    done(number)
+                else:
+                    done(number, error=error)
             return
         for number, data, began in together:
             self.counters.note_stored(puts[number].key, puts[number].state.raw_bytes, len(data), began)
@@ -244,9 +248,18 @@ class DirectoryStore(CacheableStore):
         data = record.encode(key, state, children, self._encoding(children))
         if len(data) > pack.MAX_RECORD_BYTES:
             return self._put(self.tree.place(key), state, children, thorough=thorough)
-        self.packs.append([(key, data)])
+        try:
+            self.packs.append([(key, data)])
+        except StoreError as error:
+            if not self._is_there_anyway(key, error):
+                raise
+            return 0
         self._suspects.discard(key)
         return len(data)
+
+    def _is_there_anyway(self, key: str, error: Exception) -> bool:
+        """Return whether a state that could not be written (the store is read-only, the disk full) is there already."""
+        return isinstance(error, StoreError) and not isinstance(error, ReplacedError) and self.has(key)
 
     def _encoding(self, children: tuple[str, ...]) -> record.Encoding:
         hints = [self.packs.hint(child) for child in children] if self.packs.known else ()
