@@ -154,14 +154,19 @@ class Index:
         return (item for item in self._items(start, stop) if first <= item[0] <= last)
 
     def _items(self, start: int, stop: int) -> Iterator[tuple[int, Spot]]:
-        for at in range(start, stop):
-            spot = Spot(self._offsets[at], self._sizes[at])
+        columns = (column[start:stop] for column in (self._high, self._low, self._offsets, self._sizes))
+        for high, low, offset, size in zip(*columns, strict=True):
+            spot = Spot(offset, size)
             if _makes_sense(spot, self.end):
-                yield self._high[at] << 64 | self._low[at], spot
+                yield high << 64 | low, spot
 
     def highs(self) -> "array[int]":
         """Return the first 64 bits of each key, sorted."""
         return self._high
+
+    def highs_between(self, first: int, last: int) -> "array[int]":
+        """Return those of `highs` that are numbers from `first` to `last`."""
+        return self._high[bisect_left(self._high, first) : bisect_right(self._high, last)]
 
     def frame(self) -> bytes:
         """Return the frame that is written after the records."""

@@ -1,8 +1,9 @@
 """Marking: find all states that given ones refer to, through their headers. Nothing is unpickled."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ana.errors import ANAError
+from ana.format import pack
 from ana.format.pack import Spot
 from ana.format.record import Header
 from ana.maintenance.common import OnProgress, Problem, Progress, problem
@@ -58,25 +59,35 @@ class Marking:
         new: set[int] = set()
         for one in packs:
             new.update(number for number, _ in one.table.items() if not self._is_known_number(number))
-        before, self.packed = self.packed, self.packed | new if self.packed else set(new)
-        del before
+        self.packed |= new
         wanted: dict[str, str] = {}
         for one in packs:
-            spots = [(number, spot) for number, spot in one.table.items() if number in new]
-            for name, children in self._marked_in(one, spots):
-                wanted |= dict.fromkeys(children, name)
+            spots = [item for item in one.table.items() if item[0] in new]
             # One that lies in several packs is read once.
             new.difference_update(number for number, _ in spots)
+            try:
+                for name, children in self._below(one, spots):
+                    wanted |= dict.fromkeys((child for child in children if not self._is_known(child)), name)
+            except ANAError as error:
+                self.unreadable.append(problem(error, name=one.relative))
+            if one.trashed:
+                self.packs_in_trash.add(one.path)
         self.mark(wanted)
 
-    def _marked_in(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, list[str]]]:
-        try:
-            for name, answer in self.survey.find_in(one, spots):
-                children = self._take(name, answer, "")
-                if children:
-                    yield name, [child for child in children if not self._is_known(child)]
-        except ANAError as error:
-            self.unreadable.append(problem(error, name=one.relative))
+    def _below(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Iterable[str]]]:
+        """Yield the states of a pack that refer to others, with those others, which their headers name."""
+        name_of, left = self.survey.name_of, []
+        for number, spot, header in self.survey.packed.headers(one, spots):
+            if not isinstance(header, Header):
+                left.append(name_of(pack.key_of_number(number)))
+                continue
+            self.bytes += spot.size
+            if header.children:
+                yield name_of(header.key), map(name_of, header.children)
+        self._on_progress(Progress(self._what, len(self)))
+        # They may be whole elsewhere.
+        for name, answer in self.survey.each(left, self.survey.look_into):
+            yield name, self._take(name, answer, "")
 
     def take_over(self, other: "Marking") -> None:
         """Add what another marking has marked."""

@@ -1,5 +1,6 @@
 """The packs of a store as maintenance sees them: listed with their sizes and ages, their records read in bulk."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,8 +25,8 @@ START_BYTES = 4096
 """Read of a record that is looked at alone: enough for most headers."""
 NEAR_BYTES = 64 << 10
 """Records that lie no further apart are read together."""
-PARTS = 64
-"""Keys are counted a part at a time, which bounds the memory that it takes."""
+PARTS = 16
+"""Keys are compared a part at a time, which bounds the memory that it takes."""
 KEPT = 32
 """How many packs are kept open."""
 
@@ -78,6 +79,7 @@ class PackSurvey:
         """All packs, those in the trash last."""
         self._catalog = Catalog()
         self._by_path: dict[str, PackFile] = {}
+        self._repeats: dict[int, int] | None = None
         self._kept: dict[str, KeptFile] = {}
         self._looked = False
 
@@ -87,7 +89,7 @@ class PackSurvey:
         A folder that cannot be listed and packs that cannot be read are noted in `unreadable`.
         """
         packs = self.store.packs
-        self._catalog, self._looked, self.files = Catalog(), True, []
+        self._catalog, self._looked, self.files, self._repeats = Catalog(), True, [], None
         self._kept.clear()
         try:
             tables = packs.survey()
@@ -143,19 +145,39 @@ class PackSurvey:
         return next(self.find(number, trashed=False), None)
 
     def keys(self, digits: str = "", *, trashed: bool = False) -> Iterator[str]:
-        """Yield the keys that begin with these hex digits, of records in packs outside of the trash, or in it."""
+        """Yield the keys that begin with these hex digits, of records in packs outside of the trash, or in it.
+
+        A key may be yielded more than once only of packs in the trash.
+        """
         first = int(digits.ljust(32, "0"), 16)
         last = int(digits.ljust(32, "f"), 16)
         for one in self.files:
             if one.trashed == trashed:
                 for number, _ in one.table.between(first, last):
-                    if next(self.find(number, trashed=trashed), (None,))[0] is one:
+                    if trashed or self.is_first(one, number):
                         yield pack.key_of_number(number)
 
     def count(self) -> int:
         """Return the number of different keys in packs outside of the trash."""
-        live = [one.table for one in self.files if not one.trashed]
-        return len(live[0]) if len(live) == 1 else sum(_different(live, part) for part in range(PARTS))
+        copies = sum(times - 1 for times in self._repeated().values())
+        return sum(len(one.table) for one in self.files if not one.trashed) - copies
+
+    def is_first(self, one: PackFile, number: int) -> bool:
+        """Return whether a pack outside of the trash is the one that counts for a record, of those that have it."""
+        if number not in self._repeated():
+            return True
+        found = self.first(number)
+        return found is not None and found[0] is one
+
+    def _repeated(self) -> dict[int, int]:
+        """Return how often those records lie in packs outside of the trash that lie there more than once."""
+        if self._repeats is None:
+            tables = [one.table for one in self.files if not one.trashed]
+            found: Counter[int] = Counter()
+            for part in range(PARTS if len(tables) > 1 else 0):
+                found.update(_repeats(tables, (part << 64) // PARTS, ((part + 1) << 64) // PARTS - 1))
+            self._repeats = found
+        return self._repeats
 
     # Reading
 
@@ -180,12 +202,13 @@ class PackSurvey:
         self, one: PackFile, spots: Iterable[tuple[int, Spot]]
     ) -> Iterator[tuple[int, Spot, record.Header | ANAError | None]]:
         """Yield the headers of records as `records` does; for one that cannot be read, its error."""
-        seal = self.store.seal
+        seal, path = self.store.seal, one.own_path
         for number, spot, data in self.records(one, spots):
             found: record.Header | ANAError | None = None
             if data is not None:
+                where = f"{path}:{spot.offset}"
                 try:
-                    found = record.parse_header(data, spot.size, pack.key_of_number(number), one.where(spot), seal)
+                    found = record.parse_header(data, spot.size, pack.key_of_number(number), where, seal)
                 except ANAError as error:
                     found = error
             yield number, spot, found
@@ -260,10 +283,14 @@ def _together(ordered: list[tuple[int, Spot]], at: int) -> int:
     return end - start
 
 
-def _different(tables: list[PackTable], part: int) -> int:
-    """Return how many different keys one part of all keys has."""
-    first, last = (part << 128) // PARTS, ((part + 1) << 128) // PARTS - 1
-    return len({number for table in tables for number, _ in table.between(first, last)})
+def _repeats(tables: list[PackTable], first: int, last: int) -> dict[int, int]:
+    """Return how often records lie in tables, of those that do more than once and whose keys begin in this range."""
+    highs = [high for table in tables for high in table.highs_between(first, last)]
+    if len(set(highs)) == len(highs):
+        return {}
+    all_of_them = (table.between(first << 64, (last << 64) + (1 << 64) - 1) for table in tables)
+    times = Counter(number for items in all_of_them for number, _ in items)
+    return {number: count for number, count in times.items() if count > 1}
 
 
 def _order(one: PackFile) -> tuple[bool, str]:

@@ -61,9 +61,11 @@ class PackTable(NamedTuple):
         else:
             yield from self.said.between(first, last)
 
-    def highs(self) -> Iterable[int]:
-        """Return the first 64 bits of each key."""
-        return (number >> 64 for number in self.walked) if self.said is None else self.said.highs()
+    def highs_between(self, first: int, last: int) -> Iterable[int]:
+        """Return the first 64 bits of each key, of those for which these are numbers from `first` to `last`."""
+        if self.said is not None:
+            return self.said.highs_between(first, last)
+        return [high for number in self.walked if first <= (high := number >> 64) <= last]
 
     def __len__(self) -> int:
         return len(self.walked) if self.said is None else len(self.said)

@@ -188,8 +188,7 @@ class Survey:
                 yield from self._headers_of(one)
 
     def _headers_of(self, one: PackFile) -> Iterator[tuple[str, Found | ANAError | None]]:
-        first = self.packed.first
-        mine = (item for item in one.table.items() if (first(item[0]) or (None,))[0] is one)
+        mine = (item for item in one.table.items() if self.packed.is_first(one, item[0]))
         try:
             for number, spot, header in self.packed.headers(one, mine):
                 name = self.name_of(pack.key_of_number(number))
