@@ -5,6 +5,7 @@
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import blake3
@@ -18,6 +19,7 @@ __all__ = [
     "MIN_RECORD_BYTES",
     "Draft",
     "Header",
+    "children_of",
     "header_size",
     "key_of",
     "marked",
@@ -251,6 +253,32 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
     if header.key != key:
         raise CorruptedStateError(key, where, f"it is the record of {header.key!r}, under another name")
     return header
+
+
+def children_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> tuple[str, ...]:
+    """Return what the record of `key` refers to, as its verified header says, in half the time of `parse_header`.
+
+    What the header says of the content is not checked. Raises as `parse_header`.
+    """
+    end, fixed = _fixed_part(data, size_bytes, key, where)
+    view = memoryview(data)[:end]
+    if seal is None and _is_plain(view, fixed, key):
+        children = []
+        at = FIXED_END + fixed.key_size + fixed.class_size
+        with suppress(ValueError):
+            for _ in range(fixed.n_children):
+                child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
+                children.append(child)
+            return tuple(children)
+    # Signed, or something is wrong with it: this says what.
+    return parse_header(data, size_bytes, key, where, seal).children
+
+
+def _is_plain(view: memoryview, fixed: _Fixed, key: str) -> bool:
+    """Return whether a header is an unsigned one of this version and key, and has its digest."""
+    known = fixed.magic == MAGIC and fixed.version == VERSION and not fixed.flags & ~(WHOLES | HINTS)
+    named = view[FIXED_END : FIXED_END + fixed.key_size] == address.key_bytes(key)
+    return known and named and blake3.blake3(view[:-DIGEST_BYTES]).digest() == view[-DIGEST_BYTES:]
 
 
 def _check_signature(view: memoryview, flags: int, key: str, where: str, seal: Seal | None) -> None:

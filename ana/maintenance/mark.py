@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ana.errors import ANAError
-from ana.format import pack
+from ana.format import address, pack
 from ana.format.pack import Spot
 from ana.format.record import Header
 from ana.maintenance.common import OnProgress, Problem, Progress, problem
@@ -75,19 +75,23 @@ class Marking:
         self.mark(wanted)
 
     def _below(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Iterable[str]]]:
-        """Yield the states of a pack that refer to others, with those others, which their headers name."""
-        name_of, left = self.survey.name_of, []
-        for number, spot, header in self.survey.packed.headers(one, spots):
-            if not isinstance(header, Header):
-                left.append(name_of(pack.key_of_number(number)))
+        """Yield the states of a pack that refer to others which are not marked yet, and those others."""
+        left = []
+        for number, spot, children in self.survey.packed.children(one, spots):
+            if not isinstance(children, tuple):
+                left.append(self.survey.name_of(pack.key_of_number(number)))
                 continue
             self.bytes += spot.size
-            if header.children:
-                yield name_of(header.key), map(name_of, header.children)
+            below = [child for child in children if not self._is_known_key(child)]
+            if below:
+                yield self.survey.name_of(pack.key_of_number(number)), map(self.survey.name_of, below)
         self._on_progress(Progress(self._what, len(self)))
         # They may be whole elsewhere.
         for name, answer in self.survey.each(left, self.survey.look_into):
             yield name, self._take(name, answer, "")
+
+    def _is_known_key(self, key: str) -> bool:
+        return address.is_content_uuid(key) and self._is_known_number(pack.number_of(key))
 
     def take_over(self, other: "Marking") -> None:
         """Add what another marking has marked."""

@@ -17,6 +17,7 @@ from support import processes, raw_record
 
 import ana
 from ana.format import record
+from ana.format.signature import Seal
 
 SAMPLE = Path(__file__).parents[1] / "data" / "tree-1"
 SUPPORT = Path(raw_record.__file__).parent
@@ -321,3 +322,20 @@ def test_out_of_band_buffers_follow_the_stream(zstd):
     opcodes = [opcode.name for opcode, _, _ in pickletools.genops(plain)]
     assert opcodes.count("NEXT_BUFFER") == 2
     assert plain == b"".join(segments)
+
+
+@pytest.mark.parametrize("seal", [None, Seal("id", (bytes(32),))], ids=["plain", "signed"])
+def test_children_alone(seal):
+    """What a record refers to is read without the rest of its header, and is verified as with it."""
+    children = (KEY, "my mesh/1", "ü" * 100)
+    content = record.content("made:Up", [memoryview(b"\x80\x05N.")])
+    data = record.encode(KEY, content, children, record.Encoding(seal=seal))
+    assert record.children_of(data, len(data), KEY, "here", seal) == children
+    end = record.header_size(data, len(data), KEY, "here")
+    for at in range(end):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x40
+        with pytest.raises((ana.CorruptedStateError, ana.UnsupportedFormatError)):
+            record.children_of(damaged, len(data), KEY, "here", seal)
+    with pytest.raises(ana.CorruptedStateError):
+        record.children_of(data, len(data), KEY[::-1], "here", seal)

@@ -1,13 +1,14 @@
 """The packs of a store as maintenance sees them: listed with their sizes and ages, their records read in bulk."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ana.errors import ANAError, StoreError
 from ana.format import address, pack, record
 from ana.format.pack import Spot
+from ana.format.signature import Seal
 from ana.fs import files
 from ana.fs.append_file import KeptFile
 from ana.stores.directory import trash
@@ -29,6 +30,9 @@ PARTS = 16
 """Keys are compared a part at a time, which bounds the memory that it takes."""
 KEPT = 32
 """How many packs are kept open."""
+
+Parsed = TypeVar("Parsed")
+Parse = Callable[[memoryview, int, str, str, Seal | None], Parsed]
 
 
 class PackFile(NamedTuple):
@@ -202,13 +206,23 @@ class PackSurvey:
         self, one: PackFile, spots: Iterable[tuple[int, Spot]]
     ) -> Iterator[tuple[int, Spot, record.Header | ANAError | None]]:
         """Yield the headers of records as `records` does; for one that cannot be read, its error."""
+        return self._parsed(one, spots, record.parse_header)
+
+    def children(
+        self, one: PackFile, spots: Iterable[tuple[int, Spot]]
+    ) -> Iterator[tuple[int, Spot, tuple[str, ...] | ANAError | None]]:
+        """Yield what records refer to, otherwise as `headers` does, and faster."""
+        return self._parsed(one, spots, record.children_of)
+
+    def _parsed(
+        self, one: PackFile, spots: Iterable[tuple[int, Spot]], parse: Parse[Parsed]
+    ) -> Iterator[tuple[int, Spot, Parsed | ANAError | None]]:
         seal, path = self.store.seal, one.own_path
         for number, spot, data in self.records(one, spots):
-            found: record.Header | ANAError | None = None
+            found: Parsed | ANAError | None = None
             if data is not None:
-                where = f"{path}:{spot.offset}"
                 try:
-                    found = record.parse_header(data, spot.size, pack.key_of_number(number), where, seal)
+                    found = parse(data, spot.size, pack.key_of_number(number), f"{path}:{spot.offset}", seal)
                 except ANAError as error:
                     found = error
             yield number, spot, found
