@@ -24,7 +24,6 @@ from ana.stores.directory.naming import PACKS
 from ana.stores.directory.pack_files import PackFiles
 from ana.stores.directory.pack_table import Catalog, PackTable, read_table
 from ana.stores.directory.pack_writer import PackWriter
-from ana.stores.directory.place import Place
 from ana.stores.directory.tree import Tree
 
 __all__ = ["Packs"]
@@ -296,29 +295,29 @@ class Packs:
         """Return whether a state of this raw size goes into a pack."""
         return raw_bytes <= self.pack_bytes and self.pack_bytes > 0
 
-    def append(self, records: Sequence[tuple[str, bytes]]) -> list[Place]:
-        """Append records to this process's pack, given with their keys; return where they lie once they are stored.
+    def append(self, records: Sequence[tuple[str, bytes]]) -> None:
+        """Append records to this process's pack, given with their keys; return once they are stored.
 
         Raises:
             StoreError: The system refused; none of them counts as stored.
 
         """
         numbered = [(pack.number_of(key), data) for key, data in records]
+        tries = files.STALE_TRIES
         while True:
             writer = self._writer_for_more()
             try:
                 spots = writer.append(numbered)
-            except BaseException:
+            except BaseException as error:
                 self._retire(writer)
-                raise
+                tries -= 1
+                # Another NFS client may have deleted the pack.
+                if not (tries and isinstance(error, StoreError) and files.is_stale(error)):
+                    raise
+                continue
             if spots is not None:
-                break
+                return
             self._retire(writer)
-        return [self.place(key, writer.name, spot) for (key, _), spot in zip(records, spots, strict=True)]
-
-    def place(self, key: str, name: str, spot: Spot) -> Place:
-        """Return the place of a record in a pack."""
-        return Place(key, PACKS, self.folder, name, f"{self.folder}/{name}", spot.offset, spot.size)
 
     def seal(self) -> None:
         """Seal this process's pack, if it has one. The next record begins another. Raises StoreError."""
