@@ -29,8 +29,8 @@ JSON: source (the option or variable that named the store), path, host,
 format, levels, store_id, mode, keyed, filesystem, mount_point, mount_source,
 mount_options, network, writable, hard_links, fsync_seconds, lock, other,
 lock_other ("" if locks work), clock_difference_seconds, total_bytes,
-free_bytes, total_inodes, free_inodes, quota, states, small_states, folders and
-packs (estimates), findings (kind: unsafe, slow or
+free_bytes, total_inodes, free_inodes, quota, states, small_states, folders
+and packs (estimates), findings (kind: unsafe, slow or
 note; what; cure).
 null: could not be tested. Exit codes: 0, 10.
 """

@@ -32,8 +32,8 @@ Examples:
 \b
 JSON: packed, packed_bytes, files_removed, folders_removed, merged, new_packs,
 problems, dry_run.
-Exit codes: 0; 4 if damaged states were found, which stay where they are; 11 if
-other maintenance runs.
+Exit codes: 0; 4 if damaged states were found, which stay where they are;
+11 if other maintenance runs.
 """
 
 UNPACK_EXAMPLES = """\b

@@ -655,7 +655,7 @@ def test_help_shows_examples_and_exit_codes(capfd):
     """Each command's help has examples, JSON keys where there are any, and exit codes."""
     listed = ran(capfd, "--help").out
     for command in (
-        *("init", "info", "stats", "ls", "show", "cat", "verify", "sweep"),
+        *("init", "info", "stats", "ls", "show", "cat", "verify", "sweep", "pack", "unpack"),
         *("keep", "forget", "roots", "gc", "import", "export", "report"),
     ):
         assert f"\n  {command} " in listed
