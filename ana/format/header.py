@@ -4,7 +4,7 @@
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
@@ -125,14 +125,15 @@ class Draft:
         segments, bytes_segments = content.sizes, content.bytes_segments
         self.digest = content.digest
         self.raw_bytes = sum(segments)
-        self.flags = (WHOLES if bytes_segments else 0) | (HINTS if any(hints) else 0)
+        self.n_children = len(children)
+        self.children = _prefixed(map(address.key_bytes, children)) if children else b""
+        self.hints = _prefixed(said.encode("ascii") for said in _shortened(hints)) if any(hints) else b""
+        self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0)
         self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(content.class_name)
-        self.children = [address.key_bytes(child) for child in children]
-        self.hints = [said.encode("ascii") for said in _shortened(hints)] if any(hints) else []
-        named = sum(len(text) + 2 for text in (*self.children, *self.hints)) + len(self.key) + len(self.class_name)
+        named = len(self.children) + len(self.hints) + len(self.key) + len(self.class_name)
         numbered = 8 * len(segments) + CHUNK.size * n_chunks
         self.header_bytes = MIN_RECORD_BYTES + named + numbered
         if self.header_bytes > MAX_HEADER_BYTES:
@@ -149,24 +150,24 @@ class Draft:
                     MAGIC,
                     VERSION,
                     self.flags if seal is None else self.flags | SIGNED,
-                    len(self.children),
+                    self.n_children,
                     len(self.segments),
                     len(table),
                     len(self.key),
                     len(self.class_name),
                     0,
                     self.raw_bytes,
-                    sum(chunk.stored for chunk in table),
+                    sum([chunk.stored for chunk in table]),
                     # The host's clock may be set before 1970.
                     max(0, created_ns),
                     self.digest,
                 ),
                 self.key,
                 self.class_name,
-                *(len(name).to_bytes(2, "little") + name for name in self.children),
+                self.children,
                 struct.pack(f"<{len(self.segments)}Q", *self.segments),
-                *(CHUNK.pack(*chunk) for chunk in table),
-                *(len(said).to_bytes(2, "little") + said for said in self.hints),
+                *[CHUNK.pack(*chunk) for chunk in table],
+                self.hints,
             ]
         )
         digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
@@ -355,6 +356,10 @@ def _hints(view: memoryview, at: int, fixed: _Fixed) -> tuple[tuple[str, ...], i
         pack = pack if said.startswith(":") else said.partition(":")[0] or pack
         hints.append(f"{pack}{said}" if said.startswith(":") else said)
     return tuple(hints), at
+
+
+def _prefixed(texts: Iterable[bytes]) -> bytes:
+    return b"".join([len(text).to_bytes(2, "little") + text for text in texts])
 
 
 def _shortened(hints: Sequence[str]) -> Iterator[str]:

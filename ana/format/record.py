@@ -158,13 +158,12 @@ def write(sink: Write, key: str, state: Content, children: Sequence[str], encodi
     With a seal, the record is signed. Raises StateChangedError if the content no longer matches its hash.
     """
     created_ns, level, seal, hints = encoding
+    if _is_small(state):
+        size, parts = _small(key, state, children, encoding)
+        sink(0, parts)
+        return size
     draft = Draft(key, state, len(state.pieces), children, hints)
     if len(state.pieces) == 1:
-        if state.raw_bytes < chunks.SMALL_BYTES:
-            # It cannot have changed since it was hashed, so it needs no scratch memory.
-            chunk, parts = chunks.encode(state.views, state.raw_bytes, state.leaves[0], level, chunks.Scratch())
-            sink(0, [draft.header([chunk], created_ns, seal), *parts])
-            return draft.header_bytes + chunk.stored
         with chunks.Scratch() as scratch:
             chunk, parts = _encode_piece(key, state, 0, state.views, level, scratch)
             sink(0, [draft.header([chunk], created_ns, seal), *parts])
@@ -181,6 +180,20 @@ def write(sink: Write, key: str, state: Content, children: Sequence[str], encodi
     threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=offsets.give_up)
     sink(0, [draft.header(offsets.table, created_ns, seal)])
     return offsets.end
+
+
+def _is_small(state: Content) -> bool:
+    return len(state.pieces) == 1 and state.raw_bytes < chunks.SMALL_BYTES
+
+
+def _small(
+    key: str, state: Content, children: Sequence[str], encoding: Encoding
+) -> tuple[int, list[memoryview | bytes]]:
+    """Return the size and the parts of a small record."""
+    draft = Draft(key, state, 1, children, encoding.hints)
+    # It cannot have changed since it was hashed, so it needs no scratch memory.
+    chunk, parts = chunks.encode(state.views, state.raw_bytes, state.leaves[0], encoding.level, chunks.Scratch())
+    return draft.header_bytes + chunk.stored, [draft.header([chunk], encoding.created_ns, encoding.seal), *parts]
 
 
 def _encode_piece(
@@ -201,10 +214,8 @@ def encode(
     encoding: Encoding = _PLAIN,
 ) -> bytes:
     """Return a record as bytes; otherwise like `write`."""
-    if len(state.pieces) == 1:
-        parts: list[bytes] = []
-        write(lambda _, given: parts.append(b"".join(given)), key, state, children, encoding)
-        return parts[0]
+    if _is_small(state):
+        return b"".join(_small(key, state, children, encoding)[1])
     header_bytes = Draft(key, state, len(state.pieces), children, encoding.hints).header_bytes
     most = header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
     whole = buffers.Whole(most)
