@@ -207,12 +207,7 @@ def _encode_piece(
         raise StateChangedError(key, state.class_name, what) from None
 
 
-def encode(
-    key: str,
-    state: Content,
-    children: Sequence[str] = (),
-    encoding: Encoding = _PLAIN,
-) -> bytes:
+def encode(key: str, state: Content, children: Sequence[str] = (), encoding: Encoding = _PLAIN) -> bytes:
     """Return a record as bytes; otherwise like `write`."""
     if _is_small(state):
         return b"".join(_small(key, state, children, encoding)[1])
