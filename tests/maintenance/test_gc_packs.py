@@ -1,12 +1,13 @@
 """Collecting packs: what goes, what stays, and that nothing is lost to anybody who works in the store meanwhile."""
 
 import contextlib
+import errno
 import os
 
 import pytest
 from support import care, memory, packed, raw_tree
 from support.care import make_older, numbered, put, ran
-from support.steps import Killed, stepping
+from support.steps import Failing, Killed, patched, stepping
 
 import ana
 from ana import maintenance
@@ -478,6 +479,35 @@ def test_nothing_is_lost_whatever_happens_at_any_step(action, share):
     assert steps > 80
     for at in range(first, steps + 10, step):
         one_run(at, action)
+
+
+@pytest.mark.usefixtures("lying_locks")
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, None], ids=["EIO", "EACCES", "ESTALE", "lost"])
+@pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["all there is", "a circle"])
+def test_nothing_is_lost_whichever_call_fails(kind, code, share):
+    """Each system call fails, or says that it failed: an error or a report, never a loss; the next run goes on."""
+    first, step = (0, 1) if share == "all" or code is None else (code % 3, 3)
+    struck, steps = 0, one_run(-1, "reads what is kept") if kind == "all there is" else one_circle(-1)
+    for at in range(first, steps + 10, step):
+        with memory.folder() as folder:
+            store = care.store(folder / "store")
+            safe = furnish(store) if kind == "all there is" else []
+            keys = [] if safe else furnish_circle(store)[0]
+            failing = Failing(at, code)
+            with patched(failing), contextlib.suppress(ana.StoreError):
+                collect(store)
+            struck += failing.struck
+            # A reader gets what is to be had of the circle: then it gets all of it after the next collection.
+            safe += keys if any(load(store, key) for key in keys) else []
+            collect(store)
+            for key in safe:
+                assert load(store, key), f"{key} is lost"
+            if load(store, packed.state(P).key):
+                assert load(store, numbered(C))
+                assert load(store, packed.state(C).key)
+            assert not [path for path in raw_tree.files(store) if "/.gone-" in path]
+    assert struck > (2 if code is None else 15)
 
 
 # Much
