@@ -23,7 +23,7 @@ FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
 ZSTD, RAW = 0, 1
-WHOLES = 2
+WHOLES, HINTS = 2, 4
 WHOLE = 1 << 63
 BLOCK_BYTES = 128 << 10
 LABEL = b"ana content address v1"
@@ -190,10 +190,14 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
     sizes = struct.unpack_from(f"<{counts['n_segments']}Q", data, at)
     segments = tuple(size & ~WHOLE for size in sizes)
     bytes_segments = tuple(number for number, size in enumerate(sizes) if size & WHOLE)
-    assert bool(bytes_segments) == counts["flags"] // WHOLES
+    assert bool(bytes_segments) == bool(counts["flags"] & WHOLES)
     at += 8 * len(segments)
     table = [CHUNK.unpack_from(data, at + number * CHUNK.size) for number in range(counts["n_chunks"])]
-    assert at + len(table) * CHUNK.size == end - DIGEST_BYTES
+    at += len(table) * CHUNK.size
+    for _ in range(counts["n_children"] if counts["flags"] & HINTS else 0):
+        # Where the child lay, which is nobody's business here.
+        _, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
+    assert at == end - DIGEST_BYTES
     chunks, content = _contents(data, end, table)
     assert counts["stored_bytes"] == len(data) - end
     assert counts["raw_bytes"] == len(content) == sum(segments)
@@ -213,7 +217,7 @@ def _fixed(data: bytes) -> tuple[Record, dict[str, int]]:
     magic, version, flags, *counts, reserved, raw_bytes, stored_bytes, created_ns, content = FIXED.unpack_from(
         data, PREFIX.size
     )
-    assert (magic, version, flags & ~WHOLES, reserved) == (MAGIC, 1, 0, 0)
+    assert (magic, version, flags & ~(WHOLES | HINTS), reserved) == (MAGIC, 1, 0, 0)
     names = ("flags", "n_children", "n_segments", "n_chunks", "key_size", "class_size", "raw_bytes", "stored_bytes")
     figures = dict(zip(names, (flags, *counts, raw_bytes, stored_bytes), strict=True))
     return Record("", created_ns=created_ns, content=content), figures
