@@ -1,6 +1,7 @@
 """Clients that pack and clients that do not, in any order, while packs are damaged, deleted, repacked and collected."""
 
 import contextlib
+import itertools
 import logging
 import os
 import traceback
@@ -129,7 +130,7 @@ class Model(RuleBasedStateMachine):
     def delete_pack(self, index):
         """A pack is deleted."""
         path = self._pick(index)
-        self.lost |= self._keys_in(path)
+        self.lost |= _whole_in(path.read_bytes())
         path.unlink()
 
     @precondition(lambda self: raw_pack.packs(self.tree))
@@ -139,12 +140,12 @@ class Model(RuleBasedStateMachine):
         path = self._pick(index)
         data = path.read_bytes()
         at = int(position * len(data))
-        for key, start, size in raw_pack.records(data):
-            if start <= at < start + size:
-                at = start + 20 if start + 16 <= at < start + 20 else at
-                self.lost.add(key)
+        for _, start, size in raw_pack.records(data):
+            if start + 16 <= at < start + 20 and at < start + size:
+                at = start + 20
         if data:
             raw_pack.overwrite(path, at, bytes([data[at] ^ change]))
+        self.lost |= _whole_in(data) - _whole_in(path.read_bytes())
 
     @precondition(lambda self: raw_pack.packs(self.tree))
     @rule(index=which, position=st.floats(0, 1, exclude_max=True))
@@ -152,9 +153,8 @@ class Model(RuleBasedStateMachine):
         """A pack loses its end."""
         path = self._pick(index)
         data = path.read_bytes()
-        size = int(position * len(data))
-        self.lost |= {key for key, start, length in raw_pack.records(data) if start + length > size}
-        os.truncate(path, size)
+        os.truncate(path, int(position * len(data)))
+        self.lost |= _whole_in(data) - _whole_in(path.read_bytes())
 
     # What maintenance does
 
@@ -237,27 +237,28 @@ class Model(RuleBasedStateMachine):
             assert not missing, f"lost: {missing}"
 
     def _whole(self):
-        found = set()
-        for path in raw_tree.files(self.tree):
-            data = (self.tree / path).read_bytes() if path.endswith(".zst") else b""
-            at = data.find(PREFIX)
-            while at >= 0:
-                for key, start, size in raw_pack.records(data[at:]):
-                    with contextlib.suppress(Exception):
-                        raw_record.read(data[at + start : at + start + size])
-                        found.add(key)
-                at = data.find(PREFIX, at + 1)
-        return found
+        paths = (self.tree / path for path in raw_tree.files(self.tree) if path.endswith(".zst"))
+        return set().union(*(_whole_in(path.read_bytes()) for path in paths))
 
     def _pick(self, index):
         paths = raw_pack.packs(self.tree)
         return paths[index % len(paths)]
 
-    def _keys_in(self, path):
-        return {key for key, _, _ in raw_pack.records(path.read_bytes())}
-
 
 PREFIX = raw_record.SKIPPABLE.to_bytes(4, "little")
+
+
+def _whole_in(data):
+    """Return the keys of all whole records in a file, wherever they begin."""
+    found = set()
+    at = data.find(PREFIX)
+    while at >= 0:
+        for key, start, size in itertools.islice(raw_pack.records(data[at:]), 1):
+            with contextlib.suppress(Exception):
+                raw_record.read(data[at + start : at + start + size])
+                found.add(key)
+        at = data.find(PREFIX, at + 1)
+    return found
 
 
 def _key_of(value):

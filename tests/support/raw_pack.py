@@ -27,7 +27,7 @@ def records(data: bytes) -> Iterator[tuple[str, int, int]]:
             return
         _, _, _, *counts, _, _, stored, _, _ = raw_record.FIXED.unpack_from(data, at + raw_record.PREFIX.size)
         start = at + raw_record.PREFIX.size + raw_record.FIXED.size
-        key = data[start : start + counts[3]].decode()
+        key = data[start : start + counts[3]].decode("utf-8", "replace")
         size = raw_record.PREFIX.size + frame + stored
         if at + size > len(data):
             return

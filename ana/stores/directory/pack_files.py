@@ -72,6 +72,15 @@ class PackFiles:
         """Return the place of a record, for messages and as its name."""
         return f"{self._folder}/{name}:{spot.offset}+{spot.size}"
 
+    def parse_where(self, where: str) -> tuple[str, Spot] | None:
+        """Return the pack and the spot that `where` made a name of; None if it is the name of something else."""
+        path, _, said = where.rpartition(":")
+        folder, _, name = path.rpartition("/")
+        offset, _, size = said.partition("+")
+        if folder != self._folder or not (offset.isdigit() and size.isdigit()):
+            return None
+        return name, Spot(int(offset), int(size))
+
     def table(self, name: str, known: PackTable | None, seal: Seal | None) -> PackTable | None:
         """Return where the records of a pack lie now, as `read_table` does; None if it has gone. Raises as `open`."""
         for last in (False, True):

@@ -181,12 +181,10 @@ class Packs:
 
     def note_wrong(self, key: str, where: str) -> None:
         """Remember that a state's record is damaged, or a hint wrong: it is read again only if there is no other."""
-        path, _, said = where.rpartition(":")
-        folder, _, name = path.rpartition("/")
-        offset, _, size = said.partition("+")
-        if folder == self.folder and offset.isdigit() and size.isdigit():
-            self._wrong.add((key, name, Spot(int(offset), int(size))))
-            self.files.close(name)
+        found = self.files.parse_where(where)
+        if found is not None:
+            self._wrong.add((key, *found))
+            self.files.close(found[0])
 
     def _is_own(self, name: str) -> bool:
         writer = self._writer
