@@ -48,12 +48,12 @@ class PackCollection:
         self.done.ahead += [one.relative for one in self.listed if one.modified > self.now + AHEAD_SECONDS]
         for one in self._live():
             try:
-                hidden = self.survey.packed.hidden(one)
+                hidden = self.survey.packed.lost(one, self.now)
             except ANAError as error:
                 kept.unreadable.append(problem(error, name=one.relative))
                 continue
             if hidden:
-                reason = f"{len(hidden):,} states lie behind damage at byte {one.table.end:,}, so nobody finds them"
+                reason = f"it is damaged at byte {one.table.end:,}: what lay there may refer to anything"
                 kept.unreadable.append(Problem("", one.relative, "damaged", reason))
 
     def youngest_first(self) -> Iterator[tuple[float, str]]:
@@ -144,7 +144,7 @@ class PackCollection:
         return False
 
     def _leave(self, one: PackFile, needed_bytes: int) -> None:
-        self.done.dead_bytes += one.table.end - needed_bytes
+        self.done.dead_bytes += max(0, one.table.end - needed_bytes)
         killed = not one.table.sealed and self._is_finished(one)
         if killed and (self.done.dry_run or repack.finish(self.survey.packed, one)):
             self.done.packs_sealed.append(one.relative)

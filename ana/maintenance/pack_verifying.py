@@ -49,7 +49,7 @@ class PackReading:
         chosen = (item for item in one.table.items() if choose())
         try:
             yield from self._read(one, self._survey.packed.records(one, chosen))
-            hidden = self._survey.packed.hidden(one)
+            hidden = self._survey.packed.lost(one, self._right_now)
         except ANAError as error:
             yield Result(None, 0, problem(error, name=one.relative))
             return

@@ -24,6 +24,8 @@ BLOCK_BYTES = 4 << 20
 """Read at a time where records are read one after the other."""
 START_BYTES = 4096
 """Read of a record that is looked at alone: enough for most headers."""
+SETTLED_SECONDS = 600.0
+"""A pack that was changed more recently may show a part of an append before what lies in front of that part."""
 NEAR_BYTES = 64 << 10
 """Records that lie no further apart are read together."""
 PARTS = 16
@@ -250,6 +252,10 @@ class PackSurvey:
         file = self._open(one)
         data = None if file is None else file.read(*spot)
         return data if data is not None and len(data) == spot.size else None
+
+    def lost(self, one: PackFile, right_now: float) -> list[tuple[str, Spot]]:
+        """Return as `hidden` does, but nothing for a pack that may be in the middle of an append."""
+        return self.hidden(one) if one.modified < right_now - SETTLED_SECONDS else []
 
     def hidden(self, one: PackFile) -> list[tuple[str, Spot]]:
         """Return whole records behind a damaged part of a pack that is not sealed, which readers have to walk to.
