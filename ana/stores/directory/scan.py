@@ -15,7 +15,7 @@ from ana.stores.directory.pack_survey import PackFile, PackSurvey, number_of_nam
 from ana.stores.directory.place import Place
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.directory.stored_file import read_header
-from ana.stores.directory.tree import Folder
+from ana.stores.directory.walking import Folder
 
 __all__ = ["Answer", "Contents", "File", "Found", "Survey", "plain_name", "trash_name"]
 

@@ -10,7 +10,7 @@ from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreE
 from ana.format import address, chunks, pack, record
 from ana.fs import atomic, files, locks, mounts
 from ana.stores.base import CacheableStore, Done, Put, ReplacedError, Store
-from ana.stores.directory import keyring, roots, signing, trash
+from ana.stores.directory import keyring, roots, signing, together, trash
 from ana.stores.directory.config import PACKED_FORMAT, Config
 from ana.stores.directory.finder import Finder
 from ana.stores.directory.packs import Packs
@@ -168,54 +168,21 @@ class DirectoryStore(CacheableStore):
 
     def put_many(self, puts: Sequence[Put], done: Done) -> None:
         """Store states, those that go into a pack with one write and one wait for the disk."""
-        together: list[tuple[int, bytes, float]] = []
-        others = []
-        for number, put in enumerate(puts):
-            began = time.perf_counter()
-            try:
-                data = None if put.repair or put.key in self._suspects else self._record_for_pack(put)
-            except Exception as error:  # noqa: BLE001 - told to the caller
-                done(number, error=error)
-                continue
-            if data is None:
-                others.append(number)
-            elif data:
-                together.append((number, data, began))
-            else:
-                self.counters.note_found(put.key, put.state.raw_bytes, began)
-                done(number)
-        self._append_together(puts, together, done)
+        others = together.put(self, puts, done)
 
         def tell(number: int, *, written: bool = False, error: Exception | None = None) -> None:
             done(others[number], written=written, error=error)
 
         super().put_many([puts[number] for number in others], tell)
 
-    def _record_for_pack(self, put: Put) -> bytes | None:
-        """Return a state's record if it goes into a pack, b"" if one has it already, else None."""
-        if not self._goes_into_pack(put.key, put.state):
+    def record_for_pack(self, put: Put) -> bytes | None:
+        """Return a state's record if it is to be appended to a pack, b"" if one has it already, else None."""
+        if put.repair or put.key in self._suspects or not self._goes_into_pack(put.key, put.state):
             return None
         if self._has_packed(put.key):
             return b""
         data = record.encode(put.key, put.state, put.children, self._encoding(put.children))
         return data if len(data) <= pack.MAX_RECORD_BYTES else None
-
-    def _append_together(self, puts: Sequence[Put], together: list[tuple[int, bytes, float]], done: Done) -> None:
-        if not together:
-            return
-        try:
-            self.packs.append([(puts[number].key, data) for number, data, _ in together])
-        except ANAError as error:
-            for number, _, began in together:
-                if self._is_there_anyway(puts[number].key, error):
-                    self.counters.note_found(puts[number].key, puts[number].state.raw_bytes, began)
-                    done(number)
-                else:
-                    done(number, error=error)
-            return
-        for number, data, began in together:
-            self.counters.note_stored(puts[number].key, puts[number].state.raw_bytes, len(data), began)
-            done(number, written=True)
 
     def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
         """Store a state unless it exists: look it up once, compress it, publish the file."""
@@ -251,13 +218,13 @@ class DirectoryStore(CacheableStore):
         try:
             self.packs.append([(key, data)])
         except StoreError as error:
-            if not self._is_there_anyway(key, error):
+            if not self.is_there_anyway(key, error):
                 raise
             return 0
         self._suspects.discard(key)
         return len(data)
 
-    def _is_there_anyway(self, key: str, error: Exception) -> bool:
+    def is_there_anyway(self, key: str, error: Exception) -> bool:
         """Return whether a state that could not be written (the store is read-only, the disk full) is there already."""
         return isinstance(error, StoreError) and not isinstance(error, ReplacedError) and self.has(key)
 

@@ -9,7 +9,8 @@ from ana.format import address
 from ana.fs import files
 from ana.stores.directory.config import CONFIG
 from ana.stores.directory.naming import PACKS, is_pack, is_shard
-from ana.stores.directory.tree import Folder, Tree
+from ana.stores.directory.tree import Tree
+from ana.stores.directory.walking import Folder
 
 __all__ = ["Stray", "remove_temporary", "strays"]
 

@@ -11,20 +11,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from itertools import islice
-from typing import NamedTuple
 
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.fs import atomic, files, mounts
-from ana.fs.ownership import PLANTED
 from ana.fs.permissions import Access, adjust
-from ana.runtime import threads
-from ana.stores.directory import config, keyring, signing, trash
+from ana.stores.directory import config, keyring, signing, trash, walking
 from ana.stores.directory.config import CONFIG, LEVELS, PACKED_FORMAT, Config
-from ana.stores.directory.naming import IGNORED, PACKS, SHARD, foreign, is_pack, is_packs, is_shard, lies_right
+from ana.stores.directory.naming import IGNORED, PACKS, foreign, is_pack, is_packs, is_shard, lies_right
 from ana.stores.directory.place import Place
+from ana.stores.directory.walking import Folder
 
-__all__ = ["Folder", "Tree"]
+__all__ = ["Tree"]
 
 _LOOKED_INTO = 1024
 """The most folders to list when checking what a tree holds."""
@@ -37,14 +35,6 @@ _LISTING_THREADS = 32
 
 
 _log = logging.getLogger("ana.stores")
-
-
-class Folder(NamedTuple):
-    """A listed folder: its name in the tree ("" or "5f/3a/"), whether states belong in it, and its entries."""
-
-    name: str
-    innermost: bool
-    entries: list[files.Entry]
 
 
 class Tree:
@@ -233,43 +223,7 @@ class Tree:
         skipped. A folder that cannot be listed is noted in `unreadable`; without `unreadable`, its error is raised.
         """
         at_once = _LISTING_THREADS if self.is_remote else 1
-        yield from self._walk([""], self.config.levels, digits, at_once, unreadable)
-
-    def _walk(
-        self,
-        names: list[str],
-        levels: int,
-        digits: str,
-        at_once: int,
-        unreadable: dict[str, ANAError] | None,
-    ) -> Iterator[Folder]:
-        found: dict[str, list[files.Entry]] = {}
-
-        def look_into(name: str) -> None:
-            try:
-                found[name] = files.list_folder(f"{self.root}/{name}")
-            except (StoreError, UntrustedStoreError) as error:
-                if name and isinstance(error, StoreError) and files.is_missing(error):
-                    return
-                if not name or unreadable is None:
-                    raise
-                unreadable[name] = error
-
-        threads.run(look_into, names, at_once)
-        for name in names:
-            entries = found.pop(name, [])
-            yield Folder(name, not levels, entries)
-            named = [entry for entry in entries if levels and digits.startswith(entry.name[: len(digits)])]
-            if unreadable is not None:
-                unreadable |= self._planted(name, named)
-            below = [f"{name}{entry.name}/" for entry in named if is_shard(entry)]
-            if below:
-                yield from self._walk(below, levels - 1, digits[2:], at_once, unreadable)
-
-    def _planted(self, name: str, entries: list[files.Entry]) -> dict[str, ANAError]:
-        """Return an error for each link that has the name of a shard folder; links are not followed."""
-        links = [entry.name for entry in entries if entry.kind == "symlink" and SHARD.fullmatch(entry.name)]
-        return {f"{name}{link}": UntrustedStoreError(f"{self.root}/{name}{link}", PLANTED) for link in links}
+        return walking.walk(self.root, self.config.levels, digits, at_once, unreadable)
 
     def _open(self, *, create: bool) -> Config:
         self._check_root()
@@ -340,7 +294,7 @@ class Tree:
 
     def state_paths(self) -> Iterator[str]:
         """Yield the paths of all states, assuming the usual number of levels. Raises StoreError."""
-        for folder in self._walk([""], LEVELS, "", 1, {}):
+        for folder in walking.walk(self.root, LEVELS, unreadable={}):
             for entry in folder.entries:
                 if folder.innermost and lies_right(folder.name, entry):
                     yield f"{self.root}/{folder.name}{entry.name}"
@@ -389,7 +343,7 @@ class Tree:
 
     def _inside(self) -> Iterator[Folder]:
         """List the folders of a tree of the usual number of levels, and that of its packs."""
-        for folder in self._walk([""], LEVELS, "", 1, {}):
+        for folder in walking.walk(self.root, LEVELS, unreadable={}):
             yield folder
             if not folder.name and any(map(is_packs, folder.entries)):
                 yield Folder(f"{PACKS}/", innermost=True, entries=files.list_folder(f"{self.root}/{PACKS}"))
