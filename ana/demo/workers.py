@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import select
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +22,8 @@ __all__ = ["PipeMeter", "TaskReport", "pool", "task", "uninterrupted"]
 
 KILLING = {signal.SIGTERM, signal.SIGHUP}
 
-_CLOSES_THE_PIPE = (3, 11, 6)
+_BREAKS_THE_PIPE = (3, 11, 6)
+POLL_SECONDS = 0.05
 START_SECONDS = 60
 """How long the workers may take to start Python and import ana."""
 
@@ -84,21 +87,50 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             future.result()
         yield executor
     except BaseException:
-        for child in set(multiprocessing.active_children()) - before:
-            child.kill()
-        _unblock(executor)
+        with _call_queue_read(executor):
+            for child in set(multiprocessing.active_children()) - before:
+                child.kill()
+            executor.shutdown(cancel_futures=True)
         raise
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _unblock(executor: ProcessPoolExecutor) -> None:
-    """Close the pipe that a thread of the executor may be writing to, which no worker reads any more.
+@contextmanager
+def _call_queue_read(executor: ProcessPoolExecutor) -> Iterator[None]:
+    """Read what a thread of the executor writes into the pipe that no worker reads any more.
 
-    Newer Pythons do so themselves (gh-94777), and closing it twice would be an error. Older ones wait forever.
+    Newer Pythons break the pipe (gh-94777). Older ones wait for a reader forever.
     """
-    if sys.version_info < _CLOSES_THE_PIPE:
-        executor._call_queue._reader.close()  # type: ignore[attr-defined]  # noqa: SLF001 - Python's own cure
+    descriptor = _reading_end(executor) if sys.version_info < _BREAKS_THE_PIPE else None
+    if descriptor is None:
+        yield
+        return
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            if select.select([descriptor], [], [], POLL_SECONDS)[0] and not os.read(descriptor, 1 << 16):
+                # Its last writer has closed it.
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        done.set()
+        reader.join()
+        os.close(descriptor)
+
+
+def _reading_end(executor: ProcessPoolExecutor) -> int | None:
+    """Return a descriptor of our own: the executor closes its own at a moment that nobody else knows."""
+    try:
+        return os.dup(executor._call_queue._reader.fileno())  # type: ignore[attr-defined]  # noqa: SLF001 - no public way
+    except OSError:
+        # The pool is broken, and its threads have ended.
+        return None
 
 
 @contextmanager

@@ -20,6 +20,8 @@ GRACE_SECONDS = 30.0
 """How long a thread or a process that was told to end may take on a busy machine; waited for only where one is left."""
 POLL_SECONDS = 0.01
 TEMPORARY_PREFIX = ".tmp-"
+SHARED_MEMORY = "/dev/shm/pym-"
+"""What multiprocessing's barriers take their memory from: it keeps the first file for the next ones."""
 VARIABLE_PREFIX = "ANA_"
 
 
@@ -108,6 +110,8 @@ def _open_files() -> Iterator[str]:
         # The listing's own descriptor is closed by now.
         with contextlib.suppress(FileNotFoundError):
             target = os.readlink(f"/proc/self/fd/{number}")
+            if target.startswith(SHARED_MEMORY):
+                continue
             if int(number) not in servers:
                 yield f"{number} -> {target}"
 
