@@ -231,7 +231,15 @@ def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
 
 def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes | None:
     """Return a small file's content, or None if it does not exist. Raises StoreError, also if it is larger."""
-    opened = open_file(path, limit_bytes, check)
+    for number in range(STALE_TRIES):
+        try:
+            opened = open_file(path, limit_bytes, check)
+            break
+        except StoreError as error:
+            if not is_stale(error) or number == STALE_TRIES - 1:
+                raise
+            # Another NFS client has just replaced it.
+            revalidate([os.path.dirname(path)])
     if opened is None:
         return None
     with opened:
