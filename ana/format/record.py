@@ -378,8 +378,7 @@ class _OffsetAllocator:
     def place(self, number: int, chunk: Chunk) -> int:
         """Return the chunk's offset in the record; waits until the sizes of all chunks before it are known."""
         with self._changed:
-            while len(self.table) < number and not self._broken:
-                self._changed.wait()
+            self._changed.wait_for(lambda: len(self.table) >= number or self._broken)
             if self._broken:
                 msg = "another chunk could not be written"
                 raise threads.GaveUp(msg)

@@ -169,9 +169,17 @@ class _Keeper:
         self._layers: dict[int, LiveObjects] = {}
         self._bytes = 0
 
+    def _drop_excess(self, live: "LiveObjects", dropped: list[Any]) -> None:
+        while live.kept_bytes > live.keep_bytes and len(live.kept) > 1:
+            dropped.append(self._drop(next(iter(live.kept.values()))))
+        if self._bytes > live.keep_bytes:
+            most = max(one.keep_bytes for one in self._layers.values())
+            while self._bytes > most and len(self.kept) > 1:
+                dropped.append(self._drop(next(iter(self.kept))))
+
     def keep(self, live: "LiveObjects", uuid: str, obj: object, size_bytes: int) -> None:
         """Keep an object alive. Release what exceeds its layer's budget, then what exceeds the process's."""
-        dropped = []
+        dropped: list[Any] = []
         with self.lock:
             if uuid in live.kept:
                 dropped.append(self._drop(live.kept[uuid]))
@@ -180,12 +188,7 @@ class _Keeper:
             self._layers[id(live)] = live
             self._bytes += size_bytes
             live.kept_bytes += size_bytes
-            while live.kept_bytes > live.keep_bytes and len(live.kept) > 1:
-                dropped.append(self._drop(next(iter(live.kept.values()))))
-            if self._bytes > live.keep_bytes:
-                most = max(one.keep_bytes for one in self._layers.values())
-                while self._bytes > most and len(self.kept) > 1:
-                    dropped.append(self._drop(next(iter(self.kept))))
+            self._drop_excess(live, dropped)
         # Destructors run here, outside the lock.
         del dropped
 

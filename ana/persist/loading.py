@@ -85,8 +85,7 @@ def _end(session: inflight.Session) -> None:
     """End a thread's outermost load: load what was put off, wait for what was borrowed, make everything known."""
     missing = None
     try:
-        while (obj := session.next_deferred()) is not None:
-            _use_if_possible(obj)
+        _load_deferred(session)
         missing = session.wait_for_borrowed() if session.entangled else None
         if missing is not None:
             for one in session.unpublished():
@@ -99,6 +98,12 @@ def _end(session: inflight.Session) -> None:
         for one in session.unfinished():
             inflight.fail(one, _reload)
         session.reset()
+
+
+def _load_deferred(session: inflight.Session) -> None:
+    # On Python 3.13, what a signal handler raises at the end of a loop's body may miss the `try` that the loop is in.
+    while (obj := session.next_deferred()) is not None:
+        _use_if_possible(obj)
 
 
 def _use_if_possible(obj: Any) -> None:

@@ -101,16 +101,9 @@ class _WorkerGroup:
 
     def run(self, threads: int) -> None:
         others = [threading.Thread(target=self._help, name="ana-worker", daemon=True) for _ in range(threads - 1)]
-        started = []
+        started: list[threading.Thread] = []
         try:
-            for thread in others:
-                started.append(thread)
-                if not start(thread):
-                    started.pop()
-                    break
-            self.take_part()
-            for thread in started:
-                thread.join()
+            self._work_with(others, started)
         except BaseException:
             # Raised by a signal handler, not by an item: no thread may start another item.
             self._stop()
@@ -118,6 +111,18 @@ class _WorkerGroup:
             raise
         if self.failures:
             raise min(self.failures.items(), key=lambda item: (isinstance(item[1], GaveUp), item[0]))[1]
+
+    def _work_with(self, others: list[threading.Thread], started: list[threading.Thread]) -> None:
+        # Not in the `try` block itself: on Python 3.13, what a signal handler raises at the end of a loop's body may
+        # miss the block that the loop is in.
+        for thread in others:
+            started.append(thread)
+            if not start(thread):
+                started.pop()
+                break
+        self.take_part()
+        for thread in started:
+            thread.join()
 
     def _help(self) -> None:
         self.begun.append(True)
@@ -131,16 +136,15 @@ class _WorkerGroup:
 
         join() alone is not enough: on Python 3.11 an interrupted join() considers the thread ended from then on.
         """
-        another = None
-        while True:
-            try:
-                while len(self.ended) < len(self.begun) or any(thread.is_alive() for thread in started):
-                    time.sleep(0.001)
-                break
-            except BaseException as error:  # noqa: BLE001 - raised below
-                another = error
-        if another is not None:
-            raise another
+        try:
+            self._sleep_until_all_end(started)
+        except BaseException:
+            self._see_all_end(started)
+            raise
+
+    def _sleep_until_all_end(self, started: list[threading.Thread]) -> None:
+        while len(self.ended) < len(self.begun) or any(thread.is_alive() for thread in started):
+            time.sleep(0.001)
 
     def take_part(self) -> None:
         for number in self.numbers:
