@@ -66,7 +66,9 @@ def load_reference(cls: type, uuid: str, home: str | None, hint: str = "") -> An
             return live
     search = _Search(uuid, home)
     if hint and search.layers:
-        search.layers[-1].store.note_hint(uuid, hint)
+        # The home's layer is the last one, unless it is searched earlier for another reason.
+        there = next((one for one in search.layers if one.home == home), search.layers[-1])
+        there.store.note_hint(uuid, hint)
     return search.resolve(cls)
 
 

@@ -1,8 +1,13 @@
-"""A forked child and the pack of its parent."""
+"""A process's pack: after a fork, when its store is let go; and which store a hint is told to."""
 
 import gc
 import os
+import pickle
 
+import pytest
+from support.classes import A
+
+import ana
 from ana.format import address, record
 from ana.stores.directory.store import DirectoryStore
 
@@ -59,3 +64,19 @@ def test_a_store_that_is_let_go_seals_its_pack(tmp_path):
     del store
     gc.collect()
     assert path.read_bytes().endswith(b"ANA\0END\n")
+
+
+def test_a_hint_goes_to_the_store_that_the_reference_names(tmp_path, monkeypatch):
+    """Also if another store is searched after it: the state is read without a look at which packs there are."""
+    with ana.using_dl(pickle_dir=tmp_path / "s", pack_bytes="64k") as layer:
+        thing = A("state")
+        thing.make_uuid()
+        data = pickle.dumps(thing)
+        layer.store.packs.seal()
+    del thing
+    ana.DirDataLayer(tmp_path / "another")
+    monkeypatch.setenv("ANA_PICKLE_DIR", str(tmp_path / "another"))
+    with ana.using_dl(pickle_dir=tmp_path / "s") as layer:
+        monkeypatch.setattr(layer.store.packs, "refresh", lambda: pytest.fail("it was not read by the hint"))
+        assert pickle.loads(data).x == "state"
+        layer.store.packs.files.reset()
