@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from itertools import islice
+from typing import NamedTuple
 
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
@@ -37,6 +38,16 @@ _LISTING_THREADS = 32
 _log = logging.getLogger("ana.stores")
 
 
+class _Seen(NamedTuple):
+    """The tree as it was when this process last looked."""
+
+    config_file: tuple[int, ...] | None
+    """What identifies the `ana.json` file; None if it has only been read, not looked at."""
+    id: str
+    root: tuple[int, int] | None
+    """The root's device and inode."""
+
+
 class Tree:
     """The tree of a store. Safe between threads, processes and hosts; it keeps no file open."""
 
@@ -56,8 +67,7 @@ class Tree:
         self.root = root
         self.durable = durable
         trust, self._ring = trusted
-        self._seen: tuple[int, ...] | None = None
-        self._told: dict[tuple[int, ...] | None, object] = {}
+        self._told: dict[_Seen, object] = {}
         self._root_identity: tuple[int, int] | None = None
         self.is_purged = False
         """Whether `ana.json` was purged and, because this process only reads, has not been written again."""
@@ -66,6 +76,7 @@ class Tree:
         """The root's permissions; everything created below it gets the same."""
         self._believed: set[str] = set()
         self.config = self._open(create=create)
+        self._seen = _Seen(None, self.config.id, self._root_identity)
 
     @cached_property
     def identity(self) -> tuple[int, int] | None:
@@ -184,12 +195,13 @@ class Tree:
         one's place (that tree is used from now on). Raises StoreError if the tree has gone: no new one is created,
         because the path may be the empty folder under a lost mount.
         """
-        which = self._look_at_config()
-        if which is not None and which == self._seen:
+        # One value, because several threads may notice at the same moment and each change what the others see.
+        before, which = self._seen, self._look_at_config()
+        if which is not None and which == before.config_file:
             return True
-        before, said = self.config, None if which is None else self._read_config()
+        said = None if which is None else self._read_config()
         self.__dict__.pop("identity", None)
-        moved = self.identity != self._root_identity
+        moved = self.identity != before.root
         if said is None and (moved or self.identity is None):
             raise StoreError(self.root, errno.ENOENT, _GONE)
         self._check_root()
@@ -198,13 +210,13 @@ class Tree:
             which = self._look_at_config()
         else:
             self.config = said
-        self._seen = which
-        if said is not None and said.id == before.id and not moved:
+        self._seen = _Seen(which, self.config.id, self._root_identity)
+        if said is not None and said.id == before.id and not moved and before not in self._told:
             return True
         self._believed.clear()
-        # If several threads notice this at the same moment, only one logs it.
+        # Of the threads that notice this at the same moment, one logs it.
         me = object()
-        if self._told.setdefault(which, me) is me:
+        if self._told.setdefault(before, me) is me:
             fields = {"event": "store replaced", "store": self.root}
             text = "the store at %s was purged or replaced (id %s): what was believed to be there is stored again"
             _log.warning(text, self.root, self.config.id, extra=fields)

@@ -5,9 +5,11 @@ import errno
 import json
 import os
 import pickle
+import random
 import shutil
 import socket
 import stat
+import threading
 
 import pytest
 from support import raw_record, raw_tree
@@ -209,6 +211,38 @@ def test_in_a_store_that_was_replaced_all_is_stored_again(tree, caplog, replace,
     assert _load(tree, uuids[0]).value.value == "grandchild"
     assert _load(tree, uuids[1])[0].value == "grandchild"
     assert maintenance.verify(tree).problems == []
+
+
+def test_threads_that_notice_at_the_same_moment_say_it_once(tree, caplog, monkeypatch):
+    """Each is told not to believe what it knew, while `ana.json` still changes because a busy disk is slow."""
+    store = ana.DirDataLayer(tree).store
+    assert store.tree.is_same()
+    remove, pause = os.unlink, threading.Event()
+    started = threading.Barrier(4)
+    answers = []
+
+    def remove_slowly(path):
+        # Between the link to the final name and the end of the temporary one, the file's time of change is not final.
+        pause.wait(random.random() / 50)
+        remove(path)
+
+    def look():
+        started.wait()
+        answers.append(store.tree.is_same())
+
+    monkeypatch.setattr(os, "unlink", remove_slowly)
+    for number in range(1, 21):
+        remove(tree / "ana.json")
+        threads = [threading.Thread(target=look) for _ in range(started.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # A thread that looks when all is over already sees the store that is there now.
+        assert False in answers
+        answers.clear()
+        assert len([record for record in caplog.records if "was purged or replaced" in record.message]) == number
+    assert store.tree.is_same()
 
 
 def test_a_bare_state_goes_into_the_store_that_is_there_now(tree):
