@@ -241,10 +241,14 @@ AGE = _quantity("time", _seconds, "90s, 45m, 12h, 30d, 8w or 1y")
 
 def emit(document: Any, *, one_line: bool = False) -> None:
     """Print a JSON document: a result with its fields as keys."""
-    click.echo(json.dumps(_plain(document), indent=None if one_line else 2, default=str, allow_nan=False))
+    text = json.dumps(_plain(document), indent=None if one_line else 2, default=str, allow_nan=False)
+    # Not `click.echo`, which flushes: there may be a million lines.
+    sys.stdout.write(f"{text}\n")
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str | int) or value is None:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, float) and not math.isfinite(value):

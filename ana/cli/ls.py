@@ -90,4 +90,5 @@ def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
     elif not (output.quiet or null) and state.uuid:
         what = state.class_name or "(bare state)" if state.problem is None else f"({state.problem.kind})"
         line = f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}"
-        click.echo(printable(line))
+        # Not `click.echo`, which flushes each line.
+        sys.stdout.write(f"{printable(line)}\n")

@@ -17,9 +17,10 @@ from ana.format.signature import Seal
 
 __all__ = [
     "MIN_RECORD_BYTES",
+    "Brief",
     "Draft",
     "Header",
-    "children_of",
+    "brief_of",
     "header_size",
     "key_of",
     "marked",
@@ -76,6 +77,15 @@ class Header(NamedTuple):
     header_bytes: int
     hints: tuple[str, ...] = ()
     """For each child, in which pack it lay when this state was stored, or ""; empty if no child lay in one."""
+
+
+class Brief(NamedTuple):
+    """What a header says of a state, without its content: enough for lists, sums, and what refers to what."""
+
+    key: str
+    class_name: str
+    children: tuple[str, ...]
+    raw_bytes: int
 
 
 class _Fixed(NamedTuple):
@@ -256,8 +266,8 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
     return header
 
 
-def children_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> tuple[str, ...]:
-    """Return what the record of `key` refers to, as its verified header says, in half the time of `parse_header`.
+def brief_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | None = None) -> Brief:
+    """Return what the verified header of the record of `key` says, in half the time of `parse_header`.
 
     What the header says of the content is not checked. Raises as `parse_header`.
     """
@@ -265,14 +275,16 @@ def children_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal |
     view = memoryview(data)[:end]
     if seal is None and _is_plain(view, fixed, key):
         children = []
-        at = FIXED_END + fixed.key_size + fixed.class_size
+        at = FIXED_END + fixed.key_size
         with suppress(ValueError):
+            class_name, at = _text(view, at, fixed.class_size)
             for _ in range(fixed.n_children):
                 child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
                 children.append(child)
-            return tuple(children)
+            return Brief(key, class_name, tuple(children), fixed.raw_bytes)
     # Signed, or something is wrong with it: this says what.
-    return parse_header(data, size_bytes, key, where, seal).children
+    header = parse_header(data, size_bytes, key, where, seal)
+    return Brief(key, header.class_name, header.children, header.raw_bytes)
 
 
 def _is_plain(view: memoryview, fixed: _Fixed, key: str) -> bool:

@@ -15,9 +15,10 @@ from ana.format import address, chunks
 from ana.format.chunks import Chunk, Read, SegmentedView
 from ana.format.header import (
     MIN_RECORD_BYTES,
+    Brief,
     Draft,
     Header,
-    children_of,
+    brief_of,
     header_size,
     is_signed,
     key_of,
@@ -32,13 +33,14 @@ from ana.runtime import buffers, threads
 
 __all__ = [
     "MIN_RECORD_BYTES",
+    "Brief",
     "Chunk",
     "Content",
     "Encoding",
     "Header",
     "PutBytes",
     "Write",
-    "children_of",
+    "brief_of",
     "content",
     "copy",
     "decode",

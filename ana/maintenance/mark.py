@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ana.errors import ANAError
 from ana.format import address, pack
 from ana.format.pack import Spot
-from ana.format.record import Header
+from ana.format.record import Brief, Header
 from ana.maintenance.common import OnProgress, Problem, Progress, problem
 from ana.stores.directory.pack_survey import PackFile, number_of_name
 from ana.stores.directory.scan import Answer, File, Survey
@@ -77,14 +77,14 @@ class Marking:
     def _below(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Iterable[str]]]:
         """Yield the states of a pack that refer to others which are not marked yet, and those others."""
         left = []
-        for number, spot, children in self.survey.packed.children(one, spots):
-            if not isinstance(children, tuple):
-                left.append(self.survey.name_of(pack.key_of_number(number)))
+        for key, spot, brief in self.survey.packed.briefs(one, spots):
+            if not isinstance(brief, Brief):
+                left.append(self.survey.name_of(key))
                 continue
             self.bytes += spot.size
-            below = [child for child in children if not self._is_known_key(child)]
+            below = [child for child in brief.children if not self._is_known_key(child)]
             if below:
-                yield self.survey.name_of(pack.key_of_number(number)), map(self.survey.name_of, below)
+                yield self.survey.name_of(key), map(self.survey.name_of, below)
         self._on_progress(Progress(self._what, len(self)))
         # They may be whole elsewhere.
         for name, answer in self.survey.each(left, self.survey.look_into):

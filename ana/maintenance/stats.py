@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from ana.errors import ANAError, StoreError
-from ana.format.record import Header
+from ana.format.record import Brief, Header
 from ana.fs import atomic, files, json_files
 from ana.maintenance.common import (
     OnProgress,
@@ -189,7 +189,7 @@ class _Groups:
     def __init__(self) -> None:
         self.sums: dict[str, list[int]] = {}
 
-    def add(self, name: str, header: Header, file: File) -> None:
+    def add(self, name: str, header: Header | Brief, file: File) -> None:
         sums = self.sums.setdefault(name, [0, 0, 0])
         sums[0] += 1
         sums[1] += header.raw_bytes

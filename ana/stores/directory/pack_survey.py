@@ -206,28 +206,29 @@ class PackSurvey:
 
     def headers(
         self, one: PackFile, spots: Iterable[tuple[int, Spot]]
-    ) -> Iterator[tuple[int, Spot, record.Header | ANAError | None]]:
-        """Yield the headers of records as `records` does; for one that cannot be read, its error."""
+    ) -> Iterator[tuple[str, Spot, record.Header | ANAError | None]]:
+        """Yield the headers of records with their keys, as `records` does; for one that cannot be read, its error."""
         return self._parsed(one, spots, record.parse_header)
 
-    def children(
+    def briefs(
         self, one: PackFile, spots: Iterable[tuple[int, Spot]]
-    ) -> Iterator[tuple[int, Spot, tuple[str, ...] | ANAError | None]]:
-        """Yield what records refer to, otherwise as `headers` does, and faster."""
-        return self._parsed(one, spots, record.children_of)
+    ) -> Iterator[tuple[str, Spot, record.Brief | ANAError | None]]:
+        """Yield the most important of each header, otherwise as `headers` does, and faster."""
+        return self._parsed(one, spots, record.brief_of)
 
     def _parsed(
         self, one: PackFile, spots: Iterable[tuple[int, Spot]], parse: Parse[Parsed]
-    ) -> Iterator[tuple[int, Spot, Parsed | ANAError | None]]:
+    ) -> Iterator[tuple[str, Spot, Parsed | ANAError | None]]:
         seal, path = self.store.seal, one.own_path
         for number, spot, data in self.records(one, spots):
+            key = pack.key_of_number(number)
             found: Parsed | ANAError | None = None
             if data is not None:
                 try:
-                    found = parse(data, spot.size, pack.key_of_number(number), f"{path}:{spot.offset}", seal)
+                    found = parse(data, spot.size, key, f"{path}:{spot.offset}", seal)
                 except ANAError as error:
                     found = error
-            yield number, spot, found
+            yield key, spot, found
 
     def header(self, one: PackFile, key: str, spot: Spot) -> record.Header | None:
         """Return a record's verified header; None if the pack has gone.

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from ana.errors import ANAError, CorruptedStateError
-from ana.format import address, pack, record
+from ana.format import address, record
 from ana.format.pack import Spot
 from ana.fs import files
 from ana.runtime import threads
@@ -66,6 +66,7 @@ class Contents(NamedTuple):
 
 
 Found = tuple[record.Header, File]
+Told = tuple[record.Header | record.Brief, File]
 Answer = tuple[record.Header, File, bool] | ANAError | None
 """A state's header, its place, and whether it is in the trash; why it cannot be read; None if it is nowhere."""
 
@@ -179,7 +180,7 @@ class Survey:
             raise CorruptedStateError(key or plain, path, f"it is the record of {found[0].key!r}, under another name")
         return None if found is None else (found[0], File(name, found[1], found[2]))
 
-    def headers(self) -> Iterator[tuple[str, Found | ANAError | None]]:
+    def headers(self) -> Iterator[tuple[str, Told | ANAError | None]]:
         """Yield the name of each state, and its header or why it cannot be read. Packs are read from end to end."""
         names = (name for name in self.loose() if self.packed.first(number_of_name(name)) is None)
         yield from self.each(names, self.header)
@@ -187,13 +188,13 @@ class Survey:
             if not one.trashed:
                 yield from self._headers_of(one)
 
-    def _headers_of(self, one: PackFile) -> Iterator[tuple[str, Found | ANAError | None]]:
+    def _headers_of(self, one: PackFile) -> Iterator[tuple[str, Told | ANAError | None]]:
         mine = (item for item in one.table.items() if self.packed.is_first(one, item[0]))
         try:
-            for number, spot, header in self.packed.headers(one, mine):
-                name = self.name_of(pack.key_of_number(number))
-                if isinstance(header, record.Header):
-                    yield name, (header, _packed(name, one, spot))
+            for key, spot, brief in self.packed.briefs(one, mine):
+                name = self.name_of(key)
+                if isinstance(brief, record.Brief):
+                    yield name, (brief, _packed(name, one, spot))
                 else:
                     # Another copy may be whole, or the pack has just gone into the trash of another collection.
                     yield name, self._all([name], self.header)[0]
@@ -222,8 +223,8 @@ class Survey:
     def find_in(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Answer]]:
         """Yield the headers of states in a pack; of those that cannot be read there, as they are elsewhere."""
         left = []
-        for number, spot, header in self.packed.headers(one, spots):
-            name = self.name_of(pack.key_of_number(number))
+        for key, spot, header in self.packed.headers(one, spots):
+            name = self.name_of(key)
             if isinstance(header, record.Header):
                 yield name, (header, _packed(name, one, spot), one.trashed)
             else:
