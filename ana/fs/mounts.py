@@ -91,9 +91,12 @@ class Mount(NamedTuple):
 _types: dict[int, str] = {}
 
 
-def is_network(path: str) -> bool:
-    """Return whether another host's files may appear late at `path`: true unless it is known to be local."""
-    return filesystem(path) not in _LOCAL
+def is_network(path: str, device: int | None = None) -> bool:
+    """Return whether another host's files may appear late at `path`: true unless it is known to be local.
+
+    If the path's `device` (st_dev) is known, the path is not looked at, which may be a round trip.
+    """
+    return (filesystem(path) if device is None else type_of(device, path)) not in _LOCAL
 
 
 def waits_at_close(path: str) -> bool:
@@ -145,13 +148,24 @@ def mount_of(path: str) -> Mount | None:
 
 
 def _mounted_type(device: int, path: str) -> str:
+    kinds = {_kind(line) for line in _lines() if line.split(" ")[2] == _number(device)}
+    if len(kinds) == 1:
+        return kinds.pop()
     found = _find(device, path)
     return "" if found is None else found.kind
 
 
+def _number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
+
+
+def _kind(line: str) -> str:
+    return _plain(line.partition(" - ")[2].split(" ")[0])
+
+
 def _find(device: int, path: str) -> Mount | None:
     """Find a mount by device, preferring the innermost mount above `path`; otherwise by path alone."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    wanted = _number(device)
     real = os.path.realpath(path)
     best: tuple[tuple[bool, int], Mount] | None = None
     for line in _lines():

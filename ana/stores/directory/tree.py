@@ -90,7 +90,7 @@ class Tree:
     @cached_property
     def is_remote(self) -> bool:
         """Whether it is on a network filesystem."""
-        return mounts.is_network(self.root)
+        return mounts.is_network(self.root, self._root_identity[0] if self._root_identity else None)
 
     def place(self, key: str) -> Place:
         """Return the place of a key."""
