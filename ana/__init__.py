@@ -31,6 +31,8 @@ from ana.storable import Ref, Storable, StorableABC
 
 if TYPE_CHECKING:
     from ana.layers.statistics import Stats
+    from ana.tasks.executor import Executor
+    from ana.tasks.unwrapping import unwrap
 
 __all__ = [
     "ANAError",
@@ -38,6 +40,7 @@ __all__ = [
     "DataLayer",
     "DictDataLayer",
     "DirDataLayer",
+    "Executor",
     "LockTimeoutError",
     "Ref",
     "SimpleDataLayer",
@@ -56,6 +59,7 @@ __all__ = [
     "load",
     "prefetch",
     "set_dl",
+    "unwrap",
     "using_dl",
 ]
 
@@ -65,17 +69,18 @@ dl: DataLayer
 logging.getLogger("ana").addHandler(logging.NullHandler())
 
 
+_LATE = {"Executor": "ana.tasks.executor", "Stats": "ana.layers.statistics", "unwrap": "ana.tasks.unwrapping"}
+"""Public names, and their modules, which import what takes longer than all of ana: dataclasses, concurrent.futures."""
+
 if not TYPE_CHECKING:  # else any name would be one of ours
 
     def __getattr__(name: str) -> object:
         # Of the module, not of its class: that would cost each pickle of a reference a twentieth more instructions.
         if name == "dl":
             return _current.get_dl()
-        if name == "Stats":
-            from ana.layers.statistics import Stats  # noqa: PLC0415 - dataclasses take longer to import than all of ana
-
-            globals()["Stats"] = Stats
-            return Stats
+        if name in _LATE:
+            found = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+            return found
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
 

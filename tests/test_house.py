@@ -39,6 +39,7 @@ CALLERS = {
     "fs/paths",
     "fs/permissions",
     "fs/probes",
+    "fs/temporary",
     "runtime/buffers",
     "runtime/cgroups",
     "runtime/interrupts",
@@ -343,7 +344,9 @@ def test_public_interface_is_typed():
 
 def test_public_interface_example_runs(tmp_path):
     """The program that is checked by mypy also does what it says."""
-    program = f"import example as e; e.identity(); e.references(); e.layers({str(tmp_path / 's')!r}); e.errors()"
+    program = (
+        f"import example as e; e.identity(); e.references(); e.layers({str(tmp_path / 's')!r}); e.tasks(); e.errors()"
+    )
     run_python("-W", "error", "-c", program, cwd=ROOT / "tests" / "typing")
 
 

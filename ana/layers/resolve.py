@@ -22,7 +22,7 @@ from ana.persist import bulk, class_lookup, inflight, loading
 if TYPE_CHECKING:
     from ana.storable import Storable
 
-__all__ = ["defer_loads", "home_of", "load", "load_now", "load_reference", "prefetch"]
+__all__ = ["defer_loads", "home_of", "layer_at", "load", "load_now", "load_reference", "prefetch"]
 
 MOST_MET = 16
 """How many layers that references or the environment led to are kept. The least recently used is let go."""
@@ -304,6 +304,12 @@ class _Loader:
             mark = identity.mark_of(obj)
             if mark is not None:
                 mark.note_state_set()
+
+
+def layer_at(home: str) -> DataLayer:
+    """Return the layer of an existing store, which a process without a layer adopts. Raises what opening raises."""
+    search = _Search("", home)
+    return next((layer for layer in search.layers if layer.home == home), None) or existing_layer(home)
 
 
 def _hint(home: str | None) -> str:

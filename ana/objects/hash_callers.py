@@ -18,6 +18,7 @@ _PICKLERS = frozenset({"pickle", "cloudpickle", "cloudpickle.cloudpickle"})
 _ENGINES = frozenset(
     {"dask", "distributed", "executorlib", "joblib", "loky", "mpi4py", "multiprocessing", "parsl", "ray", "submitit"}
 )
+_OUR_ENGINES = ("ana.integrations.", "ana.tasks.")
 _SAME_NOWHERE = object()
 _REDUCTIONS = frozenset({"__reduce__", "__reduce_ex__", "_theirs", "theirs"})
 
@@ -54,7 +55,7 @@ def engine() -> str:
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]
-        if package in _ENGINES or module.startswith("ana.integrations."):
+        if package in _ENGINES or module.startswith(_OUR_ENGINES):
             return package
         if package not in ("ana", "pickle", "cloudpickle") and frame.f_code.co_name not in _REDUCTIONS:
             return ""

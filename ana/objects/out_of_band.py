@@ -52,15 +52,29 @@ class Pickled:
         return found
 
 
-def write(pickler_class: Callable[..., Any], state: object) -> Pickled:
-    """Pickle a state with a class like `pickle.Pickler`. Raises what pickling raises."""
+def write(
+    pickler_class: Callable[..., Any],
+    state: object,
+    *,
+    least_bytes: int = IN_BAND_BYTES,
+    large_bytes: int = LARGE_BYTES,
+) -> Pickled:
+    """Pickle a state with a class like `pickle.Pickler`. Raises what pickling raises.
+
+    Args:
+        pickler_class: Called as `pickle.Pickler` is.
+        state: What to pickle.
+        least_bytes: Smaller buffers stay in the stream.
+        large_bytes: Smaller `bytes` objects do, and those of less than 64 KiB.
+
+    """
     writes: list[Any] = []
     # Each with how many writes there were before.
     buffers: list[tuple[int, memoryview]] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < IN_BAND_BYTES:
+        if view.nbytes < least_bytes:
             return True
         buffers.append((len(writes), view))
         return False
@@ -69,7 +83,7 @@ def write(pickler_class: Callable[..., Any], state: object) -> Pickled:
     if len(writes) == 1 and not buffers:
         stream = writes[0]
         return Pickled([memoryview(stream)], [len(stream)], (), writes)
-    return _Sorting(writes, buffers).pickled()
+    return _Sorting(writes, buffers, large_bytes).pickled()
 
 
 class _File:
@@ -84,7 +98,8 @@ class _File:
 class _Sorting:
     """Sorts the writes into frames, contents of large objects in the stream, and segments beside it."""
 
-    def __init__(self, writes: list[Any], buffers: list[tuple[int, memoryview]]) -> None:
+    def __init__(self, writes: list[Any], buffers: list[tuple[int, memoryview]], large_bytes: int) -> None:
+        self.large_bytes = large_bytes
         self.frames: list[bytes] = []
         self.stream: list[memoryview] = []
         self.others: list[memoryview] = []
@@ -106,14 +121,17 @@ class _Sorting:
         sizes = [sum(map(len, self.stream)), *map(len, self.others)]
         return Pickled([*self.stream, *self.others], sizes, tuple(self.bytes_segments), self.frames)
 
-    def _sort(self, data: bytes | bytearray | memoryview) -> None:
+    def _sort(self, data: Any) -> None:
+        if isinstance(data, pickle.PickleBuffer):
+            # A buffer that stays in the stream.
+            data = data.raw()
         size = len(data)
         if size < _FRAME_BYTES or _is_frame(data):
             self._pending.append(bytes(data))
             self._pending_bytes += size
             if self._pending_bytes >= JOINED_BYTES:
                 self._join(1)
-        elif size >= LARGE_BYTES and isinstance(data, bytes) and self._is_introduced(size):
+        elif size >= self.large_bytes and isinstance(data, bytes) and self._is_introduced(size):
             self.others.append(memoryview(data))
             self.bytes_segments.append(len(self.others))
         else:

@@ -17,7 +17,17 @@ from typing import Any, Protocol
 from ana.objects.out_of_band import PROTOCOL, Pickled, write
 from ana.objects.restricted import PATHS_OF_3_13, AllowedGlobals, known_as
 
-__all__ = ["Collector", "cloudpickler", "collector", "dump", "load", "may_go_by_value"]
+__all__ = [
+    "Collector",
+    "by_value_modules",
+    "cloudpickler",
+    "collector",
+    "dump",
+    "load",
+    "may_go_by_value",
+    "names_any",
+    "with_reducers",
+]
 
 _MAIN = (b"__main__",)
 _EXTENSIONS: dict[tuple[str, str], int] = getattr(copyreg, "_extension_registry", {})
@@ -63,14 +73,14 @@ def dump(get_state: Callable[[], object], into: Collector, *, stays: bool = Fals
     """
     before, _active.collector = _active.collector, into
     try:
-        return _dump(get_state(), () if stays else _by_value_modules(), into)
+        return _dump(get_state(), () if stays else by_value_modules(), into)
     finally:
         _active.collector = before
 
 
 def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickled:
     try:
-        pickled = write(_with_reducers(pickle.Pickler), state)
+        pickled = write(with_reducers(pickle.Pickler), state)
     except Exception as error:
         # Do not retry what failed in an inner state: n nested states would be pickled 2^n times.
         if into.is_final(error):
@@ -82,16 +92,16 @@ def _dump(state: object, by_value: tuple[bytes, ...], into: Collector) -> Pickle
     for name in by_value:
         for frames in pickled.frames:
             if name in frames:
-                return _dump_by_value(state, pickled, into) if _meets(state, by_value) else pickled
+                return _dump_by_value(state, pickled, into) if names_any(state, by_value) else pickled
     return pickled
 
 
 def may_go_by_value(pickled: Pickled) -> bool:
     """Return whether a state may name something that other processes cannot import, and so needs other bytes there."""
-    return any(name in frames for name in _by_value_modules() for frames in pickled.frames)
+    return any(name in frames for name in by_value_modules() for frames in pickled.frames)
 
 
-def _with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
+def with_reducers(pickler: Callable[..., Any]) -> Callable[..., Any]:
     """Return a factory of such picklers with our reducers. Users' reducers take precedence."""
     if "torch" not in sys.modules and not (_OTHER_PATHS and "pathlib" in sys.modules):
         return pickler
@@ -144,7 +154,7 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
     """Pickle a state with cloudpickle: lambdas, local classes, modules ... Raises what prevents that."""
     pickler = cloudpickler()
     if pickler is None:
-        if not _meets(state, _by_value_modules()):
+        if not names_any(state, by_value_modules()):
             raise error
         msg = (
             f"a state of type {type(state).__name__} holds a class or function of __main__, which other "
@@ -152,7 +162,7 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
         )
         raise pickle.PicklingError(msg) from None
     try:
-        pickled = write(_with_reducers(pickler), state)
+        pickled = write(with_reducers(pickler), state)
     except Exception as last:
         # cloudpickle raises another error for a state that is nested too deeply.
         if isinstance(error, RecursionError) and not into.is_final(last):
@@ -169,7 +179,7 @@ def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pic
     if pickler is None:
         return _dump_what_pickle_refuses(state, ImportError("cloudpickle"), into)
     try:
-        pickled = write(_with_reducers(pickler), state)
+        pickled = write(with_reducers(pickler), state)
         _check_readable(pickled, into)
     except Exception as error:  # noqa: BLE001 - whatever a class holds that cannot be pickled
         # By reference, as always: it loads wherever the same script runs.
@@ -178,7 +188,7 @@ def _dump_by_value(state: object, by_reference: Pickled, into: Collector) -> Pic
     return pickled
 
 
-def _by_value_modules() -> tuple[bytes, ...]:
+def by_value_modules() -> tuple[bytes, ...]:
     """Return the names of the modules whose classes other processes cannot import."""
     cloudpickle = sys.modules.get("cloudpickle")
     registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else ()
@@ -191,7 +201,7 @@ class _Met(Exception):  # noqa: N818 - an answer, not an error
     pass
 
 
-def _meets(state: object, modules: tuple[bytes, ...]) -> bool:
+def names_any(state: object, modules: tuple[bytes, ...]) -> bool:
     """Return whether pickling `state` would name a class or function of one of the modules."""
     names = {name.decode() for name in modules}
 

@@ -148,6 +148,13 @@ class Store(ABC):
         """Return a store that a node cache can be put in front of; None (the default) if a cache makes no sense."""
         return None
 
+    def as_scratch(self) -> "Store":
+        """Return this store for states that can be made again: not durable, small ones together.
+
+        Default: the store itself.
+        """
+        return self
+
     def is_same(self, other: "Store") -> bool:
         """Return whether another store is this one, perhaps under another home, without accessing them if possible."""
         return self.home == other.home
@@ -250,6 +257,15 @@ class Store(ABC):
 
         """
         raise StoreError(self.home, 0, f"it has no roots: {name!r} cannot keep {len(keys)} states")
+
+    def forget(self, name: str) -> None:
+        """Undo what `keep` has done under a name. Only for stores with `supports_roots`.
+
+        Raises:
+            StoreError: The name's roots cannot be removed.
+
+        """
+        raise StoreError(self.home, 0, f"it has no roots: {name!r} keeps nothing")
 
 
 class CacheableStore(Store):

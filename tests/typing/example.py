@@ -5,6 +5,7 @@ A line with `type: ignore` is a misuse: mypy complains if it finds nothing wrong
 
 import pickle
 from collections.abc import Iterator, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, assert_type
 
 import ana
@@ -127,6 +128,21 @@ def layers(pickle_dir: str) -> None:
     ana.set_dl()
 
 
+@ana.unwrap
+def count(words: list[str]) -> int:
+    """Be a task for any engine."""
+    return len(words)
+
+
+def tasks() -> None:
+    """An executor's futures have the type of the function's result; so has an unwrapped function."""
+    with ThreadPoolExecutor(1) as pool, ana.Executor(pool, min_bytes="1MB", results="value") as executor:
+        assert_type(executor.submit(len, "abc"), Future[int])
+        assert_type(executor.submit(len, ana.Ref("abc")).result(), int)
+        assert_type(list(executor.map(len, ["abc"], chunksize=2)), list[int])
+    assert_type(count(ana.Ref(["a"])), int)
+
+
 def errors() -> None:
     """Errors carry what they are about, and are what their built-in relatives are."""
     try:
@@ -179,3 +195,5 @@ def misuses(model: Model, ref: ana.Ref[int]) -> None:
     ana.get_dl().stats().stored = 1  # type: ignore[misc]  # what was counted is not changed
     ana.Stat  # type: ignore[attr-defined]  # no public name
     ana.set_dl(3)  # type: ignore[arg-type]  # neither layer nor path
+    ana.Executor(3)  # type: ignore[arg-type]  # an executor
+    ana.unwrap(3)  # type: ignore[arg-type]  # a function

@@ -120,6 +120,24 @@ class DirectoryStore(CacheableStore):
         """Keep states, and all that they refer to, under a root's name."""
         return [*roots.keep(self, name, keys)]
 
+    def forget(self, name: str) -> None:
+        """Remove a root."""
+        roots.forget(self, name)
+
+    def as_scratch(self) -> "DirectoryStore":
+        """Return a store over the same tree that does not wait for the disk, and puts what it can into packs."""
+        trusted = keyring.Trusted(self.tree.trust, self._ring)
+        made = DirectoryStore(
+            self.home,
+            durable=False,
+            create=False,
+            wait_seconds=self.wait_seconds,
+            level=self.level,
+            trusted=trusted,
+        )
+        made.packs.pack_bytes = LOCKED_BYTES
+        return made
+
     def path(self, key: str) -> str:
         """Return the path of a key's file."""
         return self.tree.place(key).path

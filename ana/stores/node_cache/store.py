@@ -82,6 +82,17 @@ class TieredStore(Store):
         """Keep them in the tree: what a node has is no copy that lasts."""
         return self.store.keep(name, keys)
 
+    def forget(self, name: str) -> None:
+        """Forget them in the tree."""
+        self.store.forget(name)
+
+    def as_scratch(self) -> Store:
+        """Return the tree's, behind the same cache."""
+        scratch = self.store.as_scratch().as_cacheable()
+        if scratch is None:
+            return self
+        return TieredStore(scratch, self._place, self._limit_bytes, verify=self._verify)
+
     def has(self, key: str) -> bool:
         """Ask the tree."""
         return self.store.has(key)
