@@ -64,12 +64,7 @@ def load_reference(cls: type, uuid: str, home: str | None, hint: str = "") -> An
             if mark is not None:
                 counters.from_memory_raw_bytes += mark.raw_bytes
             return live
-    search = _Search(uuid, home)
-    if hint and search.layers:
-        # The home's layer is the last one, unless it is searched earlier for another reason.
-        there = next((one for one in search.layers if one.home == home), search.layers[-1])
-        there.store.note_hint(uuid, hint)
-    return search.resolve(cls)
+    return _Search(uuid, home).resolve(cls, hint)
 
 
 def load_now(cls: type, uuid: object) -> Any:
@@ -139,7 +134,7 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
         if mark is not None and mark.loader is not None:
             wanted.append((mark.uuid, ref))
             homes[getattr(mark.loader, "home", None)] = None
-    layers = {layer.home: layer for home in homes for layer in _Search("", home).layers} if wanted else {}
+    layers = {layer.home: layer for home in homes for layer in _Search("", home).layers()} if wanted else {}
     if layers:
         bulk.prefetch(list(layers.values()), wanted)
 
@@ -156,21 +151,25 @@ class _Search:
     def __init__(self, uuid: str, home: str | None) -> None:
         self.uuid = uuid
         self.home = home
+        inside = inflight.loading_from()
+        self.leads_to = home or ("" if inside is None else inside.store.home)
+        """The home of the store that has the state: a reference without a home is inside a state, and means its store.
+        "" if only a UUID is known."""
         self.places: list[str] = []
         self.error: ANAError | None = None
-        self.layers = list(self._layers())
+        self.missing: StateNotFoundError | None = None
 
-    def resolve(self, cls: type) -> Any:
+    def resolve(self, cls: type, hint: str) -> Any:
         """Return the live object, or load it, or make a ghost that raises when it is used."""
-        for layer in self.layers:
-            live = layer.live.find(self.uuid, cls)
-            if live is not None:
-                layer.store.counters.note_live(identity.mark_of(live))
-                return live
+        live, last = self._find_live(cls)
+        if live is not None:
+            return live
+        if hint and last is not None:
+            last.store.note_hint(self.uuid, hint)
         if _deferring or getattr(cls, "_ana_lazy", False):
-            return self._make_ghost(cls)
+            return self._make_ghost(cls, last)
         if loading.too_deep():
-            obj = self._make_ghost(cls)
+            obj = self._make_ghost(cls, last)
             loading.put_off(obj)
             return obj
         try:
@@ -182,7 +181,19 @@ class _Search:
             chosen = current.chosen()
             if chosen is not None and chosen.errors == "raise":
                 raise
-            return self._make_ghost(cls)
+            return self._make_ghost(cls, last)
+
+    def _find_live(self, cls: type) -> tuple[Any, DataLayer | None]:
+        """Return the live object, if any, and the layer where the search ended: the reference's own, or the last."""
+        layer = None
+        for layer in self.layers():
+            live = layer.live.find(self.uuid, cls)
+            if live is not None:
+                layer.store.counters.note_live(identity.mark_of(live))
+                return live, layer
+            if layer.store.home == self.leads_to:
+                break
+        return None, layer
 
     def _orphan(self, cls: type) -> Any:
         """Return the object if it is still alive, although its layer in memory is gone, and the state with it."""
@@ -192,30 +203,39 @@ class _Search:
 
     def load(self, cls: type, obj: Any) -> Any:
         """Load the state from the first place that has it, into `obj`, if given. Raises the most serious error."""
-        for layer in self.layers:
+        layers = self.layers()
+        layer = next(layers, None)
+        while layer is not None:
+            # Wait only where the reference leads, or else in the last place: on a network filesystem a file may show up
+            # late. Other places are opened only if the state is not there.
+            is_there = layer.store.home == self.leads_to
+            following = None if is_there else next(layers, None)
             try:
-                # Wait only for the last place: on a network filesystem a file may show up late.
-                return loading.load(layer, cls, self.uuid, obj, wait=layer is self.layers[-1])
+                return loading.load(layer, cls, self.uuid, obj, wait=is_there or following is None)
             except ANAError as error:
                 self._note(error)
+            layer = next(layers, None) if is_there else following
+        if self.error is None and self.missing is not None and len(self.places) == 1:
+            # The message of the only store may hold a hint.
+            raise self.missing
         raise self.error or StateNotFoundError(self.uuid, ", ".join(self.places), _hint(self.home))
 
     def _note(self, error: ANAError) -> None:
-        missing = isinstance(error, StateNotFoundError) and error.uuid == self.uuid
-        if not missing:
+        if not isinstance(error, StateNotFoundError) or error.uuid != self.uuid:
             self.error = self.error or error
-        elif len(self.places) == 1 and not kinds.is_process_local(self.home or ""):
-            # The message of the only store may hold a hint.
-            self.error = error
+        elif not kinds.is_process_local(self.home or ""):
+            self.missing = error
 
-    def _layers(self) -> Iterator[DataLayer]:
+    def layers(self) -> Iterator[DataLayer]:
         """Yield the layers to search, each once, opening them on demand."""
-        seen = set()
-        said = settings.PICKLE_DIR.value()
-        for where in (inflight.loading_from(), current.chosen() or self._first(), said, self._home_here()):
+        self.places.clear()
+        first = inflight.loading_from() or current.chosen()
+        if isinstance(first, DataLayer):
+            self.places.append(first.store.home)
+            yield first
+        for where in (current.chosen() or self._first(), settings.PICKLE_DIR.value(), self._home_here()):
             layer = where if where is None or isinstance(where, DataLayer) else self._layer_at(str(where))
-            if layer is not None and layer.home not in seen:
-                seen.add(layer.home)
+            if layer is not None and layer.home not in self.places:
                 self.places.append(layer.home)
                 yield layer
 
@@ -265,19 +285,15 @@ class _Search:
     def _unreachable(self, error: Exception) -> None:
         self.places.append(str(error))
 
-    def _make_ghost(self, cls: type) -> Any:
+    def _make_ghost(self, cls: type, layer: DataLayer | None) -> Any:
         """Make a ghost, which loads its state when it is used."""
         obj = ghost.make(cls)
-        last = self.layers[-1] if self.layers else None
-        # A reference without a home is inside a state, and means that state's store.
-        inside = inflight.loading_from() or last
-        home = self.home or (inside.store.home if inside is not None else "")
-        loader = _Loader(obj, cls, self.uuid, home)
+        loader = _Loader(obj, cls, self.uuid, self.leads_to or ("" if layer is None else layer.store.home))
         if getattr(cls, "_ana_lazy", False):
             identity.mark(obj, self.uuid, given=True).defer(loader)
         else:
             ghost.ghostify(obj, self.uuid, loader)
-        known = obj if last is None else last.live.add(self.uuid, obj, cls)
+        known = obj if layer is None else layer.live.add(self.uuid, obj, cls)
         return known if isinstance(known, cls) else obj
 
 
