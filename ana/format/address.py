@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 
 try:
     import blake3
@@ -90,6 +91,8 @@ def is_canonical(key: str) -> bool:
     return _CANONICAL.fullmatch(key) is not None
 
 
+# One operation asks several times about the same key.
+@lru_cache(maxsize=256)
 def is_content_uuid(key: str) -> bool:
     """Return whether `key` has the form of a content address, so that equal keys mean equal contents."""
     return is_canonical(key) and key[14] == "8"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from stat import S_ISREG
 
-from ana.errors import StoreError, UntrustedStoreError
+from ana.errors import UntrustedStoreError
 from ana.fs import atomic, files, permissions
 from ana.fs.files import Check, Status
 from ana.fs.permissions import FILE_BITS, Access
@@ -157,17 +157,18 @@ class KeptFile:
     def read(self, offset: int, size: int) -> bytearray:
         """Read up to `size` bytes from `offset` on; fewer if the file ends before, or was deleted on its server."""
         data = bytearray(size)
+        done = 0
         try:
-            with files.reported(self.path):
-                done = os.preadv(self._descriptor, [data], offset)
-                while 0 < done < size:
-                    got = os.preadv(self._descriptor, [memoryview(data)[done:]], offset + done)
-                    if not got:
-                        break
-                    done += got
-        except StoreError as error:
+            done = os.preadv(self._descriptor, [data], offset)
+            while 0 < done < size:
+                got = os.preadv(self._descriptor, [memoryview(data)[done:]], offset + done)
+                if not got:
+                    break
+                done += got
+        except OSError as error:
             if error.errno != errno.ESTALE:
-                raise
+                with files.reported(self.path):
+                    raise
             done = 0
         return data if done == size else data[:done]
 

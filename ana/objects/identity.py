@@ -172,7 +172,7 @@ class _Keeper:
     def _drop_excess(self, live: "LiveObjects", dropped: list[Any]) -> None:
         while live.kept_bytes > live.keep_bytes and len(live.kept) > 1:
             dropped.append(self._drop(next(iter(live.kept.values()))))
-        if self._bytes > live.keep_bytes:
+        if self._bytes > live.keep_bytes and len(self.kept) > 1:
             most = max(one.keep_bytes for one in self._layers.values())
             while self._bytes > most and len(self.kept) > 1:
                 dropped.append(self._drop(next(iter(self.kept))))

@@ -15,7 +15,7 @@ def to_find(layer: inflight.Source, cls: type, key: str) -> type:
     if the live object is of an unrelated class.
     """
     other = layer.live.get(key)
-    if other is None and layer.live.displaced is None:
+    if layer.live.displaced is None and (other is None or type(other) is cls):
         return cls
     live = layer.live.find(key, cls)
     other = other if live is None else live

@@ -135,12 +135,12 @@ class Session:
         self.reading = False
         self.thread = thread_progress.Thread()
 
-    def run(self, load: Callable[[], Any], end: Callable[["Session"], None]) -> Any:
-        """Call `load`, one level deeper; after the outermost level, call `end`."""
+    def run(self, end: Callable[["Session"], None], load: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `load` with this session and the arguments, one level deeper; after the outermost level, call `end`."""
         # Plain statements, not calls: a signal handler could raise on the way into one.
         self.depth += 1
         try:
-            return load()
+            return load(self, *arguments)
         finally:
             try:
                 if self.depth == 1:
@@ -148,11 +148,11 @@ class Session:
             finally:
                 self.depth -= 1
 
-    def read(self, function: Callable[[], Result]) -> Result:
+    def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function that reads from the store. Meanwhile the thread does not count as standing still."""
         self.reading = True
         try:
-            return function()
+            return function(*arguments)
         finally:
             self.reading = False
 
@@ -203,7 +203,7 @@ class Session:
                     # Another thread's load of the same state was faster.
                     load.obj = first
                 _release(load)
-            _changed.notify_all()
+            _tell()
         for load in ready:
             load.layer.live.keep(load.key, load.obj, load.stored.header.raw_bytes)
 
@@ -220,14 +220,14 @@ class Session:
             return None
         with _lock:
             self.ended = True
-            _changed.notify_all()
+            _tell()
             while others := [other for other in deadlock.reachable(self) if not other.ended]:
                 still = [other for other in others if deadlock.stands_still(other, PATIENCE_SECONDS)]
                 if any(thread_progress.is_waiting_for_me(other.thread.number) for other in still):
                     return None
                 if still:
                     return next(load for load in self.borrowed if not load.over)
-                _changed.wait(POLL_SECONDS)
+                _await_change()
         return None
 
     def unfinished(self) -> list[Load]:
@@ -243,13 +243,14 @@ class Session:
             with _lock:
                 self.open_loads, self.ended, self.entangled = 0, False, False
                 self.borrowed.clear()
-                _changed.notify_all()
+                _tell()
         if self.thread.asked:
             self.thread.forget()
         self.filled.clear()
         self.published = 0
-        self.held.clear()
-        self.put_off.clear()
+        if self.held or self.put_off:
+            self.held.clear()
+            self.put_off.clear()
         self.prefetcher.clear_unless_in_use()
 
 
@@ -261,6 +262,8 @@ class _Local(threading.local):
 # Re-entrant: a destructor may run, and unpickle, while it is held. No user code is called under it.
 _lock = threading.RLock()
 _changed = threading.Condition(_lock)
+_waiting = 0
+"""How many threads wait for a change. Too high after a signal handler has raised, which does no harm."""
 _by_key: dict[Place, Load] = {}
 """By layer and UUID; also by class, if another class of the same name is being loaded at that time."""
 _local = _Local()
@@ -289,7 +292,7 @@ def begin(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> tuple[
                 return live, None
             place, load = _find(layer, key, cls)
             if load is None:
-                if obj is not None and not ghost.is_ghost(obj):
+                if obj is not None and obj is not live and not ghost.is_ghost(obj):
                     return obj, None
                 return None, _enter(Load(layer, cls, key, obj if live is None else live, mine), place)
             if load.session is mine or deadlock.would_close_a_ring(load, mine):
@@ -323,15 +326,16 @@ def fail(load: Load, reload: Reload) -> None:
         if (load.shared or has_destructor) and not ghost.has_ghost_class(load.obj):
             load.make_ghost(reload)
         _release(load)
-        _changed.notify_all()
+        _tell()
 
 
 def renew_after_fork() -> list[Load]:
     """In a forked child: renew the lock, and return the loads of threads that exist only in the parent."""
-    global _lock, _changed  # noqa: PLW0603 - one per process, replaced after fork
+    global _lock, _changed, _waiting  # noqa: PLW0603 - one per process, replaced after fork
     # Another thread of the parent may have held it.
     _lock = threading.RLock()
     _changed = threading.Condition(_lock)
+    _waiting = 0
     return [load for load in _by_key.values() if load.session is not _local.session]
 
 
@@ -388,9 +392,26 @@ def _wait(load: Load, mine: Session) -> None:
     """Wait, under the lock, until something has changed, at most `POLL_SECONDS`."""
     mine.awaits = load
     try:
-        _changed.wait(POLL_SECONDS)
+        _await_change()
     finally:
         mine.awaits = None
+
+
+def _await_change() -> None:
+    """Wait, under the lock, for `_tell`, at most `POLL_SECONDS`."""
+    global _waiting  # noqa: PLW0603 - guarded by the lock
+    _waiting += 1
+    try:
+        _changed.wait(POLL_SECONDS)
+    finally:
+        _waiting -= 1
+
+
+def _tell() -> None:
+    """Wake the threads that wait for a change, under the lock."""
+    # Hardly ever is there one, and `notify_all` takes as long as the rest of `publish`.
+    if _waiting:
+        _changed.notify_all()
 
 
 def _patience_seconds(loads: int) -> float:

@@ -9,7 +9,6 @@ keeps track of all this; this module reads the states and fills the objects.
 
 import math
 import time
-from functools import partial
 from typing import Any
 
 from ana.errors import ANAError, StateLoadError
@@ -40,8 +39,7 @@ def load(layer: inflight.Source, cls: type, key: str, obj: Any = None, *, wait: 
     `wait`: allow for a state that another host wrote a moment ago. States that it refers to and that are missing come
     as ghosts. Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError and whatever the store raises.
     """
-    session = inflight.session()
-    return session.run(partial(_obtain, session, layer, cls, key, obj, wait=wait), _end)
+    return inflight.session().run(_end, _obtain, layer, cls, key, obj, wait)
 
 
 def check_size(layer: inflight.Source, stored: base.StoredState) -> None:
@@ -75,7 +73,7 @@ def reset_after_fork() -> None:
         inflight.fail(one, _reload)
 
 
-def _obtain(session: inflight.Session, layer: inflight.Source, cls: type, key: str, obj: Any, *, wait: bool) -> Any:
+def _obtain(session: inflight.Session, layer: inflight.Source, cls: type, key: str, obj: Any, wait: bool) -> Any:  # noqa: FBT001 - called by `Session.run`
     """Return the live object, or the one that another thread loads, or load the state here."""
     found, begun = inflight.begin(session, layer, class_lookup.to_find(layer, cls, key), key, obj)
     return found if begun is None else _build(session, begun, wait=wait)
@@ -85,7 +83,8 @@ def _end(session: inflight.Session) -> None:
     """End a thread's outermost load: load what was put off, wait for what was borrowed, make everything known."""
     missing = None
     try:
-        _load_deferred(session)
+        if session.put_off:
+            _load_deferred(session)
         missing = session.wait_for_borrowed() if session.entangled else None
         if missing is not None:
             for one in session.unpublished():
@@ -143,7 +142,7 @@ def _build(session: inflight.Session, top: inflight.Load, *, wait: bool) -> Any:
 
 def _open(session: inflight.Session, top: inflight.Load, *, wait: bool) -> None:
     """Find the state in the store, and make the object that it goes into."""
-    top.open(session.read(partial(session.prefetcher.take, top.layer, top.key, wait=wait)))
+    top.open(session.read(session.prefetcher.take, top.layer, top.key, wait))
     if top.obj is None:
         cls = class_lookup.to_make(top.cls, top.stored.header.class_name, top)
         try:
@@ -174,7 +173,7 @@ def _next_child(session: inflight.Session, parent: inflight.Load) -> inflight.Lo
 
 def _begin_child(session: inflight.Session, parent: inflight.Load, key: str) -> inflight.Load | None:
     try:
-        stored = session.read(partial(session.prefetcher.take, parent.layer, key, wait=False))
+        stored = session.read(session.prefetcher.take, parent.layer, key, False)  # noqa: FBT003 - does not wait
     except ANAError:
         return None
     cls = find_class(stored.header.class_name, parent.cls, restricted.allows(parent.layer.allowed_globals))

@@ -66,7 +66,7 @@ class Prefetcher:
         self._users -= 1
         self.clear_unless_in_use()
 
-    def take(self, layer: Source, key: str, *, wait: bool) -> base.StoredState:
+    def take(self, layer: Source, key: str, wait: bool) -> base.StoredState:  # noqa: FBT001 - called by `Session.read`
         """Return a state that was prefetched, or get it from the store. Raises as `Store.get`."""
         if not self._found:
             return layer.store.get(key, wait=wait)

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from ana.errors import StoreError
+from ana.errors import ANAError, StoreError
 from ana.format.pack import Spot
 from ana.format.signature import Seal
 from ana.fs import files
@@ -15,7 +15,7 @@ from ana.stores.directory.naming import PACKS
 from ana.stores.directory.pack_table import PackTable, read_table
 from ana.stores.directory.tree import Tree
 
-__all__ = ["PackFiles"]
+__all__ = ["PackFiles", "without_frames"]
 
 OPEN_PACKS = 32
 """How many packs are kept open."""
@@ -145,3 +145,12 @@ class PackFiles:
         """Close a pack, once nobody reads it any more."""
         with self._lock:
             self._open.pop(name, None)
+
+
+def without_frames(error: ANAError) -> ANAError:
+    """Return an error that is to be kept without the frames that raised it, which would keep the pack open."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from ana.errors import ANAError, StoreError
@@ -21,7 +21,7 @@ from ana.fs import files, mounts
 from ana.fs.append_file import KeptFile
 from ana.runtime import process_end
 from ana.stores.directory.naming import PACKS
-from ana.stores.directory.pack_files import PackFiles
+from ana.stores.directory.pack_files import PackFiles, without_frames
 from ana.stores.directory.pack_table import Catalog, PackTable, read_table
 from ana.stores.directory.pack_writer import PackWriter
 from ana.stores.directory.tree import Tree
@@ -164,7 +164,7 @@ class Packs:
             return None
         hinted = self._hints.pop(key, None)
         refused = None
-        for name, spot in (*([hinted] if hinted else ()), *self.spots(key)):
+        for name, spot in self._places(key, hinted):
             if not wrong and (key, name, spot) in self._wrong:
                 continue
             try:
@@ -178,6 +178,12 @@ class Packs:
         if refused is not None and wrong:
             raise refused
         return None
+
+    def _places(self, key: str, hinted: tuple[str, Spot] | None) -> Iterator[tuple[str, Spot]]:
+        """Yield where a state's record may lie: as a reference said, then as is known."""
+        if hinted is not None:
+            yield hinted
+        yield from self.spots(key)
 
     def note_wrong(self, key: str, where: str) -> None:
         """Remember that a state's record is damaged, or a hint wrong: it is read again only if there is no other."""
@@ -226,7 +232,7 @@ class Packs:
         """Raise the system's error if a pack could not be read: a state that is not found may be in it."""
         for error in list(self.unreadable.values()):
             if isinstance(error, StoreError):
-                raise _without_frames(error)
+                raise without_frames(error)
 
     def names(self) -> dict[str, bool]:
         """Return the names of all packs, and whether each is in the trash. Raises as `refresh`."""
@@ -256,7 +262,7 @@ class Packs:
         try:
             newer = self.files.table(name, table, self._seal)
         except ANAError as error:
-            self.unreadable[name] = _without_frames(error)
+            self.unreadable[name] = without_frames(error)
             return False
         if newer is None:
             return False
@@ -367,15 +373,6 @@ class Packs:
         if writer is not None:
             self.catalog.put(writer.name, writer.table())
             writer.abandon()
-
-
-def _without_frames(error: ANAError) -> ANAError:
-    """Return an error that is to be kept without the frames that raised it, which would keep the pack open."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
 
 
 _all: "weakref.WeakSet[Packs]" = weakref.WeakSet()

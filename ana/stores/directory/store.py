@@ -177,12 +177,23 @@ class DirectoryStore(CacheableStore):
 
     def get(self, key: str, *, wait: bool = True) -> StoredFile:
         """Find a state and verify its header."""
-        place = self.tree.place(key)
-        found = self.watch(place, lambda: StoredFile(self, place, self.open_state(place, wait=wait)))
+        found = self._get_packed(key) if self.packs.known else None
+        if found is None:
+            place = self.tree.place(key)
+            found = self.watch(place, lambda: StoredFile(self, key, self.open_state(place, wait=wait)))
         if found.header.hints:
             for child, said in zip(found.header.children, found.header.hints, strict=True):
                 self.packs.note_hint(child, said)
         return found
+
+    def _get_packed(self, key: str) -> StoredFile | None:
+        """Return a state from a known pack; None if none has it, or has it damaged: look again, and elsewhere."""
+        opened = self.packs.open_state(key)
+        try:
+            return None if opened is None else StoredFile(self, key, opened)
+        except CorruptedStateError as error:
+            self.packs.note_wrong(key, error.path)
+            return None
 
     def put_many(self, puts: Sequence[Put], done: Done) -> None:
         """Store states, those that go into a pack with one write and one wait for the disk."""

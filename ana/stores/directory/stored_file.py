@@ -54,10 +54,10 @@ def read_header(source: Source, key: str, where: str, seal: Seal | None) -> tupl
 class StoredFile:
     """A state in a tree: a small one is held in memory, a large one as an open file, reopened if needed."""
 
-    def __init__(self, store: "DirectoryStore", place: "Place", opened: files.Opened) -> None:
+    def __init__(self, store: "DirectoryStore", key: str, opened: files.Opened) -> None:
         self.where = opened.path
         self._store = store
-        self._place = place
+        self._key = key
         self._opened: files.Opened | None = opened
         self._modified = opened.modified
         try:
@@ -79,7 +79,7 @@ class StoredFile:
         segments = self._segments()
         header = self.header
         file_bytes = header.header_bytes + header.stored_bytes
-        self._store.counters.note_loaded(self._place.key, header.raw_bytes, file_bytes, began)
+        self._store.counters.note_loaded(self._key, header.raw_bytes, file_bytes, began)
         return segments
 
     def _segments(self) -> list[bytes | memoryview]:
@@ -90,7 +90,7 @@ class StoredFile:
             except CorruptedStateError as error:
                 self._store.counters.retries += 1
                 _log.debug("reading again: %s", error)
-        return self._store.watch(self._place, lambda: self._with_file(record.decode))
+        return self._watch(lambda: self._with_file(record.decode))
 
     def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
         """Read, verify and decompress a piece at a time; if a digest does not match, read the file once more."""
@@ -98,14 +98,21 @@ class StoredFile:
 
         def work(header: record.Header, read: chunks.Read, where: str) -> None:
             if header.content != content:
-                raise CorruptedStateError(self._place.key, where, "it was replaced by another state while it was read")
+                raise CorruptedStateError(self._key, where, "it was replaced by another state while it was read")
             record.copy(header, read, where, offsets, put)
 
-        self._store.watch(self._place, lambda: self._with_file(work))
+        self._watch(lambda: self._with_file(work))
 
     def verify(self) -> None:
         """Read all of the content and check its digests; if one does not match, read the file once more."""
-        self._store.watch(self._place, lambda: self._with_file(record.verify))
+        self._watch(lambda: self._with_file(record.verify))
+
+    @property
+    def _place(self) -> "Place":
+        return self._store.tree.place(self._key)
+
+    def _watch(self, attempt: Callable[[], Result]) -> Result:
+        return self._store.watch(self._place, attempt)
 
     def release(self) -> None:
         """Close the file."""
@@ -125,5 +132,5 @@ class StoredFile:
 
     def _read_header(self, opened: files.Opened) -> tuple[record.Header, bytearray | None]:
         """Return the verified header, with the whole file if it is small, else None."""
-        header, start = read_header(opened, self._place.key, self.where, self._store.seal)
+        header, start = read_header(opened, self._key, self.where, self._store.seal)
         return header, start if len(start) == opened.size_bytes else None
