@@ -41,12 +41,17 @@ def content_digest(class_name: str, lengths: Sequence[int], leaves: Sequence[byt
     out-of-band buffer, and `leaves` are the blake3 digests of the pieces from `record.plan(lengths)`. Every part is
     length-prefixed, so that two states with different parts cannot feed the same bytes to the hash.
     """
+    count, digests = len(lengths), b"".join(leaves)
+    # One update, because every small load runs this.
+    sizes = struct.pack(f"<{count + 2}Q", 8 * count, *lengths, len(digests))
+    return blake3.blake3(_named(class_name) + sizes + digests).digest()
+
+
+@lru_cache(maxsize=256)
+def _named(class_name: str) -> bytes:
+    """Return what the hash of a state begins with: the label and the name of its class."""
     name = class_name.encode("utf-8", "surrogatepass")
-    sizes = struct.pack(f"<{len(lengths)}Q", *lengths)
-    digests = b"".join(leaves)
-    # One update instead of seven, because every small load runs this.
-    feed = (_HEAD, _SIZE.pack(len(name)), name, _SIZE.pack(len(sizes)), sizes, _SIZE.pack(len(digests)), digests)
-    return blake3.blake3(b"".join(feed)).digest()
+    return _HEAD + _SIZE.pack(len(name)) + name
 
 
 def content_uuid(digest: bytes) -> str:

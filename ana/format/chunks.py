@@ -7,6 +7,7 @@ import logging
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple, Self
 
@@ -207,7 +208,7 @@ def _compress(data: memoryview, leaf: bytes, level: int) -> bytes | None:
 def most_bytes(raw_bytes: int, n_chunks: int) -> int:
     """Return an upper bound for the size in bytes of a state's chunks."""
     blocks = raw_bytes // BLOCK_BYTES + n_chunks
-    return raw_bytes + _BLOCK_HEADER_BYTES * blocks + len(_frame_header(MAX_CHUNK_BYTES)) * n_chunks
+    return raw_bytes + _BLOCK_HEADER_BYTES * blocks + _frame_header_bytes(MAX_CHUNK_BYTES) * n_chunks
 
 
 def is_possible(chunk: Chunk) -> bool:
@@ -216,7 +217,7 @@ def is_possible(chunk: Chunk) -> bool:
         return False
     if chunk.method == RAW:
         blocks = -(-chunk.raw // BLOCK_BYTES)
-        return chunk.stored == chunk.raw + len(_frame_header(chunk.raw)) + _BLOCK_HEADER_BYTES * blocks
+        return chunk.stored == chunk.raw + _frame_header_bytes(chunk.raw) + _BLOCK_HEADER_BYTES * blocks
     # At most ZSTD_COMPRESSBOUND, rounded up: we never store a frame larger than its content.
     # At least three bytes for each block of 128 KiB, the least that zstd needs.
     least, most = 3 * chunk.raw // BLOCK_BYTES, chunk.raw + (chunk.raw >> 7) + 1024
@@ -301,6 +302,7 @@ def _raw_blocks(size: int) -> Iterator[tuple[int, bytes]]:
         lead = b""
 
 
+@lru_cache(maxsize=256)
 def _lead(size: int) -> bytes:
     """Return the header bytes of a frame of one raw block."""
     return _frame_header(size) + (size << 3 | 1).to_bytes(_BLOCK_HEADER_BYTES, "little")
@@ -312,6 +314,10 @@ def _frame_header(size: int) -> bytes:
     if size < 65536 + 256:
         return struct.pack("<IBH", FRAME_MAGIC, 0x60, size - 256)
     return struct.pack("<IBI", FRAME_MAGIC, 0xA0, size)
+
+
+def _frame_header_bytes(size: int) -> int:
+    return 6 if size < 256 else 7 if size < 65536 + 256 else 9  # noqa: PLR2004 - as above
 
 
 def _read_frame(chunk: Chunk, source: Read, offset: int) -> bytearray:
