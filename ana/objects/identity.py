@@ -103,11 +103,13 @@ def is_storable(obj: object) -> bool:
 
 def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     """Give an object a UUID and return its mark: the one that it has already, if another thread was first."""
-    found = mark_of(obj)
-    if found is not None:
+    number = id(obj)
+    # `mark_of`, inlined: every state that is stored or loaded passes here.
+    found = _marks.get(number)
+    if found is not None and found() is obj:
         return found
     made = Mark(obj, _forget)
-    made.number = id(obj)
+    made.number = number
     made.uuid = uuid
     made.given = given
     made.layer = ""
@@ -117,7 +119,7 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.live_objects = None
     made.raw_bytes = 0
     # Atomic under the GIL. The mark of a dead object with the same id was removed when that object died.
-    return _marks.setdefault(made.number, made)
+    return _marks.setdefault(number, made)
 
 
 class _Address(weakref.ref[Any]):

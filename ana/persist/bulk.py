@@ -114,8 +114,7 @@ def _store_one(target: saving.Target, obj: Any) -> str:
     mark = identity.mark_of(obj)
     if mark is None:
         uuid: str = obj.make_uuid()
-        mark = identity.mark_of(obj)
-        if mark is None or not mark.given:
+        if address.is_content_uuid(uuid) or (mark := identity.mark_of(obj)) is None:
             return uuid
     if mark.loader is not None and not target.store.has(mark.uuid):
         ghost.use(obj)
@@ -162,18 +161,24 @@ class _Batch:
 
     def add(self, write: saving.Write) -> None:
         """Add a state. If enough states wait, put them all. Raises if this one could not be put."""
-        level = 1 + max((self._level_of.get(child, -1) for child in write.children if child != write.key), default=-1)
-        if write.key in self._level_of:
+        level_of, key = self._level_of, write.key
+        level = 0
+        for child in write.children:
+            if child != key:
+                level = max(level, level_of.get(child, -1) + 1)
+        before = level_of.get(key)
+        if before is not None:
             # One after the other: the first writer of a given UUID wins, and equal states are written once.
-            level = max(level, self._level_of[write.key] + 1)
-        if write.given or write.key not in self._level_of:
-            self._level_of[write.key] = level
+            level = max(level, before + 1)
+        if write.given or before is None:
+            level_of[key] = level
         pending = _Pending(write, self.number)
-        self._levels += [[] for _ in range(len(self._levels), level + 1)]
+        while len(self._levels) <= level:
+            self._levels.append([])
         self._levels[level].append(pending)
         self._held.add(id(write.obj))
         self._waiting += 1
-        self._waiting_bytes += write.size_bytes
+        self._waiting_bytes += write.content.raw_bytes
         if not self._gathers or self._waiting >= WINDOW_STATES or self._waiting_bytes >= WINDOW_BYTES:
             self.flush()
             if pending.error is not None:
@@ -228,7 +233,8 @@ class _Batch:
         for pending in level:
             write = pending.write
             # If a state that it refers to is missing, a reader would find a hole.
-            pending.error = next((self._lost[child] for child in write.children if child in self._lost), None)
+            if self._lost:
+                pending.error = next((self._lost[child] for child in write.children if child in self._lost), None)
             try:
                 if pending.error is None:
                     ready.append((pending, write.to_put()))

@@ -132,9 +132,9 @@ def _submit(write: Write) -> identity.Mark:
             write = _anew(write)
             write.put()
         return write.note()
-    write.announce()
+    mark = write.announce()
     batch.add(write)
-    return identity.mark(write.obj, write.key, given=write.given)
+    return mark
 
 
 def _anew(write: Write) -> Write:

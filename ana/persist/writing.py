@@ -61,15 +61,12 @@ class Write:
         """Whether the key is known to fit the content."""
         self._made: identity.Mark | None = None
 
-    @property
-    def size_bytes(self) -> int:
-        """Size of the raw state."""
-        return self.content.raw_bytes
-
-    def announce(self) -> None:
-        """Give the object its UUID now, so that states pickled next can refer to it."""
-        if identity.mark_of(self.obj) is None:
-            self._made = identity.mark(self.obj, self.key, given=self.given)
+    def announce(self) -> identity.Mark:
+        """Give the object its UUID now, so that states pickled next can refer to it. Return its mark."""
+        found = identity.mark_of(self.obj)
+        if found is None:
+            found = self._made = identity.mark(self.obj, self.key, given=self.given)
+        return found
 
     def put(self) -> None:
         """Put the state into the store. Runs in any thread: it touches no objects and no code of users."""

@@ -100,26 +100,24 @@ class Catalog:
 
     def find(self, number: int) -> list[tuple[str, Spot]]:
         """Return the packs that have the record of a key, and where, given the key's number."""
-        found: list[tuple[str, Spot]] = []
-        for name in tuple(self._apart):
-            self._look(name, number, found)
+        names = list(self._apart)
         merged = self._merged
         if merged:
             first = number >> 64 & ~_NUMBER
             at = bisect_left(merged, first)
             while at < len(merged) and merged[at] - first <= _NUMBER:
-                self._look(self._names[merged[at] & _NUMBER], number, found)
+                names.append(self._names[merged[at] & _NUMBER])
                 at += 1
+        found: list[tuple[str, Spot]] = []
+        for name in names:
+            table = self.tables.get(name)
+            spot = None if table is None else table.find(number)
+            if spot is not None:
+                found.append((name, spot))
         self._looks += 1
         if self._looks > self._next:
             self._merge_if_it_pays()
         return found
-
-    def _look(self, name: str, number: int, found: list[tuple[str, Spot]]) -> None:
-        table = self.tables.get(name)
-        spot = None if table is None else table.find(number)
-        if spot is not None:
-            found.append((name, spot))
 
     def _merge_if_it_pays(self) -> None:
         """Merge the indexes of sealed packs once as many look-ups were made in each of them as it merges entries."""

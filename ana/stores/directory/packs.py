@@ -128,9 +128,10 @@ class Packs:
         """
         if not (self.known and address.is_content_uuid(key)):
             return False
-        now = time.monotonic()
-        for name, spot in self.spots(key):
-            if (key, name, spot) in self._wrong:
+        spots = self.spots(key)
+        now = time.monotonic() if spots else 0.0
+        for name, spot in spots:
+            if self._wrong and (key, name, spot) in self._wrong:
                 continue
             seen, settled = self._seen.get(name, (-math.inf, 0))
             if settled >= spot.offset + spot.size and now - seen < BELIEVE_SECONDS:
