@@ -312,9 +312,10 @@ def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[i
     if magic != SKIPPABLE:
         raise CorruptedStateError(key, where, "it does not begin with a record's header")
     total: int = PREFIX.size + frame
-    if not MIN_RECORD_BYTES <= total <= min(size_bytes, MAX_HEADER_BYTES):
+    if not MIN_RECORD_BYTES <= total <= size_bytes or total > MAX_HEADER_BYTES:
         raise CorruptedStateError(key, where, f"its header claims {total} bytes of {size_bytes}")
-    fixed = _Fixed(*FIXED.unpack_from(prefix, PREFIX.size))
+    # The same as `_Fixed(*...)` without a Python call, because every load runs this.
+    fixed = tuple.__new__(_Fixed, FIXED.unpack_from(prefix, PREFIX.size))
     named = fixed.key_size + fixed.class_size + 2 * fixed.n_children
     least = MIN_RECORD_BYTES + named + 8 * fixed.n_segments + CHUNK.size * fixed.n_chunks
     most = least + MAX_CHILD_BYTES * fixed.n_children

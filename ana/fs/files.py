@@ -168,7 +168,8 @@ class Opened:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if self._descriptor >= 0:
+            self.close()
 
 
 def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Opened | None:

@@ -223,7 +223,10 @@ class LiveObjects:
     """
 
     def __init__(self, keep_bytes: int) -> None:
-        self.table: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        table: Any = weakref.WeakValueDictionary()
+        self.table: weakref.WeakValueDictionary[str, Any] = table
+        # The table's own dict: a look-up there is no Python call.
+        self._references: dict[str, weakref.ref[Any]] = table.data
         self.keep_bytes = keep_bytes
         self.displaced: weakref.WeakValueDictionary[tuple[str, int], Any] | None = None
         """Objects that were replaced by others under their UUID; None if there never were any."""
@@ -234,7 +237,8 @@ class LiveObjects:
 
     def get(self, uuid: str) -> Any | None:
         """Return the object that is alive under `uuid`, or None."""
-        found = self.table.get(uuid)
+        reference = self._references.get(uuid)
+        found = None if reference is None else reference()
         key = None if found is None else self.kept.get(uuid)
         if key is not None:
             # Now the most recently used. Inlined, because every reference to a live object passes here.

@@ -192,7 +192,7 @@ class Session:
         """Make known to other threads what was filled. The objects stay alive until the session ends."""
         if self.published == len(self.filled):
             return
-        ready = self.unpublished()
+        ready = self.filled[self.published :]
         with _lock:
             self.published = len(self.filled)
             for load in ready:

@@ -92,7 +92,7 @@ def _end(session: inflight.Session) -> None:
             msg = "another thread loads it, for this one too, and waits for something else"
             raise missing.error(msg)
     finally:
-        if missing is None:
+        if missing is None and session.published < len(session.filled):
             session.publish()
         for one in session.unfinished():
             inflight.fail(one, _reload)
