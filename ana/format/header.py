@@ -338,7 +338,8 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         segments, bytes_segments = _sizes(struct.unpack_from(f"<{fixed.n_segments}Q", view, at), fixed.flags)
         at += 8 * fixed.n_segments
         end = at + CHUNK.size * fixed.n_chunks
-        table = tuple(Chunk(*fields) for fields in CHUNK.iter_unpack(view[at:end]))
+        # As `Chunk(*fields)`, without a Python call.
+        table = tuple([tuple.__new__(Chunk, fields) for fields in CHUNK.iter_unpack(view[at:end])])
         hints, end = _hints(view, end, fixed) if fixed.flags & HINTS else ((), end)
     except (ValueError, struct.error) as error:
         raise CorruptedStateError(key, where, f"its header cannot be read ({error})") from None

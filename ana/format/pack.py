@@ -98,8 +98,9 @@ def parse_hint(said: object) -> tuple[str, Spot] | None:
     found = _HINT.fullmatch(said) if isinstance(said, str) else None
     if found is None:
         return None
-    spot = Spot(int(found[2]), int(found[3]))
-    return (f"{found[1]}{SUFFIX}", spot) if _makes_sense(spot, MAX_BYTES) else None
+    name, offset, size = found.groups()
+    spot = tuple.__new__(Spot, (int(offset), int(size)))
+    return (f"{name}{SUFFIX}", spot) if _makes_sense(spot, MAX_BYTES) else None
 
 
 def _makes_sense(spot: Spot, end: int) -> bool:

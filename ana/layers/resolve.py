@@ -151,8 +151,9 @@ class _Search:
     def __init__(self, uuid: str, home: str | None) -> None:
         self.uuid = uuid
         self.home = home
-        inside = inflight.loading_from()
-        self.leads_to = home or ("" if inside is None else inside.store.home)
+        self.inside = inflight.loading_from()
+        """The layer of the state that is being loaded, if any."""
+        self.leads_to = home or ("" if self.inside is None else self.inside.store.home)
         """The home of the store that has the state: a reference without a home is inside a state, and means its store.
         "" if only a UUID is known."""
         self.places: list[str] = []
@@ -229,7 +230,7 @@ class _Search:
     def layers(self) -> Iterator[DataLayer]:
         """Yield the layers to search, each once, opening them on demand."""
         self.places.clear()
-        first = inflight.loading_from() or current.chosen()
+        first = self.inside or current.chosen()
         if isinstance(first, DataLayer):
             self.places.append(first.store.home)
             yield first
