@@ -31,6 +31,7 @@ _LABEL = b"ana content address v1"
 _HEAD = _SIZE.pack(len(_LABEL)) + _LABEL
 # Stricter than uuid.UUID(), which accepts braces, "urn:", underscores, blanks and Arabic digits.
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+_CONTENT = re.compile(_CANONICAL.pattern.replace("[48]", "8"), re.ASCII)
 _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
@@ -100,7 +101,7 @@ def is_canonical(key: str) -> bool:
 @lru_cache(maxsize=256)
 def is_content_uuid(key: str) -> bool:
     """Return whether `key` has the form of a content address, so that equal keys mean equal contents."""
-    return is_canonical(key) and key[14] == "8"
+    return _CONTENT.fullmatch(key) is not None
 
 
 def is_right(key: str, digest: bytes) -> bool:

@@ -140,7 +140,8 @@ class Index:
         at = bisect_left(column, high)
         while at < len(column) and column[at] == high:
             if self._low[at] == low:
-                spot = Spot(self._offsets[at], self._sizes[at])
+                # As `Spot(...)`, without a Python call: every look-up comes here.
+                spot = tuple.__new__(Spot, (self._offsets[at], self._sizes[at]))
                 return spot if _makes_sense(spot, self.end) else None
             at += 1
         return None

@@ -100,14 +100,14 @@ class Catalog:
 
     def find(self, number: int) -> list[tuple[str, Spot]]:
         """Return the packs that have the record of a key, and where, given the key's number."""
-        names = list(self._apart)
-        merged = self._merged
-        if merged:
-            first = number >> 64 & ~_NUMBER
-            at = bisect_left(merged, first)
-            while at < len(merged) and merged[at] - first <= _NUMBER:
-                names.append(self._names[merged[at] & _NUMBER])
-                at += 1
+        names, merged = list(self._apart), self._merged
+        first = number >> 84 << 20
+        last = first + _NUMBER
+        for at in range(bisect_left(merged, first), len(merged)):
+            entry = merged[at]
+            if entry > last:
+                break
+            names.append(self._names[entry & _NUMBER])
         found: list[tuple[str, Spot]] = []
         for name in names:
             table = self.tables.get(name)

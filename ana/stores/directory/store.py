@@ -146,7 +146,7 @@ class DirectoryStore(CacheableStore):
         """Return whether the state exists, after one look-up. A state that was found damaged is read and verified."""
         if key in self._suspects:
             return self.is_whole(key)
-        if self._has_packed(key):
+        if self.packs.has(key, self._settle):
             return True
         path = self.path(key)
         found = files.stat(path)
