@@ -388,7 +388,7 @@ def test_those_who_find_a_state_damaged_read_it_again_at_different_times(node, m
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    monkeypatch.setattr("ana.fs.mounts.is_network", lambda _: True)
+    monkeypatch.setattr("ana.fs.mounts.is_network", lambda *_: True)
     pauses = []
     monkeypatch.setattr(files, "revalidate", lambda _, pause=0.0: pauses.append(pause))
     for _ in range(20):
@@ -402,7 +402,7 @@ def test_those_who_find_a_state_damaged_read_it_again_at_different_times(node, m
 def test_those_who_miss_a_state_look_again_a_bounded_number_of_times(node, monkeypatch):
     """On a network filesystem: longer and longer pauses that differ between tasks, and not much more than ANA_WAIT."""
     node.store(noise(1))
-    monkeypatch.setattr("ana.fs.mounts.is_network", lambda _: True)
+    monkeypatch.setattr("ana.fs.mounts.is_network", lambda *_: True)
     monkeypatch.setenv("ANA_WAIT", "2")
     seen = []
     monkeypatch.setattr(files, "revalidate", lambda _, pause=0.0: seen.append(pause))
