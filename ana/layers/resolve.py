@@ -326,7 +326,7 @@ class _Loader:
 def layer_at(home: str) -> DataLayer:
     """Return the layer of an existing store, which a process without a layer adopts. Raises what opening raises."""
     search = _Search("", home)
-    return next((layer for layer in search.layers if layer.home == home), None) or existing_layer(home)
+    return next((layer for layer in search.layers() if layer.home == home), None) or existing_layer(home)
 
 
 def _hint(home: str | None) -> str:
