@@ -18,17 +18,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if program:
         interrupts.answer()
         stdio.prepare()
-    # Imported late: worker processes import this module, too, and need neither click nor rich.
+    work = partial(_run, sys.argv[1:] if argv is None else argv)
+    return interrupts.run(work) if program else interrupts.run_within(work)
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
+        # Imported late: worker processes import this module, too, and need neither click nor rich.
         from ana import cli  # noqa: PLC0415 - see above
+
+        return cli.run(argv)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in {"click", "rich"}:
             raise
         sys.stderr.write("ana: the command line needs click and rich: pip install click rich (the extra `cli`)\n")
         return 1
-    work = partial(cli.run, sys.argv[1:] if argv is None else argv)
-    return interrupts.run(work) if program else interrupts.run_within(work)
 
 
 if __name__ == "__main__":

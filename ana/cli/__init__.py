@@ -1,6 +1,7 @@
 """The command line: arguments, tables and progress bars around the functions of `ana.maintenance`."""
 
 import errno
+import importlib
 import io
 import os
 import signal
@@ -12,21 +13,7 @@ from typing import Any
 import click
 
 from ana._version import __version__
-from ana.cli.collect import gc
 from ana.cli.common import DONE, FAILED, exit_code, printable, refuse_empty, store_options, warn
-from ana.cli.completion import completion
-from ana.cli.demo import demo_command
-from ana.cli.export_import import export, import_command
-from ana.cli.info import info
-from ana.cli.init import init, key
-from ana.cli.ls import ls
-from ana.cli.pack import pack, unpack
-from ana.cli.report import report
-from ana.cli.roots import forget, keep, roots
-from ana.cli.show import cat, show
-from ana.cli.stats import stats
-from ana.cli.sweep import sweep
-from ana.cli.verify import verify
 from ana.errors import ANAError
 from ana.runtime.stdio import OutputError
 
@@ -57,7 +44,50 @@ Exit codes:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+COMMANDS = {
+    "cat": ("show:cat", "Check a state, and write its raw pickle to stdout."),
+    "completion": ("completion:completion", "Print a script that makes a shell complete commands."),
+    "demo": ("demo:demo_command", "Ship a large object to workers, by value and by reference."),
+    "export": ("export_import:export", "Export states, and all they refer to, to one file."),
+    "forget": ("roots:forget", "Remove a root."),
+    "gc": ("collect:gc", "Move unneeded states to the trash; delete them later."),
+    "import": ("export_import:import_command", "Import an export, or a folder of the original ANA."),
+    "info": ("info:info", "Show what would make the store slow or unsafe here."),
+    "init": ("init:init", "Create a store in a new or empty folder."),
+    "keep": ("roots:keep", "Keep states, and all they refer to, from collection."),
+    "key": ("init:key", "Create and replace the keys of stores."),
+    "ls": ("ls:ls", "List the states: UUID, size, age and class."),
+    "pack": ("pack:pack", "Move small states into packs; merge small packs."),
+    "report": ("report:report", "Write an HTML page about the store."),
+    "roots": ("roots:roots", "List the roots: name, states, since when, by whom."),
+    "show": ("show:show", "Show a state's header, without unpickling the state."),
+    "stats": ("stats:stats", "Count states, bytes, inodes, trash and leftovers."),
+    "sweep": ("sweep:sweep", "Remove temporary files that killed writers left."),
+    "unpack": ("pack:unpack", "Give each state in a pack a file of its own again."),
+    "verify": ("verify:verify", "Read every byte of every state, and check its digests."),
+}
+"""Each command's module and name there, and its line in `ana --help`."""
+
+
+class _Commands(click.Group):
+    """The commands. Each is imported when it is used: importing all of them takes longer than most commands run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - of click
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - of click
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"ana.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - of click
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="ana")
 @store_options
 def ana() -> None:
@@ -70,31 +100,6 @@ def ana() -> None:
     programs, with the field names of the functions in ana.maintenance.
     NO_COLOR turns colours off.
     """
-
-
-for _command in (
-    demo_command,
-    init,
-    key,
-    info,
-    stats,
-    ls,
-    show,
-    cat,
-    verify,
-    keep,
-    forget,
-    roots,
-    gc,
-    sweep,
-    pack,
-    unpack,
-    import_command,
-    export,
-    report,
-    completion,
-):
-    ana.add_command(_command)
 
 
 def run(argv: Sequence[str]) -> int:

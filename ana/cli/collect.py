@@ -15,15 +15,13 @@ from ana.cli.common import (
     counted,
     emit,
     lock_option,
-    problems_table,
-    said,
     size,
     store_options,
-    table,
     warn,
     warn_of,
 )
 from ana.cli.progress import progress
+from ana.cli.tables import problems_table, said, table
 
 __all__ = ["gc"]
 

@@ -1,4 +1,4 @@
-"""What all commands share: options, the store, tables, messages, JSON."""
+"""What all commands share: options, the store, messages, JSON. Imports little, because `ana --help` does, too."""
 
 import dataclasses
 import json
@@ -6,16 +6,12 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-from rich.table import Table
 
-from ana import maintenance, settings, units
+from ana import settings, units
 from ana.errors import (
     ANAError,
     CorruptedStateError,
@@ -25,6 +21,9 @@ from ana.errors import (
 )
 from ana.fs import paths
 from ana.units import age, size, three_digits
+
+if TYPE_CHECKING:
+    from ana import maintenance
 
 __all__ = [
     "AGE",
@@ -41,26 +40,20 @@ __all__ = [
     "output_options",
     "output_place",
     "printable",
-    "problems_table",
     "refuse_empty",
-    "said",
     "share",
     "size",
     "store_options",
-    "table",
     "three_digits",
     "times",
     "warn",
     "warn_of",
-    "when",
 ]
 
 DONE, FAILED, USAGE, PARTLY, DAMAGE, NO_STORE, BUSY = 0, 1, 2, 3, 4, 10, 11
 PICKLE_DIR = settings.PICKLE_DIR.name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_MANY = 20
 
 
 class NoStoreError(ANAError):
@@ -85,16 +78,18 @@ class Output:
     quiet: bool = False
     verbose: bool = False
     pickle_dir: str = ""
-    _store: maintenance.DirectoryStore | None = None
+    _store: "maintenance.DirectoryStore | None" = None
 
     @property
-    def store(self) -> maintenance.DirectoryStore:
+    def store(self) -> "maintenance.DirectoryStore":
         """The store at `place`, opened once. Raises NoStoreError if there is none."""
         if self._store is None:
             self._store = self._open()
         return self._store
 
-    def _open(self) -> maintenance.DirectoryStore:
+    def _open(self) -> "maintenance.DirectoryStore":
+        from ana import maintenance  # noqa: PLC0415 - `ana --help` needs no store
+
         path = paths.absolute(self.place[0])
         try:
             store = maintenance.open_store(path)
@@ -158,6 +153,8 @@ def store_options(command: Command) -> Command:
 
 def lock_option(command: Command) -> Command:
     """Give a command `--wait`."""
+    from ana import maintenance  # noqa: PLC0415 - as above
+
     add = click.option(
         "--wait",
         "lock_seconds",
@@ -218,6 +215,8 @@ def refuse_empty(words: Sequence[str]) -> None:
 
 def name_or_uuid(text: str) -> str:
     """Return a root's name, or a UUID or its prefix, unchanged. Raises WrongArgumentError if it is too long."""
+    from ana import maintenance  # noqa: PLC0415 - as above
+
     if len(text) > maintenance.MAX_KEY_CHARACTERS:
         most = maintenance.MAX_KEY_CHARACTERS
         msg = f"names and UUIDs have at most {most} characters, this one has {len(text)}: {text:.40}..."
@@ -262,47 +261,9 @@ def _plain(value: Any) -> Any:
 # To people
 
 
-def said(*things: object) -> None:
-    """Print tables and lines to standard output."""
-    console = _Console(soft_wrap=not sys.stdout.isatty())
-    for thing in things:
-        console.print(thing)
-
-
-class _Console(Console):
-    """A console that escapes control characters, except those that rich itself sends to terminals."""
-
-    def __init__(self, **options: Any) -> None:
-        # No markup: names come from users and headers.
-        super().__init__(highlight=False, markup=False, emoji=False, **options)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escape control characters in what is printed."""
-        for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else printable(text, lines=True), style, control)
-
-
 def warn(text: str) -> None:
     """Print a line to standard error."""
     click.echo(f"ana: {printable(text)}", err=True)
-
-
-def table(*columns: str, right: Sequence[int] = ()) -> Table:
-    """Return an empty table. `right`: the indexes of the right-aligned columns."""
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for number, name in enumerate(columns):
-        made.add_column(name, justify="right" if number in right else "left", overflow="fold")
-    return made
-
-
-def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
-    """Return a table of the first problems."""
-    made = table("wrong", "state", "why")
-    for wrong in problems[:_MANY]:
-        made.add_row(wrong.kind, printable(wrong.uuid or wrong.name), printable(wrong.reason))
-    if len(problems) > _MANY:
-        made.add_row("", f"and {len(problems) - _MANY:,} more (--json lists all)", "")
-    return made
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -317,7 +278,7 @@ def printable(text: str, *, lines: bool = False) -> str:
     )
 
 
-def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str = "") -> None:
+def warn_of(problems: "Sequence[maintenance.Problem]", output: Output, source: str = "") -> None:
     """Print the number of problems to standard error. Programs read it from the JSON document."""
     if problems and not output.as_json:
         kinds = sorted({wrong.kind for wrong in problems})
@@ -330,11 +291,6 @@ def warn_of(problems: Sequence[maintenance.Problem], output: Output, source: str
 def counted(number: int, one: str, many: str) -> str:
     """Return a number with its noun, as "1 root" or "2,000 roots"."""
     return f"{number:,} {one if number == 1 else many}"
-
-
-def when(seconds: float) -> str:
-    """Return the date and time of a Unix timestamp, in UTC."""
-    return maintenance.date(seconds, "%Y-%m-%d %H:%M:%S UTC")
 
 
 def times(before: float, after: float, better: str, worse: str) -> str:

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ana import demo
-from ana.cli.common import DONE, FAILED, Output, emit, output_options, said, size, times
+from ana.cli.common import DONE, FAILED, Output, emit, output_options, size, times
+from ana.cli.tables import said
 
 __all__ = ["demo_command"]
 

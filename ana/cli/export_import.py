@@ -15,13 +15,12 @@ from ana.cli.common import (
     file_option,
     lock_option,
     output_place,
-    problems_table,
-    said,
     size,
     store_options,
     warn_of,
 )
 from ana.cli.progress import progress
+from ana.cli.tables import problems_table, said
 from ana.cli.uuid_arguments import given, uuids_argument
 
 __all__ = ["export", "import_command"]

@@ -6,15 +6,8 @@ import click
 from rich.text import Text
 
 from ana import maintenance
-from ana.cli.common import (
-    DONE,
-    Output,
-    emit,
-    said,
-    size,
-    store_options,
-    table,
-)
+from ana.cli.common import DONE, Output, emit, size, store_options
+from ana.cli.tables import said, table
 
 __all__ = ["info"]
 

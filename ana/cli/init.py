@@ -6,21 +6,9 @@ from pathlib import Path
 import click
 
 from ana import maintenance
-from ana.cli.common import (
-    DONE,
-    PARTLY,
-    SIZE,
-    Output,
-    counted,
-    emit,
-    lock_option,
-    printable,
-    problems_table,
-    said,
-    store_options,
-    warn,
-)
+from ana.cli.common import DONE, PARTLY, SIZE, Output, counted, emit, lock_option, printable, store_options, warn
 from ana.cli.progress import progress
+from ana.cli.tables import problems_table, said
 
 __all__ = ["init", "key"]
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ana import maintenance
-from ana.cli.common import counted, emit, said
+from ana.cli.common import counted, emit
+from ana.cli.tables import said
 from ana.layers import statistics
 from ana.layers.statistics import Stats, Summary
 from ana.units import size

@@ -5,21 +5,9 @@ from typing import Any
 import click
 
 from ana import maintenance
-from ana.cli.common import (
-    AGE,
-    DAMAGE,
-    DONE,
-    SIZE,
-    Output,
-    counted,
-    emit,
-    lock_option,
-    printable,
-    problems_table,
-    said,
-    store_options,
-)
+from ana.cli.common import AGE, DAMAGE, DONE, SIZE, Output, counted, emit, lock_option, printable, store_options
 from ana.cli.progress import progress
+from ana.cli.tables import problems_table, said
 from ana.units import size
 
 __all__ = ["pack", "unpack"]

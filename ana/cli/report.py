@@ -3,8 +3,9 @@
 import click
 
 from ana import maintenance, settings
-from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, file_option, output_place, said, store_options, warn_of
+from ana.cli.common import AGE, DAMAGE, DONE, Output, emit, file_option, output_place, store_options, warn_of
 from ana.cli.progress import progress
+from ana.cli.tables import said
 from ana.fs import paths
 
 __all__ = ["report"]

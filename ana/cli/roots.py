@@ -3,23 +3,9 @@
 import click
 
 from ana import maintenance
-from ana.cli.common import (
-    DAMAGE,
-    DONE,
-    Output,
-    counted,
-    emit,
-    name_or_uuid,
-    printable,
-    problems_table,
-    said,
-    store_options,
-    table,
-    warn,
-    warn_of,
-    when,
-)
+from ana.cli.common import DAMAGE, DONE, Output, counted, emit, name_or_uuid, printable, store_options, warn, warn_of
 from ana.cli.completion import roots as root_names
+from ana.cli.tables import problems_table, said, table, when
 from ana.cli.uuid_arguments import given, uuids_argument
 
 __all__ = ["forget", "keep", "roots"]

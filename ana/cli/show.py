@@ -8,20 +8,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ana import maintenance
-from ana.cli.common import (
-    DAMAGE,
-    DONE,
-    Output,
-    emit,
-    name_or_uuid,
-    printable,
-    said,
-    size,
-    store_options,
-    table,
-    when,
-)
+from ana.cli.common import DAMAGE, DONE, Output, emit, name_or_uuid, printable, size, store_options
 from ana.cli.completion import uuids
+from ana.cli.tables import said, table, when
 
 __all__ = ["cat", "show"]
 

@@ -13,16 +13,14 @@ from ana.cli.common import (
     counted,
     emit,
     printable,
-    problems_table,
-    said,
     size,
     store_options,
-    table,
     three_digits,
     warn_of,
 )
 from ana.cli.jobs import document, jobs_option, show_jobs, view
 from ana.cli.progress import progress
+from ana.cli.tables import problems_table, said, table
 from ana.layers import statistics
 
 __all__ = ["stats"]

@@ -5,18 +5,8 @@ from typing import Any
 import click
 
 from ana import maintenance
-from ana.cli.common import (
-    AGE,
-    DONE,
-    PARTLY,
-    Output,
-    counted,
-    emit,
-    lock_option,
-    said,
-    store_options,
-    warn,
-)
+from ana.cli.common import AGE, DONE, PARTLY, Output, counted, emit, lock_option, store_options, warn
+from ana.cli.tables import said
 
 __all__ = ["sweep"]
 

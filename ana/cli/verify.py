@@ -6,22 +6,9 @@ import click
 from rich.text import Text
 
 from ana import maintenance
-from ana.cli.common import (
-    AGE,
-    DAMAGE,
-    DONE,
-    Output,
-    counted,
-    emit,
-    lock_option,
-    problems_table,
-    said,
-    share,
-    size,
-    store_options,
-    warn_of,
-)
+from ana.cli.common import AGE, DAMAGE, DONE, Output, counted, emit, lock_option, share, size, store_options, warn_of
 from ana.cli.progress import progress
+from ana.cli.tables import problems_table, said
 
 __all__ = ["verify"]
 

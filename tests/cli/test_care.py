@@ -911,11 +911,26 @@ def examples():
     """Return the command lines of all examples: those of each command's help, and of docs/operating.md."""
     from ana.cli import ana as group
 
-    texts = [group.epilog, *(command.epilog or "" for command in group.commands.values())]
+    commands = [group.get_command(None, name) for name in group.list_commands(None)]
+    texts = [group.epilog, *(command.epilog or "" for command in commands)]
     texts.append((Path(ana.__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8"))
     found = {line for text in texts for line in re.findall(r"(?:^ +|\* +|`)(ana [^`#|>\n]*)", text, re.MULTILINE)}
     # In a table of examples a remark follows after some blanks.
     return sorted({re.split(r" {2,}|\s\(", line)[0].strip() for line in found})
+
+
+def test_each_command_has_its_name_and_a_line_of_help():
+    """The group knows all of them before it imports any, and its lines fit into 80 columns."""
+    from ana.cli import COMMANDS
+    from ana.cli import ana as group
+
+    for name, (_, line) in COMMANDS.items():
+        assert group.get_command(None, name).name == name
+        assert line.endswith(".")
+        assert len(line) < 64
+    files = Path(ana.__file__).with_name("cli").glob("*.py")
+    defined = re.findall(r'^@click\.(?:command|group)\("([\w-]+)"', "\n".join(map(Path.read_text, files)), re.MULTILINE)
+    assert sorted(defined) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("line", examples())
