@@ -19,6 +19,7 @@ __all__ = [
     "NODE_CACHE_VERIFY",
     "OPTIONS",
     "PACK_BYTES",
+    "PART_BYTES",
     "PATH_MAP",
     "PICKLE_DIR",
     "SHARED",
@@ -47,8 +48,10 @@ Path = str | os.PathLike[str]
 UNMAPPED_WORD = "unmapped"
 _MAX_LEVEL = 22
 _MAX_PACK_BYTES = 1 << 20
+_LEAST_PART_BYTES = 256 << 10
 _YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 _A_SIZE = 'a number of bytes, or a size such as "20G" (10^9 each) or "20GiB" (2^30 each)'
+_A_PART_SIZE = f"{_A_SIZE}, at least 256KiB; 0 for no parts"
 _A_DURATION = 'a number of seconds, or a duration such as "10s", "30m", "24h" or "14d"'
 _A_FLAG = "1 or 0"
 _A_FOLDER = "the path of a folder"
@@ -66,6 +69,8 @@ class MemoryOptions(TypedDict, total=False):
     level: int
     allowed: Iterable[str] | None
     max_state_bytes: int | str | None
+    part_bytes: int | str | None
+    share_parts: bool
 
 
 class DataLayerOptions(MemoryOptions, total=False):
@@ -99,6 +104,8 @@ class Options:
     level: int = 1
     allowed: list[str] | None = None
     max_state_bytes: int | None = None
+    part_bytes: int | None = None
+    share_parts: bool = False
     durable: bool | None = None
     key: object = None
     shared: bool | None = None
@@ -209,6 +216,14 @@ def _pack_size(given: object) -> int:
     return found
 
 
+def _part_size(given: object) -> int:
+    found = units.size_bytes(given)
+    if 0 < found < _LEAST_PART_BYTES:
+        msg = f"it must be 0 or at least {_LEAST_PART_BYTES}: smaller buffers cost more as states of their own"
+        raise ValueError(msg)
+    return found
+
+
 PICKLE_DIR = Variable(
     "ANA_PICKLE_DIR",
     str,
@@ -256,6 +271,9 @@ NODE_CACHE_VERIFY = Variable(
 PACK_BYTES: Variable[int | None] = Variable(
     "ANA_PACK_BYTES", _pack_size, None, _A_SIZE, "the store's own", "`pack_bytes`, for layers without that option."
 )
+PART_BYTES = Variable(
+    "ANA_PART_BYTES", _part_size, 8 << 20, _A_PART_SIZE, "`8MiB`", "`part_bytes`, for layers without that option."
+)
 KEY_FILE = Variable(
     "ANA_KEY_FILE", str, "", _A_FILE, "the key files in `~/.config/ana/keys`", "The key file of signed stores."
 )
@@ -294,6 +312,7 @@ VARIABLES: tuple[Variable[Any], ...] = (
     NODE_CACHE_BYTES,
     NODE_CACHE_VERIFY,
     PACK_BYTES,
+    PART_BYTES,
     WAIT,
     THREADS,
     STATS,
@@ -405,6 +424,8 @@ OPTIONS = {
     ),
     "allowed": Option(_module_names, 'names of modules, as in ("mypackage", "numpy")', "any module"),
     "max_state_bytes": Option(_positive_size, _A_SIZE, "the memory of this machine or cgroup"),
+    "part_bytes": Option(_part_size, _A_PART_SIZE, '`"8MiB"`', PART_BYTES),
+    "share_parts": Option(_true_or_false, _A_BOOL, "`False`"),
     "durable": Option(_true_or_false, _A_BOOL, "`True`", folder_only=True),
     "key": Option(_as_given, f"32 bytes, or {_A_FILE}", "the store's own, if it has one", KEY_FILE, folder_only=True),
     "shared": Option(_true_or_false, _A_BOOL, "`False`", SHARED, folder_only=True),

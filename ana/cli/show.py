@@ -22,8 +22,8 @@ Examples:
 
 \b
 JSON: uuid, class_name, path, size_bytes, raw_bytes, header_bytes,
-stored_bytes, segments, chunks, children, content_digest, created, modified,
-in_trash, pack ("" if the state has a file of its own), offset (in path); with
+stored_bytes, segments, chunks, children, parts, content_digest, created,
+modified, in_trash, pack ("" if the state has a file of its own), offset (in path); with
 --tree: uuid, class_name, size_bytes, problem, repeated, children (the same
 again).
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
@@ -66,7 +66,8 @@ def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
 def _fields(found: maintenance.Shown) -> Any:
     made = table("", "")
     made.show_header = False
-    ratio = f", {found.raw_bytes / found.size_bytes:.1f} times smaller" if found.raw_bytes > found.size_bytes else ""
+    own_bytes = found.raw_bytes - sum(part["size_bytes"] for part in found.parts)
+    ratio = f", {own_bytes / found.size_bytes:.1f} times smaller" if own_bytes > found.size_bytes else ""
     methods = {str(chunk["method"]) for chunk in found.chunks}
     for name, value in (
         ("uuid", found.uuid),
@@ -77,6 +78,11 @@ def _fields(found: maintenance.Shown) -> Any:
         ("stored", f"{size(found.size_bytes)} ({found.size_bytes:,} bytes{ratio})"),
         ("segments", f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"),
         ("chunks", f"{len(found.chunks)} ({', '.join(sorted(methods)) or 'none'})"),
+        *(
+            [("parts", f"{len(found.parts)}, {size(found.raw_bytes - own_bytes)}: its last children")]
+            if found.parts
+            else []
+        ),
         ("created", f"{when(found.created)} by the writer's clock"),
         ("stored at", f"{when(found.modified)} by the server's clock"),
         ("content", found.content_digest),
@@ -133,7 +139,7 @@ def cat(output: Output, /, uuid: str) -> int:
     """Check a state, and write its raw pickle to standard output.
 
     Writes the pickle stream and then its out-of-band buffers, end to end: the
-    same bytes as `zstd -dc FILE`. Refuses to write to a terminal. Reading a
+    same bytes as `zstd -dc FILE`, and those of its parts. Refuses to write to a terminal. Reading a
     state from the trash brings it back.
     """
     if sys.stdout.isatty():

@@ -92,6 +92,8 @@ def _stats_table(found: maintenance.StoreStats) -> Any:
         of = "now" if found.exact else f"of {summary.states:,} states, {age(found.summary_age_seconds)} ago"
         smaller = f", {three_digits(found.ratio)} times smaller" if found.ratio is not None else ""
         rows += [("raw", size(summary.raw_bytes), of), ("stored", size(summary.stored_bytes), f"{of}{smaller}")]
+        if summary.parts:
+            rows += [("parts", f"{summary.parts:,}", f"shared by {counted(summary.holders, 'state', 'states')}")]
         rows += [("in the trash", size(summary.trash_bytes), of)]
     rows += [
         ("inodes", f"{found.inodes:,}", f"{found.folders:,} of them folders"),

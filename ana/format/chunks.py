@@ -30,8 +30,9 @@ __all__ = [
     "read_content",
 ]
 
-ZSTD, RAW = 0, 1
-"""How a chunk is stored: a compressed frame (digest over it), or a frame of raw blocks (digest over the content)."""
+ZSTD, RAW, PART = 0, 1, 2
+"""How a chunk is stored: a compressed frame (digest over it), a frame of raw blocks (digest over the content), or not
+here but in a state of its own (`ana.format.parts`; digest over the content)."""
 
 FRAME_MAGIC = 0xFD2FB528
 MAX_CHUNK_BYTES = 16 << 20
@@ -218,6 +219,8 @@ def is_possible(chunk: Chunk) -> bool:
     if chunk.method == RAW:
         blocks = -(-chunk.raw // BLOCK_BYTES)
         return chunk.stored == chunk.raw + _frame_header_bytes(chunk.raw) + _BLOCK_HEADER_BYTES * blocks
+    if chunk.method == PART:
+        return chunk.stored == 0
     # At most ZSTD_COMPRESSBOUND, rounded up: we never store a frame larger than its content.
     # At least three bytes for each block of 128 KiB, the least that zstd needs.
     least, most = 3 * chunk.raw // BLOCK_BYTES, chunk.raw + (chunk.raw >> 7) + 1024
@@ -256,7 +259,9 @@ def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:
 
 
 def is_whole(chunk: Chunk, frame: memoryview) -> bool:
-    """Return whether an in-memory frame matches its checksum. Decompresses nothing."""
+    """Return whether an in-memory frame matches its checksum; a part has none here. Decompresses nothing."""
+    if chunk.method == PART:
+        return True
     if chunk.method != RAW:
         return blake3.blake3(frame).digest() == chunk.digest
     hasher, at = blake3.blake3(), 0

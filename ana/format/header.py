@@ -4,15 +4,18 @@
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import blake3
 
 from ana.errors import CorruptedStateError, UnsupportedFormatError
-from ana.format import address, chunks
-from ana.format.chunks import Chunk
+from ana.format import address, chunks, hint_texts, parts
+from ana.format.chunks import PART, Chunk
+from ana.format.hint_texts import text
+from ana.format.parts import Part
+from ana.format.segments import Described, marked, unmarked
 from ana.format.signature import Seal
 
 __all__ = [
@@ -23,7 +26,6 @@ __all__ = [
     "brief_of",
     "header_size",
     "key_of",
-    "marked",
     "parse_header",
     "record_size",
     "sealed_anew",
@@ -31,11 +33,10 @@ __all__ = [
 ]
 
 VERSION = 1
-SIGNED, WHOLES, HINTS = 1, 2, 4
+SIGNED, WHOLES, HINTS, PARTS = 1, 2, 4, 8
 """Flags: the header ends with a signature, not a digest; some segments are `bytes` objects; it says in which packs the
-children lie."""
-_WHOLE = 1 << 63
-"""The bit in a segment's size that marks it as a `bytes` object."""
+children lie; some segments are parts."""
+_KNOWN = SIGNED | WHOLES | HINTS | PARTS
 MAGIC = b"ANA\x00PKL\n"
 SKIPPABLE = 0x184D2A50
 PREFIX = struct.Struct("<II")
@@ -53,7 +54,6 @@ MAX_HEADER_BYTES = 256 << 20
 
 MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS + 2 + 160
 """A key has up to 200 characters of up to four bytes; a hint has up to 160 bytes, and two for its size."""
-
 
 Bytes = bytes | bytearray | memoryview
 
@@ -77,6 +77,26 @@ class Header(NamedTuple):
     header_bytes: int
     hints: tuple[str, ...] = ()
     """For each child, in which pack it lay when this state was stored, or ""; empty if no child lay in one."""
+    parts: tuple[Part, ...] = ()
+    """The segments that are states of their own. Their keys are the last of the children."""
+
+    @property
+    def own_segments(self) -> Sequence[int]:
+        """The segments' sizes in this record: 0 for parts."""
+        if not self.parts:
+            return self.segments
+        others = {part.segment for part in self.parts}
+        return [0 if number in others else size for number, size in enumerate(self.segments)]
+
+    @property
+    def own_bytes(self) -> int:
+        """The raw size without the parts."""
+        return self.raw_bytes - sum([part.size for part in self.parts])
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The children that are not parts: the states that the pickle refers to."""
+        return self.children[: len(self.children) - len({part.key for part in self.parts})]
 
 
 class Brief(NamedTuple):
@@ -86,6 +106,12 @@ class Brief(NamedTuple):
     class_name: str
     children: tuple[str, ...]
     raw_bytes: int
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def own_bytes(self) -> int:
+        """The raw size without the parts."""
+        return self.raw_bytes - sum([part.size for part in self.parts])
 
 
 class _Fixed(NamedTuple):
@@ -106,26 +132,6 @@ class _Fixed(NamedTuple):
     content: bytes
 
 
-class Described(Protocol):
-    """What a header needs to know about a state's content; `record.Content` implements it."""
-
-    @property
-    def class_name(self) -> str:
-        """The name of the state's class."""
-
-    @property
-    def digest(self) -> bytes:
-        """The content digest."""
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """The size of each segment."""
-
-    @property
-    def bytes_segments(self) -> Sequence[int]:
-        """The numbers of the segments that are `bytes` objects."""
-
-
 class Draft:
     """A record's header without its chunk table. The header's size is known before the chunks' sizes."""
 
@@ -137,7 +143,7 @@ class Draft:
         self.raw_bytes = sum(segments)
         self.n_children = len(children)
         self.children = _prefixed(map(address.key_bytes, children)) if children else b""
-        self.hints = _prefixed(said.encode("ascii") for said in _shortened(hints)) if any(hints) else b""
+        self.hints = _prefixed(said.encode("ascii") for said in hint_texts.shortened(hints)) if any(hints) else b""
         self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0)
         self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
@@ -159,7 +165,7 @@ class Draft:
                 FIXED.pack(
                     MAGIC,
                     VERSION,
-                    self.flags if seal is None else self.flags | SIGNED,
+                    self.flags | (0 if seal is None else SIGNED) | (PARTS if _has_parts(table) else 0),
                     self.n_children,
                     len(self.segments),
                     len(table),
@@ -182,12 +188,6 @@ class Draft:
         )
         digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
         return head + digest
-
-
-def marked(segments: Sequence[int], bytes_segments: Sequence[int]) -> Sequence[int]:
-    """Return the segments' sizes as they are written and hashed, with a bit set for each `bytes` object."""
-    those = set(bytes_segments)
-    return [size | _WHOLE if number in those else size for number, size in enumerate(segments)]
 
 
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
@@ -251,7 +251,7 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
     if fixed.magic != MAGIC:
         raise CorruptedStateError(key, where, "it is not a record of ana")
     view = memoryview(data)[:end]
-    if fixed.version != VERSION or fixed.flags & ~(SIGNED | WHOLES | HINTS):
+    if fixed.version != VERSION or fixed.flags & ~_KNOWN:
         # Raise this before the checksum is checked, because a newer version may use another checksum.
         raise UnsupportedFormatError(where, f"{fixed.version} (flags {fixed.flags:#x})", VERSION)
     if seal is None and not fixed.flags & SIGNED:
@@ -277,18 +277,18 @@ def brief_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | No
         children = []
         at = FIXED_END + fixed.key_size
         with suppress(ValueError):
-            class_name, at = _text(view, at, fixed.class_size)
+            class_name, at = text(view, at, fixed.class_size)
             for _ in range(fixed.n_children):
-                child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
+                child, at = text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
                 children.append(child)
             return Brief(key, class_name, tuple(children), fixed.raw_bytes)
-    # Signed, or something is wrong with it: this says what.
+    # Signed, or with parts, or something is wrong with it: this says what.
     header = parse_header(data, size_bytes, key, where, seal)
-    return Brief(key, header.class_name, header.children, header.raw_bytes)
+    return Brief(key, header.class_name, header.children, header.raw_bytes, header.parts)
 
 
 def _is_plain(view: memoryview, fixed: _Fixed, key: str) -> bool:
-    """Return whether a header is an unsigned one of this version and key, and has its digest."""
+    """Return whether a header is an unsigned one of this version and key, without parts, and has its digest."""
     known = fixed.magic == MAGIC and fixed.version == VERSION and not fixed.flags & ~(WHOLES | HINTS)
     named = view[FIXED_END : FIXED_END + fixed.key_size] == address.key_bytes(key)
     return known and named and blake3.blake3(view[:-DIGEST_BYTES]).digest() == view[-DIGEST_BYTES:]
@@ -329,18 +329,20 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
     """Parse the variable parts of a header; its counts have been checked against its size."""
     at = FIXED_END
     try:
-        found, at = _text(view, at, fixed.key_size)
-        class_name, at = _text(view, at, fixed.class_size)
+        found, at = text(view, at, fixed.key_size)
+        class_name, at = text(view, at, fixed.class_size)
         children = []
         for _ in range(fixed.n_children):
-            child, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
+            child, at = text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
             children.append(child)
-        segments, bytes_segments = _sizes(struct.unpack_from(f"<{fixed.n_segments}Q", view, at), fixed.flags)
+        written = struct.unpack_from(f"<{fixed.n_segments}Q", view, at)
+        segments, bytes_segments = unmarked(written) if fixed.flags & WHOLES else (written, ())
         at += 8 * fixed.n_segments
         end = at + CHUNK.size * fixed.n_chunks
         # As `Chunk(*fields)`, without a Python call.
         table = tuple([tuple.__new__(Chunk, fields) for fields in CHUNK.iter_unpack(view[at:end])])
-        hints, end = _hints(view, end, fixed) if fixed.flags & HINTS else ((), end)
+        hints, end = hint_texts.parse(view, end, fixed.n_children) if fixed.flags & HINTS else ((), end)
+        found_parts = _parts(children, segments, bytes_segments, table) if fixed.flags & PARTS else ()
     except (ValueError, struct.error) as error:
         raise CorruptedStateError(key, where, f"its header cannot be read ({error})") from None
     if end != len(view) - DIGEST_BYTES or len(table) != fixed.n_chunks:
@@ -358,50 +360,35 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         fixed.content,
         len(view),
         hints,
+        found_parts,
     )
 
 
-def _hints(view: memoryview, at: int, fixed: _Fixed) -> tuple[tuple[str, ...], int]:
-    """Return the hints, written out, and where they end."""
-    hints: list[str] = []
-    pack = ""
-    for _ in range(fixed.n_children):
-        said, at = _text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
-        pack = pack if said.startswith(":") else said.partition(":")[0] or pack
-        hints.append(f"{pack}{said}" if said.startswith(":") else said)
-    return tuple(hints), at
+def _has_parts(table: Sequence[Chunk]) -> bool:
+    return any([chunk.method == PART for chunk in table])  # noqa: C419 - faster for the one chunk that most states have
+
+
+def _parts(
+    children: Sequence[str], segments: Sequence[int], bytes_segments: Sequence[int], table: Sequence[Chunk]
+) -> tuple[Part, ...]:
+    """Return the parts, which must be the last children."""
+    found = parts.in_table(segments, bytes_segments, table)
+    keys = list(dict.fromkeys(part.key for part in found))
+    if not keys or list(children[-len(keys) :]) != keys:
+        msg = "its parts are not its last children"
+        raise ValueError(msg)
+    return found
 
 
 def _prefixed(texts: Iterable[bytes]) -> bytes:
     return b"".join([len(text).to_bytes(2, "little") + text for text in texts])
 
 
-def _shortened(hints: Sequence[str]) -> Iterator[str]:
-    """Yield the hints without the name of the pack, where it is the one that was named last."""
-    named = ""
-    for said in hints:
-        pack, colon, rest = said.partition(":")
-        yield f":{rest}" if pack == named and colon else said
-        named = pack or named
-
-
-def _sizes(written: tuple[int, ...], flags: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the segments' sizes, and the numbers of the segments that are `bytes` objects."""
-    if not flags & WHOLES:
-        return written, ()
-    bytes_segments = tuple(number for number, size in enumerate(written) if size & _WHOLE)
-    return tuple(size & ~_WHOLE for size in written), bytes_segments
-
-
-def _text(view: memoryview, at: int, size: int) -> tuple[str, int]:
-    return str(view[at : at + size], "utf-8", "surrogatepass"), at + size
-
-
 def _check_sums(header: Header, size_bytes: int, key: str, where: str) -> None:
     """Reject sizes that do not add up, before anything is allocated for them."""
     raw_bytes = stored_bytes = 0
     for chunk in header.chunks:
-        if not chunks.is_possible(chunk):
+        if not chunks.is_possible(chunk) or (chunk.method == PART and not header.parts):
             raise CorruptedStateError(key, where, "its chunk table holds impossible sizes")
         raw_bytes += chunk.raw
         stored_bytes += chunk.stored

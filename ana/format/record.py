@@ -4,15 +4,15 @@ A record is a legal zstd file: one skippable frame that holds the header, then t
 zstd frame of its own. `docs/format.md` describes it byte by byte.
 """
 
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
 from ana.errors import CorruptedStateError, StateChangedError
-from ana.format import address, chunks
-from ana.format.chunks import Chunk, Read, SegmentedView
+from ana.format import address, chunks, parts
+from ana.format.chunks import PART, Chunk, Read, SegmentedView
+from ana.format.content import Content
 from ana.format.header import (
     MIN_RECORD_BYTES,
     Brief,
@@ -22,12 +22,13 @@ from ana.format.header import (
     header_size,
     is_signed,
     key_of,
-    marked,
     parse_header,
     record_size,
     sealed_anew,
     signed_parts,
 )
+from ana.format.offsets import OffsetAllocator
+from ana.format.segments import marked
 from ana.format.signature import Seal
 from ana.runtime import buffers, threads
 
@@ -54,6 +55,7 @@ __all__ = [
     "sealed_anew",
     "signed_parts",
     "verify",
+    "verify_segments",
     "write",
 ]
 
@@ -79,22 +81,6 @@ class Encoding(NamedTuple):
 
 
 _PLAIN = Encoding()
-
-
-class Content(NamedTuple):
-    """A state's segments (the pickle stream, then each buffer) as views, with the pieces they are cut into, hashed.
-
-    `bytes_segments` are the numbers of the segments that are `bytes` objects.
-    """
-
-    class_name: str
-    views: Sequence[memoryview]
-    sizes: Sequence[int]
-    bytes_segments: Sequence[int]
-    pieces: Sequence[tuple[int, int]]
-    leaves: Sequence[bytes]
-    digest: bytes
-    raw_bytes: int
 
 
 Bytes = bytes | bytearray | memoryview
@@ -157,29 +143,34 @@ def write(sink: Write, key: str, state: Content, children: Sequence[str], encodi
 
     Chunks are encoded and written on several threads, and each thread holds one chunk in memory. A single chunk is
     written together with the header. Parts are valid until `sink` returns, because their memory is reused.
-    With a seal, the record is signed. Raises StateChangedError if the content no longer matches its hash.
+    With a seal, the record is signed. What the content says are parts is not written, and must be among the children.
+    Raises StateChangedError if the content no longer matches its hash.
     """
     created_ns, level, seal, hints = encoding
     if _is_small(state):
-        size, parts = _small(key, state, children, encoding)
-        sink(0, parts)
+        size, data = _small(key, state, children, encoding)
+        sink(0, data)
         return size
     draft = Draft(key, state, len(state.pieces), children, hints)
     if len(state.pieces) == 1:
         with chunks.Scratch() as scratch:
-            chunk, parts = _encode_piece(key, state, 0, state.views, level, scratch)
-            sink(0, [draft.header([chunk], created_ns, seal), *parts])
+            chunk, data = _encode_piece(key, state, 0, state.views, level, scratch)
+            sink(0, [draft.header([chunk], created_ns, seal), *data])
         return draft.header_bytes + chunk.stored
     segmented = SegmentedView(state.views)
-    offsets = _OffsetAllocator(draft.header_bytes)
+    offsets = OffsetAllocator(draft.header_bytes)
+    elsewhere = {number for one in state.parts for number in parts.pieces_of(one, state.sizes, state.pieces)}
 
     def work(number: int) -> None:
+        if number in elsewhere:
+            offsets.place(number, Chunk(0, state.pieces[number][1], PART, state.leaves[number]))
+            return
         with chunks.Scratch() as scratch:
             views = segmented.views(*state.pieces[number])
-            chunk, parts = _encode_piece(key, state, number, views, level, scratch)
-            sink(offsets.place(number, chunk), parts)
+            chunk, data = _encode_piece(key, state, number, views, level, scratch)
+            sink(offsets.place(number, chunk), data)
 
-    threads.run(work, range(len(state.pieces)), _worthwhile_threads(draft.raw_bytes), give_up=offsets.give_up)
+    threads.run(work, range(len(state.pieces)), _worthwhile_threads(state.own_bytes), give_up=offsets.give_up)
     sink(0, [draft.header(offsets.table, created_ns, seal)])
     return offsets.end
 
@@ -194,8 +185,8 @@ def _small(
     """Return the size and the parts of a small record."""
     draft = Draft(key, state, 1, children, encoding.hints)
     # It cannot have changed since it was hashed, so it needs no scratch memory.
-    chunk, parts = chunks.encode(state.views, state.raw_bytes, state.leaves[0], encoding.level, chunks.Scratch())
-    return draft.header_bytes + chunk.stored, [draft.header([chunk], encoding.created_ns, encoding.seal), *parts]
+    chunk, data = chunks.encode(state.views, state.raw_bytes, state.leaves[0], encoding.level, chunks.Scratch())
+    return draft.header_bytes + chunk.stored, [draft.header([chunk], encoding.created_ns, encoding.seal), *data]
 
 
 def _encode_piece(
@@ -214,13 +205,13 @@ def encode(key: str, state: Content, children: Sequence[str] = (), encoding: Enc
     if _is_small(state):
         return b"".join(_small(key, state, children, encoding)[1])
     header_bytes = Draft(key, state, len(state.pieces), children, encoding.hints).header_bytes
-    most = header_bytes + chunks.most_bytes(state.raw_bytes, len(state.pieces))
+    most = header_bytes + chunks.most_bytes(state.own_bytes, len(state.pieces))
     whole = buffers.Whole(most)
 
-    def put(offset: int, parts: Sequence[memoryview | bytes]) -> None:
-        for part in parts:
-            whole.view[offset : offset + len(part)] = part
-            offset += len(part)
+    def put(offset: int, data: Sequence[memoryview | bytes]) -> None:
+        for one in data:
+            whole.view[offset : offset + len(one)] = one
+            offset += len(one)
 
     return whole.take(write(put, key, state, children, encoding))
 
@@ -230,10 +221,11 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
 
     The result is verified too: its digests must yield the content digest in the header. `read` takes offsets in the
     record and is called on several threads if the record is large. Each segment has its own memory, writable and
-    aligned to 64 bytes, except for `bytes` objects (the pickle stream may be one). Raises CorruptedStateError,
-    MemoryError, and whatever `read` raises.
+    aligned to 64 bytes, except for `bytes` objects (the pickle stream may be one). A segment that is a part is
+    `parts.ABSENT`: `ana.stores.parts` gets it. Raises CorruptedStateError, MemoryError, and whatever `read` raises.
     """
-    if len(header.segments) == len(header.chunks) == 1 and header.chunks[0].method == chunks.ZSTD:
+    is_part = header.class_name == parts.CLASS_NAME
+    if len(header.segments) == len(header.chunks) == 1 and header.chunks[0].method == chunks.ZSTD and not is_part:
         # Avoids another copy of the content.
         found: list[bytes | memoryview] = []
 
@@ -244,13 +236,17 @@ def decode(header: Header, read: Read, where: str) -> list[bytes | memoryview]:
 
         _each(header, where, one)
         return found
-    bytes_segments = {number: buffers.Whole(header.segments[number]) for number in header.bytes_segments}
+    sizes = header.own_segments
+    bytes_segments = {number: buffers.Whole(sizes[number]) for number in header.bytes_segments}
     segments = [
-        bytes_segments[number].view if number in bytes_segments else _memory_for(number, size)
-        for number, size in enumerate(header.segments)
+        bytes_segments[number].view if number in bytes_segments else _memory_for(number or is_part, size)
+        for number, size in enumerate(sizes)
     ]
     _fill(header, read, where, segments)
-    return [bytes_segments[number].take() if number in bytes_segments else view for number, view in enumerate(segments)]
+    found = [bytes_segments[at].take() if at in bytes_segments else view for at, view in enumerate(segments)]
+    for part in header.parts:
+        found[part.segment] = parts.ABSENT
+    return found
 
 
 def _fill(header: Header, read: Read, where: str, segments: Sequence[memoryview]) -> None:
@@ -268,17 +264,18 @@ def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: Pu
     Like `decode`, but holds only one piece per thread in memory. The whole is verified only once it returns.
     Whatever `put` raises passes through.
     """
-    starts = list(accumulate(header.segments, initial=0))
+    sizes = header.own_segments
+    starts = list(accumulate(sizes, initial=0))
 
     def put_piece(piece: memoryview, start: int) -> None:
-        number = bisect_right(starts, start, hi=len(header.segments)) - 1
+        number = bisect_right(starts, start, hi=len(sizes)) - 1
         while piece:
             at = start - starts[number]
-            part = piece[: header.segments[number] - at]
-            if part:
-                put(offsets[number] + at, part)
-            piece = piece[len(part) :]
-            start += len(part)
+            found = piece[: sizes[number] - at]
+            if found:
+                put(offsets[number] + at, found)
+            piece = piece[len(found) :]
+            start += len(found)
             number += 1
 
     _pass(header, read, where, put_piece)
@@ -300,6 +297,12 @@ def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | me
 def verify(header: Header, read: Read, where: str) -> None:
     """Read all chunks and verify their content, as `copy` does. Raises CorruptedStateError."""
     _pass(header, read, where, lambda *_: None)
+
+
+def verify_segments(header: Header, segments: Sequence[memoryview], where: str) -> None:
+    """Verify a record's segments, as `decode` returns them. Raises CorruptedStateError."""
+    segmented = SegmentedView(segments)
+    _each(header, where, lambda chunk, _, start: chunks.digest(segmented.views(start, chunk.raw)))
 
 
 def reader(data: Bytes) -> Read:
@@ -329,20 +332,23 @@ def _pass(header: Header, read: Read, where: str, take: Callable[[memoryview, in
 def _each(header: Header, where: str, work: Callable[[Chunk, int, int], bytes]) -> None:
     """Call `work` with each chunk, its offset in the record, and the offset of its content in the segments.
 
-    `work` returns the digest of that content. All of them must yield the content digest. Raises CorruptedStateError.
+    `work` returns the digest of that content; chunks of parts say theirs. All of them must yield the content digest.
+    Raises CorruptedStateError.
     """
     table = header.chunks
     offsets = list(accumulate((chunk.stored for chunk in table), initial=header.header_bytes))
-    starts = list(accumulate((chunk.raw for chunk in table), initial=0))
-    leaves = [b""] * len(table)
+    starts = list(accumulate((0 if chunk.method == PART else chunk.raw for chunk in table), initial=0))
+    leaves = [chunk.digest for chunk in table]
 
     def one(number: int) -> None:
+        if table[number].method == PART:
+            return
         try:
             leaves[number] = work(table[number], offsets[number], starts[number])
         except chunks.Damaged as error:
             raise CorruptedStateError(header.key, where, f"chunk {number} {error}") from None
 
-    threads.run(one, range(len(table)), _worthwhile_threads(header.raw_bytes))
+    threads.run(one, range(len(table)), _worthwhile_threads(header.own_bytes))
     _check_content(header, leaves, where)
 
 
@@ -366,32 +372,3 @@ def _memory_for(number: int, size: int) -> memoryview:
 
 def _worthwhile_threads(raw_bytes: int) -> int:
     return threads.available() if raw_bytes >= PARALLEL_BYTES else 1
-
-
-class _OffsetAllocator:
-    """Assigns the chunks of a record their offsets: in order, whichever thread is ready first."""
-
-    def __init__(self, offset: int) -> None:
-        self.table: list[Chunk] = []
-        self.end = offset
-        self._changed = threading.Condition()
-        self._broken = False
-
-    def place(self, number: int, chunk: Chunk) -> int:
-        """Return the chunk's offset in the record; waits until the sizes of all chunks before it are known."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self.table) >= number or self._broken)
-            if self._broken:
-                msg = "another chunk could not be written"
-                raise threads.GaveUp(msg)
-            offset = self.end
-            self.end += chunk.stored
-            self.table.append(chunk)
-            self._changed.notify_all()
-            return offset
-
-    def give_up(self) -> None:
-        """Wake the threads that wait for a chunk that failed."""
-        with self._changed:
-            self._broken = True
-            self._changed.notify_all()

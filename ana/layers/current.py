@@ -86,6 +86,11 @@ def set_dl(
         allowed: Modules whose classes and functions a state may name when it is loaded. Includes their submodules.
             Globals that only hold data are always allowed; see SECURITY.md. Default: any module.
         max_state_bytes: Size of the largest raw state that is loaded. Default: the memory of this machine or cgroup.
+        part_bytes: Buffers (arrays, `bytes`) of at least this size are stored once, as states of their own that many
+            states can share; at least 256 KiB. 0 stores them with each state. UUIDs do not depend on it, and every
+            layer reads both. Default: `ANA_PART_BYTES`, else 8 MiB.
+        share_parts: Whether objects that hold the same part share its memory in this process. Their arrays are then
+            read-only. With a node cache, they share it anyway. Default: False.
 
     Options of a layer over a folder:
         durable: Whether to wait for the disk before a state counts as stored. Default: True.

@@ -15,7 +15,8 @@ from ana.layers import inheritance, kinds, opening, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import AllowedGlobals
 from ana.persist import bulk, loading, saving, writing
-from ana.stores.base import ReplacedError, Store
+from ana.stores import parts
+from ana.stores.base import Put, ReplacedError, Store
 from ana.stores.memory import SCHEME, MemoryStore
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class DataLayer:
         self.errors = said.errors
         self.strict = said.strict
         self.recheck_seconds = said.recheck_seconds
+        self.part_bytes = settings.PART_BYTES.value() if said.part_bytes is None else said.part_bytes
+        self.shared_parts = parts.Shared(all_parts=said.share_parts)
         self.live = identity.LiveObjects(said.keep_bytes)
         # Released with the layer, and before the interpreter shuts down: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
@@ -245,17 +248,19 @@ class DataLayer:
         """Store a bare state under a UUID. The first writer wins. Raises what pickling or the store raises."""
         key = address.check_key(uuid)
         content, children = saving.serialise("", state)
+        one = Put(key, content, children, repair=False)
         try:
-            self.store.put(key, content, children, repair=False)
+            parts.put(self.store, one, self.part_bytes)
         except ReplacedError:
             saving.forget(self)
-            self.store.put(key, content, children, repair=False)
+            parts.put(self.store, one, self.part_bytes)
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew on each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""
         found = self.store.get(address.check_key(uuid))
+        loading.refuse_part(found)
         loading.check_size(self, found)
-        return pickling.load(found.segments(), self.allowed_globals)
+        return pickling.load(parts.segments(self.store, found, self.shared_parts), self.allowed_globals)
 
 
 class DirDataLayer(DataLayer):

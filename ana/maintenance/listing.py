@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
-from ana.format import address
+from ana.format import address, chunks
 from ana.format.record import Header
 from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
+from ana.stores import parts
 from ana.stores.directory.naming import PACKS
 from ana.stores.directory.scan import File, Survey, plain_name, trash_name
 from ana.stores.directory.store import DirectoryStore
@@ -27,6 +29,7 @@ __all__ = [
     "tree",
 ]
 
+_METHODS = {chunks.ZSTD: "zstd", chunks.RAW: "raw", chunks.PART: "part"}
 _HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
 
@@ -74,8 +77,10 @@ class Shown:
     segments: list[int]
     """The size of the pickle stream, then of each out-of-band buffer."""
     chunks: list[dict[str, object]]
-    """For each chunk: `stored` and `raw` size, `method` (`zstd` or `raw`), `digest`."""
+    """For each chunk: `stored` and `raw` size, `method` (`zstd`, `raw` or `part`), `digest`."""
     children: list[str]
+    parts: list[dict[str, Any]]
+    """For each buffer that is a state of its own: `segment` (its number), `size_bytes`, `uuid`."""
     content_digest: str
     created: float
     """By the writer's clock."""
@@ -206,12 +211,14 @@ def tree(pickle_dir: StoreOrPath, uuid: str) -> Child:
 
 
 def cat(pickle_dir: StoreOrPath, uuid: str) -> list[bytes | memoryview]:
-    """Return a state's verified pickle stream and out-of-band buffers. A unique prefix of its UUID is enough.
+    """Return a state's verified pickle stream and out-of-band buffers, or the bytes of a part.
+
+    A unique prefix of its UUID is enough.
 
     Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError, UnsupportedFormatError, StoreError.
     """
     store = open_store(pickle_dir)
-    return store.get(find_in(store, uuid)).segments()
+    return parts.segments(store, store.get(find_in(store, uuid)))
 
 
 def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
@@ -287,12 +294,13 @@ def _shown(store: DirectoryStore, header: Header, file: File) -> Shown:
             {
                 "stored": chunk.stored,
                 "raw": chunk.raw,
-                "method": "raw" if chunk.method else "zstd",
+                "method": _METHODS[chunk.method],
                 "digest": chunk.digest.hex(),
             }
             for chunk in header.chunks
         ],
         children=list(header.children),
+        parts=[{"segment": part.segment, "size_bytes": part.size, "uuid": part.key} for part in header.parts],
         content_digest=header.content.hex(),
         created=header.created_ns / 1e9,
         modified=file.modified,

@@ -172,7 +172,7 @@ class _Packing:
         if opened is None or len(opened.start) != opened.size_bytes:
             return None
         header, data = stored_file.read_header(opened, key, path, self.store.seal)
-        if header.raw_bytes > smaller_bytes or not header.class_name:
+        if header.own_bytes > smaller_bytes or not header.class_name:
             return None
         record.verify(header, record.reader(data), path)
         return key, bytes(data), status

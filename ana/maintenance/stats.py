@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from ana.errors import ANAError, StoreError
+from ana.format.parts import CLASS_NAME as PART_CLASS
 from ana.format.record import Brief, Header
 from ana.fs import atomic, files, json_files
 from ana.maintenance.common import (
@@ -75,6 +76,10 @@ class StoreSummary:
     by_class: list[Group] = field(default_factory=list)
     by_age: list[Group] = field(default_factory=list)
     by_size: list[Group] = field(default_factory=list)
+    parts: int = 0
+    """Large buffers that are states of their own."""
+    holders: int = 0
+    """States that hold parts."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class _Groups:
     def add(self, name: str, header: Header | Brief, file: File) -> None:
         sums = self.sums.setdefault(name, [0, 0, 0])
         sums[0] += 1
-        sums[1] += header.raw_bytes
+        sums[1] += header.own_bytes
         sums[2] += file.size_bytes
 
     def largest(self) -> list[Group]:
@@ -214,6 +219,7 @@ def _count(
     classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
     raw: dict[str, int] = {}
     referred: Counter[str] = Counter()
+    n_parts = n_holders = 0
     total = survey.count(contents.states)
     for number, (name, found) in enumerate(survey.headers(), 1):
         if isinstance(found, ANAError):
@@ -224,8 +230,10 @@ def _count(
             ages.add(_step(_AGES, (right_now - file.modified) / _DAY_SECONDS, "over 365 d"), header, file)
             sizes.add(_step(_SIZES, file.size_bytes, "over 256 MiB"), header, file)
             everything.add("", header, file)
-            raw[header.key] = header.raw_bytes
+            raw[header.key] = header.own_bytes
             referred.update(header.children)
+            n_parts += header.class_name == PART_CLASS
+            n_holders += bool(header.parts)
         on_progress(Progress("counting", number, total, everything.sums.get("", [0, 0, 0])[2]))
     trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
     trash += sum(one.size_bytes for one in survey.packed.files if one.trashed)
@@ -241,6 +249,8 @@ def _count(
         classes.largest(),
         ages.in_order([name for _, name in _AGES] + ["over 365 d"]),
         sizes.in_order([name for _, name in _SIZES] + ["over 256 MiB"]),
+        n_parts,
+        n_holders,
     )
 
 

@@ -12,7 +12,7 @@ from ana.format import address
 from ana.objects import ghost, identity
 from ana.persist import inflight, loading, prefetching, saving
 from ana.runtime import threads
-from ana.stores import base
+from ana.stores import base, parts
 
 __all__ = ["check_objects", "load", "prefetch", "store"]
 
@@ -229,17 +229,7 @@ class _Batch:
 
     def _put(self, level: "list[_Pending]") -> None:
         """Put the states of one level. What goes wrong is raised in the caller's thread once the others are done."""
-        ready: list[tuple[_Pending, base.Put]] = []
-        for pending in level:
-            write = pending.write
-            # If a state that it refers to is missing, a reader would find a hole.
-            if self._lost:
-                pending.error = next((self._lost[child] for child in write.children if child in self._lost), None)
-            try:
-                if pending.error is None:
-                    ready.append((pending, write.to_put()))
-            except Exception as error:  # noqa: BLE001 - raised later
-                pending.error = error
+        ready = self._ready(level)
 
         def note(number: int, *, written: bool = False, error: Exception | None = None) -> None:
             pending, one = ready[number]
@@ -251,6 +241,29 @@ class _Batch:
             pending.error, pending.done = error, error is None
 
         self.target.store.put_many([one for _, one in ready], note)
+
+    def _ready(self, level: "list[_Pending]") -> "list[tuple[_Pending, base.Put]]":
+        """Return the states of a level that can be put, after their parts have been."""
+        ready: list[tuple[_Pending, base.Put]] = []
+        first: list[base.Put] = []
+        for pending in level:
+            write = pending.write
+            # If a state that it refers to is missing, a reader would find a hole.
+            if self._lost:
+                pending.error = next((self._lost[child] for child in write.children if child in self._lost), None)
+            try:
+                if pending.error is None:
+                    one, its_parts = write.to_put()
+                    ready.append((pending, one))
+                    first += its_parts
+            except Exception as error:  # noqa: BLE001 - raised later
+                pending.error = error
+        if not first:
+            return ready
+        errors = parts.put_all(self.target.store, first)
+        for pending, one in ready:
+            pending.error = parts.error_of(one, errors)
+        return [item for item in ready if item[0].error is None]
 
     def _settle(self, level: "list[_Pending]") -> None:
         for pending in level:

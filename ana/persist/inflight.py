@@ -81,7 +81,7 @@ class Load:
         """Take the state that was found in the store."""
         self.stored = stored
         self.is_open = True
-        self.children = enumerate(stored.header.children)
+        self.children = enumerate(stored.header.objects)
 
     def set_object(self, obj: Any) -> None:
         """Set the object that the state goes into."""
@@ -96,7 +96,7 @@ class Load:
 
     def prefetch(self, at: int) -> None:
         """Prefetch the state's children from number `at` on."""
-        children = self.stored.header.children
+        children = self.stored.header.objects
         self.prefetched_to = self.session.prefetcher.fetch_children(self.layer, children, at, self.cls)
 
     def make_ghost(self, reload: Reload) -> None:
@@ -170,7 +170,7 @@ class Session:
         parent = self.unpickling
         if parent is not None and parent.layer is load.layer:
             with suppress(ValueError):
-                parent.prefetch(parent.stored.header.children.index(load.key, parent.prefetched_to))
+                parent.prefetch(parent.stored.header.objects.index(load.key, parent.prefetched_to))
 
     def hold(self, obj: Any) -> None:
         """Keep an object alive until the session ends."""

@@ -12,13 +12,14 @@ import time
 from typing import Any
 
 from ana.errors import ANAError, StateLoadError
+from ana.format.parts import CLASS_NAME as PART_CLASS
 from ana.objects import ghost, identity, restricted
 from ana.objects.class_names import class_name, find_class
 from ana.persist import class_lookup, inflight
 from ana.runtime import cgroups
-from ana.stores import base
+from ana.stores import base, parts
 
-__all__ = ["check_size", "load", "put_off", "reset_after_fork", "too_deep"]
+__all__ = ["check_size", "load", "put_off", "refuse_part", "reset_after_fork", "too_deep"]
 
 MAX_NESTED = 20
 """How deep loads may nest (each needs about a dozen Python frames). Deeper ones are put off."""
@@ -55,6 +56,14 @@ def check_size(layer: inflight.Source, stored: base.StoredState) -> None:
         whose = "max_state_bytes" if said is not None else "the memory of this machine or cgroup (see max_state_bytes)"
         reason = f"its {size} bytes are more than the {most} bytes of {whose}"
         raise StateLoadError(stored.header.key, stored.header.class_name, stored.where, reason)
+
+
+def refuse_part(stored: base.StoredState) -> None:
+    """Raise StateLoadError if a state is a part: bytes that anybody may have chosen, and no pickle."""
+    header = stored.header
+    if header.class_name == PART_CLASS:
+        reason = "it is a part: the bytes of a buffer that other states hold (ana cat gives them)"
+        raise StateLoadError(header.key, header.class_name, stored.where, reason)
 
 
 def too_deep() -> bool:
@@ -195,7 +204,8 @@ def _fill(session: inflight.Session, current: inflight.Load, *, optional: bool) 
             raise
         return False
     stored = current.stored
-    looked = -math.inf if stored.may_be_lost else time.monotonic()
+    # Where the parts were found is not known here.
+    looked = -math.inf if stored.may_be_lost or stored.header.parts else time.monotonic()
     mark = identity.mark(current.obj, current.key, given=True)
     mark.note_loaded(current.layer.uuid, stored.header.children, stored.header.raw_bytes, looked)
     session.note_filled(current)
@@ -209,9 +219,11 @@ def _is_loaded(obj: Any) -> bool:
 
 
 def _unpickle(session: inflight.Session, current: inflight.Load) -> Any:
+    refuse_part(current.stored)
     check_size(current.layer, current.stored)
     try:
-        segments = session.read(current.stored.segments)
+        layer = current.layer
+        segments = session.read(parts.segments, layer.store, current.stored, layer.shared_parts)
     except MemoryError as error:
         size = current.stored.header.raw_bytes
         msg = f"there is no memory for its {size} bytes"

@@ -12,7 +12,7 @@ from ana.objects import ghost, identity
 from ana.objects.class_names import find_class
 from ana.objects.restricted import AllowedGlobals, allows
 from ana.runtime import threads
-from ana.stores import base
+from ana.stores import base, parts
 
 __all__ = ["Prefetcher", "Source"]
 
@@ -44,6 +44,7 @@ class Source(Protocol):
     live: identity.LiveObjects
     store: base.Store
     allowed_globals: AllowedGlobals | None
+    shared_parts: parts.Shared
 
 
 class Prefetcher:
@@ -125,7 +126,7 @@ class Prefetcher:
 
     def _children_of(self, layer: Source, key: str) -> tuple[str, ...]:
         found = self._found.get((layer.uuid, key))
-        return found.header.children if isinstance(found, _Fetched) else ()
+        return found.header.objects if isinstance(found, _Fetched) else ()
 
     def _wanted(self, layer: Source, keys: Iterable[str]) -> list[str]:
         """Return the keys that are neither alive nor prefetched."""

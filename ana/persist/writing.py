@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ana.errors import ANAError, CorruptedStateError, StateChangedError, StateNotFoundError, UUIDConflictError
 from ana.format import address, record
 from ana.objects import identity
-from ana.stores import base
+from ana.stores import base, parts
 
 __all__ = ["Target", "Write", "by_home", "note_stored"]
 
@@ -26,6 +26,8 @@ class Target(Protocol):
     store: base.Store
     strict: bool
     recheck_seconds: float
+    part_bytes: int
+    """The least size of buffers that are states of their own; 0: none."""
 
 
 class PickledObject(Protocol):
@@ -59,6 +61,9 @@ class Write:
         self.repair = repair
         self.is_right = False
         """Whether the key is known to fit the content."""
+        mark = identity.mark_of(pickled.obj)
+        self._stored_children = self.children
+        self._had_parts = mark is not None and not set(mark.children) <= set(self.children)
         self._made: identity.Mark | None = None
 
     def announce(self) -> identity.Mark:
@@ -70,15 +75,21 @@ class Write:
 
     def put(self) -> None:
         """Put the state into the store. Runs in any thread: it touches no objects and no code of users."""
-        one = self.to_put()
+        one, first = self.to_put()
+        error = parts.error_of(one, parts.put_all(self.target.store, first))
+        if error is not None:
+            raise error
         self.check(one, written=self.target.store.put(one.key, one.state, one.children, repair=one.repair))
 
-    def to_put(self) -> base.Put:
-        """Return what to put into the store. Raises StateChangedError."""
+    def to_put(self) -> tuple[base.Put, list[base.Put]]:
+        """Return what to put into the store, and the parts to put before it. Raises StateChangedError."""
         content, children = self.content, self.children
         if not self.is_right and not address.is_right(self.key, content.digest):
             content, children = self._original()
-        return base.Put(self.key, content, children, self.repair)
+        one = base.Put(self.key, content, children, self.repair)
+        found = parts.with_parts(self.target.store, one, self.target.part_bytes, look=self._had_parts)
+        self._stored_children = found[0].children
+        return found
 
     def check(self, one: base.Put, *, written: bool) -> None:
         """Report other content under an explicit UUID that was there already. Runs in any thread, as `put`."""
@@ -99,20 +110,20 @@ class Write:
         for layer in (self.target, *by_home.values()):
             try:
                 found = layer.store.get(self.key, wait=False)
-                views = [memoryview(segment) for segment in found.segments()]
+                views = [memoryview(segment) for segment in parts.segments(layer.store, found)]
             except ANAError:
                 continue
             header = found.header
             content = record.content(header.class_name, views, bytes_segments=header.bytes_segments)
-            if address.is_right(self.key, content.digest) and all(map(self.target.store.has, header.children)):
-                return content, header.children
+            if address.is_right(self.key, content.digest) and all(map(self.target.store.has, header.objects)):
+                return content, header.objects
         what = "it is not what it was when it got its UUID, which is the address of that content"
         raise StateChangedError(self.key, self.content.class_name, what)
 
     def note(self) -> identity.Mark:
         """Note that the object is stored."""
         mark = identity.mark(self.obj, self.key, given=self.given)
-        mark.note_content(self.children, self.content.raw_bytes)
+        mark.note_content(self._stored_children, self.content.raw_bytes)
         note_stored(self.target, self.obj, mark)
         return mark
 

@@ -45,7 +45,8 @@ class StoredState(Protocol):
         """Read, verify and decompress the content.
 
         Returns:
-            The pickle stream, then each out-of-band buffer.
+            The pickle stream, then each out-of-band buffer. One that is a part is a released memoryview, which nobody
+            can use: `ana.stores.parts.segments` gets all of them.
 
         Raises:
             CorruptedStateError: The content is damaged.
@@ -144,6 +145,14 @@ class Store(ABC):
         """Whether states are subject to collection and `keep` protects them (default: no)."""
         return False
 
+    @property
+    def keeps_records(self) -> bool:
+        """Whether it keeps the records that `ana.format.record` makes of states (default: no).
+
+        A layer then puts large buffers as states of their own, before the state that holds them.
+        """
+        return False
+
     def as_cacheable(self) -> "CacheableStore | None":
         """Return a store that a node cache can be put in front of; None (the default) if a cache makes no sense."""
         return None
@@ -235,12 +244,13 @@ class Store(ABC):
         threads.run(one, range(len(puts)), AT_ONCE if self.durable or self.high_latency else 1)
 
     def is_whole(self, key: str) -> bool:
-        """Return whether the state exists and is undamaged; reads all of it."""
+        """Return whether the state exists and is undamaged, with its parts; reads all of it."""
         try:
-            self.get(key).verify()
+            found = self.get(key)
+            found.verify()
         except (StateNotFoundError, CorruptedStateError):
             return False
-        return True
+        return all(self.is_whole(part.key) for part in found.header.parts)
 
     def keep(self, name: str, keys: Sequence[str]) -> Sequence[ANAError]:
         """Keep states, and all that they refer to, under a name.

@@ -32,7 +32,7 @@ class StoredRecord:
         except CorruptedStateError as error:
             self._counters.note_damaged(self.header.key, self.where, error.reason)
             raise
-        self._counters.note_loaded(self.header.key, self.header.raw_bytes, len(self._data), began)
+        self._counters.note_loaded(self.header.key, self.header.own_bytes, len(self._data), began)
         return segments
 
     def verify(self) -> None:
@@ -57,6 +57,7 @@ class RecordStore(Store):
     """
 
     missing_hint = ""
+    keeps_records = True
 
     def __init__(self, home: str, level: int = chunks.DEFAULT_LEVEL) -> None:
         """Create the store with its counters at zero.
@@ -122,15 +123,15 @@ class RecordStore(Store):
         there = self.has(key)
         damaged = there and repair and not self.is_whole(key)
         if there and not damaged:
-            self.counters.note_found(key, state.raw_bytes, began)
+            self.counters.note_found(key, state.own_bytes, began)
             return False
         data = record.encode(key, state, children, record.Encoding(time.time_ns(), self.level))
         with self._reported(key):
             written = self.write_record(key, data, replace=damaged)
         if written:
-            self.counters.note_stored(key, state.raw_bytes, len(data), began)
+            self.counters.note_stored(key, state.own_bytes, len(data), began)
         else:
-            self.counters.note_found(key, state.raw_bytes, began)
+            self.counters.note_found(key, state.own_bytes, began)
         return written
 
     @contextmanager

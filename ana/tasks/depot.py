@@ -20,6 +20,7 @@ from ana.layers import current, kinds, path_map, resolve
 from ana.layers.layer import KEEP_BYTES, RECHECK_SECONDS, DataLayer
 from ana.objects import identity
 from ana.runtime import threads
+from ana.stores import parts
 from ana.stores.base import AT_ONCE, ReplacedError, Store
 
 __all__ = ["Depot", "Part", "of_home"]
@@ -133,7 +134,7 @@ class Depot:
         self._each(one, len(buffers))
         return tuple(found)
 
-    def shared(self, parts: Sequence[Part]) -> list[Buffer]:
+    def shared(self, wanted: Sequence[Part]) -> list[Buffer]:
         """Return buffers that all tasks of this process share, read-only.
 
         Raises:
@@ -142,21 +143,21 @@ class Depot:
             StoreError: The store cannot be read.
 
         """
-        return self._all_of(parts, self._shared)
+        return self._all_of(wanted, self._shared)
 
-    def private(self, parts: Sequence[Part]) -> list[Buffer]:
+    def private(self, wanted: Sequence[Part]) -> list[Buffer]:
         """Return buffers in memory of the caller's own, writable but for `bytes` objects. Raises as `shared`."""
-        return self._all_of(parts, self._private)
+        return self._all_of(wanted, self._private)
 
-    def _all_of(self, parts: Sequence[Part], get: Callable[[Part], Buffer]) -> list[Buffer]:
-        if len(parts) == 1:
-            return [get(parts[0])]
-        found: list[Buffer] = [b""] * len(parts)
+    def _all_of(self, wanted: Sequence[Part], get: Callable[[Part], Buffer]) -> list[Buffer]:
+        if len(wanted) == 1:
+            return [get(wanted[0])]
+        found: list[Buffer] = [b""] * len(wanted)
 
         def one(number: int) -> None:
-            found[number] = get(parts[number])
+            found[number] = get(wanted[number])
 
-        self._each(one, len(parts))
+        self._each(one, len(wanted))
         return found
 
     def _each(self, work: Callable[[int], None], count: int) -> None:
@@ -186,7 +187,8 @@ class Depot:
         key, hint, _ = part
         if hint:
             self.store.note_hint(key, hint)
-        data = self.store.get(key).segments()[1]
+        # Programs that store the same value themselves may have made it a part.
+        data = parts.segments(self.store, self.store.get(key))[1]
         # Its `obj` then exposes these bytes only: some classes read that.
         return data if isinstance(data, bytes) else memoryview(pickle.PickleBuffer(data))
 

@@ -139,3 +139,47 @@ def test_a_header_has_hints(pack):
     hint = f"node17-4711-83b1d6f20a9c55e0:0:{first}".encode()
     assert second[end - len(hint) : end] == hint
     assert second[end - len(hint) - 2 : end - len(hint)] == struct.pack("<H", len(hint))
+
+
+@pytest.fixture(scope="module")
+def holder():
+    """The bytes of the document's record of a state with a part."""
+    dump = re.search(r"```holder\n(.*?)```", DOCUMENT.read_text(), re.DOTALL).group(1)
+    return bytes.fromhex("".join(line[4:] for line in dump.splitlines()))
+
+
+def test_a_holder_names_the_digests_of_its_part(holder):
+    """Its file holds the stream alone; with the part's bytes, the pickle is the state that the text shows."""
+    assert struct.unpack_from("<HHIII", holder, 16) == (1, 8 | 2, 1, 2, 2)
+    assert digest(holder[: 8 + struct.unpack_from("<I", holder, 4)[0] - 32]) == holder[0x123:0x143]
+    assert struct.unpack_from("<QQ", holder, 0xB3) == (32, 262144 | 1 << 63)
+    assert struct.unpack_from("<IIB", holder, 0xC3) == (41, 32, 1)
+    assert struct.unpack_from("<IIB", holder, 0xF3) == (0, 262144, 2)
+    zeros = bytes(262144)
+    assert holder[0x103:0x123] == digest(zeros)
+    stream = raw_record.decompress(holder)
+    shown = re.search(r"The state `(\{.*?\})` of the class `example:A`, with one part", DOCUMENT.read_text()).group(1)
+    assert shown == '{"n": 10, "zeros": bytes(262144)}'
+    assert pickle.loads(stream, buffers=[zeros]) == {"n": 10, "zeros": zeros}
+
+
+def test_the_address_of_a_part_follows_from_its_holder(holder):
+    """What the shell commands of the text hash gives the child's key."""
+    leaves, size = holder[0x103:0x123], holder[0xBB:0xC3]
+    texts = (b"ana content address v1", b"ana:part", size, leaves)
+    found = digest(b"".join(struct.pack("<Q", len(text)) + text for text in texts)).hex()
+    key = holder[0x8F:0xB3].decode()
+    assert found.startswith("0fedfe20" + "46c8" + "776e")
+    assert key.replace("-", "")[:12] == found[:12]
+    script = re.search(r"```sh\n(\{.*?)```", DOCUMENT.read_text(), re.DOTALL).group(1)
+    assert key in script
+    said = b"".join(ast.literal_eval(f"b{text}") for text in re.findall(r"printf ('.*?')", script))
+    assert said + leaves == b"".join(struct.pack("<Q", len(text)) + text for text in texts)
+
+
+def test_the_content_digest_of_a_holder_covers_its_part(holder):
+    """It is what the state would have without parts, and gives the state's key."""
+    texts = (b"ana content address v1", b"example:A", holder[0xB3:0xC3], holder[0xD3:0xF3] + holder[0x103:0x123])
+    found = digest(b"".join(struct.pack("<Q", len(text)) + text for text in texts))
+    assert found == holder[64:96]
+    assert holder[96:132].decode().startswith(found.hex()[:8])

@@ -22,8 +22,8 @@ PREFIX = struct.Struct("<II")
 FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
-ZSTD, RAW = 0, 1
-WHOLES, HINTS = 2, 4
+ZSTD, RAW, PART = 0, 1, 2
+WHOLES, HINTS, PARTS = 2, 4, 8
 WHOLE = 1 << 63
 BLOCK_BYTES = 128 << 10
 LABEL = b"ana content address v1"
@@ -174,7 +174,7 @@ def write(record: Record) -> bytes:
 
 
 def read(data: bytes) -> tuple[Record, list[bytes]]:
-    """Return a record's parts and its content's segments, after checking every byte of it."""
+    """Return a record's fields and its content's segments (parts are empty), after checking every byte of it."""
     magic, frame = PREFIX.unpack_from(data)
     assert magic == SKIPPABLE
     end = PREFIX.size + frame
@@ -200,7 +200,9 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
     assert at == end - DIGEST_BYTES
     chunks, content = _contents(data, end, table)
     assert counts["stored_bytes"] == len(data) - end
-    assert counts["raw_bytes"] == len(content) == sum(segments)
+    elsewhere = _in_parts(segments, table)
+    assert bool(elsewhere) == bool(counts["flags"] & PARTS)
+    assert counts["raw_bytes"] == sum(segments) == len(content) + sum(segments[number] for number in elsewhere)
     parts = replace(
         record,
         key=key,
@@ -210,14 +212,14 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
         bytes_segments=bytes_segments,
         chunks=tuple(chunks),
     )
-    return parts, _cut(content, segments)
+    return parts, _cut(content, [0 if number in elsewhere else size for number, size in enumerate(segments)])
 
 
 def _fixed(data: bytes) -> tuple[Record, dict[str, int]]:
     magic, version, flags, *counts, reserved, raw_bytes, stored_bytes, created_ns, content = FIXED.unpack_from(
         data, PREFIX.size
     )
-    assert (magic, version, flags & ~(WHOLES | HINTS), reserved) == (MAGIC, 1, 0, 0)
+    assert (magic, version, flags & ~(WHOLES | HINTS | PARTS), reserved) == (MAGIC, 1, 0, 0)
     names = ("flags", "n_children", "n_segments", "n_chunks", "key_size", "class_size", "raw_bytes", "stored_bytes")
     figures = dict(zip(names, (flags, *counts, raw_bytes, stored_bytes), strict=True))
     return Record("", created_ns=created_ns, content=content), figures
@@ -231,6 +233,10 @@ def _contents(data: bytes, at: int, table: Sequence[tuple[int, int, int, bytes]]
     """Take each chunk out, check its digest, and decompress it: raw blocks as well are legal zstd."""
     chunks, contents = [], []
     for stored, raw, method, expected in table:
+        if method == PART:
+            assert not stored
+            chunks.append(Chunk(b"", raw, method, expected))
+            continue
         frame = data[at : at + stored]
         content = decompress(frame)
         assert len(content) == raw
@@ -242,6 +248,20 @@ def _contents(data: bytes, at: int, table: Sequence[tuple[int, int, int, bytes]]
         at += stored
     assert at == len(data)
     return chunks, b"".join(contents)
+
+
+def _in_parts(segments: Sequence[int], table: Sequence[tuple[int, int, int, bytes]]) -> set[int]:
+    """Return the numbers of the segments that are parts: each of their chunks is elsewhere, or none."""
+    found, start = set(), 0
+    starts = [sum(raw for _, raw, _, _ in table[:number]) for number in range(len(table))]
+    for number, size in enumerate(segments):
+        within = [entry for at, entry in zip(starts, table, strict=True) if start <= at < start + size]
+        if any(method == PART for _, _, method, _ in within):
+            assert all(method == PART for _, _, method, _ in within)
+            assert sum(raw for _, raw, _, _ in within) == size
+            found.add(number)
+        start += size
+    return found
 
 
 def _cut(content: bytes, lengths: Sequence[int]) -> list[bytes]:

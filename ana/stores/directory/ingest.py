@@ -109,7 +109,7 @@ def verify_file(store: DirectoryStore, key: str) -> None:
 
 
 def _goes_into_pack(store: DirectoryStore, header: record.Header, size_bytes: int) -> bool:
-    fits = store.packs.takes(header.raw_bytes) and size_bytes <= pack.MAX_RECORD_BYTES
+    fits = store.packs.takes(header.own_bytes) and size_bytes <= pack.MAX_RECORD_BYTES
     return fits and header.class_name != "" and address.is_content_uuid(header.key)
 
 

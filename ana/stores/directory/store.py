@@ -44,6 +44,7 @@ class DirectoryStore(CacheableStore):
     process_local = False
     durable = True
     supports_roots = True
+    keeps_records = True
 
     def __init__(
         self,
@@ -128,12 +129,7 @@ class DirectoryStore(CacheableStore):
         """Return a store over the same tree that does not wait for the disk, and puts what it can into packs."""
         trusted = keyring.Trusted(self.tree.trust, self._ring)
         made = DirectoryStore(
-            self.home,
-            durable=False,
-            create=False,
-            wait_seconds=self.wait_seconds,
-            level=self.level,
-            trusted=trusted,
+            self.home, durable=False, create=False, wait_seconds=self.wait_seconds, level=self.level, trusted=trusted
         )
         made.packs.pack_bytes = LOCKED_BYTES
         return made
@@ -222,13 +218,13 @@ class DirectoryStore(CacheableStore):
         else:
             file_bytes = self._put(self.tree.place(key), state, children, thorough=thorough)
         if file_bytes:
-            self.counters.note_stored(key, state.raw_bytes, file_bytes, began)
+            self.counters.note_stored(key, state.own_bytes, file_bytes, began)
             return True
-        self.counters.note_found(key, state.raw_bytes, began)
+        self.counters.note_found(key, state.own_bytes, began)
         return False
 
     def _goes_into_pack(self, key: str, state: record.Content) -> bool:
-        return self.packs.takes(state.raw_bytes) and state.class_name != "" and address.is_content_uuid(key)
+        return self.packs.takes(state.own_bytes) and state.class_name != "" and address.is_content_uuid(key)
 
     def _put_packed(self, key: str, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
         """Append a state to this process's pack, unless it is known to be stored; return its size, 0 if none is added.
@@ -267,18 +263,18 @@ class DirectoryStore(CacheableStore):
         if found.there:
             return 0
         # Large states and explicit UUIDs are worth a look into the trash.
-        worth = state.raw_bytes >= LOCKED_BYTES or not address.is_content_uuid(place.key)
+        worth = state.own_bytes >= LOCKED_BYTES or not address.is_content_uuid(place.key)
         if worth and found.damaged is None and self._finder.bring_back(place):
             found = self._presence(place, check=thorough)
             if found.there:
                 return 0
-        if state.raw_bytes < LOCKED_BYTES and found.damaged is None:
+        if state.own_bytes < LOCKED_BYTES and found.damaged is None:
             return self._write(place, state, children)
         # Many tasks may be storing or repairing this state now: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(place.key, 1)[0]}.lock"
         with locks.saving_work(
             lock,
-            LOCK_SECONDS + state.raw_bytes / SLOW_BYTES_PER_SECOND,
+            LOCK_SECONDS + state.own_bytes / SLOW_BYTES_PER_SECOND,
             self.counters,
             self.tree.access,
             lambda: self.tree.own_folder(".ana/locks"),

@@ -79,7 +79,7 @@ class StoredFile:
         segments = self._segments()
         header = self.header
         file_bytes = header.header_bytes + header.stored_bytes
-        self._store.counters.note_loaded(self._key, header.raw_bytes, file_bytes, began)
+        self._store.counters.note_loaded(self._key, header.own_bytes, file_bytes, began)
         return segments
 
     def _segments(self) -> list[bytes | memoryview]:

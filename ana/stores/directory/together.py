@@ -28,7 +28,7 @@ def put(store: "DirectoryStore", puts: Sequence[Put], done: Done) -> list[int]:
         elif data:
             waiting.append((number, data, began))
         else:
-            store.counters.note_found(one.key, one.state.raw_bytes, began)
+            store.counters.note_found(one.key, one.state.own_bytes, began)
             done(number)
     if waiting:
         _append(store, puts, waiting, done)
@@ -43,11 +43,11 @@ def _append(
     except ANAError as error:
         for number, _, began in waiting:
             if store.is_there_anyway(puts[number].key, error):
-                store.counters.note_found(puts[number].key, puts[number].state.raw_bytes, began)
+                store.counters.note_found(puts[number].key, puts[number].state.own_bytes, began)
                 done(number)
             else:
                 done(number, error=error)
         return
     for number, data, began in waiting:
-        store.counters.note_stored(puts[number].key, puts[number].state.raw_bytes, len(data), began)
+        store.counters.note_stored(puts[number].key, puts[number].state.own_bytes, len(data), began)
         done(number, written=True)

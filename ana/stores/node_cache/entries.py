@@ -62,7 +62,7 @@ def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
     draft = header.Draft(found.key, described, len(found.chunks), found.children)
     record = draft.header(found.chunks, found.created_ns)
     header_bytes = FIXED.size + len(record) + DIGEST_BYTES
-    offsets, size_bytes = _lay_out(found.segments, header_bytes)
+    offsets, size_bytes = _lay_out(found.own_segments, header_bytes)
     record_bytes = found.header_bytes + found.stored_bytes
     head = FIXED.pack(MAGIC, VERSION, header_bytes, size_bytes, record_bytes, origin.boot, origin.digest) + record
     return Entry(found, offsets, size_bytes), head + blake3.blake3(head).digest()
@@ -89,7 +89,7 @@ def parse(data: bytes, size_bytes: int, key: str, origin: Origin) -> Entry | Non
         found = header.parse_header(head[FIXED.size :], record_bytes, key, "an entry of the node cache")
     except ANAError:
         return None
-    offsets, expected_bytes = _lay_out(found.segments, header_bytes)
+    offsets, expected_bytes = _lay_out(found.own_segments, header_bytes)
     if not size_bytes == claimed_bytes == expected_bytes:
         return None
     if address.is_content_uuid(key) and address.content_uuid(found.content) != key:

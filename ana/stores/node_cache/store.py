@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 
-from ana.errors import ANAError
+from ana.errors import ANAError, CorruptedStateError
 from ana.format import address, record
+from ana.format.parts import ABSENT
 from ana.fs import node_lock
 from ana.stores.base import CacheableStore, CopyableState, Done, Put, Store, StoredState
 from ana.stores.node_cache import entries, node_folder
@@ -74,6 +75,11 @@ class TieredStore(Store):
         """As the tree's."""
         return self.store.supports_roots
 
+    @property
+    def keeps_records(self) -> bool:
+        """As the tree's."""
+        return self.store.keeps_records
+
     def is_same(self, other: Store) -> bool:
         """Ask the tree."""
         return self.store.is_same(other)
@@ -123,7 +129,7 @@ class TieredStore(Store):
         if cached is not None:
             return _Cached(self, key, cached)
         found = self.store.get(key, wait=wait)
-        if found.header.raw_bytes < LEAST_BYTES or self._tier is None:
+        if found.header.own_bytes < LEAST_BYTES or self._tier is None:
             return found
         return _Uncached(self, key, found)
 
@@ -145,9 +151,9 @@ class TieredStore(Store):
         found.release()
         header = cached.header
         if cached.is_new:
-            self.counters.note_loaded(key, header.raw_bytes, header.header_bytes + header.stored_bytes, began)
+            self.counters.note_loaded(key, header.own_bytes, header.header_bytes + header.stored_bytes, began)
         else:
-            self.counters.note_from_tier(key, header.raw_bytes, began)
+            self.counters.note_from_tier(key, header.own_bytes, began)
         return cached.segments()
 
 
@@ -161,19 +167,24 @@ class _Mapped:
         self.header = entry.header
         self.where = where
         self.is_new = is_new
-        self._views = [
-            memory[offset : offset + size] for offset, size in zip(entry.offsets, entry.header.segments, strict=True)
-        ]
+        places = zip(entry.offsets, entry.header.own_segments, strict=True)
+        self._views = [memory[offset : offset + size] for offset, size in places]
 
     def is_right(self) -> bool:
         """Hash the whole content, and return whether the digest matches the record's."""
-        found = record.content(self.header.class_name, self._views, bytes_segments=self.header.bytes_segments)
-        return found.digest == self.header.content
+        try:
+            record.verify_segments(self.header, self._views, self.where)
+        except CorruptedStateError:
+            return False
+        return True
 
     def segments(self) -> list[bytes | memoryview]:
-        """Return the pickle stream and the buffers."""
+        """Return the pickle stream and the buffers, as a record's."""
         bytes_segments = set(self.header.bytes_segments)
-        return [bytes(view) if number in bytes_segments else view for number, view in enumerate(self._views)]
+        found = [bytes(view) if number in bytes_segments else view for number, view in enumerate(self._views)]
+        for part in self.header.parts:
+            found[part.segment] = ABSENT
+        return found
 
 
 class _Tier:
@@ -260,7 +271,7 @@ class _Cached:
         cached, self._cached = self._cached, None
         if cached is None:
             return self._tiered.get(self._key).segments()
-        self._tiered.counters.note_from_tier(self._key, self.header.raw_bytes, time.perf_counter())
+        self._tiered.counters.note_from_tier(self._key, self.header.own_bytes, time.perf_counter())
         return cached.segments()
 
     def verify(self) -> None:

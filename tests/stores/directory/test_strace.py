@@ -12,6 +12,7 @@ from support import processes, raw_record, raw_tree
 from support.classes import A
 
 import ana
+from ana import maintenance
 from ana.fs import files
 
 STORED = [[number, "x" * 2000] for number in range(2)]
@@ -268,7 +269,7 @@ def test_a_large_state_is_on_its_way_to_the_disk_before_it_is_complete(tmp_path,
     assert calls.count("sync_file_range") == 3
     assert "fsync" in calls[max(number for number, name in enumerate(calls) if name == "sync_file_range") :]
     assert bool(refusal) == any("(INJECTED)" in line for line in lines)
-    assert len(ana.DirDataLayer(tmp_path / "tree").store.get(said.strip()).segments()[1]) == 9 << 20
+    assert len(maintenance.cat(tmp_path / "tree", said.strip())[1]) == 9 << 20
     _, lines = traced(tmp_path, options, program % False, "-", tmp_path / "warm")
     assert "sync_file_range" not in calls_of(lines)[1]
 
