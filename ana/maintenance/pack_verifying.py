@@ -12,7 +12,7 @@ from ana.format.record import Header
 from ana.maintenance.common import Problem, problem
 from ana.maintenance.sweep import LEFTOVER_SECONDS
 from ana.runtime import threads
-from ana.stores.directory import ingest, repack
+from ana.stores.directory import repack
 from ana.stores.directory.pack_survey import PackFile, number_of_name
 from ana.stores.directory.scan import Survey
 
@@ -93,7 +93,7 @@ def has_whole_copy(survey: Survey, key: str, besides: PackFile | None) -> bool:
     for one, spot in survey.packed.find(number_of_name(survey.name_of(key)), trashed=False):
         if one is not besides and _is_whole(partial(_check_in_pack, survey, one, key, spot)):
             return True
-    return besides is not None and _is_whole(partial(ingest.verify_file, survey.store, key))
+    return besides is not None and _is_whole(partial(_check_in_file, survey, key))
 
 
 def _check_in_pack(survey: Survey, one: PackFile, key: str, spot: Spot) -> None:
@@ -101,6 +101,11 @@ def _check_in_pack(survey: Survey, one: PackFile, key: str, spot: Spot) -> None:
     if data is None:
         raise StateNotFoundError(key, one.path)
     repack.check(survey.store, key, memoryview(data), one.where(spot))
+
+
+def _check_in_file(survey: Survey, key: str) -> None:
+    if survey.header_of_file(survey.name_of(key), whole=True) is None:
+        raise StateNotFoundError(key, survey.root)
 
 
 def _is_whole(check: Callable[[], object]) -> bool:

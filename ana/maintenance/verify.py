@@ -27,8 +27,8 @@ from ana.maintenance.pack_verifying import PackReading, Result, has_whole_copy
 from ana.runtime import threads
 from ana.stores.directory import ingest, repack
 from ana.stores.directory.graph import postorder
-from ana.stores.directory.pack_survey import PackFile, number_of_name
-from ana.stores.directory.scan import Found, Survey
+from ana.stores.directory.pack_survey import PackFile
+from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Verified", "verify"]
@@ -229,20 +229,9 @@ class _Reading:
         if aside is not None:
             self.aside.append(aside.removeprefix(f"{self.store.home}/"))
 
-    def _verify_file(self, name: str) -> Found | None:
-        """Verify a state in a file of its own; None if it is gone."""
-        found = self.survey.header_of_file(name)
-        if found is not None and self.survey.packed.first(number_of_name(name)) is not None:
-            ingest.verify_file(self.store, found[0].key)
-        elif found is not None:
-            state = self.store.get(found[0].key, wait=False)
-            state.verify()
-            state.release()
-        return found
-
     def _check(self, name: str) -> None:
         try:
-            found = self._verify_file(name)
+            found = self.survey.header_of_file(name, whole=True)
             if found is None:
                 return
             header, file = found

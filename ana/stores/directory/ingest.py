@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ana.errors import StateNotFoundError
 from ana.format import address, pack, record
 from ana.format.chunks import Read
 from ana.format.signature import Seal
@@ -21,7 +20,6 @@ __all__ = [
     "resealed",
     "set_aside",
     "sign_anew",
-    "verify_file",
 ]
 
 BLOCK_BYTES = 4 << 20
@@ -95,17 +93,6 @@ def opened(store: DirectoryStore, key: str) -> Iterator[Source]:
     """Open a record, in a file or in a pack. Raises StateNotFoundError, StoreError."""
     with store.open_state(store.tree.place(key), wait=False) as file:
         yield Source(file.size_bytes, _reader(file), file.path)
-
-
-def verify_file(store: DirectoryStore, key: str) -> None:
-    """Verify a state's own file, whether or not packs have it, too. Raises StateNotFoundError, CorruptedStateError."""
-    path = store.path(key)
-    file = files.open_file(path, START_BYTES, store.tree.trust.check_file)
-    if file is None:
-        raise StateNotFoundError(key, store.home)
-    with file:
-        read = _reader(file)
-        record.verify(read_header(key, file.size_bytes, read, path, store.seal), read, path)
 
 
 def _goes_into_pack(store: DirectoryStore, header: record.Header, size_bytes: int) -> bool:

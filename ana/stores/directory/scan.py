@@ -170,12 +170,14 @@ class Survey:
             raise wrong
         return found
 
-    def header_of_file(self, name: str) -> Found | None:
-        """Return as `header` does, but only of a state with a file of its own."""
+    def header_of_file(self, name: str, *, whole: bool = False) -> Found | None:
+        """Return as `header` does, but only of a state with a file of its own; with `whole`, verify all of the file."""
         plain, key = plain_name(name), _key(name)
         place = Place.listed(self.root, name, key)
         path = place.path
-        found = self.store.watch(place, lambda: _read_header(self.store, path, key))
+        if whole:
+            self.store.tree.check_folders(place)
+        found = self.store.watch(place, lambda: _read_header(self.store, path, key, whole=whole))
         if found is not None and self.name_of(found[0].key) != plain:
             raise CorruptedStateError(key or plain, path, f"it is the record of {found[0].key!r}, under another name")
         return None if found is None else (found[0], File(name, found[1], found[2]))
@@ -282,13 +284,16 @@ def trash_name(name: str) -> str:
     return f"{folder}{slash}{files.TRASH}{last}"
 
 
-def _read_header(store: DirectoryStore, path: str, key: str) -> tuple[record.Header, int, float] | None:
+def _read_header(store: DirectoryStore, path: str, key: str, *, whole: bool) -> tuple[record.Header, int, float] | None:
     opened = files.open_file(path, START_BYTES, store.tree.trust.check_file)
     if opened is None:
         return None
     with opened:
         # A shortened name does not reveal the key.
-        header, _ = read_header(opened, key or record.key_of(opened.start), path, store.seal)
+        header, start = read_header(opened, key or record.key_of(opened.start), path, store.seal)
+        if whole:
+            read = record.reader(start) if len(start) == opened.size_bytes else opened.read
+            record.verify(header, read, path)
         return header, opened.size_bytes, opened.modified
 
 
