@@ -314,11 +314,11 @@ def list_folder(path: str) -> list[Entry]:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    if entry.is_symlink():
-        return "symlink"
+    if entry.is_file(follow_symlinks=False):
+        return "file"
     if entry.is_dir(follow_symlinks=False):
         return "folder"
-    return "file" if entry.is_file(follow_symlinks=False) else "special"
+    return "symlink" if entry.is_symlink() else "special"
 
 
 def now_ns() -> int:

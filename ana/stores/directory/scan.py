@@ -111,9 +111,7 @@ class Survey:
 
         With `trash`, states in the trash are included, under their former names. Raises StoreError.
         """
-        for name in self.loose(digits, trash=trash):
-            if self.packed.first(number_of_name(name)) is None:
-                yield name
+        yield from filter(self._is_only_loose, self.loose(digits, trash=trash))
         for trashed in (False, True) if trash else (False,):
             yield from map(self.name_of, self.packed.keys(digits.replace("-", ""), trashed=trashed))
 
@@ -125,6 +123,9 @@ class Survey:
                 kind = _kind(entry, folder)
                 if kind == "states" or (trash and kind == "trash"):
                     yield plain_name(f"{folder.name}{entry.name}")
+
+    def _is_only_loose(self, name: str) -> bool:
+        return not self.packed.files or self.packed.first(number_of_name(name)) is None
 
     def names_to_sign(self) -> Iterator[str]:
         """Yield the current names of all files that hold one state, including those in the trash. Raises StoreError."""
@@ -184,8 +185,7 @@ class Survey:
 
     def headers(self) -> Iterator[tuple[str, Told | ANAError | None]]:
         """Yield the name of each state, and its header or why it cannot be read. Packs are read from end to end."""
-        names = (name for name in self.loose() if self.packed.first(number_of_name(name)) is None)
-        yield from self.each(names, self.header)
+        yield from self.each(filter(self._is_only_loose, self.loose()), self.header_of_file)
         for one in self.packed.files:
             if not one.trashed:
                 yield from self._headers_of(one)
