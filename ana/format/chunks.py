@@ -253,7 +253,8 @@ def raw_content(chunk: Chunk, frame: memoryview) -> memoryview:
     """Return the verified content of an in-memory frame of one raw block, without a copy. Raises Damaged."""
     lead = _lead(chunk.raw)
     content = frame[len(lead) : chunk.stored]
-    if frame[: len(lead)] != lead or blake3.blake3(content).digest() != chunk.digest:
+    # As `bytes`: Python compares a memoryview item by item.
+    if bytes(frame[: len(lead)]) != lead or blake3.blake3(content).digest() != chunk.digest:
         raise Damaged(_MISMATCH)
     return content
 
@@ -267,7 +268,7 @@ def is_whole(chunk: Chunk, frame: memoryview) -> bool:
     hasher, at = blake3.blake3(), 0
     for start, lead in _raw_blocks(chunk.raw):
         size = min(BLOCK_BYTES, chunk.raw - start)
-        if frame[at : at + len(lead)] != lead:
+        if bytes(frame[at : at + len(lead)]) != lead:
             return False
         at += len(lead)
         hasher.update(frame[at : at + size])

@@ -4,8 +4,9 @@
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import blake3
@@ -42,6 +43,8 @@ SKIPPABLE = 0x184D2A50
 PREFIX = struct.Struct("<II")
 FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
+_chunk: Callable[[tuple[object, ...]], Chunk] = partial(tuple.__new__, Chunk)
+"""As `Chunk(*fields)`, without a Python call."""
 DIGEST_BYTES = 32
 FLAGS = struct.Struct("<H")
 FLAGS_AT = PREFIX.size + struct.calcsize("<8sH")
@@ -255,7 +258,7 @@ def parse_header(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal 
         # Raise this before the checksum is checked, because a newer version may use another checksum.
         raise UnsupportedFormatError(where, f"{fixed.version} (flags {fixed.flags:#x})", VERSION)
     if seal is None and not fixed.flags & SIGNED:
-        if blake3.blake3(view[:-DIGEST_BYTES]).digest() != view[-DIGEST_BYTES:]:
+        if not _has_digest(view):
             raise CorruptedStateError(key, where, "its header does not match its checksum")
     else:
         _check_signature(view, fixed.flags & SIGNED, key, where, seal)
@@ -290,8 +293,14 @@ def brief_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | No
 def _is_plain(view: memoryview, fixed: _Fixed, key: str) -> bool:
     """Return whether a header is an unsigned one of this version and key, without parts, and has its digest."""
     known = fixed.magic == MAGIC and fixed.version == VERSION and not fixed.flags & ~(WHOLES | HINTS)
-    named = view[FIXED_END : FIXED_END + fixed.key_size] == address.key_bytes(key)
-    return known and named and blake3.blake3(view[:-DIGEST_BYTES]).digest() == view[-DIGEST_BYTES:]
+    named = bytes(view[FIXED_END : FIXED_END + fixed.key_size]) == address.key_bytes(key)
+    return known and named and _has_digest(view)
+
+
+def _has_digest(view: memoryview) -> bool:
+    """Return whether an unsigned header has its digest."""
+    # As `bytes`: Python compares a memoryview item by item, which takes longer than the hash.
+    return blake3.blake3(view[:-DIGEST_BYTES]).digest() == bytes(view[-DIGEST_BYTES:])
 
 
 def _check_signature(view: memoryview, flags: int, key: str, where: str, seal: Seal | None) -> None:
@@ -339,8 +348,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         segments, bytes_segments = unmarked(written) if fixed.flags & WHOLES else (written, ())
         at += 8 * fixed.n_segments
         end = at + CHUNK.size * fixed.n_chunks
-        # As `Chunk(*fields)`, without a Python call.
-        table = tuple([tuple.__new__(Chunk, fields) for fields in CHUNK.iter_unpack(view[at:end])])
+        table = tuple(map(_chunk, CHUNK.iter_unpack(view[at:end])))
         hints, end = hint_texts.parse(view, end, fixed.n_children) if fixed.flags & HINTS else ((), end)
         found_parts = _parts(children, segments, bytes_segments, table) if fixed.flags & PARTS else ()
     except (ValueError, struct.error) as error:
