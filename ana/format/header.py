@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import starmap
 from typing import NamedTuple
 
 import blake3
@@ -185,7 +186,7 @@ class Draft:
                 self.class_name,
                 self.children,
                 struct.pack(f"<{len(self.segments)}Q", *self.segments),
-                *[CHUNK.pack(*chunk) for chunk in table],
+                *starmap(CHUNK.pack, table),
                 self.hints,
             ]
         )

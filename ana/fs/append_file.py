@@ -60,14 +60,14 @@ class AppendFile:
 
     def has_a_name(self) -> bool:
         """Return whether the file has not been deleted, as far as this host knows. Raises StoreError."""
-        with files.reported(self.path):
-            try:
-                return os.fstat(self._descriptor).st_nlink > 0
-            except OSError as error:
-                # Another NFS client has deleted it.
-                if error.errno != errno.ESTALE:
-                    raise
+        try:
+            return os.fstat(self._descriptor).st_nlink > 0
+        except OSError as error:
+            # Another NFS client has deleted it.
+            if error.errno == errno.ESTALE:
                 return False
+            with files.reported(self.path):
+                raise
 
     def write(self, offset: int, parts: Sequence[memoryview | bytes]) -> None:
         """Write all parts, one after the other, from `offset` on. Raises StoreError: some may have been written."""

@@ -100,6 +100,8 @@ class Catalog:
 
     def find(self, number: int) -> list[tuple[str, Spot]]:
         """Return the packs that have the record of a key, and where, given the key's number."""
+        if not self.tables:
+            return []
         names, merged = list(self._apart), self._merged
         first = number >> 84 << 20
         last = first + _NUMBER

@@ -81,7 +81,7 @@ class PackWriter:
 
         """
         with self._changing:
-            if not self._has_room(len(records), sum(len(data) for _, data in records)) or not self._is_there():
+            if not self._has_room(len(records), sum([len(data) for _, data in records])) or not self._is_there():
                 self._takes_more = False
                 return None
             spots = self._write(records)
@@ -151,9 +151,10 @@ class PackWriter:
 
     def _write(self, records: Sequence[tuple[int, bytes]]) -> list[Spot]:
         start = end = self._end
-        spots = []
-        for _, data in records:
-            spots.append(Spot(end, len(data)))
+        spots, written = [], {}
+        for number, data in records:
+            spot = written[number] = Spot(end, len(data))
+            spots.append(spot)
             end += len(data)
         try:
             self._file.write(start, [data for _, data in records])
@@ -164,7 +165,7 @@ class PackWriter:
             raise
         # In this order: a signal handler may raise in between.
         self._end = end
-        self._written.update(zip((number for number, _ in records), spots, strict=True))
+        self._written.update(written)
         return spots
 
     def _sync(self, end: int) -> None:

@@ -204,7 +204,7 @@ class DirectoryStore(CacheableStore):
         """Return a state's record if it is to be appended to a pack, b"" if one has it already, else None."""
         if put.repair or put.key in self._suspects or not self._goes_into_pack(put.key, put.state):
             return None
-        if self._has_packed(put.key):
+        if self.packs.has(put.key, self._settle):
             return b""
         data = record.encode(put.key, put.state, put.children, self._encoding(put.children))
         return data if len(data) <= pack.MAX_RECORD_BYTES else None
