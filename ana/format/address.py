@@ -58,8 +58,7 @@ def _named(class_name: str) -> bytes:
 def content_uuid(digest: bytes) -> str:
     """Return the UUIDv8 (RFC 9562, section 5.8) that carries the first 122 bits of a content digest."""
     digits = digest[:16].hex()
-    digits = f"{digits[:12]}8{digits[13:16]}{_VARIANT[digits[16]]}{digits[17:]}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def random_uuid() -> str:
