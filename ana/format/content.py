@@ -30,7 +30,7 @@ class Content(NamedTuple):
     @property
     def own_bytes(self) -> int:
         """The raw size without the parts."""
-        return self.raw_bytes - sum([self.sizes[number] for number in self.parts])
+        return self.raw_bytes - sum([self.sizes[number] for number in self.parts]) if self.parts else self.raw_bytes
 
     def with_parts(self, segments: Sequence[int]) -> "Content":
         """Return the content with these segments as parts."""

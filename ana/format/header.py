@@ -95,11 +95,13 @@ class Header(NamedTuple):
     @property
     def own_bytes(self) -> int:
         """The raw size without the parts."""
-        return self.raw_bytes - sum([part.size for part in self.parts])
+        return self.raw_bytes - sum([part.size for part in self.parts]) if self.parts else self.raw_bytes
 
     @property
     def objects(self) -> tuple[str, ...]:
         """The children that are not parts: the states that the pickle refers to."""
+        if not self.parts:
+            return self.children
         return self.children[: len(self.children) - len({part.key for part in self.parts})]
 
 
@@ -115,7 +117,7 @@ class Brief(NamedTuple):
     @property
     def own_bytes(self) -> int:
         """The raw size without the parts."""
-        return self.raw_bytes - sum([part.size for part in self.parts])
+        return self.raw_bytes - sum([part.size for part in self.parts]) if self.parts else self.raw_bytes
 
 
 class _Fixed(NamedTuple):
@@ -163,13 +165,18 @@ class Draft:
 
     def header(self, table: Sequence[Chunk], created_ns: int, seal: Seal | None = None) -> bytes:
         """Return the header of a record with these chunks, signed if there is a seal."""
+        flags, stored_bytes = self.flags if seal is None else self.flags | SIGNED, 0
+        for chunk in table:
+            stored_bytes += chunk.stored
+            if chunk.method == PART:
+                flags |= PARTS
         head = b"".join(
             [
                 PREFIX.pack(SKIPPABLE, self.header_bytes - PREFIX.size),
                 FIXED.pack(
                     MAGIC,
                     VERSION,
-                    self.flags | (0 if seal is None else SIGNED) | (PARTS if _has_parts(table) else 0),
+                    flags,
                     self.n_children,
                     len(self.segments),
                     len(table),
@@ -177,7 +184,7 @@ class Draft:
                     len(self.class_name),
                     0,
                     self.raw_bytes,
-                    sum([chunk.stored for chunk in table]),
+                    stored_bytes,
                     # The host's clock may be set before 1970.
                     max(0, created_ns),
                     self.digest,
@@ -371,10 +378,6 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         hints,
         found_parts,
     )
-
-
-def _has_parts(table: Sequence[Chunk]) -> bool:
-    return any([chunk.method == PART for chunk in table])  # noqa: C419 - faster for the one chunk that most states have
 
 
 def _parts(

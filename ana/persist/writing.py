@@ -76,7 +76,7 @@ class Write:
     def put(self) -> None:
         """Put the state into the store. Runs in any thread: it touches no objects and no code of users."""
         one, first = self.to_put()
-        error = parts.error_of(one, parts.put_all(self.target.store, first))
+        error = parts.error_of(one, parts.put_all(self.target.store, first)) if first else None
         if error is not None:
             raise error
         self.check(one, written=self.target.store.put(one.key, one.state, one.children, repair=one.repair))

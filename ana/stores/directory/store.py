@@ -254,7 +254,7 @@ class DirectoryStore(CacheableStore):
         return isinstance(error, StoreError) and not isinstance(error, ReplacedError) and self.has(key)
 
     def _encoding(self, children: tuple[str, ...]) -> record.Encoding:
-        hints = [self.packs.hint(child) for child in children] if self.packs.known else ()
+        hints = [self.packs.hint(child) for child in children] if children and self.packs.known else ()
         return record.Encoding(files.now_ns(), self.level, self.seal, hints)
 
     def _put(self, place: Place, state: record.Content, children: tuple[str, ...], *, thorough: bool) -> int:
