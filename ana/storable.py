@@ -132,8 +132,8 @@ class Storable:
     def ana_store(self) -> str:
         """Make sure that the object's state is in the current layer and undamaged. Return the object's UUID.
 
-        Gives the object a UUID first if it has none. Reads and verifies the stored state, and writes it again if it is
-        missing or damaged.
+        Gives the object a UUID first if it has none. Reads and verifies the stored state, unless this call has written
+        it, and writes it again if it is missing or damaged.
 
         Returns:
             The UUID.
@@ -142,8 +142,10 @@ class Storable:
             StoreError: The state cannot be read or written.
             StateChangedError: The object has changed since it got its UUID.
         """
-        uuid = self.make_uuid()
-        current.get_dl().store_again(self)
+        with saving.noting_written() as written:
+            uuid = self.make_uuid()
+        if uuid not in written:
+            current.get_dl().store_again(self)
         return uuid
 
     @classmethod

@@ -54,6 +54,7 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.storing: dict[int, Any] = {}
         self.batch: Batch | None = None
+        self.written: set[str] | None = None
 
 
 _local = _Local()
@@ -127,10 +128,12 @@ def _submit(write: Write) -> identity.Mark:
     batch = _local.batch
     if batch is None or batch.target is not write.target:
         try:
-            write.put()
+            written = write.put()
         except StateChangedError:
             write = _anew(write)
-            write.put()
+            written = write.put()
+        if written and _local.written is not None:
+            _local.written.add(write.key)
         return write.note()
     mark = write.announce()
     batch.add(write)
@@ -156,6 +159,20 @@ def batching(batch: Batch | None) -> "Iterator[None]":
         yield
     finally:
         _local.batch = before
+
+
+@contextmanager
+def noting_written() -> "Iterator[set[str]]":
+    """Yield a set that gets the UUIDs of the states that this thread writes meanwhile, but for those in a batch.
+
+    Such a state was checked on its way, and so were its parts: nobody needs to read it to know that it is whole.
+    """
+    before = _local.written
+    found = _local.written = set()
+    try:
+        yield found
+    finally:
+        _local.written = before
 
 
 def storing_into() -> Any:

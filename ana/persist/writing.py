@@ -73,13 +73,19 @@ class Write:
             found = self._made = identity.mark(self.obj, self.key, given=self.given)
         return found
 
-    def put(self) -> None:
-        """Put the state into the store. Runs in any thread: it touches no objects and no code of users."""
+    def put(self) -> bool:
+        """Put the state into the store; return whether it and all of its parts were written now, not found.
+
+        Runs in any thread: it touches no objects and no code of users.
+        """
         one, first = self.to_put()
         error = parts.error_of(one, parts.put_all(self.target.store, first)) if first else None
         if error is not None:
             raise error
-        self.check(one, written=self.target.store.put(one.key, one.state, one.children, repair=one.repair))
+        written = self.target.store.put(one.key, one.state, one.children, repair=one.repair)
+        self.check(one, written=written)
+        # Of parts that were there nobody knows whether they are whole.
+        return written and not one.state.parts
 
     def to_put(self) -> tuple[base.Put, list[base.Put]]:
         """Return what to put into the store, and the parts to put before it. Raises StateChangedError."""

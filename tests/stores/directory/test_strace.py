@@ -243,10 +243,14 @@ WHOSE_FOLDERS = ["stat", "stat"]
 """Whether others can have planted files in the two folders of a key: a look, once for each folder and process."""
 
 
-def test_calls_of_a_store(tmp_path, key):
-    """A small new state in a folder that is there: look, whose folders, write, sync, link, unlink, sync the folder."""
+@pytest.mark.parametrize("name", ["make_uuid", "ana_store"])
+def test_calls_of_a_store(tmp_path, key, name):
+    """A small new state in a folder that is there: look, whose folders, write, sync, link, unlink, sync the folder.
+
+    What `ana_store()` has just written, it does not read.
+    """
     raw_tree.path_of(tmp_path / "tree", key).unlink()
-    calls = budgeted(tmp_path, "obj = A(stored[0])\nbegin()\nobj.make_uuid()\nend()")
+    calls = budgeted(tmp_path, f"obj = A(stored[0])\nbegin()\nobj.{name}()\nend()")
     publish = ["open", "pwritev", "fsync", "stat", "close", "link", "unlink"]
     assert calls == ["stat", *WHOSE_FOLDERS, *publish, "open", "fsync", "close"]
 
