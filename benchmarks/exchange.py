@@ -6,7 +6,8 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +27,7 @@ SIZES = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
 TINY_SIZES = (300_000,)
 TOTAL_BYTES = 100_000_000
 MOST_TASKS = 1000
+RATIO = "ana.Executor's time / the best other's"
 UNDER_WAY = 2
 """How many tasks per worker are in flight at a time."""
 
@@ -89,20 +91,22 @@ class _ANA:
         return sent.value
 
 
-BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST = (
+BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST, EXECUTOR = (
     "by value",
     "pickle file",
     "ProxyStore file",
     "ANA",
     "ANA, durable=False",
+    "ana.Executor",
 )
-NAMES = (BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST)
+NAMES = (BY_VALUE, PICKLE_FILE, PROXYSTORE, ANA, ANA_FAST, EXECUTOR)
+OTHERS = (BY_VALUE, PICKLE_FILE, PROXYSTORE)
 
 
 @cache
 def _way(name: str, folder: str) -> Way:
     """Return this process's instance of a way."""
-    if name == BY_VALUE:
+    if name in {BY_VALUE, EXECUTOR}:
         return _ByValue()
     if name == PICKLE_FILE:
         return _PickleFile(folder)
@@ -174,7 +178,10 @@ def _row(options: Options, what: Any, size: int, names: list[str]) -> Row:
             travelled[name] = sent_bytes / tasks
     row: Row = {"objects": "each task its own" if what is exchange else "one for all", "size": size_text(size)}
     row |= {"tasks": tasks, **{name: measure.median(speeds) for name, speeds in found.items()}}
-    return row | {f"bytes, {name}": travelled[name] for name in (BY_VALUE, ANA)}
+    # Of each round, because both met the same load on the machine.
+    best = [max(speeds) for speeds in zip(*(found[name] for name in OTHERS if name in found), strict=True)]
+    row[RATIO] = measure.ratio(best, found[EXECUTOR])
+    return row | {f"bytes, {name}": travelled[name] for name in (BY_VALUE, ANA, EXECUTOR)}
 
 
 def _measure(place: Place, what: Any, size: int, tasks: int, workers: int) -> tuple[float, int]:
@@ -182,7 +189,7 @@ def _measure(place: Place, what: Any, size: int, tasks: int, workers: int) -> tu
     meter = PipeMeter()
     objects = _objects(size)
     try:
-        with pool(workers) as executor:
+        with pool(workers) as workers_pool, _executor(place, workers_pool) as executor:
             # Imports, stores and connections are made before the clock starts.
             for future in [executor.submit(what, place, place.way.send(next(objects))) for _ in range(4 * workers)]:
                 future.result()
@@ -195,9 +202,14 @@ def _measure(place: Place, what: Any, size: int, tasks: int, workers: int) -> tu
     return seconds, meter.sent_bytes + meter.received_bytes
 
 
-def _pass_on(
-    executor: ProcessPoolExecutor, place: Place, what: Any, objects: Iterator[Any], tasks: int, under_way: int
-) -> None:
+def _executor(place: Place, pool_of_workers: ProcessPoolExecutor) -> AbstractContextManager[Executor]:
+    if place.name != EXECUTOR:
+        return nullcontext(pool_of_workers)
+    ana.set_dl(pickle_dir=place.folder)
+    return ana.Executor(pool_of_workers)
+
+
+def _pass_on(executor: Executor, place: Place, what: Any, objects: Iterator[Any], tasks: int, under_way: int) -> None:
     shared = place.way.send(next(objects)) if what is share else None
     running: set[Future[Any]] = set()
     for _ in range(tasks):

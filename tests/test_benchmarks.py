@@ -131,7 +131,9 @@ def test_objects_are_exchanged_in_each_way(tmp_path):
     assert [row["objects"] for row in rows] == ["each task its own", "one for all"]
     for row in rows:
         assert all(row[way] > 0 for way in ("by value", "pickle file", "ProxyStore file", "ANA", "ANA, durable=False"))
+        assert row["ana.Executor"] > 0
         assert row["bytes, ANA"] < 3000
+        assert row["bytes, ana.Executor"] < 3000
     assert rows[0]["bytes, by value"] > 600_000
 
 

@@ -13,13 +13,16 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 from ana.objects import pickling
-from ana.objects.out_of_band import PROTOCOL, Pickled, write
+from ana.objects.out_of_band import PROTOCOL, write
 from ana.tasks.depot import Buffer, Depot, Part
 
 __all__ = ["Packed", "Packer", "Settings", "make_portable", "pieces_of", "unpack"]
 
 Packed = tuple[bytes | None, tuple[Part, ...], tuple[Any, ...]]
 """The stream (None: it is the first part), the parts, and the pieces, each `Packed` without pieces of its own."""
+
+Large = list[tuple[memoryview, bool]]
+"""Buffers, each with whether it is a `bytes` object."""
 
 Fetch = Callable[[Sequence[Part]], list[Buffer]]
 
@@ -69,9 +72,9 @@ class Packer:
             StateChangedError: A buffer was changed meanwhile.
 
         """
-        pickled = self._pickle(value, {})
-        if pickled.sizes[0] < self.min_bytes:
-            return self._ship(pickled, ())
+        stream, large = self._pickle(value, {})
+        if len(stream) < self.min_bytes:
+            return stream, self.depot.put_all(large) if large else (), ()
         numbers: dict[int, int] = {}
         packed: list[Packed] = []
         for piece in pieces:
@@ -79,32 +82,30 @@ class Packer:
                 continue
             # Pieces found before may be in it: they stay the same objects.
             alone = self._pickle(piece, numbers)
-            if alone.sizes[0] >= self.min_bytes:
+            if len(alone[0]) >= self.min_bytes:
                 numbers[id(piece)] = len(packed)
-                packed.append(self._ship(alone, ()))
-        return self._ship(self._pickle(value, numbers) if packed else pickled, tuple(packed))
+                packed.append(self._ship(*alone, ()))
+        if packed:
+            stream, large = self._pickle(value, numbers)
+        return self._ship(stream, large, tuple(packed))
 
-    def _ship(self, pickled: Pickled, pieces: tuple[Packed, ...]) -> Packed:
-        stream, *buffers = pickled.segments()
-        large = [(_joined(views), number in pickled.bytes_segments) for number, views in enumerate(buffers, 1)]
-        if pickled.sizes[0] >= self.min_bytes:
-            large.insert(0, (memoryview(b"".join(stream)), True))
-            return None, self.depot.put_all(large), pieces
-        return b"".join(stream), self.depot.put_all(large) if large else (), pieces
+    def _ship(self, stream: bytes, large: Large, pieces: tuple[Packed, ...]) -> Packed:
+        if len(stream) >= self.min_bytes:
+            return None, self.depot.put_all([(memoryview(stream), True), *large]), pieces
+        return stream, self.depot.put_all(large) if large else (), pieces
 
-    def _pickle(self, value: object, numbers: dict[int, int]) -> Pickled:
+    def _pickle(self, value: object, numbers: dict[int, int]) -> tuple[bytes, Large]:
+        """Return the stream, and the large buffers that it leaves out."""
+        error: Exception | None = None
         try:
-            pickled = self._write(pickle.Pickler, value, numbers)
-        except Exception as error:  # noqa: BLE001 - cloudpickle may know a way
-            return self._pickle_by_value(value, numbers, error)
-        if not self.by_name and _may_name(pickled, modules := pickling.by_value_modules()):
-            if _cloudpickler() is not None:
-                return self._pickle_by_value(value, numbers, None)
-            if pickling.names_any(value, modules):
-                return self._pickle_by_value(value, numbers, None)
-        return pickled
-
-    def _pickle_by_value(self, value: object, numbers: dict[int, int], error: Exception | None) -> Pickled:
+            stream, large = self._pickle_plainly(value, numbers)
+        except Exception as problem:  # noqa: BLE001 - cloudpickle may know a way
+            error = problem
+        else:
+            modules = () if self.by_name else pickling.by_value_modules()
+            may_name = any(name in stream for name in modules)
+            if not may_name or (_cloudpickler() is None and not pickling.names_any(value, modules)):
+                return stream, large
         pickler = _cloudpickler()
         if pickler is None:
             what = "a class or function of __main__, which workers cannot import" if error is None else str(error)
@@ -112,9 +113,29 @@ class Packer:
             raise pickle.PicklingError(msg) from error
         return self._write(pickler, value, numbers)
 
-    def _write(self, cls: type, value: object, numbers: dict[int, int]) -> Pickled:
+    def _pickle_plainly(self, value: object, numbers: dict[int, int]) -> tuple[bytes, Large]:
+        if numbers or pickling.with_reducers(pickle.Pickler) is not pickle.Pickler:
+            return self._write(pickle.Pickler, value, numbers)
+        # In one call, as most values are small, or arrays.
+        large: Large = []
+
+        def keep(buffer: pickle.PickleBuffer) -> bool:
+            view = buffer.raw()
+            if view.nbytes < self.min_bytes:
+                return True
+            large.append((view, False))
+            return False
+
+        stream = pickle.dumps(value, PROTOCOL, buffer_callback=keep)
+        return (stream, large) if len(stream) < self.min_bytes else self._write(pickle.Pickler, value, numbers)
+
+    def _write(self, cls: type, value: object, numbers: dict[int, int]) -> tuple[bytes, Large]:
+        """Pickle with a class of picklers. `bytes` objects leave the stream, too."""
         make = pickling.with_reducers(_numbering(cls, numbers) if numbers else cls)
-        return write(make, value, least_bytes=self.min_bytes, large_bytes=self.min_bytes)
+        pickled = write(make, value, least_bytes=self.min_bytes, large_bytes=self.min_bytes)
+        stream, *buffers = pickled.segments()
+        large = [(_joined(views), number in pickled.bytes_segments) for number, views in enumerate(buffers, 1)]
+        return b"".join(stream), large
 
 
 def unpack(packed: Packed, fetch: Fetch) -> Any:
@@ -161,10 +182,6 @@ def make_portable(error: BaseException) -> None:
 
 def _joined(views: list[memoryview]) -> memoryview:
     return views[0] if len(views) == 1 else memoryview(b"".join(views))
-
-
-def _may_name(pickled: Pickled, modules: tuple[bytes, ...]) -> bool:
-    return any(name in frames for name in modules for frames in pickled.frames)
 
 
 def _numbering(cls: Any, numbers: dict[int, int]) -> type:

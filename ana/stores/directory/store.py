@@ -126,10 +126,11 @@ class DirectoryStore(CacheableStore):
         roots.forget(self, name)
 
     def as_scratch(self) -> "DirectoryStore":
-        """Return a store over the same tree that does not wait for the disk, and puts what it can into packs."""
+        """Return the same tree without waits for the disk, with packs, and compressed only for networks."""
         trusted = keyring.Trusted(self.tree.trust, self._ring)
+        level = self.level if self.high_latency else 0
         made = DirectoryStore(
-            self.home, durable=False, create=False, wait_seconds=self.wait_seconds, level=self.level, trusted=trusted
+            self.home, durable=False, create=False, wait_seconds=self.wait_seconds, level=level, trusted=trusted
         )
         made.packs.pack_bytes = LOCKED_BYTES
         return made
