@@ -22,6 +22,7 @@ PARTS = {
     "nfs": "compared with pickle on NFS at 1 Gbit/s, and with 0 and 1 ms of latency (boots tests/nfs/lab)",
     "growth": "trees of many states, and many writers",
     "packs": "small states in packs: compared with pickle files and disk-objectstore; with targets",
+    "parts": "a sweep whose objects share a large array, and what parts cost an array alone; with targets",
     "many": "many small states: one at a time, and in bulk",
 }
 

@@ -1,5 +1,6 @@
 """Measurements in a process of their own: `python -m benchmarks.children WHAT ...` answers in JSON."""
 
+import ast
 import contextlib
 import json
 import os
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
         "packs-make": _packs_make,
         "packs-first-load": _packs_first_load,
         "packs-has": _packs_has,
+        "parts": _parts,
         "command": _command,
     }
     answer = does[what](*rest)
@@ -93,6 +95,28 @@ def _memory_load(way: str, size_bytes: str, folder: str, key: str) -> dict[str, 
         msg = f"the loaded array has {array.nbytes} bytes, not {size_bytes}"
         raise AssertionError(msg)
     return {"extra_bytes": peak - before - array.nbytes}
+
+
+def _parts(tree: str, options: str, *uuids: str) -> dict[str, Any]:
+    """Load objects and sum up their arrays; say what memory that took, and how long."""
+    from benchmarks.parts import Simulation  # noqa: PLC0415 - needed for this one alone
+
+    ana.set_dl(pickle_dir=tree, durable=False, keep_bytes="100G", **ast.literal_eval(options))
+    ana.Ref(0).make_uuid()  # triggers late imports
+    own_bytes, mapped_bytes = _memory_of_arrays()
+    begin = time.perf_counter()
+    objects = [Simulation.ana_load(uuid) for uuid in uuids]
+    seconds = time.perf_counter() - begin
+    total = sum(float(one.array.sum()) for one in objects)
+    own, mapped = _memory_of_arrays()
+    return {"seconds": seconds, "own_bytes": own - own_bytes, "mapped_bytes": mapped - mapped_bytes, "total": total}
+
+
+def _memory_of_arrays() -> tuple[int, int]:
+    """Return the bytes of this process's own memory, and its share of mapped files."""
+    found = Path("/proc/self/smaps_rollup").read_text("ascii")
+    figures = {name: int(size) << 10 for name, size in re.findall(r"^(\w+): +(\d+) kB", found, re.MULTILINE)}
+    return figures["Anonymous"], figures["Pss"] - figures["Anonymous"]
 
 
 def _tier(how: str, folder: str, key: str) -> dict[str, Any]:

@@ -80,6 +80,13 @@ With `set_dl(pack_bytes="64k")` or `ana init --pack-bytes 64k`, states up to tha
 costs no file, no folder and no look-up. In bulk, 1,000 states take one write and one wait for the disk.
 
 The figures of this section are written by `python -m benchmarks packs --size full --update docs/performance.md`.""",
+    "parts": """\
+## Objects that share an array
+
+A [part](parts.md) is stored once, however many objects hold it. So a sweep of objects that share an array costs what
+one of them costs, and a hash of the array for each.
+
+The figures of this section are written by `python -m benchmarks parts --size full --update docs/performance.md`.""",
     "growth": """\
 ## Many states, many writers
 

@@ -180,6 +180,16 @@ def test_packs_have_all_targets(tmp_path):
         assert row["met"] or row["what"] not in {"store one, pack open", "cold load by reference: at random"}
 
 
+def test_parts_have_all_targets(tmp_path):
+    """A sweep shares its array on the disk and in memory, whatever it takes on this machine."""
+    tables = run_part("parts", tmp_path)
+    assert set(tables) == {"parts", "parts-alone"}
+    met = {row["what"]: row["met"] for row in tables["parts"] if "target" in row}
+    assert len(met) == 5
+    assert all(met[what] for what in met if not what.startswith("store all"))
+    assert column(tables["parts-alone"], "what") == {"store", "load"}
+
+
 @pytest.mark.slow
 @needs_lab
 def test_nfs_is_measured_in_the_lab(tmp_path):
@@ -192,7 +202,7 @@ def test_nfs_is_measured_in_the_lab(tmp_path):
 def test_the_list_and_the_help_name_all_parts():
     """`list` and `--help` say what there is."""
     listed, helped = benchmarks("list"), benchmarks("--help")
-    for part in ("plain", "peers", "tasks", "exchange", "tier", "nfs", "packs", "growth", "many"):
+    for part in ("plain", "peers", "tasks", "exchange", "tier", "nfs", "packs", "parts", "growth", "many"):
         assert re.search(rf"^{part} ", listed, re.MULTILINE)
         assert re.search(rf"^  {part} ", helped, re.MULTILINE)
 
