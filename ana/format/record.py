@@ -152,25 +152,35 @@ def write(sink: Write, key: str, state: Content, children: Sequence[str], encodi
         sink(0, data)
         return size
     draft = Draft(key, state, len(state.pieces), children, hints)
-    if len(state.pieces) == 1:
-        with chunks.Scratch() as scratch:
-            chunk, data = _encode_piece(key, state, 0, state.views, level, scratch)
-            sink(0, [draft.header([chunk], created_ns, seal), *data])
-        return draft.header_bytes + chunk.stored
     segmented = SegmentedView(state.views)
+    numbers = range(len(state.pieces))
+    elsewhere = {
+        number: Chunk(0, state.pieces[number][1], PART, state.leaves[number])
+        for segment in state.parts
+        for number in parts.pieces_of(segment, state.sizes, state.pieces)
+    }
+
+    def encoded(number: int, scratch: chunks.Scratch) -> tuple[Chunk, list[memoryview | bytes]]:
+        return _encode_piece(key, state, number, segmented.views(*state.pieces[number]), level, scratch)
+
+    own = [number for number in numbers if number not in elsewhere]
+    if len(own) == 1:
+        with chunks.Scratch() as scratch:
+            chunk, data = encoded(own[0], scratch)
+            table = [elsewhere.get(number, chunk) for number in numbers]
+            sink(0, [draft.header(table, created_ns, seal), *data])
+        return draft.header_bytes + chunk.stored
     offsets = OffsetAllocator(draft.header_bytes)
-    elsewhere = {number for one in state.parts for number in parts.pieces_of(one, state.sizes, state.pieces)}
 
     def work(number: int) -> None:
         if number in elsewhere:
-            offsets.place(number, Chunk(0, state.pieces[number][1], PART, state.leaves[number]))
+            offsets.place(number, elsewhere[number])
             return
         with chunks.Scratch() as scratch:
-            views = segmented.views(*state.pieces[number])
-            chunk, data = _encode_piece(key, state, number, views, level, scratch)
+            chunk, data = encoded(number, scratch)
             sink(offsets.place(number, chunk), data)
 
-    threads.run(work, range(len(state.pieces)), _worthwhile_threads(state.own_bytes), give_up=offsets.give_up)
+    threads.run(work, numbers, _worthwhile_threads(state.own_bytes), give_up=offsets.give_up)
     sink(0, [draft.header(offsets.table, created_ns, seal)])
     return offsets.end
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ana.errors import ANAError, StoreError, UUIDConflictError
-from ana.format import address
+from ana.format import address, record
 from ana.objects import ghost, identity
 from ana.persist import inflight, loading, prefetching, saving
 from ana.runtime import threads
@@ -135,6 +135,7 @@ class _Batch:
         self._held: set[int] = set()
         self._waiting = 0
         self._waiting_bytes = 0
+        self._buffers: set[int] = set()
         self._seen: dict[str, bool] = {}
         self._lost: dict[str, Exception] = {}
         self._errors: dict[int, Exception] = {}
@@ -178,11 +179,23 @@ class _Batch:
         self._levels[level].append(pending)
         self._held.add(id(write.obj))
         self._waiting += 1
-        self._waiting_bytes += write.content.raw_bytes
+        raw_bytes = write.content.raw_bytes
+        self._waiting_bytes += raw_bytes if raw_bytes < record.LARGE_BYTES else self._new_bytes(write)
         if not self._gathers or self._waiting >= WINDOW_STATES or self._waiting_bytes >= WINDOW_BYTES:
             self.flush()
             if pending.error is not None:
                 raise pending.error
+
+    def _new_bytes(self, write: saving.Write) -> int:
+        """Return the size of what a state adds to what waits: a buffer that others hold as well is in memory once."""
+        size = write.content.raw_bytes
+        for view in write.content.views:
+            if len(view) >= record.LARGE_BYTES:
+                if id(view.obj) in self._buffers:
+                    size -= len(view)
+                # What waits keeps it alive, so no other object gets its id.
+                self._buffers.add(id(view.obj))
+        return size
 
     def holds(self, obj: object, mark: identity.Mark) -> bool:
         """Return whether an object's state still waits to be put."""
@@ -205,6 +218,7 @@ class _Batch:
                 self._settle(level)
             self._level_of.clear()
             self._held.clear()
+            self._buffers.clear()
             self._waiting = self._waiting_bytes = 0
 
     def abandon(self) -> None:
