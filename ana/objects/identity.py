@@ -280,9 +280,11 @@ class LiveObjects:
     def put(self, uuid: str, obj: object) -> None:
         """Have `obj` hold `uuid`, whatever object held it before."""
         with self._lock:
-            before = self.table.setdefault(uuid, obj)
+            reference = self._references.get(uuid)
+            before = None if reference is None else reference()
             if before is not obj:
-                self._displace(uuid, before)
+                if before is not None:
+                    self._displace(uuid, before)
                 self.table[uuid] = obj
         found = mark_of(obj)
         if found is not None:
