@@ -185,7 +185,7 @@ def test_parts_have_all_targets(tmp_path):
     tables = run_part("parts", tmp_path)
     assert set(tables) == {"parts", "parts-alone"}
     met = {row["what"]: row["met"] for row in tables["parts"] if "target" in row}
-    assert len(met) == 5
+    assert len(met) == 7
     assert all(met[what] for what in met if not what.startswith("store all"))
     assert column(tables["parts-alone"], "what") == {"store", "load"}
 

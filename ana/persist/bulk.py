@@ -136,6 +136,7 @@ class _Batch:
         self._waiting = 0
         self._waiting_bytes = 0
         self._buffers: set[int] = set()
+        self._parts: set[str] = set()
         self._seen: dict[str, bool] = {}
         self._lost: dict[str, Exception] = {}
         self._errors: dict[int, Exception] = {}
@@ -269,12 +270,13 @@ class _Batch:
                 if pending.error is None:
                     one, its_parts = write.to_put()
                     ready.append((pending, one))
-                    first += its_parts
+                    first += [part for part in its_parts if part.key not in self._parts]
             except Exception as error:  # noqa: BLE001 - raised later
                 pending.error = error
         if not first:
             return ready
         errors = parts.put_all(self.target.store, first)
+        self._parts.update(part.key for part in first if part.key not in errors)
         for pending, one in ready:
             pending.error = parts.error_of(one, errors)
         return [item for item in ready if item[0].error is None]
