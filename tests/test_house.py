@@ -89,6 +89,19 @@ ALLOWED = {
     "settings": {"os.environ", "os.path", "os.pathsep"},
     # Who this process is, and which users its namespace knows.
     "fs/ownership": {"open", "os.geteuid", "os.stat_result"},
+    # How a fork server is started, and what it is told by its environment.
+    "integrations/multiprocessing": {
+        "multiprocessing._forkserver",
+        "multiprocessing.current_process",
+        "multiprocessing.ensure_running",
+        "multiprocessing.forkserver",
+        "multiprocessing.get_preparation_data",
+        "multiprocessing.prepare",
+        "multiprocessing.process",
+        "multiprocessing.set_forkserver_preload",
+        "multiprocessing.spawn",
+        "os.environ",
+    },
     # Folders for the stores that are checked.
     "testing/contract": {"pathlib.Path"},
     # The folder that a file goes into.
