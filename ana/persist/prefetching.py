@@ -154,7 +154,7 @@ class Prefetcher:
                 found = layer.store.get(key, wait=False)
                 # Do not keep hundreds of files open: a large state is opened again.
                 found.release()
-                self._found[layer.uuid, key] = _Fetched(found)
+                self._found[layer.uuid, key] = _Fetched(layer, found)
             except StateNotFoundError as error:
                 self._found[layer.uuid, key] = error
             except ANAError:
@@ -190,7 +190,8 @@ class Prefetcher:
 
 def _is_worth_reading(header: record.Header) -> bool:
     """Return whether to prefetch a content: not if it is in memory already, or too large to keep."""
-    return header.header_bytes + header.stored_bytes > SMALL_BYTES and header.raw_bytes <= MOST_BYTES
+    is_large = header.header_bytes + header.stored_bytes > SMALL_BYTES or bool(header.parts)
+    return is_large and header.raw_bytes <= MOST_BYTES
 
 
 def _is_missing(live: identity.LiveObjects, key: str) -> bool:
@@ -211,8 +212,9 @@ def _unless_lazy(layer: Source, cls: type) -> Callable[[record.Header], bool]:
 class _Fetched:
     """A prefetched state, perhaps with its content. Wraps the store's own state."""
 
-    def __init__(self, found: base.StoredState) -> None:
+    def __init__(self, layer: Source, found: base.StoredState) -> None:
         self.counted = 0
+        self._layer = layer
         self._found = found
         self._segments: list[bytes | memoryview] | None = None
 
@@ -229,9 +231,9 @@ class _Fetched:
         return self._found.may_be_lost
 
     def read(self) -> None:
-        """Read the content. An error will occur again when the content is asked for."""
+        """Read the content and its parts. An error will occur again when the content is asked for."""
         try:
-            self._segments = self._found.segments()
+            self._segments = parts.segments(self._layer.store, self._found, self._layer.shared_parts)
         except (ANAError, MemoryError):
             self._segments = None
 

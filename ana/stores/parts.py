@@ -86,15 +86,18 @@ def segments(store: Store, found: StoredState, shared: "Shared | None" = None) -
         CorruptedStateError: The state, or one of its parts, is damaged. The error is the state's.
         StoreError: The store cannot be reached or read.
     """
-    own = found.segments()
+    content = found.segments()
     holder = found.header
+    if not holder.parts:
+        return content
 
     def fetch(part: Part) -> None:
-        own[part.segment] = _content(store, holder, part, shared)
+        content[part.segment] = _content(store, holder, part, shared)
 
-    if holder.parts:
-        threads.run(fetch, holder.parts, AT_ONCE if store.high_latency else 1)
-    return own
+    # They may have been prefetched.
+    absent = [part for part in holder.parts if content[part.segment] is parts.ABSENT]
+    threads.run(fetch, absent, AT_ONCE if store.high_latency else 1)
+    return content
 
 
 class Shared:

@@ -11,7 +11,7 @@ import pytest
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address, record
-from ana.stores import registry
+from ana.stores import parts, registry
 from ana.stores.base import Put, Store
 from ana.stores.record_store import RecordStore
 
@@ -170,6 +170,19 @@ class StoreContract:
         found.release()
         for _ in range(2):
             assert [bytes(segment) for segment in found.segments()] == CONTENTS[content]
+
+    def test_large_buffers_come_back_from_their_parts(self, place: Place, store: Store) -> None:
+        """A store that keeps records has a large buffer as a state of its own, and misses the state without it."""
+        content = record.content(
+            "mesh:Mesh", [memoryview(segment) for segment in CONTENTS["a stream and 5 MiB of noise"]]
+        )
+        assert parts.put(store, Put(KEY, content, (OTHER,), repair=False), MIB)
+        reader = place.open()
+        found = reader.get(KEY)
+        whole = [bytes(segment) for segment in parts.segments(reader, found)]
+        assert whole == CONTENTS["a stream and 5 MiB of noise"]
+        assert [part.size for part in found.header.parts] == ([5 * MIB, MIB] if store.keeps_records else [])
+        assert all(reader.is_whole(part.key) for part in found.header.parts)
 
     def test_what_is_not_there_is_not_found(self, place: Place, store: Store) -> None:
         """An empty store raises an error that names UUID and store, and asking changes nothing."""

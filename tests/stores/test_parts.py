@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import memory, processes, raw_record, raw_tree
 from support.classes import A
+from support.gauge import Gauge
 
 import ana
 from ana import maintenance
 from ana.format import address, parts, record
 from ana.objects import identity
 from ana.stores.base import Put
+from ana.stores.directory.store import DirectoryStore
+from ana.stores.directory.stored_file import StoredFile
 from ana.stores.parts import put
 from ana.tasks.depot import Depot
 
@@ -234,6 +237,22 @@ def test_equal_arrays_of_one_object_are_apart(tmp_path):
     first, second = A.ana_load(uuid).x
     first[0] = 7
     assert (second == noise(1)).all()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["of one object", "of many objects"])
+def test_parts_are_read_many_at_a_time_from_a_server(tmp_path, monkeypatch, many):
+    """Those of one object together; in bulk, those of all objects that are loaded next."""
+    monkeypatch.setattr(DirectoryStore, "high_latency", True)
+    monkeypatch.setenv("ANA_WAIT", "0")
+    ana.set_dl(pickle_dir=tmp_path, **PARTS)
+    arrays = [noise(number) for number in range(6)]
+    uuids = ana.get_dl().store_many([A([array]) for array in arrays] if many else [A(arrays)])
+    layer = anew(tmp_path)
+    reads = Gauge(monkeypatch, StoredFile, "_segments", enough=4)
+    found = [array for obj in layer.load_many(uuids, A) for array in obj.x]
+    assert all((mine == theirs).all() for mine, theirs in zip(found, arrays, strict=True))
+    assert reads.most >= 4
+    assert reads.calls == 6 + len(uuids)
 
 
 def test_a_node_maps_a_part_once(tmp_path):
