@@ -79,6 +79,12 @@ more round trips than a plain file in an existing folder.""",
 With `set_dl(pack_bytes="64k")` or `ana init --pack-bytes 64k`, states up to that size share files. A state in a pack
 costs no file, no folder and no look-up. In bulk, 1,000 states take one write and one wait for the disk.
 
+The floor below which no change to ANA's own code leads, for a state of 1 kB, in µs of processor time (CPython 3.11
+without profile-guided optimisation, idle machine). Storing takes 95 by `store_many`, of which 15 are libraries:
+pickling 6, BLAKE3 over content, sizes and header 5, a weak reference and a mark 4. Loading by reference takes 160, of
+which 20 are libraries: `pickle.loads` 10, `preadv` 1.5, BLAKE3 5, a weak reference and a mark 4. Reading a pickle
+file takes 24. The rest is interpreted Python, 0.3 to 0.7 a call: a load makes about 225 calls.
+
 The figures of this section are written by `python -m benchmarks packs --size full --update docs/performance.md`.""",
     "parts": """\
 ## Objects that share an array
