@@ -443,13 +443,14 @@ def test_what_does_not_pickle_is_an_error_of_submit(recording):
 WITHOUT_CLOUDPICKLE = """
 import sys
 sys.modules["cloudpickle"] = None
-import ana
+import ana, multiprocessing
 from concurrent.futures import ProcessPoolExecutor, Executor, Future
 def f(x): return x + 1
 class Far(Executor):
     "Workers that have another __main__."
     def submit(self, function, *arguments): raise AssertionError
-with ProcessPoolExecutor(1) as pool, ana.Executor(pool) as executor:
+context = multiprocessing.get_context("fork")
+with ProcessPoolExecutor(1, context) as pool, ana.Executor(pool) as executor:
     print(executor.submit(f, 1).result())
     try:
         executor.submit(lambda: 1)
