@@ -8,7 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ana import maintenance
-from ana.cli.common import DAMAGE, DONE, Output, emit, name_or_uuid, printable, size, store_options
+from ana.cli.common import DAMAGE, DONE, Output, counted, emit, name_or_uuid, printable, size, store_options
 from ana.cli.completion import uuids
 from ana.cli.tables import said, table, when
 
@@ -76,10 +76,15 @@ def _fields(found: maintenance.Shown) -> Any:
         *([("offset", f"{found.offset:,}")] if found.pack else []),
         ("raw", f"{size(found.raw_bytes)} ({found.raw_bytes:,} bytes)"),
         ("stored", f"{size(found.size_bytes)} ({found.size_bytes:,} bytes{ratio})"),
-        ("segments", f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"),
+        ("segments", "1: the bytes of a buffer" if found.is_part else _segments(found)),
         ("chunks", f"{len(found.chunks)} ({', '.join(sorted(methods)) or 'none'})"),
         *(
-            [("parts", f"{len(found.parts)}, {size(found.raw_bytes - own_bytes)}: its last children")]
+            [
+                (
+                    "parts",
+                    f"{counted(len(found.parts), 'buffer', 'buffers')} of {size(found.raw_bytes - own_bytes)} in all",
+                )
+            ]
             if found.parts
             else []
         ),
@@ -92,6 +97,10 @@ def _fields(found: maintenance.Shown) -> Any:
     ):
         made.add_row(Text(name, "dim"), Text(printable(value)))
     return made
+
+
+def _segments(found: maintenance.Shown) -> str:
+    return f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"
 
 
 def _show_tree(output: Output, uuid: str) -> int:

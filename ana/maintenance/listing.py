@@ -8,6 +8,7 @@ from typing import Any
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address, chunks
+from ana.format.parts import CLASS_NAME as PART_CLASS
 from ana.format.record import Header
 from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
 from ana.stores import parts
@@ -91,6 +92,11 @@ class Shown:
     """The file name of its pack; "" if it has a file of its own."""
     offset: int = 0
     """Where its record begins in the file at `path`."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part: the bytes of a buffer, and no pickle."""
+        return self.class_name == PART_CLASS
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _content(store: Store, holder: record.Header, part: Part, shared: Shared | N
     try:
         content = _whole(store, part)
     except StateNotFoundError as error:
-        hint = f"its part {part.key!r} ({part.size:,} bytes) is missing"
+        hint = f"its part {part.key!r} ({part.size:,} bytes) is missing; store the object again (ana_store)"
         raise StateNotFoundError(holder.key, error.store, hint) from error
     except CorruptedStateError as error:
         reason = f"its part {part.key!r} ({part.size:,} bytes) is damaged: {error.reason}"

@@ -149,6 +149,16 @@ def test_a_reader_that_knows_no_parts_refuses_a_holder(monkeypatch):
             read(data, len(data), key, "here")
 
 
+def test_every_flipped_bit_of_a_holder_is_noticed():
+    """Whether it is in the header, where the parts' digests are, or in what is left of the content."""
+    key, data, _ = _holder(_content([LEAST, 50, LEAST + 1], [3]), [1, 3])
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((CorruptedStateError, UnsupportedFormatError)):
+            record.verify(_parsed(key, damaged), record.reader(damaged), "here")
+
+
 def _stored(head, table):
     struct.pack_into("<I", head, table + header.CHUNK.size, 10)
 
