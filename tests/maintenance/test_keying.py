@@ -34,7 +34,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    """A store with a key and three states: a parent, its child, and a large one."""
+    """A store with a key, for a parent, its child, and a large object, whose state has a part."""
     maintenance.init(tmp_path / "store", keyed=True)
     return tmp_path / "store"
 
@@ -109,7 +109,7 @@ def test_all_maintenance_knows_the_key(store, tmp_path, capfd):
     assert pickle.loads(maintenance.cat(store, uuids[1])[0]) == {"x": "child", "child": None}
     maintenance.keep(store, "mine", [uuids[0]])
     done = maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0)
-    assert len(done.trashed) == 1
+    assert len(done.trashed) == 2
     # A read that misses brings back what is signed.
     assert load(store, uuids[2]) == bytes(range(256)) * 40_000
     plain = ana.DirDataLayer(tmp_path / "plain")
@@ -154,10 +154,10 @@ def test_a_rotation_signs_all_and_forgets_the_old_key(store, tmp_path, capfd):
     shutil.copytree(store, backup)
     old = keyring.load(str(key_file(store))).keys
     maintenance.keep(store, "mine", [uuids[0]])
-    assert len(maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0).trashed) == 1
+    assert len(maintenance.gc(store, maintenance.Scope(unreachable=True), grace_seconds=0).trashed) == 2
     done = ran(capfd, "--json", "-d", store, "key", "rotate")
     rotated = json.loads(done.out)
-    assert (done.code, rotated["states"], rotated["signed"], rotated["finished"]) == (0, 3, 3, True)
+    assert (done.code, rotated["states"], rotated["signed"], rotated["finished"]) == (0, 4, 4, True)
     new = keyring.load(str(key_file(store))).keys
     assert len(new) == 1
     assert new != old
@@ -187,7 +187,7 @@ def test_a_rotation_that_is_interrupted_goes_on(store, monkeypatch):
     assert len(half) == 2
     assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
     done = maintenance.rotate_key(store)
-    assert (done.resumed, done.finished, done.signed) == (True, True, 2)
+    assert (done.resumed, done.finished, done.signed) == (True, True, 3)
     assert keyring.load(str(key_file(store))).keys == half[:1]
     assert [load(store, uuid) for uuid in uuids] == ["parent", "child", bytes(range(256)) * 40_000]
 
