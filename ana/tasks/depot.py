@@ -1,7 +1,7 @@
 """Where large buffers wait for the tasks that take them: one store, opened for states that can be made again.
 
-A buffer is stored as the state of a `Ref`, under the address of its content. So it is stored once however often it is
-sent, and any program can load it by its UUID.
+A buffer is stored as a part (`docs/parts.md`), under the address of its content. So it is stored once however often it
+is sent, and is the same state as the part of an object that holds it.
 """
 
 import math
@@ -14,13 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from ana.errors import ANAError, StoreError
-from ana.format import address, record
+from ana.format import address, parts, record
 from ana.fs import temporary
 from ana.layers import current, kinds, path_map, resolve
 from ana.layers.layer import KEEP_BYTES, RECHECK_SECONDS, DataLayer
 from ana.objects import identity
 from ana.runtime import threads
-from ana.stores import parts
 from ana.stores.base import AT_ONCE, ReplacedError, Store
 
 __all__ = ["Depot", "Part", "of_home"]
@@ -30,9 +29,6 @@ Part = tuple[str, str, bool]
 
 Buffer = bytes | memoryview
 
-_CLASS_NAME = "ana.storable:Ref"
-_STREAM = memoryview(b"\x80\x05\x97.")
-"""The pickle of a value that is the next buffer: PROTO 5, NEXT_BUFFER, STOP."""
 MOST_NOTED = 1 << 14
 """Of how many buffers a process remembers that they are stored."""
 
@@ -101,7 +97,7 @@ class Depot:
             StateChangedError: Another thread changed it meanwhile.
 
         """
-        content = record.content(_CLASS_NAME, [_STREAM, view], bytes_segments=(1,) if is_bytes else ())
+        content = record.content(parts.CLASS_NAME, [view], bytes_segments=(0,) if is_bytes else ())
         key = address.content_uuid(content.digest)
         if time.monotonic() - self._stored.get(key, -math.inf) >= RECHECK_SECONDS:
             try:
@@ -184,13 +180,14 @@ class Depot:
         return memoryview(bytearray(data)) if isinstance(data, memoryview) and data.readonly else data
 
     def _read(self, part: Part) -> Buffer:
-        key, hint, _ = part
+        key, hint, is_bytes = part
         if hint:
             self.store.note_hint(key, hint)
-        # Programs that store the same value themselves may have made it a part.
-        data = parts.segments(self.store, self.store.get(key))[1]
+        (data,) = self.store.get(key).segments()
+        if is_bytes:
+            return bytes(data)
         # Its `obj` then exposes these bytes only: some classes read that.
-        return data if isinstance(data, bytes) else memoryview(pickle.PickleBuffer(data))
+        return memoryview(pickle.PickleBuffer(data))
 
     def renew_locks(self) -> None:
         """Replace the locks, in a forked child: another thread of the parent may have held them."""

@@ -143,6 +143,21 @@ def test_a_value_is_stored_once(recording, tmp_path):
     assert states(tmp_path) == 1
 
 
+@pytest.mark.parametrize("kind", [np.asarray, bytes], ids=["array", "bytes"])
+def test_what_is_shipped_is_the_part_of_an_object(kind, recording, tmp_path):
+    """An array that an object holds, too, is stored once; whichever comes first."""
+    ana.set_dl(tmp_path, part_bytes="256KiB")
+    first, second = kind(array()), kind(array(1))
+    ana.Ref([first, "of an object"]).make_uuid()
+    with ana.Executor(recording) as executor:
+        executor.submit(len, first).result()
+        assert states(tmp_path) == 2
+        executor.submit(len, second).result()
+        assert states(tmp_path) == 3
+    ana.Ref([second, "of an object"]).make_uuid()
+    assert states(tmp_path) == 4
+
+
 def test_small_states_share_a_pack(recording, tmp_path):
     """What is smaller than 1 MiB is appended to a pack of the process; what is larger has its own file."""
     ana.set_dl(tmp_path)
