@@ -1,12 +1,15 @@
 """What maintenance does with parts: they are children of their holders, and states like any others."""
 
+import contextlib
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pytest
-from support import care, raw_tree
+from support import care, processes, raw_tree
 from support.care import make_older, ran
 from support.classes import A
 
@@ -192,3 +195,43 @@ def test_signed_stores_sign_parts(tmp_path):
     with pytest.raises(ana.CorruptedStateError, match="signed") as caught:
         loaded(tree, uuid, key=key)
     assert caught.value.uuid == uuid
+
+
+COLLECTOR = """
+import os, sys
+from ana import maintenance
+
+print("ready", flush=True)
+rounds = 0
+while not os.path.exists(sys.argv[2]):
+    maintenance.gc(sys.argv[1], maintenance.Scope(unreachable=True), grace_seconds=30, without_roots=True)
+    rounds += 1
+print(rounds)
+"""
+
+
+def test_collections_never_take_a_part_from_who_stores_a_holder_of_it(tmp_path):
+    """Another process collects all the time, and parts are old; each object that is kept loads at the end."""
+    tree = tmp_path / "store"
+    layer = ana.set_dl(pickle_dir=tree, **PARTS)
+    arrays = [noise(number, 300_000) for number in range(3)]
+    words = [sys.executable, "-c", COLLECTOR, str(tree), str(tmp_path / "stop")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=processes.environment()) as collector:
+        assert collector.stdout.readline() == "ready\n"
+        uuids = []
+        for number in range(60):
+            if number % 10 == 9:
+                maintenance.forget(tree, "mine")
+                uuids.clear()
+            uuids += layer.keep("mine", A([arrays[number % 3], number]))
+            # Whoever holds them, the parts themselves are of last year.
+            for path in tree.glob("??/??/[0-9a-f]*.zst"):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_size > 300_000:
+                        make_older(path, 365)
+        (tmp_path / "stop").touch()
+        assert int(collector.communicate(timeout=120)[0]) > 0
+    assert uuids
+    for uuid in uuids:
+        array, number = loaded(tree, uuid)
+        assert (array == arrays[number % 3]).all()
