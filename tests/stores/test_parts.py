@@ -16,12 +16,10 @@ from support.gauge import Gauge
 
 import ana
 from ana import maintenance
-from ana.format import address, parts, record
+from ana.format import parts, record
 from ana.objects import identity
-from ana.stores.base import Put
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.directory.stored_file import StoredFile
-from ana.stores.parts import put
 from ana.tasks.depot import Depot
 
 KIB = 1 << 10
@@ -290,17 +288,14 @@ def test_a_large_state_with_parts_has_an_entry_of_its_own(tmp_path, monkeypatch)
     assert {path.name for path in cache.rglob("*") if path.is_file()} == {uuid, part_of(tree, uuid)}
 
 
-def test_what_an_executor_ships_may_have_parts_already(tmp_path):
-    """The state of a buffer that a task takes is the same with parts: its buffer comes from the part."""
+def test_what_an_executor_ships_is_a_part(tmp_path):
+    """The buffer that a task takes is that of an object, under the same key."""
     layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
-    data = memoryview(noise(1)).cast("B")
-    content = record.content("ana.storable:Ref", [memoryview(b"\x80\x05\x97."), data])
-    key = address.content_uuid(content.digest)
-    assert put(layer.store, Put(key, content, (), repair=False), LEAST)
-    assert len(parts_in(tmp_path)) == 1
+    uuid = A(noise(1)).make_uuid()
     depot = Depot(layer.store, durable=True)
-    assert depot.put(data, is_bytes=False)[0] == key
-    assert depot.shared([(key, "", False)]) == [data]
+    key, _, _ = depot.put(memoryview(noise(1)).cast("B"), is_bytes=False)
+    assert key == part_of(tmp_path, uuid)
+    assert len(raw_tree.states(tmp_path)) == 2
 
 
 def test_a_part_is_never_unpickled(tmp_path):
