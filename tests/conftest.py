@@ -12,7 +12,7 @@ import pytest
 from support import leaks, wheels
 
 import ana
-from ana.layers import resolve
+from ana.layers import opening, resolve  # noqa: F401 - opening: a test that is another user may not be able to import it
 
 # No deadline, and no complaint about slow examples: how long one takes is the machine's affair, not a promise.
 # In CI the same examples every time: a red run can be repeated.

@@ -515,7 +515,7 @@ def test_a_folder_that_is_read_only(folder, tmp_path):
     obj = classes.A([1])
     uuid = obj.make_uuid()
     code = (
-        "import sys, os, ana; from support import classes\n"
+        "import sys, os, ana, ana.maintenance; from support import classes\n"
         "os.chdir('/'); os.setgid(65534); os.setuid(65534)\n"
         "ana.set_dl(pickle_dir=sys.argv[1])\n"
         "print(classes.A.ana_load(sys.argv[2]).x)\n"

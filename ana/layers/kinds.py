@@ -1,6 +1,5 @@
 """Registers ana's own kinds of stores, one line each. Other packages call `ana.stores.register`."""
 
-from ana.layers import opening
 from ana.stores import base, memory, registry
 from ana.stores.registry import is_home, is_process_local, open_home
 
@@ -8,6 +7,8 @@ __all__ = ["is_home", "is_process_local", "open_home"]
 
 
 def _open_folder(home: str) -> base.Store:
+    from ana.layers import opening  # noqa: PLC0415 - a quarter of what `import ana` would cost
+
     return opening.folder(home, create=False)
 
 

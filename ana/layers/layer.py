@@ -11,7 +11,7 @@ from ana import settings
 from ana.compat.method_store import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address
-from ana.layers import inheritance, kinds, opening, stats_file
+from ana.layers import inheritance, kinds, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import AllowedGlobals
 from ana.persist import bulk, loading, saving, writing
@@ -112,6 +112,8 @@ class DataLayer:
     def _open(self, said: settings.Options) -> Store:
         """Return the store that the options name."""
         if said.store is None and said.pickle_dir is not None and not kinds.is_home(said.pickle_dir):
+            from ana.layers import opening  # noqa: PLC0415 - imports all of the directory store
+
             return opening.store(said)
         settings.refuse_folder_options(said)
         if said.store is not None:
@@ -356,6 +358,8 @@ def existing_layer(home: str, preferred: DataLayer | None = None) -> DataLayer:
             by_home[home] = known
             return known
     layer = DataLayer()
+    from ana.layers import opening  # noqa: PLC0415 - as above
+
     layer.store = opening.node_cache()(store)
     # The objects of an earlier layer may still be alive, and there must be one object for a UUID.
     layer.live = live_by_home.get(layer.home, layer.live)
