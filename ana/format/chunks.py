@@ -159,19 +159,20 @@ def digest(views: Sequence[memoryview]) -> bytes:
 
 
 def encode(
-    views: Sequence[memoryview], size: int, leaf: bytes, level: int, scratch: Scratch
+    views: Sequence[memoryview], size: int, leaf: bytes, level: int, scratch: Scratch, *, own: bool = False
 ) -> tuple[Chunk, list[memoryview | bytes]]:
     """Return a chunk's entry and bytes; `leaf` is the digest of its content of `size` bytes.
 
     `level` is the zstd level, 0 for no compression. The bytes are verified to yield content with that digest: a
-    compressed frame is decompressed again, other content is copied and the copy hashed. So they are right even if the
-    views change meanwhile or the compressor fails. They are valid until `scratch` is used again. Raises Changed.
+    compressed frame is decompressed again, other content is copied and the copy hashed, unless the views are our `own`
+    memory. So they are right even if the views change meanwhile or the compressor fails. They are valid until `scratch`
+    is used again. Raises Changed.
     """
     data = views[0] if len(views) == 1 else scratch.fill(views, size)
     frame = _compress(data, leaf, level) if level and size >= _INCOMPRESSIBLE_BYTES else None
     if frame is not None:
         return Chunk(len(frame), size, ZSTD, blake3.blake3(frame).digest()), [frame]
-    if size >= SMALL_BYTES or not is_stable(views):
+    if not own and (size >= SMALL_BYTES or not is_stable(views)):
         data = scratch.fill(views, size) if len(views) == 1 else data
         if blake3.blake3(data).digest() != leaf:
             raise Changed

@@ -26,6 +26,8 @@ class Content(NamedTuple):
     digest: bytes
     raw_bytes: int
     parts: Sequence[int] = ()
+    own: bool = False
+    """Whether the views are of memory that nobody else can change: it need not be hashed again when it is written."""
 
     @property
     def own_bytes(self) -> int:
@@ -46,4 +48,5 @@ class Content(NamedTuple):
         found = parts.part(segment, sizes[0], leaves, is_bytes=is_bytes)
         views = SegmentedView(self.views).views(start, sizes[0])
         marks = (0,) if is_bytes else ()
-        return found, Content(parts.CLASS_NAME, views, sizes, marks, pieces, leaves, found.digest, sizes[0])
+        record = Content(parts.CLASS_NAME, views, sizes, marks, pieces, leaves, found.digest, sizes[0])
+        return found, record._replace(own=True) if self.own else record

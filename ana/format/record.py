@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ana.errors import CorruptedStateError, StateChangedError
 from ana.format import address, chunks, parts
-from ana.format.chunks import PART, Chunk, Read, SegmentedView
+from ana.format.chunks import PART, Chunk, Read, Scratch, SegmentedView
 from ana.format.content import Content
 from ana.format.header import (
     MIN_RECORD_BYTES,
@@ -40,6 +40,7 @@ __all__ = [
     "Encoding",
     "Header",
     "PutBytes",
+    "Scratch",
     "Write",
     "brief_of",
     "content",
@@ -110,32 +111,40 @@ def plan(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def content(
-    class_name: str, views: Sequence[memoryview], sizes: Sequence[int] | None = None, bytes_segments: Sequence[int] = ()
+    class_name: str,
+    views: Sequence[memoryview],
+    sizes: Sequence[int] | None = None,
+    bytes_segments: Sequence[int] = (),
+    scratch: Scratch | None = None,
 ) -> Content:
     """Hash a state's pieces, then compute its content digest from theirs, the segments' sizes and the class name.
 
     Without `sizes`, each view is a segment. Small mutable content is copied, so that what is stored is what was hashed.
-    Larger content is checked when it is written.
+    Larger content is copied into `scratch` if it fits; otherwise it is checked when it is written. Copying costs a
+    tenth of hashing it a second time. The result is then valid until `scratch` is used again.
     """
     if sizes is None:
         sizes = [len(view) for view in views]
     pieces = plan(sizes)
+    raw_bytes = sum(sizes)
+    own = scratch is not None and chunks.SMALL_BYTES <= raw_bytes <= chunks.SCRATCH_BYTES
+    if scratch is not None and own:
+        views = [scratch.fill(views, raw_bytes)]
     if len(pieces) == 1:
         if pieces[0][1] < chunks.SMALL_BYTES and not chunks.is_stable(views):
             views = [memoryview(b"".join(views))]
         leaves = [chunks.digest(views)]
         digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
-        return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, pieces[0][1])
+        return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, (), own)
     segmented = SegmentedView(views)
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
         leaves[number] = chunks.digest(segmented.views(*pieces[number]))
 
-    raw_bytes = sum(sizes)
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
     digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
-    return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes)
+    return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, (), own)
 
 
 def write(sink: Write, key: str, state: Content, children: Sequence[str], encoding: Encoding) -> int:
@@ -204,7 +213,7 @@ def _encode_piece(
 ) -> tuple[Chunk, list[memoryview | bytes]]:
     start, size = state.pieces[number]
     try:
-        return chunks.encode(views, size, state.leaves[number], level, scratch)
+        return chunks.encode(views, size, state.leaves[number], level, scratch, own=state.own)
     except chunks.Changed:
         what = f"it changed while it was stored (bytes {start:,} to {start + size:,} of {state.raw_bytes:,})"
         raise StateChangedError(key, state.class_name, what) from None

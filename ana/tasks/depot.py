@@ -97,7 +97,11 @@ class Depot:
             StateChangedError: Another thread changed it meanwhile.
 
         """
-        content = record.content(parts.CLASS_NAME, [view], bytes_segments=(0,) if is_bytes else ())
+        with record.Scratch() as scratch:
+            return self._put(view, is_bytes, scratch)
+
+    def _put(self, view: memoryview, is_bytes: bool, scratch: record.Scratch) -> Part:  # noqa: FBT001 - from put
+        content = record.content(parts.CLASS_NAME, [view], None, (0,) if is_bytes else (), scratch)
         key = address.content_uuid(content.digest)
         if time.monotonic() - self._stored.get(key, -math.inf) >= RECHECK_SECONDS:
             try:
