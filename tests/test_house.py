@@ -92,13 +92,17 @@ ALLOWED = {
     # How a fork server is started, and what it is told by its environment.
     "integrations/multiprocessing": {
         "multiprocessing._forkserver",
-        "multiprocessing.current_process",
         "multiprocessing.ensure_running",
         "multiprocessing.forkserver",
         "multiprocessing.get_preparation_data",
+        "multiprocessing.set_forkserver_preload",
+        "multiprocessing.spawn",
+        "os.environ",
+    },
+    "integrations/fork_server": {
+        "multiprocessing.current_process",
         "multiprocessing.prepare",
         "multiprocessing.process",
-        "multiprocessing.set_forkserver_preload",
         "multiprocessing.spawn",
         "os.environ",
     },

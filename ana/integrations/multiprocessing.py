@@ -7,24 +7,23 @@
 """
 
 import base64
-import gc
 import os
 import pickle
 from collections.abc import Iterable
-from multiprocessing import forkserver, process, spawn
+from multiprocessing import forkserver, spawn
 from typing import Any
 
-from ana.layers import current, resolve
-from ana.storable import Ref, Storable
+from ana.layers import current
+from ana.storable import Storable
 
-__all__ = ["preload"]
+__all__ = ["VARIABLE", "preload"]
 
-_VARIABLE = "_ANA_PRELOAD"
+VARIABLE = "_ANA_PRELOAD"
+"""The environment variable in which the fork server finds what to load."""
+_MODULE = "ana.integrations.fork_server"
+"""Imported by the fork server alone, to load it."""
 _MAX_BYTES = 96 << 10
 """Linux refuses a longer environment variable than 128 KiB."""
-
-_preloaded: object = None
-"""In a fork server: what it keeps alive for its workers."""
 
 
 def preload(objects: Iterable[Storable]) -> None:
@@ -64,47 +63,15 @@ def preload(objects: Iterable[Storable]) -> None:
     if len(said) > _MAX_BYTES:
         msg = f"the references to {len(wanted):,} objects are too large: put the objects into one Ref"
         raise ValueError(msg)
-    forkserver.set_forkserver_preload([*server._preload_modules, __name__])  # noqa: SLF001 - there is no way to ask
-    os.environ[_VARIABLE] = said
+    forkserver.set_forkserver_preload([*server._preload_modules, _MODULE])  # noqa: SLF001 - there is no way to ask
+    os.environ[VARIABLE] = said
     try:
         forkserver.ensure_running()
     finally:
-        del os.environ[_VARIABLE]
+        del os.environ[VARIABLE]
 
 
 def _main() -> dict[str, Any]:
     """Return how a child process finds this program's modules and its main module."""
     wanted = ("sys_path", "init_main_from_name", "init_main_from_path")
     return {name: said for name, said in spawn.get_preparation_data("").items() if name in wanted}
-
-
-def _load() -> Any:
-    """Load what `preload` asked for, in the fork server, which imports this module for that."""
-    said = os.environ.pop(_VARIABLE, "")
-    if not said:
-        return None
-    try:
-        found = _loaded(base64.b64decode(said))
-    except Exception:  # noqa: BLE001 - the server has to run; whoever uses the objects gets the error
-        return None
-    # Counting references to other objects, and collecting, then writes to fewer of the pages that workers share.
-    gc.collect()
-    gc.freeze()
-    return found
-
-
-def _loaded(said: bytes) -> Any:
-    main, wanted = pickle.loads(said)  # noqa: S301 - from this program
-    # Classes of the main module need it. Before 3.14 the server does not import it by itself.
-    own: Any = process.current_process()
-    own._inheriting = True  # noqa: SLF001 - as multiprocessing does: it then refuses to start processes
-    try:
-        spawn.prepare(main)
-    finally:
-        del own._inheriting  # noqa: SLF001 - see above
-    found = pickle.loads(wanted)  # noqa: S301 - as above
-    resolve.prefetch([obj for obj in found if isinstance(obj, Ref)])
-    return found
-
-
-_preloaded = _load()

@@ -208,6 +208,7 @@ maintenance.pack_states(sys.argv[1], smaller_bytes=64000, older_than_seconds=0)
 """
 
 
+@pytest.mark.leaves_temporaries(reason="its lock file may just be made")
 @pytest.mark.parametrize("seconds", [0.0, 0.03, 0.1])
 def test_killed_at_any_moment_it_loses_nothing(tmp_path, seconds):
     """And the next run finishes, without packing a state twice that is in an old pack already."""

@@ -301,7 +301,7 @@ def test_what_an_executor_ships_is_a_part(tmp_path):
 def test_a_part_is_never_unpickled(tmp_path):
     """Its bytes may be anybody's pickle: loading it as an object or a bare state is refused."""
     ana.set_dl(pickle_dir=tmp_path, **PARTS)
-    evil = pickle.dumps(print).ljust(LEAST, b"\0")
+    evil = pickle.dumps(print, 4).ljust(LEAST, b"\0")
     uuid = A(evil).make_uuid()
     layer = anew(tmp_path)
     key = part_of(tmp_path, uuid)
