@@ -246,6 +246,9 @@ class Tree:
             self._check_root()
             found = self._read_config()
         if found is not None:
+            if self._root_identity is None:
+                # Another process has just created it, after the look at the root.
+                self._check_root()
             return found
         if not create:
             if not self._looks_purged():

@@ -18,6 +18,7 @@ import ana
 from ana import maintenance
 from ana.format import record
 from ana.stores.directory.store import DirectoryStore
+from ana.stores.directory.tree import Tree
 
 KEY = "5f3ac0e1-1234-8123-9123-123456789abc"
 
@@ -243,6 +244,36 @@ def test_threads_that_notice_at_the_same_moment_say_it_once(tree, caplog, monkey
         answers.clear()
         assert len([record for record in caplog.records if "was purged or replaced" in record.message]) == number
     assert store.tree.is_same()
+
+
+def _made_by_another_after_the_first_look(tree, monkeypatch, mode):
+    """Have another process create the store between this one's looks at the folder and at `ana.json`."""
+    read, todo = Tree._read_config, [tree]
+
+    def read_later(self):
+        while todo:
+            maintenance.init(todo.pop())
+            tree.chmod(mode)
+        return read(self)
+
+    monkeypatch.setattr(Tree, "_read_config", read_later)
+
+
+def test_a_store_that_another_process_creates_at_the_same_moment(tree, caplog, monkeypatch):
+    """It is used like any other, and not taken for one that replaced the one that was opened."""
+    _made_by_another_after_the_first_look(tree, monkeypatch, 0o700)
+    layer = ana.set_dl(pickle_dir=tree)
+    assert layer.store.tree.is_same()
+    uuid = Part("stored").make_uuid()
+    assert _load(tree, uuid) == "stored"
+    assert caplog.records == []
+
+
+def test_a_store_that_anybody_may_write_to_is_refused_also_if_it_is_just_being_created(tree, monkeypatch):
+    """The folder is checked though it was not there at first."""
+    _made_by_another_after_the_first_look(tree, monkeypatch, 0o777)
+    with pytest.raises(ana.UntrustedStoreError, match="everyone may write"):
+        ana.set_dl(pickle_dir=tree)
 
 
 def test_a_bare_state_goes_into_the_store_that_is_there_now(tree):
