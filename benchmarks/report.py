@@ -85,7 +85,8 @@ pickling 6, BLAKE3 over content, sizes and header 5, a weak reference and a mark
 which 20 are libraries: `pickle.loads` 10, `preadv` 1.5, BLAKE3 5, a weak reference and a mark 4. Reading a pickle
 file takes 24. The rest is interpreted Python, 0.3 to 0.7 a call: a load makes about 225 calls.
 
-The figures of this section are written by `python -m benchmarks packs --size full --update docs/performance.md`.""",
+The figures of this section are written by
+`python -m benchmarks packs --size small --rounds 3 --update docs/performance.md`.""",
     "parts": """\
 ## Objects that share an array
 
