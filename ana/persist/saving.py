@@ -165,7 +165,8 @@ def batching(batch: Batch | None) -> "Iterator[None]":
 def noting_written() -> "Iterator[set[str]]":
     """Yield a set that gets the UUIDs of the states that this thread writes meanwhile, but for those in a batch.
 
-    Such a state was checked on its way, and so were its parts: nobody needs to read it to know that it is whole.
+    Such a state was checked on its way, so nobody needs to read it to know that it is whole. A state with parts is not
+    in the set: parts that were there already may be damaged.
     """
     before = _local.written
     found = _local.written = set()

@@ -107,7 +107,7 @@ class Executor(concurrent.futures.Executor):
             **kwargs: Its keyword arguments. A Ref becomes its value.
 
         Returns:
-            The wrapped executor's future. A large result is loaded when it is asked for.
+            The wrapped executor's future. Its `result()` loads a large result from the store.
 
         Raises:
             PicklingError: Something does not pickle; or the function is a lambda or of `__main__`, and cloudpickle is

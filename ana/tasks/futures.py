@@ -1,4 +1,4 @@
-"""Futures of any executor that open a packed reply when they are asked for the result."""
+"""Futures of any executor, whose `result()` opens a packed reply."""
 
 import concurrent.futures
 import threading
@@ -29,10 +29,10 @@ class _Opening:
 
 
 def open_with(future: Any, open_reply: Callable[[Any], Any]) -> "concurrent.futures.Future[Any]":
-    """Make a future open its reply with a function when it is asked for its result, and return it.
+    """Make a future's `result()` pass its reply through a function. Return the future.
 
-    It stays the object that its executor knows, of a subclass of its class: cancelling, callbacks and waiting are its
-    own.
+    It stays the object that its executor knows, but gets a subclass of its class. Cancelling, callbacks and waiting
+    work as before.
     """
     future._ana_opening = _Opening(open_reply)  # noqa: SLF001 - ours
     future.__class__ = _opening_class(type(future))
@@ -57,7 +57,7 @@ def _make_class(cls: Any) -> type:
             return _error_of(self) if error is None else error
 
         def cancel(self) -> bool:
-            # Parsl's futures say so. `map` cancels all that it has waited for.
+            # Parsl's futures cannot be cancelled, and raise this. `map` cancels futures in any case.
             try:
                 return bool(super().cancel())
             except NotImplementedError:

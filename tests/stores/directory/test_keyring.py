@@ -14,6 +14,7 @@ from pathlib import Path
 import blake3
 import pytest
 from support import raw_record
+from support.users import Trap
 
 import ana
 from ana.format import record, signature
@@ -28,16 +29,6 @@ class A(ana.Storable):
 
     def __init__(self, x):
         self.x = x
-
-
-class Trap:
-    """Pickles into making a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
 
 
 @pytest.fixture(autouse=True)

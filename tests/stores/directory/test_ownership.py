@@ -16,6 +16,7 @@ from pathlib import Path
 # Another user may not be able to read what is imported late.
 import filelock  # noqa: F401 - see above
 import pytest
+from support.users import Trap
 
 import ana
 from ana.format import record
@@ -33,16 +34,6 @@ class A(ana.Storable):
 
     def __init__(self, x):
         self.x = x
-
-
-class Trap:
-    """Pickles into making a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Whose packs are believed: owner and mode are checked on the pack that is open, and on the folder of the packs."""
 
-import contextlib
 import os
 import pickle
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 # Another user may not be able to read what is imported late.
 import filelock  # noqa: F401 - see above
 import pytest
+from support.users import Trap, user
 
 import ana
 from ana import maintenance
@@ -32,31 +32,6 @@ class A(ana.Storable):
 
     def __init__(self, x):
         self.x = x
-
-
-class Trap:
-    """Pickles into making a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
-
-
-@contextlib.contextmanager
-def user(uid, *groups):
-    """Be another user, whose own group comes first, in this very process."""
-    os.setgroups([uid, *groups])
-    os.setegid(uid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        ana.set_dl()
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups([])
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What is made in a store has the store's mode, group and owner; nothing is written through what somebody planted."""
 
-import contextlib
 import io
 import os
 import stat
@@ -13,6 +12,7 @@ from pathlib import Path
 import filelock  # noqa: F401 - see above
 import pytest
 from support import care, processes
+from support.users import user
 
 import ana
 from ana import maintenance
@@ -25,22 +25,6 @@ OWNER, MEMBER, GROUP = 23_461, 23_462, 23_460
 def needs_root(test):
     """Mark a test that is several users."""
     return pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users: sudo python -m pytest")(test)
-
-
-@contextlib.contextmanager
-def user(uid, *groups, umask=0o022):
-    """Be another user, whose own group comes first, in this very process."""
-    os.setgroups([uid, *groups])
-    os.setegid(uid)
-    os.seteuid(uid)
-    before = os.umask(umask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups([])
 
 
 @pytest.fixture
