@@ -1,13 +1,12 @@
-"""Builds and parses the header of a record. Pure: bytes in, bytes out.
+"""Parses the header of a record; `ana.format.draft` builds it. Pure: bytes in, bytes out.
 
 `docs/format.md` describes it byte by byte.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import starmap
 from typing import NamedTuple
 
 import blake3
@@ -17,13 +16,12 @@ from ana.format import address, chunks, hint_texts, parts
 from ana.format.chunks import PART, Chunk
 from ana.format.hint_texts import text
 from ana.format.parts import Part
-from ana.format.segments import Described, marked, unmarked
+from ana.format.segments import unmarked
 from ana.format.signature import Seal
 
 __all__ = [
     "MIN_RECORD_BYTES",
     "Brief",
-    "Draft",
     "Header",
     "brief_of",
     "header_size",
@@ -136,69 +134,6 @@ class _Fixed(NamedTuple):
     stored_bytes: int
     created_ns: int
     content: bytes
-
-
-class Draft:
-    """A record's header without its chunk table. The header's size is known before the chunks' sizes."""
-
-    def __init__(
-        self, key: str, content: Described, n_chunks: int, children: Sequence[str], hints: Sequence[str] = ()
-    ) -> None:
-        segments, bytes_segments = content.sizes, content.bytes_segments
-        self.digest = content.digest
-        self.raw_bytes = sum(segments)
-        self.n_children = len(children)
-        self.children = _prefixed(map(address.key_bytes, children)) if children else b""
-        self.hints = _prefixed(said.encode("ascii") for said in hint_texts.shortened(hints)) if any(hints) else b""
-        self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0)
-        self.segments = marked(segments, bytes_segments) if bytes_segments else segments
-        self.name = key
-        self.key = address.key_bytes(key)
-        self.class_name = address.key_bytes(content.class_name)
-        named = len(self.children) + len(self.hints) + len(self.key) + len(self.class_name)
-        numbered = 8 * len(segments) + CHUNK.size * n_chunks
-        self.header_bytes = MIN_RECORD_BYTES + named + numbered
-        if self.header_bytes > MAX_HEADER_BYTES:
-            counts = f"{len(segments)} buffers with {len(children)} references"
-            msg = f"a state of {counts} has too large a header: use fewer"
-            raise ValueError(msg)
-
-    def header(self, table: Sequence[Chunk], created_ns: int, seal: Seal | None = None) -> bytes:
-        """Return the header of a record with these chunks, signed if there is a seal."""
-        flags, stored_bytes = self.flags if seal is None else self.flags | SIGNED, 0
-        for chunk in table:
-            stored_bytes += chunk.stored
-            if chunk.method == PART:
-                flags |= PARTS
-        head = b"".join(
-            [
-                PREFIX.pack(SKIPPABLE, self.header_bytes - PREFIX.size),
-                FIXED.pack(
-                    MAGIC,
-                    VERSION,
-                    flags,
-                    self.n_children,
-                    len(self.segments),
-                    len(table),
-                    len(self.key),
-                    len(self.class_name),
-                    0,
-                    self.raw_bytes,
-                    stored_bytes,
-                    # The host's clock may be set before 1970.
-                    max(0, created_ns),
-                    self.digest,
-                ),
-                self.key,
-                self.class_name,
-                self.children,
-                struct.pack(f"<{len(self.segments)}Q", *self.segments),
-                *starmap(CHUNK.pack, table),
-                self.hints,
-            ]
-        )
-        digest = blake3.blake3(head).digest() if seal is None else seal.sign(self.name, head)
-        return head + digest
 
 
 def header_size(prefix: Bytes, size_bytes: int, key: str, where: str) -> int:
@@ -390,10 +325,6 @@ def _parts(
         msg = "its parts are not its last children"
         raise ValueError(msg)
     return found
-
-
-def _prefixed(texts: Iterable[bytes]) -> bytes:
-    return b"".join([len(text).to_bytes(2, "little") + text for text in texts])
 
 
 def _check_sums(header: Header, size_bytes: int, key: str, where: str) -> None:

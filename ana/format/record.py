@@ -13,10 +13,10 @@ from ana.errors import CorruptedStateError, StateChangedError
 from ana.format import address, chunks, parts
 from ana.format.chunks import PART, Chunk, Read, Scratch, SegmentedView
 from ana.format.content import Content
+from ana.format.draft import Draft
 from ana.format.header import (
     MIN_RECORD_BYTES,
     Brief,
-    Draft,
     Header,
     brief_of,
     header_size,

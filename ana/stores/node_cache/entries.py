@@ -12,6 +12,7 @@ import blake3
 
 from ana.errors import ANAError
 from ana.format import address, header
+from ana.format.draft import Draft
 from ana.format.header import Header
 
 __all__ = ["FIRST_BYTES", "Entry", "Origin", "draft", "header_size", "parse"]
@@ -59,7 +60,7 @@ class _Described(NamedTuple):
 def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
     """Return the entry for a record, and the first bytes of its file."""
     described = _Described(found.class_name, found.content, found.segments, found.bytes_segments)
-    draft = header.Draft(found.key, described, len(found.chunks), found.children)
+    draft = Draft(found.key, described, len(found.chunks), found.children)
     record = draft.header(found.chunks, found.created_ns)
     header_bytes = FIXED.size + len(record) + DIGEST_BYTES
     offsets, size_bytes = _lay_out(found.own_segments, header_bytes)
