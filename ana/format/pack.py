@@ -1,7 +1,7 @@
 """Packs: records end to end in one file, and an index once no more are added. Pure: bytes in, bytes out.
 
-A pack is a legal zstd file: records are, and the index is a skippable frame at the end. `docs/format.md` describes it
-byte by byte.
+A pack is a legal zstd file: records are, and the index is a skippable frame at the end. A staged file (`ana stage`)
+ends with a wide index: of records of any size, under any key. `docs/format.md` describes both byte by byte.
 """
 
 import re
@@ -9,7 +9,7 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ __all__ = [
     "Spot",
     "damaged_spots",
     "hint",
+    "index_at_end",
     "index_frame",
     "is_name",
     "key_of_number",
@@ -38,6 +39,8 @@ __all__ = [
     "read_index",
     "records",
     "trailer_size",
+    "wide_index_frame",
+    "wide_number_of",
 ]
 
 SUFFIX = ".pack.zst"
@@ -49,14 +52,17 @@ MAX_RECORD_BYTES = 4 << 20
 
 MAGIC = b"ANA\x00PAK\n"
 _END = b"ANA\x00END\n"
-VERSION = 1
+VERSION, _WIDE_VERSION = 1, 2
 SKIPPABLE = 0x184D2A51
 """The magic number of the index frame; records begin with 0x184D2A50."""
 _FIXED = struct.Struct("<II8sHHIQ")
 """Magic number, frame size, magic bytes, version, flags, number of records, their size together."""
 _TRAILER = struct.Struct("<Q8s")
 _DIGEST_BYTES = 32
-_ENTRY_BYTES = 8 + 8 + 4 + 4
+_COLUMNS, _WIDE_COLUMNS = "QQII", "QQQQ"
+"""The types of an index's columns: of 8 and 4 bytes."""
+_TAIL_BYTES = 64 << 10
+"""Read from the end of a file first: an index of 2,700 records."""
 TRAILER_BYTES = _TRAILER.size
 _START = struct.pack("<I", header.SKIPPABLE)
 _LOW = (1 << 64) - 1
@@ -75,6 +81,13 @@ class Spot(NamedTuple):
 def number_of(key: str) -> int:
     """Return a content address as a number, by which indexes are sorted."""
     return int(key.replace("-", ""), 16)
+
+
+def wide_number_of(key: str) -> int:
+    """Return the number of any key, as wide indexes have it: of a UUID that of its digits, of another key a digest."""
+    if address.is_canonical(key):
+        return number_of(key)
+    return int.from_bytes(blake3.blake3(address.key_bytes(key)).digest(length=16), "big")
 
 
 def key_of_number(number: int) -> str:
@@ -103,33 +116,38 @@ def parse_hint(said: object) -> tuple[str, Spot] | None:
     return (f"{name}{SUFFIX}", spot) if _makes_sense(spot, MAX_BYTES) else None
 
 
-def _makes_sense(spot: Spot, end: int) -> bool:
-    return header.MIN_RECORD_BYTES <= spot.size <= MAX_RECORD_BYTES and spot.offset + spot.size <= end
+def _makes_sense(spot: Spot, end: int, most: int = MAX_RECORD_BYTES) -> bool:
+    return header.MIN_RECORD_BYTES <= spot.size <= most and spot.offset + spot.size <= end
 
 
 class Index:
-    """Where the records of a sealed pack lie, in four sorted columns: 24 bytes a record. It never changes."""
+    """Where the records of a sealed pack lie, in four sorted columns: 24 bytes a record. It never changes.
 
-    __slots__ = ("_high", "_low", "_offsets", "_sizes", "end")
+    A wide index takes 32 bytes a record, has no limit on sizes, and says something about its file.
+    """
 
-    def __init__(self, columns: Sequence["array[int]"], end: int) -> None:
+    __slots__ = ("_high", "_low", "_most", "_offsets", "_sizes", "about", "end")
+
+    def __init__(self, columns: Sequence["array[int]"], end: int, about: bytes | None = None) -> None:
         self._high, self._low, self._offsets, self._sizes = columns
+        self._most = MAX_RECORD_BYTES if about is None else end
         self.end = end
-        """The size in bytes of all records together."""
+        """The size in bytes of all records together: where the index begins."""
+        self.about = about
+        """What a wide index says about its file; None: it is not a wide one."""
 
     @classmethod
-    def of(cls, spots: Mapping[int, Spot], end: int) -> "Index":
+    def of(cls, spots: Mapping[int, Spot], end: int, about: bytes | None = None) -> "Index":
         """Return the index of records, given by the numbers of their keys."""
         numbers = sorted(spots)
-        return cls(
-            [
-                array("Q", [number >> 64 for number in numbers]),
-                array("Q", [number & _LOW for number in numbers]),
-                array("I", [spots[number].offset for number in numbers]),
-                array("I", [spots[number].size for number in numbers]),
-            ],
-            end,
+        values = (
+            [number >> 64 for number in numbers],
+            [number & _LOW for number in numbers],
+            [spots[number].offset for number in numbers],
+            [spots[number].size for number in numbers],
         )
+        kinds = _COLUMNS if about is None else _WIDE_COLUMNS
+        return cls([array(kind, column) for kind, column in zip(kinds, values, strict=True)], end, about)
 
     def __len__(self) -> int:
         return len(self._high)
@@ -142,7 +160,7 @@ class Index:
             if self._low[at] == low:
                 # As `Spot(...)`, without a Python call: every look-up comes here.
                 spot = tuple.__new__(Spot, (self._offsets[at], self._sizes[at]))
-                return spot if _makes_sense(spot, self.end) else None
+                return spot if _makes_sense(spot, self.end, self._most) else None
             at += 1
         return None
 
@@ -159,7 +177,7 @@ class Index:
         columns = (column[start:stop] for column in (self._high, self._low, self._offsets, self._sizes))
         for high, low, offset, size in zip(*columns, strict=True):
             spot = Spot(offset, size)
-            if _makes_sense(spot, self.end):
+            if _makes_sense(spot, self.end, self._most):
                 yield high << 64 | low, spot
 
     def highs(self) -> "array[int]":
@@ -172,15 +190,38 @@ class Index:
 
     def frame(self) -> bytes:
         """Return the frame that is written after the records."""
-        size = _FIXED.size + _ENTRY_BYTES * len(self) + _DIGEST_BYTES + TRAILER_BYTES
         columns = [_little_endian(column) for column in (self._high, self._low, self._offsets, self._sizes)]
-        head = b"".join([_FIXED.pack(SKIPPABLE, size - 8, MAGIC, VERSION, 0, len(self), self.end), *columns])
+        rest = b"".join([*columns, self.about or b""])
+        version = VERSION if self.about is None else _WIDE_VERSION
+        size = _FIXED.size + len(rest) + _DIGEST_BYTES + TRAILER_BYTES
+        head = _FIXED.pack(SKIPPABLE, size - 8, MAGIC, version, 0, len(self), self.end) + rest
         return head + blake3.blake3(head).digest() + _TRAILER.pack(size, _END)
 
 
 def index_frame(spots: Mapping[int, Spot], end: int) -> bytes:
     """Return the index of records as a frame, to be written after them, at `end`."""
     return Index.of(spots, end).frame()
+
+
+def wide_index_frame(spots: Mapping[int, Spot], end: int, about: bytes) -> bytes:
+    """Return a wide index as a frame, to be written at `end`: of records given by `wide_number_of` their keys."""
+    return Index.of(spots, end, about).frame()
+
+
+def index_at_end(read: Callable[[int, int], Bytes], size_bytes: int) -> Index | None:
+    """Return the index that ends a file; None if there is none, or a damaged one.
+
+    Args:
+        read: Returns the bytes of the file from an offset on, given the offset and their number.
+        size_bytes: The size of the file.
+
+    """
+    tail = read(max(0, size_bytes - _TAIL_BYTES), min(size_bytes, _TAIL_BYTES))
+    length = trailer_size(tail)
+    if not 0 < length <= size_bytes:
+        return None
+    frame = tail[-length:] if length <= len(tail) else read(size_bytes - length, length)
+    return read_index(frame, size_bytes)
 
 
 def trailer_size(tail: Bytes) -> int:
@@ -200,18 +241,21 @@ def read_index(frame: Bytes, size_bytes: int) -> Index | None:
     if not least <= len(frame) == trailer_size(frame) <= size_bytes:
         return None
     magic, size, name, version, flags, count, end = _FIXED.unpack_from(frame)
-    said = (magic, size, name, version, flags, end, least + count * _ENTRY_BYTES)
-    if said != (SKIPPABLE, len(frame) - 8, MAGIC, VERSION, 0, size_bytes - len(frame), len(frame)):
+    if (magic, size, name, flags, end) != (SKIPPABLE, len(frame) - 8, MAGIC, 0, size_bytes - len(frame)):
+        return None
+    kinds = {VERSION: _COLUMNS, _WIDE_VERSION: _WIDE_COLUMNS}.get(version, "")
+    rest = len(frame) - least - count * sum(array(kind).itemsize for kind in kinds)
+    if not kinds or rest < 0 or (rest and version == VERSION):
         return None
     view = memoryview(frame)
     signed = len(frame) - TRAILER_BYTES - _DIGEST_BYTES
     if blake3.blake3(view[:signed]).digest() != view[signed : signed + _DIGEST_BYTES]:
         return None
     columns, at = [], _FIXED.size
-    for kind, width in (("Q", 8), ("Q", 8), ("I", 4), ("I", 4)):
-        columns.append(_native(kind, view[at : at + width * count]))
-        at += width * count
-    return Index(columns, end)
+    for kind in kinds:
+        columns.append(_native(kind, view[at : at + array(kind).itemsize * count]))
+        at += array(kind).itemsize * count
+    return Index(columns, end, None if version == VERSION else bytes(view[at:signed]))
 
 
 def records(data: Bytes, where: str, seal: Seal | None = None) -> Iterator[tuple[str, Spot]]:

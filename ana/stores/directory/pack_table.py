@@ -4,6 +4,7 @@ import errno
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from ana.errors import StoreError
@@ -21,8 +22,6 @@ _PAUSE = 1000
 _PARTS = 16
 """Indexes are merged a part at a time, which bounds the memory that it takes."""
 
-TAIL_BYTES = 64 << 10
-"""Read from the end of a pack first: an index of 2,700 records."""
 BLOCK_BYTES = 8 << 20
 """Read at a time of a pack without an index. No record is larger."""
 
@@ -159,8 +158,8 @@ def read_table(file: KeptFile, known: PackTable | None, seal: Seal | None) -> Pa
     size, modified = file.status.size_bytes, file.status.modified
     if known is not None and (known.size_bytes, known.modified) == (size, modified):
         return known
-    index = _index(file, size)
-    if index is not None:
+    index = pack.index_at_end(partial(_read, file), size)
+    if index is not None and index.about is None:
         return PackTable(index.end, index, {}, size, modified)
     # If it became shorter, its writer has cut off what the disk did not take.
     end, walked = (0, {}) if known is None or known.size_bytes > size else (known.end, dict(known.walked))
@@ -197,12 +196,3 @@ def _read(file: KeptFile, offset: int, size: int) -> bytearray:
     if len(data) < size:
         raise StoreError(file.path, errno.ESTALE, "it was deleted, or became shorter, while it was read")
     return data
-
-
-def _index(file: KeptFile, size: int) -> Index | None:
-    tail = _read(file, max(0, size - TAIL_BYTES), min(size, TAIL_BYTES))
-    length = pack.trailer_size(tail)
-    if not 0 < length <= size:
-        return None
-    frame = tail[-length:] if length <= len(tail) else _read(file, size - length, length)
-    return pack.read_index(frame, size)

@@ -17,6 +17,7 @@ from ana.stores.directory.packs import Packs
 from ana.stores.directory.place import Place
 from ana.stores.directory.stored_file import StoredFile
 from ana.stores.directory.tree import Tree
+from ana.stores.tier import Tier
 
 __all__ = ["DirectoryStore"]
 
@@ -113,6 +114,8 @@ class DirectoryStore(CacheableStore):
 
         The id alone does not tell: a copy or a snapshot has the same id, but may hold other states.
         """
+        if isinstance(other, Tier):
+            return other.is_same(self)
         if not isinstance(other, DirectoryStore) or self.config.id != other.config.id:
             return False
         return self.tree.identity == other.tree.identity is not None

@@ -6,15 +6,15 @@ Each node fetches, verifies and decompresses a state once, into a file on its ow
 
 import logging
 import time
-from collections.abc import Sequence
 from functools import cached_property
 
-from ana.errors import ANAError, CorruptedStateError
+from ana.errors import CorruptedStateError
 from ana.format import address, record
 from ana.format.parts import ABSENT
 from ana.fs import node_lock
-from ana.stores.base import CacheableStore, CopyableState, Done, Put, Store, StoredState
+from ana.stores.base import CacheableStore, CopyableState, Store, StoredState
 from ana.stores.node_cache import entries, node_folder
+from ana.stores.tier import Tier
 
 __all__ = ["LEAST_BYTES", "TieredStore"]
 
@@ -27,8 +27,8 @@ SLOW_BYTES_PER_SECOND = 50e6
 _log = logging.getLogger("ana.tiers")
 
 
-class TieredStore(Store):
-    """A tree with a node-local tier in front of it: reads go through the tier, writes and look-ups to the tree.
+class TieredStore(Tier):
+    """A tree with a node-local tier in front of it.
 
     Where the tier cannot be had (no local disk, a full or foreign one) it is as if there were none. Safe
     between threads and processes; survives fork.
@@ -43,54 +43,16 @@ class TieredStore(Store):
             limit_bytes: See `NodeFolder`.
             verify: Hash an entry's content each time it is mapped.
         """
-        self.home = store.home
-        self.counters = store.counters
-        self.store = store
+        super().__init__(store.home, store.counters)
+        self._store = store
         self._place = place
         self._limit_bytes = limit_bytes
         self._verify = verify
 
     @property
-    def process_local(self) -> bool:
-        """As the tree's."""
-        return self.store.process_local
-
-    @property
-    def durable(self) -> bool:
-        """As the tree's."""
-        return self.store.durable
-
-    @property
-    def high_latency(self) -> bool:
-        """As the tree's: what the node has not, comes from there."""
-        return self.store.high_latency
-
-    @property
-    def gathers(self) -> bool:
-        """As the tree's."""
-        return self.store.gathers
-
-    @property
-    def supports_roots(self) -> bool:
-        """As the tree's."""
-        return self.store.supports_roots
-
-    @property
-    def keeps_records(self) -> bool:
-        """As the tree's."""
-        return self.store.keeps_records
-
-    def is_same(self, other: Store) -> bool:
-        """Ask the tree."""
-        return self.store.is_same(other)
-
-    def keep(self, name: str, keys: Sequence[str]) -> Sequence[ANAError]:
-        """Keep them in the tree: what a node has is no copy that lasts."""
-        return self.store.keep(name, keys)
-
-    def forget(self, name: str) -> None:
-        """Forget them in the tree."""
-        self.store.forget(name)
+    def store(self) -> CacheableStore:
+        """The tree."""
+        return self._store
 
     def as_scratch(self) -> Store:
         """Return the tree's, behind the same cache."""
@@ -98,30 +60,6 @@ class TieredStore(Store):
         if scratch is None:
             return self
         return TieredStore(scratch, self._place, self._limit_bytes, verify=self._verify)
-
-    def has(self, key: str) -> bool:
-        """Ask the tree."""
-        return self.store.has(key)
-
-    def is_whole(self, key: str) -> bool:
-        """Ask the tree."""
-        return self.store.is_whole(key)
-
-    def put(self, key: str, state: record.Content, children: tuple[str, ...], *, repair: bool) -> bool:
-        """Put the state into the tree."""
-        return self.store.put(key, state, children, repair=repair)
-
-    def put_many(self, puts: Sequence[Put], done: Done) -> None:
-        """Put the states into the tree."""
-        self.store.put_many(puts, done)
-
-    def hint(self, key: str) -> str:
-        """Ask the tree."""
-        return self.store.hint(key)
-
-    def note_hint(self, key: str, said: str) -> None:
-        """Tell the tree."""
-        self.store.note_hint(key, said)
 
     def get(self, key: str, *, wait: bool = True) -> StoredState:
         """Find a state: in the cache or the tree under a content address, in the tree under any other key."""
