@@ -19,6 +19,7 @@ EXAMPLE = {
     "futures_pool.py": {},
     "executor_array.py": {"needs": ["numpy"]},
     "executor_dask.py": {"needs": ["distributed", "pandas"], "slow": True},
+    "executor_gridsearch.py": {"needs": ["joblib", "sklearn"], "slow": True, "prints": "fits: 20 best: {'C': 0.01}"},
     "executor_samplers.py": {
         "needs": ["dynesty", "emcee", "schwimmbad"],
         "slow": True,

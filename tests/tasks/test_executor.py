@@ -28,20 +28,6 @@ LARGE = 1_000_000
 METHODS = ("fork", "spawn", "forkserver")
 
 
-@pytest.fixture(autouse=True)
-def _no_depot_is_left():
-    """Let go of the stores that this process, as a worker, has opened for tasks."""
-    yield
-    depot._by_home.clear()
-
-
-@pytest.fixture
-def recording():
-    """An executor that runs tasks in this process, in a thread, and notes what was sent and came back."""
-    with Recording(2) as pool:
-        yield pool
-
-
 def states(folder):
     """Return how many states lie below a folder."""
     return sum(1 for _ in maintenance.ls(str(folder)))
