@@ -10,7 +10,7 @@ from typing import Any
 
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 
-import ana
+from ana.tasks.executor import Executor
 
 __all__ = ["ExecutorBackend"]
 
@@ -24,7 +24,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
 
     supports_retrieve_callback = True
 
-    def __init__(self, executor: ana.Executor, workers: int, **options: Any) -> None:
+    def __init__(self, executor: Executor, workers: int, **options: Any) -> None:
         """Use an executor.
 
         Args:
@@ -39,7 +39,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
         """
         super().__init__(**options)
         given: object = executor
-        if not isinstance(given, ana.Executor):
+        if not isinstance(given, Executor):
             msg = f"ExecutorBackend takes an ana.Executor, not a {type(executor).__name__}: ana.Executor(pool)"
             raise TypeError(msg)
         if workers < 1:
