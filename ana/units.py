@@ -7,7 +7,7 @@ Gi, Ti, Pi, in either case, with or without a B. A duration is a number of secon
 
 import re
 
-__all__ = ["age", "seconds", "size", "size_bytes", "three_digits"]
+__all__ = ["age", "seconds", "size", "size_bytes", "three_digits", "ttl_seconds"]
 
 _LETTERS = "kmgtp"
 _BYTES = {letter: 1000**power for power, letter in enumerate(_LETTERS, 1)}
@@ -39,6 +39,18 @@ def seconds(given: object) -> float:
         number, unit = _matched(_DURATION, given).groups()
         return float(number) * _SECONDS[(unit or "s").lower()]
     return float(_not_negative(given, whole=False))
+
+
+def ttl_seconds(given: object) -> float:
+    """Return the seconds of a time to live: more than 0. Raises as `size_bytes`, with a reason."""
+    msg = f'ttl must be a number of seconds, or a duration such as "12h", "14d" or "8w", not {given!r:.100}'
+    try:
+        found = seconds(given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(msg) from None
+    if not 0 < found < float("inf"):
+        raise ValueError(msg)
+    return found
 
 
 def _matched(pattern: str, text: str) -> re.Match[str]:

@@ -69,7 +69,9 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
     """Move unneeded states to the trash, and delete them after the grace.
 
     --unreachable, --older-than, --max-bytes and --max-files say what may go.
-    At least one is needed. If several are given, all must match. These always
+    If several are given, all must match. In a store with a time to live (ana
+    init --ttl), --unreachable and no option at all mean what is older than
+    that. Without one, at least one option is needed. These always
     stay: states that a root keeps, states stored within the grace, and all
     that remaining states refer to.
 
@@ -83,10 +85,13 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
     dry_run, without_roots = options.pop("dry_run"), options.pop("without_roots")
     if options["max_bytes"] is not None:
         options["max_bytes"] = int(options["max_bytes"])
-    if not options["unreachable"] and all(options[name] is None for name in options if name != "unreachable"):
-        msg = "choose what may go: --unreachable, --older-than, --max-bytes or --max-files."
-        raise click.UsageError(msg)
     store, scope = output.store, maintenance.Scope(**options)
+    if not (scope.unreachable or scope.is_limited or store.config.ttl_seconds):
+        msg = (
+            "choose what may go: --unreachable, --older-than, --max-bytes or --max-files. (The store has no time to "
+            "live of its own: see ana init --ttl.)"
+        )
+        raise click.UsageError(msg)
     try:
         with progress(output, "ana gc") as on_progress:
             found = maintenance.gc(

@@ -56,7 +56,7 @@ def roots(context: click.Context, _parameter: click.Parameter, incomplete: str) 
     """Return the names of the store's roots with the given prefix."""
     output = context.find_object(Output) or Output()
     try:
-        found = maintenance.roots(output.store)
+        found = maintenance.root_names(output.store)
     except (ANAError, OSError):
         return []
-    return [CompletionItem(root.name) for root in found if root.name.startswith(incomplete)][:MOST]
+    return [CompletionItem(name) for name in found if name.startswith(incomplete)][:MOST]

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ana import maintenance
-from ana.cli.common import DONE, PARTLY, SIZE, Output, counted, emit, lock_option, printable, store_options, warn
+from ana.cli.common import AGE, DONE, PARTLY, SIZE, Output, counted, emit, lock_option, printable, store_options, warn
 from ana.cli.progress import progress
 from ana.cli.tables import problems_table, said
 
@@ -17,7 +17,7 @@ Examples:
   ana -d /shared/pickles init
   ana -d /shared/group/pickles init --shared
   ana -d /shared/pickles init --keyed
-  ana -d /shared/pickles init --pack-bytes 64k
+  ana -d /shared/pickles init --pack-bytes 64k --ttl 30d
 
 \b
 JSON: path, store_id, mode, key_file ("" for none).
@@ -50,18 +50,24 @@ run it again); 11 if other maintenance runs.
     metavar="SIZE",
     help="Put states of at most this raw size into packs: few files hold all of them. For example 64k; at most 1MiB.",
 )
+@click.option(
+    "--ttl",
+    type=AGE,
+    metavar="TIME",
+    help="How long states that no root keeps should stay, for example 30d. Then `ana gc` takes them.",
+)
 @store_options
 @click.pass_obj
-def init(output: Output, /, *, keyed: bool, shared: bool, key_file: Path | None, pack_bytes: int) -> int:
+def init(output: Output, /, key_file: Path | None, *, pack_bytes: int, ttl: float | None, **kinds: bool) -> int:
     """Create a store in a new or empty folder.
 
     A program that stores something also creates its store: private to its
     user, and without a key. SECURITY.md compares the kinds of store.
     """
-    if key_file is not None and not keyed:
+    if key_file is not None and not kinds["keyed"]:
         msg = "--key-file needs --keyed."
         raise click.UsageError(msg)
-    made = maintenance.init(output.place[0], keyed=keyed, shared=shared, key_file=key_file, pack_bytes=pack_bytes)
+    made = maintenance.init(output.place[0], key_file=key_file, pack_bytes=pack_bytes, ttl=ttl, **kinds)
     if output.as_json:
         emit(dataclasses.asdict(made))
     elif not output.quiet:

@@ -1,24 +1,53 @@
-"""`ana keep`, `ana forget`, `ana roots`: the states that no collection takes."""
+"""`ana keep`, `ana extend`, `ana forget`, `ana roots`: the states that no collection takes."""
 
 import click
 
 from ana import maintenance
-from ana.cli.common import DAMAGE, DONE, Output, counted, emit, name_or_uuid, printable, store_options, warn, warn_of
+from ana.cli.common import (
+    AGE,
+    DAMAGE,
+    DONE,
+    Output,
+    counted,
+    emit,
+    name_or_uuid,
+    printable,
+    size,
+    store_options,
+    warn,
+    warn_of,
+)
 from ana.cli.completion import roots as root_names
 from ana.cli.tables import problems_table, said, table, when
 from ana.cli.uuid_arguments import given, uuids_argument
 
-__all__ = ["forget", "keep", "roots"]
+__all__ = ["extend", "forget", "keep", "roots"]
+
+_ttl_option = click.option("--ttl", type=AGE, metavar="TIME", help="How long to keep it, for example 14d.")
 
 KEEP_EXAMPLES = """\b
 Examples:
   ana keep experiment-7 5f3ac0e1 77b0c1d2
+  ana keep sweep-7 5f3ac0e1 --ttl 14d
   ana ls --class '^paper[.]' -0 | ana keep paper -0 --from-file -
   python: ana.get_dl().keep("experiment-7", model, mesh)
 
 \b
-JSON: name, uuids, problems (missing or damaged states that they refer to).
+JSON: name, uuids, problems (missing or damaged states that they refer to),
+until (null: it does not end).
 Exit codes: 0; 4 if a state is missing or damaged.
+"""
+
+
+EXTEND_EXAMPLES = """\b
+Examples:
+  ana extend sweep-7
+  ana extend sweep-7 --ttl 30d
+
+\b
+JSON: name, until (null: it does not end), problems (missing or damaged
+states).
+Exit codes: 0; 4 if there is no such root, or a state is missing or damaged.
 """
 
 
@@ -37,7 +66,9 @@ Examples:
   ana roots --json | jq -r 'select(.missing != []) | .name'
 
 \b
-JSON: a line for each root with name, uuids, since, by, missing.
+JSON: a line for each root with name, uuids, since, by, missing, until (null:
+it does not end), ended, states (with all that they refer to), size_bytes,
+processes (that keep what they store under it).
 Exit codes: 0; 4 if a kept state is missing, or a root's file cannot be
 read.
 """
@@ -46,23 +77,58 @@ read.
 @click.command("keep", epilog=KEEP_EXAMPLES)
 @click.argument("name", type=name_or_uuid, shell_complete=root_names)
 @uuids_argument
+@_ttl_option
 @store_options
 @click.pass_obj
-def keep(output: Output, /, name: str, from_file: str | None, *, uuids: tuple[str, ...], null: bool) -> int:
+def keep(
+    output: Output, /, name: str, from_file: str | None, ttl: float | None, *, uuids: tuple[str, ...], null: bool
+) -> int:
     """Keep states, and all that they refer to, from every collection.
 
     The states are added to those that NAME keeps already. A unique prefix of
-    a UUID is enough. States in the trash are brought back.
+    a UUID is enough. States in the trash are brought back. With --ttl, NAME
+    ends after that time, unless it is extended or added to. All that a name
+    keeps ends together.
     """
-    found = maintenance.keep(output.store, name, given(uuids, from_file, null=null))
+    found = maintenance.keep(output.store, name, given(uuids, from_file, null=null), ttl=ttl)
     if output.as_json:
         emit(found)
     elif not output.quiet:
-        said(f"{printable(name)}: kept {counted(len(found.uuids), 'state', 'states')} and all that they refer to")
+        said(
+            f"{printable(name)}: kept {counted(len(found.uuids), 'state', 'states')} and all that they refer to"
+            f"{_until(found.until)}"
+        )
         if found.problems:
             said(problems_table(found.problems))
     warn_of(found.problems, output)
     return DAMAGE if found.problems else DONE
+
+
+@click.command("extend", epilog=EXTEND_EXAMPLES)
+@click.argument("name", type=name_or_uuid, shell_complete=root_names)
+@_ttl_option
+@store_options
+@click.pass_obj
+def extend(output: Output, /, name: str, ttl: float | None) -> int:
+    """Let a root end later: its time to live begins anew.
+
+    A root that has ended is extended, too, until a collection removes it, and
+    its states are brought back from the trash. --ttl keeps it for longer than
+    its own time to live; a shorter one has no effect.
+    """
+    found = maintenance.extend(output.store, name, ttl=ttl)
+    if output.as_json:
+        emit(found)
+    elif not output.quiet:
+        said(f"{printable(name)}: {'kept' if found.until else 'has no end'}{_until(found.until)}")
+        if found.problems:
+            said(problems_table(found.problems))
+    warn_of(found.problems, output)
+    return DAMAGE if found.problems else DONE
+
+
+def _until(until: float | None) -> str:
+    return "" if until is None else f", until {when(until)}"
 
 
 @click.command("forget", epilog=FORGET_EXAMPLES)
@@ -86,7 +152,11 @@ def forget(output: Output, /, name: str) -> int:
 @store_options
 @click.pass_obj
 def roots(output: Output, /) -> int:
-    """List the roots: name, number of states, since when, by whom."""
+    """List the roots: what they keep, how large it is, until when, by whom.
+
+    States and bytes include all that is referred to, so their headers are
+    read. States that several roots keep count for each.
+    """
     unreadable: list[maintenance.Problem] = []
     found = maintenance.roots(output.store, problems=unreadable)
     for wrong in unreadable:
@@ -95,13 +165,24 @@ def roots(output: Output, /) -> int:
         for root in found:
             emit(root, one_line=True)
     elif not output.quiet and found:
-        made = table("name", "states", "missing", "since", "by", right=(1, 2))
+        made = table("name", "states", "size", "missing", "until", "by", right=(1, 2, 3))
         for root in found:
             made.add_row(
-                printable(root.name), f"{len(root.uuids):,}", str(len(root.missing) or ""), when(root.since), root.by
+                printable(root.name),
+                f"{root.states:,}",
+                size(root.size_bytes),
+                str(len(root.missing) or ""),
+                _end(root),
+                root.by,
             )
         said(made)
     missing = [root.name for root in found if root.missing]
     if missing and not output.as_json:
         warn(f"{counted(len(missing), 'root', 'roots')} with missing states (first: {missing[0]})")
     return DAMAGE if missing or unreadable else DONE
+
+
+def _end(root: maintenance.RootInfo) -> str:
+    if root.until is None:
+        return ""
+    return f"{when(root.until)}{' (ended)' if root.ended else ''}"

@@ -20,12 +20,14 @@ __all__ = [
     "Status",
     "list_folder",
     "open_file",
+    "open_whole",
     "read_whole",
     "remove",
     "reported",
     "revalidate",
     "stat",
     "status_of",
+    "touch",
 ]
 
 TEMPORARY = ".tmp-"
@@ -232,6 +234,12 @@ def _fill(descriptor: int, targets: Sequence[memoryview], offset: int) -> None:
 
 def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes | None:
     """Return a small file's content, or None if it does not exist. Raises StoreError, also if it is larger."""
+    opened = open_whole(path, limit_bytes, check)
+    return None if opened is None else bytes(opened.start)
+
+
+def open_whole(path: str, limit_bytes: int, check: Check | None = None) -> Opened | None:
+    """As `read_whole`, but return the file, which is closed: its content is `start`, and its time of change known."""
     for number in range(STALE_TRIES):
         try:
             opened = open_file(path, limit_bytes, check)
@@ -246,7 +254,7 @@ def read_whole(path: str, limit_bytes: int, check: Check | None = None) -> bytes
     with opened:
         if opened.size_bytes > limit_bytes:
             raise StoreError(path, errno.EFBIG, f"expected at most {limit_bytes} bytes")
-    return bytes(opened.start)
+    return opened
 
 
 def revalidate(folders: Sequence[str], pause_seconds: float = 0.0) -> bool:
@@ -305,6 +313,16 @@ def set_modified(path: str, seconds: float) -> None:
     """Set a file's time of last change, in s since 1970. Raises StoreError."""
     with reported(path):
         os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
+def touch(path: str) -> bool:
+    """Set a file's time of last change to now, by the server's clock; return False if it is gone. Raises StoreError."""
+    with reported(path):
+        try:
+            os.utime(path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def list_folder(path: str) -> list[Entry]:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_origin, overload
 
-from ana import settings
+from ana import settings, units
 from ana.compat.method_store import MethodStore
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
 from ana.format import address
@@ -213,36 +213,39 @@ class DataLayer:
             raise TypeError(msg)
         return bulk.load(self, checked_class(cls), [address.check_key(uuid) for uuid in uuids])
 
-    def keep(self, name: str, *objects: "Storable") -> list[str]:
+    def keep(self, name: str, *objects: "Storable", ttl: float | str | None = None) -> list[str]:
         """Store objects, and keep them and all that they refer to under a name: `ana gc` does not remove them.
 
-        A name keeps what it kept before, until `ana forget NAME`. A layer in memory only stores the objects, because
-        nothing is collected there. Safe to call from many threads, processes and hosts.
+        A name keeps what it kept before, until it ends or `ana forget NAME`. A layer in memory only stores the objects,
+        because nothing is collected there. Safe to call from many threads, processes and hosts.
 
         Args:
             name: 1 to 200 characters.
             *objects: Storables.
+            ttl: How long to keep them, in s, or as in "14d". All that a name keeps ends together: each call extends it
+                to its own `ttl` from now, and one without `ttl` for ever. Default: for ever.
 
         Returns:
             The objects' UUIDs, in order.
 
         Raises:
             TypeError: An item is not a Storable. Nothing is stored then.
-            ValueError: The name is empty or too long. Nothing is stored then.
+            ValueError: The name is empty or too long, or `ttl` is invalid. Nothing is stored then.
             StoreError: The store cannot be read or written.
         """
         address.check_key(name)
+        ttl_seconds = math.inf if ttl is None else units.ttl_seconds(ttl)
         uuids = self.store_many(objects)
         if self.store.supports_roots:
             try:
-                problems = self.store.keep(name, uuids)
+                problems = self.store.keep(name, uuids, ttl_seconds=ttl_seconds)
             except (StateNotFoundError, CorruptedStateError) as error:
                 problems = [error]
             if problems:
                 # A state that counted as stored is gone, perhaps purged.
                 for obj in objects:
                     saving.store(self, obj, repair=True)
-                for problem in self.store.keep(name, uuids):
+                for problem in self.store.keep(name, uuids, ttl_seconds=ttl_seconds):
                     raise problem
         return uuids
 

@@ -26,7 +26,7 @@ from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.listing import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
 from ana.maintenance.packing import Packed, Unpacked, pack_states, unpack_states
 from ana.maintenance.report import report
-from ana.maintenance.roots import Kept, RootInfo, forget, keep, roots
+from ana.maintenance.roots import Extended, Kept, RootInfo, extend, forget, keep, root_names, roots
 from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
 from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verify import Verified, verify
@@ -42,6 +42,7 @@ __all__ = [
     "Collected",
     "DirectoryStore",
     "Exported",
+    "Extended",
     "Finding",
     "Group",
     "Imported",
@@ -69,6 +70,7 @@ __all__ = [
     "cat",
     "date",
     "export_states",
+    "extend",
     "find",
     "forget",
     "gc",
@@ -83,6 +85,7 @@ __all__ = [
     "open_store",
     "pack_states",
     "report",
+    "root_names",
     "roots",
     "rotate_key",
     "show",

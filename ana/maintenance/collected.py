@@ -1,6 +1,6 @@
 """What a collection may take, and what it did."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ana.maintenance.common import Problem
 
@@ -11,7 +11,8 @@ __all__ = ["Collected", "Scope"]
 class Scope:
     """Which states may be collected, of those that no root keeps and that are older than the grace.
 
-    If several conditions are given, all must hold. What a remaining state refers to stays, too.
+    If several conditions are given, all must hold. If no age and no size is given, the store's own time to live
+    (`init(ttl=)`) is the least age. What a remaining state refers to stays, too.
     """
 
     unreachable: bool = False
@@ -23,10 +24,21 @@ class Scope:
     max_files: int | None = None
     """The oldest states, until at most this many remain."""
 
+    def within(self, ttl_seconds: float) -> "Scope":
+        """Return the scope in a store whose states should stay so long, which counts if no age or size is given."""
+        if not ttl_seconds or self.is_limited:
+            return self
+        return replace(self, older_than_seconds=ttl_seconds)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether an age or a size is given."""
+        return any(value is not None for value in (self.older_than_seconds, self.max_bytes, self.max_files))
+
     def check(self) -> None:
         """Raise ValueError if no condition is given, or a number is negative."""
         given = (self.older_than_seconds, self.max_bytes, self.max_files)
-        if not self.unreachable and all(value is None for value in given):
+        if not (self.unreachable or self.is_limited):
             msg = "choose what may go: unreachable, older_than_seconds, max_bytes or max_files"
             raise ValueError(msg)
         if any(value is not None and value < 0 for value in given):

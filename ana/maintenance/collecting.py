@@ -39,7 +39,7 @@ AHEAD = 256
 
 def gc(
     pickle_dir: StoreOrPath,
-    scope: Scope,
+    scope: Scope = Scope(),  # noqa: B008 - frozen
     *,
     grace_seconds: float = GRACE_SECONDS,
     without_roots: bool = False,
@@ -54,7 +54,7 @@ def gc(
 
     Args:
         pickle_dir: The store.
-        scope: Which states may go.
+        scope: Which states may go. Default: those that the store's own time to live lets go.
         grace_seconds: How long new states are safe, and how long states stay in the trash; by the file server's clock.
             Must exceed `recheck_seconds`, for which processes assume without checking that a state exists, plus the
             time they take to store what refers to it.
@@ -73,16 +73,18 @@ def gc(
         UnsupportedFormatError: A newer version made the store.
         LockTimeoutError: Other maintenance holds the lock.
     """
-    scope.check()
     if grace_seconds < 0:
         msg = f"grace_seconds ({grace_seconds}) must not be negative"
         raise ValueError(msg)
     store = open_store(pickle_dir)
+    scope = scope.within(store.config.ttl_seconds)
+    scope.check()
     if not without_roots:
         roots.check_there(store)
-    if scope.unreachable and not without_roots and not roots.read(store):
+    if scope.unreachable and not (scope.is_limited or without_roots or store.config.roots or roots.read(store)):
         msg = (
-            f"{store.home} has no roots, so everything would go: keep something first, or confirm that this is intended"
+            f"{store.home} has no roots, and never had any, so everything would go: keep something first, or confirm "
+            "that this is intended"
         )
         raise ValueError(msg)
     with nullcontext() if dry_run else locked(store, work.get("lock_seconds", LOCK_SECONDS)):
@@ -96,6 +98,7 @@ class _Collection:
     def __init__(
         self, store: DirectoryStore, scope: Scope, grace_seconds: float, on_progress: OnProgress, *, dry_run: bool
     ) -> None:
+        self.store = store
         self.survey = Survey(store)
         self.root = store.home
         self.scope = scope
@@ -105,8 +108,9 @@ class _Collection:
         # Before the listing: what is stored after this moment is young, whether the listing shows it or not.
         self.now = now(store, writable=not dry_run)
         self.before = self.now - grace_seconds
-        found = roots.read(store)
-        if found and not dry_run:
+        every = roots.read(store)
+        found = roots.lasting(every, self.now)
+        if every and not dry_run:
             roots.note_roots(store)
         self.done.roots = len({root.name for root in found})
         self.wanted = {self.survey.name_of(uuid): f"the root {root.name!r}" for root in found for uuid in root.uuids}
@@ -143,6 +147,8 @@ class _Collection:
         self.packs.sort_out(self.kept)
         self._delete({name for name in trashed - doubles if not self.kept.is_marked(name)}, moved)
         self._remove_folders()
+        if not self.dry_run:
+            done.failed |= {name: str(error) for name, error in roots.remove_ended(self.store, self.before).items()}
         return done
 
     def _is_blind(self) -> bool:

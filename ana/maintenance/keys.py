@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ana import settings
+from ana import settings, units
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.format.signature import Seal
@@ -61,6 +61,7 @@ def init(
     shared: bool = False,
     key_file: Path | None = None,
     pack_bytes: int | str = 0,
+    ttl: float | str | None = None,
 ) -> Initialised:
     """Create a store in a new or empty folder.
 
@@ -70,14 +71,17 @@ def init(
         shared: Share the store with a group that is trusted (mode 2770).
         key_file: Where to put the key; default: `~/.config/ana/keys/STORE_ID`, where this user's processes find it.
         pack_bytes: States of at most this raw size share files, for all programs that do not say otherwise.
+        ttl: How long states that no root keeps should stay, in s, or as in "30d": `gc` takes them then. Default: as
+            long as whoever runs `gc` says.
 
     Raises:
-        ValueError: `pack_bytes` is no size, or too large.
+        ValueError: `pack_bytes` is no size, or too large; or `ttl` is invalid.
         StoreError: The store or the key file exists (errno EEXIST), or the system refused.
         UntrustedStoreError: The folder holds something else.
     """
     root = absolute(pickle_dir)
     largest = settings.checked({"pack_bytes": pack_bytes}).pack_bytes or 0
+    ttl_seconds = 0.0 if ttl is None else units.ttl_seconds(ttl)
     try:
         open_store(root)
     except StoreError as error:
@@ -88,8 +92,7 @@ def init(
     believed = opening.trust(shared=shared or None)
     if not keyed:
         store = opening.folder(root, trusted=keyring.Trusted(believed))
-        if largest:
-            store.tree.begin_packs(largest)
+        _note(store, largest, ttl_seconds)
         return Initialised(root, store.config.id, f"{store.tree.mode:04o}")
     store_id = address.random_uuid()
     where = keyring.default_path(store_id) if key_file is None else absolute(key_file)
@@ -99,9 +102,16 @@ def init(
     except BaseException:
         files.remove(where)
         raise
-    if largest:
-        store.tree.begin_packs(largest)
+    _note(store, largest, ttl_seconds)
     return Initialised(root, store.config.id, f"{store.tree.mode:04o}", where)
+
+
+def _note(store: DirectoryStore, pack_bytes: int, ttl_seconds: float) -> None:
+    """Note in `ana.json` what programs should do with the store."""
+    if pack_bytes:
+        store.tree.begin_packs(pack_bytes)
+    if ttl_seconds:
+        store.tree.amend(ttl=ttl_seconds)
 
 
 def new_key(path: Path) -> str:

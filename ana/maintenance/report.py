@@ -10,7 +10,7 @@ from ana.layers.statistics import summarize
 from ana.maintenance import charts
 from ana.maintenance.charts import Bar
 from ana.maintenance.common import OnProgress, Path, Problem, StoreOrPath, date, open_store
-from ana.maintenance.roots import roots
+from ana.maintenance.roots import root_names
 from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
 from ana.stores.directory.store import DirectoryStore
 
@@ -90,7 +90,7 @@ def report(
     counted = stats(store, exact=True, on_progress=on_progress)
     summary = counted.summary
     assert summary is not None  # noqa: S101 - an exact count has one
-    kept = len(roots(store, problems=counted.problems))
+    kept = len(root_names(store, problems=counted.problems))
     if problems is not None:
         problems += counted.problems
     moments = [*history(store)]

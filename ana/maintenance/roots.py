@@ -1,15 +1,20 @@
 """Roots: names under which states are kept from collection."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from ana import units
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import address
-from ana.maintenance.common import Problem, StoreOrPath, open_store, problem, unlisted
+from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
 from ana.maintenance.listing import find_in
+from ana.maintenance.mark import Marking
 from ana.stores.directory import roots as roots_of
 from ana.stores.directory.scan import Survey
+from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["Kept", "RootInfo", "forget", "keep", "roots"]
+__all__ = ["Extended", "Kept", "RootInfo", "extend", "forget", "keep", "root_names", "roots"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,24 @@ class Kept:
     """The states that this call added."""
     problems: list[Problem]
     """States that they refer to that are missing or damaged, and so cannot be kept."""
+    until: float | None = None
+    """When the root ends, by this host's clock; None if it does not end."""
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The result of `extend`."""
+
+    name: str
+    until: float | None
+    """When the root ends now, by the server's clock, in s since 1970; None if it does not end."""
+    problems: list[Problem]
+    """States of it that are missing or damaged, and so cannot be kept."""
 
 
 @dataclass(frozen=True)
 class RootInfo:
-    """A named root. Times are Unix timestamps by the writers' clocks."""
+    """A named root. Times are Unix timestamps; `since` is by the writer's clock, `until` by the server's."""
 
     name: str
     uuids: list[str]
@@ -35,31 +53,69 @@ class RootInfo:
     """The host and process that last added states."""
     missing: list[str]
     """The UUIDs whose states no longer exist, or cannot be looked up."""
+    until: float | None = None
+    """When it ends, unless it is extended or added to; None if it does not end."""
+    ended: bool = False
+    """Whether that has passed, by this host's clock: a collection may take what no other root keeps."""
+    states: int = 0
+    """How many states it keeps, with all that they refer to."""
+    size_bytes: int = 0
+    """The size of these in files and packs. States that several roots keep count for each."""
+    processes: list[str] = field(default_factory=list)
+    """The processes that keep, or kept, what they store under it (`keeping`)."""
 
 
-def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str]) -> Kept:
+def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str], *, ttl: float | str | None = None) -> Kept:
     """Keep states, and all that they refer to, from every collection. Needs no lock.
 
     Args:
         pickle_dir: The store.
         name: The root's name, of 1 to 200 characters. The states are added to those that it keeps already.
         uuids: The states. Unique prefixes are enough.
+        ttl: How long to keep them, in s, or as in "14d". A root has one end, the latest that it was given: adding to
+            it extends it, and a root without an end keeps for ever all that is added. Default: no end.
 
     Returns:
         What was added, and which states below it are missing or damaged.
 
     Raises:
-        ValueError: The name is empty or too long. After this and the next three errors, nothing is kept.
+        ValueError: The name is empty or too long, or `ttl` is invalid. After this and the next three errors, nothing
+            is kept.
         StateNotFoundError: One of `uuids` does not exist.
         AmbiguousPrefixError: One of `uuids` is the prefix of several.
         CorruptedStateError: The header of one of them is damaged.
         StoreError: The system refused.
     """
     address.check_key(name)
+    ttl_seconds = math.inf if ttl is None else units.ttl_seconds(ttl)
     store = open_store(pickle_dir)
     keys = [find_in(store, uuid) for uuid in uuids]
-    problems = roots_of.keep(store, name, keys)
-    return Kept(name, keys, [problem(wrong) for wrong in problems])
+    problems = roots_of.keep(store, name, keys, ttl_seconds)
+    end = roots_of.ends(roots_of.read(store, {}, name=name))
+    return Kept(name, keys, [problem(wrong) for wrong in problems], _finite(end.get(name, math.inf)))
+
+
+def extend(pickle_dir: StoreOrPath, name: str, *, ttl: float | str | None = None) -> Extended:
+    """Extend a root: it ends its time to live from now, also if it ended before and its states are in the trash.
+
+    Args:
+        pickle_dir: The store.
+        name: The root's name.
+        ttl: How long to keep it from now, in s, or as in "14d". A shorter time than its own has no effect. Default:
+            its own.
+
+    Raises:
+        ValueError: `ttl` is invalid.
+        StateNotFoundError: There is no root of that name; or it ended, and a collection has removed it.
+        StoreError: The system refused.
+        UntrustedStoreError: A root cannot be read.
+    """
+    ttl_seconds = None if ttl is None else units.ttl_seconds(ttl)
+    store = open_store(pickle_dir)
+    found, problems = roots_of.extend(store, name, ttl_seconds)
+    if not found:
+        raise _no_such(store, name)
+    return Extended(name, _finite(roots_of.ends(found)[name]), [problem(wrong) for wrong in problems])
 
 
 def forget(pickle_dir: StoreOrPath, name: str) -> int:
@@ -75,12 +131,12 @@ def forget(pickle_dir: StoreOrPath, name: str) -> int:
     store = open_store(pickle_dir)
     gone = roots_of.forget(store, name)
     if not gone:
-        raise StateNotFoundError(name, f"{store.home}/{roots_of.FOLDER}", "there is no root of that name")
+        raise _no_such(store, name)
     return gone
 
 
 def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> list[RootInfo]:
-    """Return all roots, sorted by name. Each of their states is looked up.
+    """Return all roots, sorted by name. The header of each state that they keep is read.
 
     Args:
         pickle_dir: The store.
@@ -92,23 +148,49 @@ def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> 
     """
     store = open_store(pickle_dir)
     survey = Survey(store)
-    by_name: dict[str, list[roots_of.Root]] = {}
+    return [_info(survey, entries) for _, entries in sorted(_by_name(store, problems).items())]
+
+
+def root_names(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> list[str]:
+    """Return the names of all roots, sorted, without a look at any state. Arguments and errors as for `roots`."""
+    return sorted(_by_name(open_store(pickle_dir), problems))
+
+
+def _by_name(store: DirectoryStore, problems: list[Problem] | None) -> dict[str, list[roots_of.Root]]:
     unreadable: dict[str, ANAError] | None = None if problems is None else {}
+    by_name: dict[str, list[roots_of.Root]] = {}
     for root in roots_of.read(store, unreadable):
         by_name.setdefault(root.name, []).append(root)
-    found = []
-    for name, entries in sorted(by_name.items()):
-        uuids = sorted({uuid for entry in entries for uuid in entry.uuids})
-        missing = [uuid for uuid in uuids if not _is_there(survey, uuid)]
-        since = min(entry.since for entry in entries)
-        found.append(RootInfo(name, uuids, since, max(entries, key=lambda entry: entry.since).by, missing))
     if problems is not None and unreadable:
         problems += unlisted(unreadable)
-    return found
+    return by_name
 
 
-def _is_there(survey: Survey, uuid: str) -> bool:
-    try:
-        return survey.is_there(uuid)
-    except ANAError:
-        return False
+def _info(survey: Survey, entries: Sequence[roots_of.Root]) -> RootInfo:
+    name = entries[0].name
+    uuids = sorted({uuid for entry in entries for uuid in entry.uuids})
+    names = {survey.name_of(uuid): uuid for uuid in uuids}
+    marking = Marking(survey, lambda _: None, "")
+    marking.mark(dict.fromkeys(names, ""))
+    lost = {*marking.missing, *(wrong.name for wrong in marking.unreadable if wrong.kind == "failed")}
+    until = roots_of.ends(entries)[name]
+    return RootInfo(
+        name,
+        uuids,
+        min(entry.since for entry in entries),
+        max(entries, key=lambda entry: entry.since).by,
+        [uuid for state, uuid in names.items() if state in lost],
+        _finite(until),
+        until < host_now(),
+        len(marking),
+        marking.bytes,
+        sorted(entry.by for entry in entries if entry.grows),
+    )
+
+
+def _finite(until: float) -> float | None:
+    return None if until == math.inf else until
+
+
+def _no_such(store: DirectoryStore, name: str) -> StateNotFoundError:
+    return StateNotFoundError(name, f"{store.home}/{roots_of.FOLDER}", "there is no root of that name")

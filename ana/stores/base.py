@@ -4,6 +4,7 @@ A layer asks its store what it can do, and does not guess from a type or a path.
 write a store; `ana.testing.StoreContract` checks it.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -252,10 +253,16 @@ class Store(ABC):
             return False
         return all(self.is_whole(part.key) for part in found.header.parts)
 
-    def keep(self, name: str, keys: Sequence[str]) -> Sequence[ANAError]:
+    def keep(self, name: str, keys: Sequence[str], *, ttl_seconds: float = math.inf) -> Sequence[ANAError]:  # noqa: ARG002 - for stores with roots
         """Keep states, and all that they refer to, under a name.
 
         Only for stores with `supports_roots`.
+
+        Args:
+            name: The name, which goes on keeping what it keeps already.
+            keys: The states; none only gives the name a sign of life.
+            ttl_seconds: How long after the last call for this name to keep them, in s. All that a name keeps ends
+                together, with its latest end.
 
         Returns:
             An error for each state that `keys` refer to and that cannot be kept.

@@ -1,5 +1,6 @@
 """A store in front of another one: reads go through it, everything else goes to the other one."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -62,9 +63,9 @@ class Tier(Store):
         """Ask the other store."""
         return self.store.is_same(other.store if isinstance(other, Tier) else other)
 
-    def keep(self, name: str, keys: Sequence[str]) -> Sequence[ANAError]:
+    def keep(self, name: str, keys: Sequence[str], *, ttl_seconds: float = math.inf) -> Sequence[ANAError]:
         """Keep the states in the other store."""
-        return self.store.keep(name, keys)
+        return self.store.keep(name, keys, ttl_seconds=ttl_seconds)
 
     def forget(self, name: str) -> None:
         """Forget the name in the other store."""

@@ -48,6 +48,8 @@ class Config(NamedTuple):
     """The key's fingerprint; "" if an older version created the tree."""
     pack_bytes: int = 0
     """States of at most this raw size go into packs; 0: none do."""
+    ttl_seconds: float = 0.0
+    """How long states that no root keeps should stay; 0: nothing is said."""
 
 
 def of_fields(fields: Any) -> Config:
@@ -60,6 +62,7 @@ def of_fields(fields: Any) -> Config:
         fields.get("roots") is True,
         str(fields.get("key", "")),
         int(fields.get("pack_bytes", 0)),
+        float(fields.get("ttl", 0)),
     )
 
 
@@ -71,6 +74,7 @@ def fields_of(said: Config) -> dict[str, object]:
         "key": said.fingerprint,
         "roots": said.roots,
         "pack_bytes": said.pack_bytes,
+        "ttl": said.ttl_seconds,
     }
     return fields | {name: value for name, value in marks.items() if value}
 

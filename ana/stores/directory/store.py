@@ -1,6 +1,7 @@
 """Records as files in a sharded tree on a shared filesystem. `docs/format.md` draws the tree."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -120,9 +121,9 @@ class DirectoryStore(CacheableStore):
             return False
         return self.tree.identity == other.tree.identity is not None
 
-    def keep(self, name: str, keys: Sequence[str]) -> list[ANAError]:
+    def keep(self, name: str, keys: Sequence[str], *, ttl_seconds: float = math.inf) -> list[ANAError]:
         """Keep states, and all that they refer to, under a root's name."""
-        return [*roots.keep(self, name, keys)]
+        return [*roots.keep(self, name, keys, ttl_seconds)]
 
     def forget(self, name: str) -> None:
         """Remove a root."""
