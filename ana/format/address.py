@@ -30,7 +30,9 @@ _SIZE = struct.Struct("<Q")
 _LABEL = b"ana content address v1"
 _HEAD = _SIZE.pack(len(_LABEL)) + _LABEL
 # Stricter than uuid.UUID(), which accepts braces, "urn:", underscores, blanks and Arabic digits.
-_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+CANONICAL = "[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+"""The regular expression of the keys that `is_canonical` accepts."""
+_CANONICAL = re.compile(CANONICAL, re.ASCII)
 _CONTENT = re.compile(_CANONICAL.pattern.replace("[48]", "8"), re.ASCII)
 _SAFE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -157,6 +159,8 @@ def key_of_name(name: str) -> str | None:
     if not name.endswith(SUFFIX):
         return None
     stem = name.removesuffix(SUFFIX)
+    if is_canonical(stem):
+        return stem
     if "~" in stem:
         return None
     parts = stem.split("%")

@@ -5,7 +5,6 @@
 
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -219,18 +218,26 @@ def brief_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | No
     """
     end, fixed = _fixed_part(data, size_bytes, key, where)
     view = memoryview(data)[:end]
-    if seal is None and _is_plain(view, fixed, key):
-        children = []
-        at = FIXED_END + fixed.key_size
-        with suppress(ValueError):
-            class_name, at = text(view, at, fixed.class_size)
-            for _ in range(fixed.n_children):
-                child, at = text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
-                children.append(child)
-            return Brief(key, class_name, tuple(children), fixed.raw_bytes)
+    if seal is None and end + fixed.stored_bytes == size_bytes and _is_plain(view, fixed, key):
+        try:
+            class_name, at = text(view, FIXED_END + fixed.key_size, fixed.class_size)
+            children = _children(view, at, fixed.n_children)[0] if fixed.n_children else ()
+        except ValueError:
+            pass
+        else:
+            return Brief(key, class_name, children, fixed.raw_bytes)
     # Signed, or with parts, or something is wrong with it: this says what.
     header = parse_header(data, size_bytes, key, where, seal)
     return Brief(key, header.class_name, header.children, header.raw_bytes, header.parts)
+
+
+def _children(view: memoryview, at: int, count: int) -> tuple[tuple[str, ...], int]:
+    """Return the children's keys, and where they end. Raises ValueError."""
+    children = []
+    for _ in range(count):
+        child, at = text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
+        children.append(child)
+    return tuple(children), at
 
 
 def _is_plain(view: memoryview, fixed: _Fixed, key: str) -> bool:

@@ -1,7 +1,7 @@
 """Garbage collection: to the trash, and deleted after the grace. `docs/operating.md` shows why it is safe."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from operator import itemgetter
@@ -114,19 +114,20 @@ class _Collection:
             roots.note_roots(store)
         self.done.roots = len({root.name for root in found})
         self.wanted = {self.survey.name_of(uuid): f"the root {root.name!r}" for root in found for uuid in root.uuids}
-        self.contents = self.survey.contents()
-        self.live = set(self.contents.states)
-        self.done.states = self.survey.count(self.live)
+        self._list()
+        self.done.states = self.survey.count(self.contents.states)
         self.packs = PackCollection(self.survey, self.done, self.now, self.before)
-        self.kept = Marking(self.survey, on_progress, "marking")
-        self.files: dict[str, File] = {}
+
+    def _list(self) -> None:
+        self.contents = self.survey.contents()
+        self.kept = Marking(self.survey, self.on_progress, "marking", self.contents.states)
 
     def run(self) -> Collected:
         """Run the collection."""
         if self._is_blind():
             return self.done
         self._recover()
-        trashed = {plain_name(name) for name in self.contents.trash}
+        live, trashed = self.contents.states, self.contents.trash
         self._mark()
         done = self.done
         done.kept = len(self.kept)
@@ -140,12 +141,12 @@ class _Collection:
         for name in sorted(self.kept.in_trash):
             self._bring_back(name)
         self.packs.bring_back(self.kept.packs_in_trash)
-        doubles = {name for name in trashed if name in self.live or self.packs.has_whole(name)}
+        doubles = {name for name in trashed if name in live or self.packs.has_whole(name)}
         self._drop_doubles(doubles)
         self.packs.drop_doubles(self.contents)
-        moved = self._discard(sorted(name for name in self.live if not self.kept.is_marked(name)))
+        self._discard(list(self.kept.unmarked()))
         self.packs.sort_out(self.kept)
-        self._delete({name for name in trashed - doubles if not self.kept.is_marked(name)}, moved)
+        self._delete({name for name in trashed if not (name in doubles or self.kept.is_marked(name))})
         self._remove_folders()
         if not self.dry_run:
             done.failed |= {name: str(error) for name, error in roots.remove_ended(self.store, self.before).items()}
@@ -160,26 +161,23 @@ class _Collection:
     # What stays
 
     def _mark(self) -> None:
-        self.kept.mark(self.wanted)
-        rest = [name for name in self.live if not self.kept.is_marked(name)]
-        for name, found in self.survey.each(rest, self.survey.stat):
+        live = self.contents.states
+        self.kept.mark(self.wanted, self.wanted)
+        for name, found in self.survey.each(self.kept.unmarked(), self.survey.stat):
             if isinstance(found, ANAError):
                 # Its age is unknown: it stays.
                 self.done.failed[name] = str(found)
-                self.files[name] = File(name, 0, self.now)
+                live.note(name, 0, self.now)
             elif found is not None:
-                self.files[name] = found
-        self._note_ahead(self.files.values())
+                live.note(name, found.size_bytes, found.modified)
+        self.done.ahead += live.since(self.now + AHEAD_SECONDS)
         before = self.before
         if self.scope.older_than_seconds is not None:
             before = min(before, self.now - self.scope.older_than_seconds)
         self.packs.mark_young(self.kept, before)
-        self.kept.mark({file.name: "" for file in self.files.values() if file.modified >= before})
+        self.kept.mark(live.since(before))
         if self.scope.max_bytes is not None or self.scope.max_files is not None:
             self._fill()
-
-    def _note_ahead(self, found: Iterable[File]) -> None:
-        self.done.ahead += [file.name for file in found if file.modified > self.now + AHEAD_SECONDS]
 
     def _fill(self) -> None:
         """Keep the youngest states, each with all that it refers to, up to the limits."""
@@ -189,15 +187,14 @@ class _Collection:
                 if self.kept.is_marked(name):
                     continue
                 trial = Marking(self.survey, self.on_progress, "marking", beside=self.kept)
-                trial.mark({name: ""})
+                trial.mark([name])
                 if not self._fits(len(self.kept) + len(trial), self.kept.bytes + trial.bytes):
                     return
                 self.kept.take_over(trial)
 
     def _youngest_first(self) -> Iterator[str]:
-        rest = [(-file.modified, file.name) for file in self.files.values() if not self.kept.is_marked(file.name)]
-        merged = heapq.merge(sorted(rest), self.packs.youngest_first(), key=itemgetter(0))
-        return (name for _, name in merged)
+        merged = heapq.merge(self.contents.states.youngest_first(), self.packs.youngest_first(), key=itemgetter(0))
+        return (name for _, name in merged if not self.kept.is_marked(name))
 
     @staticmethod
     def _batches(names: Iterator[str]) -> Iterator[list[str]]:
@@ -227,49 +224,47 @@ class _Collection:
             if isinstance(answer, ANAError):
                 self.done.failed[trash_name(name)] = str(answer)
 
-    def _discard(self, names: list[str]) -> set[str]:
-        """Move states to the trash. Return those that were moved, or would be."""
-        moved = set()
-        total = len(names)
+    def _discard(self, names: list[str]) -> None:
+        """Move states to the trash."""
         for number, (name, answer) in enumerate(self.survey.each(names, self._discard_one), 1):
             if isinstance(answer, ANAError):
                 self.done.failed[name] = str(answer)
             elif answer == trash.MOVED:
-                moved.add(name)
                 self.done.trashed.append(name)
-                self.done.trashed_bytes += self.files[name].size_bytes if name in self.files else 0
-            self.on_progress(Progress("moving into the trash", number, total, self.done.trashed_bytes))
-        return moved
+                self.done.trashed_bytes += self.contents.states.size(name)
+            self.on_progress(Progress("moving into the trash", number, len(names), self.done.trashed_bytes))
 
     def _discard_one(self, name: str) -> str:
         return trash.MOVED if self.dry_run else trash.discard(f"{self.root}/{name}", self.before)
 
-    def _delete(self, trashed: set[str], moved: set[str]) -> None:
+    def _delete(self, trashed: set[str]) -> None:
         """Delete what has been in the trash for the grace, unless a state that can still be loaded refers to it."""
         old, waiting = self._by_age(trashed)
         old_packs, waiting_packs = self.packs.by_age(self.kept)
         waiting_packs += self.packs.moved()
         if old or old_packs:
-            found = self._still_needed(trashed, waiting | moved, old_packs)
+            found = self._still_needed(trashed, waiting, old_packs)
             # If what is needed is unknown, all waits.
             staying, unneeded = found or (None, [])
             waiting |= {name for name in old if staying is None or staying.is_marked(name)}
             waiting_packs += [one for one in old_packs if one.path not in {other.path for other in unneeded}]
             old -= waiting
             old_packs = unneeded
-        self.done.waiting = len(waiting | moved) + len(waiting_packs)
         deletion = Deletion(self.survey, self.packs, self._delete_names)
-        self.done.waiting += len(deletion.run(old, old_packs))
+        left = deletion.run(old, old_packs)
+        self.done.waiting = len(waiting) + len(self.done.trashed) + len(waiting_packs) + len(left)
 
     def _by_age(self, trashed: set[str]) -> tuple[set[str], set[str]]:
+        files = self.contents.trash
         old, waiting = set(), set()
         for name, found in self.survey.each(sorted(trashed), lambda name: self.survey.stat(trash_name(name))):
+            if isinstance(found, File):
+                files.note(name, found.size_bytes, found.modified)
             if isinstance(found, File) and found.modified < self.before:
                 old.add(name)
-                self.files[name] = found
             elif found is not None:
                 waiting.add(name)
-                self._note_ahead([found] if isinstance(found, File) else [])
+        self.done.ahead += map(trash_name, files.since(self.now + AHEAD_SECONDS))
         return old, waiting
 
     def _still_needed(
@@ -283,10 +278,11 @@ class _Collection:
         again = self.survey.contents()
         if self._is_blind():
             return None
-        new = {*again.states, *({*map(plain_name, again.trash)} - trashed)}
-        staying = Marking(self.survey, self.on_progress, "marking what waits in the trash", beside=self.kept)
-        dead = {name for name in self.live if not self.kept.is_marked(name)}
-        staying.mark(dict.fromkeys(new | dead | waiting, ""))
+        staying = Marking(self.survey, self.on_progress, "marking what waits in the trash", again.states, self.kept)
+        staying.mark(again.states)
+        staying.mark(name for name in again.trash if name not in trashed)
+        staying.mark(self.kept.unmarked())
+        staying.mark(waiting)
         unneeded = self.packs.mark_others(staying, old_packs)
         # Nobody can load anything through a damaged state, so its references do not count.
         unknown = [wrong for wrong in staying.unreadable if wrong.kind != "damaged"]
@@ -311,7 +307,7 @@ class _Collection:
 
     def _note_deleted(self, name: str) -> None:
         self.done.deleted.append(name)
-        self.done.deleted_bytes += self.files[name].size_bytes if name in self.files else 0
+        self.done.deleted_bytes += self.contents.trash.size(name)
 
     def _recover(self) -> None:
         """Finish the deletions of a killed collection."""
@@ -328,8 +324,7 @@ class _Collection:
             if answer == trash.DELETED:
                 self._note_deleted(name)
         # Some are in the trash again, or were just brought back by readers.
-        self.contents = self.survey.contents()
-        self.live = set(self.contents.states)
+        self._list()
         self.packs.listed = self.survey.packed.files
 
     def _remove_folders(self) -> None:

@@ -1,6 +1,8 @@
 """Marking: find all states that given ones refer to, through their headers. Nothing is unpickled."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import filterfalse, islice
+from types import MappingProxyType
 
 from ana.errors import ANAError
 from ana.format import address, pack
@@ -9,18 +11,37 @@ from ana.format.record import Brief, Header
 from ana.maintenance.common import OnProgress, Problem, Progress, problem
 from ana.stores.directory.pack_survey import PackFile, number_of_name
 from ana.stores.directory.scan import Answer, File, Survey
+from ana.stores.directory.state_files import Marks, StateFiles
 
 __all__ = ["Marking"]
+
+BATCH = 1 << 14
+"""How many states to mark at a time, each with all that it refers to."""
 
 
 class Marking:
     """Follows references. States are named by their files, which follow from their keys."""
 
-    def __init__(self, survey: Survey, on_progress: OnProgress, what: str, beside: "Marking | None" = None) -> None:
-        """`beside`: another marking, whose marked states count as marked here, too."""
+    def __init__(
+        self,
+        survey: Survey,
+        on_progress: OnProgress,
+        what: str,
+        files: StateFiles | None = None,
+        beside: "Marking | None" = None,
+    ) -> None:
+        """Begin with nothing marked.
+
+        Args:
+            survey: The store's files.
+            on_progress: Called for each state.
+            what: The name of the task, for `on_progress`.
+            files: Most of the files that will be marked: they take less memory then.
+            beside: Another marking, whose marked states count as marked here, too.
+        """
         self.survey = survey
-        self.marked: dict[str, int] = {}
-        """The states with files of their own that were reached and exist, with the size of their files in bytes."""
+        self.marked = Marks(files)
+        """The states with files of their own that were reached and exist."""
         self.packed: set[int] = set()
         """The states in packs that were reached, by the numbers of their keys: less memory than by their names."""
         self.in_trash: set[str] = set()
@@ -43,15 +64,29 @@ class Marking:
 
     def is_marked(self, name: str) -> bool:
         """Return whether a state was reached."""
-        return name in self.marked or (bool(self.packed) and number_of_name(name) in self.packed)
+        return name in self.marked or self.is_packed(name)
 
-    def mark(self, names: Mapping[str, str]) -> None:
-        """Mark states and all that they refer to. `names`: each state with what refers to it, for messages."""
-        wanted = {name: by for name, by in names.items() if not self._is_known(name)}
+    def is_packed(self, name: str) -> bool:
+        """Return whether a state was reached in a pack."""
+        return bool(self.packed) and number_of_name(name) in self.packed
+
+    def unmarked(self) -> Iterator[str]:
+        """Yield those of `files` that were not reached."""
+        return (name for name in self.marked.absent() if not self.is_packed(name))
+
+    def mark(self, names: Iterable[str], by: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Mark states and all that they refer to. `by`: what refers to them, for messages."""
+        iterator = filterfalse(self._is_known, names)
+        while batch := list(islice(iterator, BATCH)):
+            self._follow({name: by.get(name, "") for name in batch})
+
+    def _follow(self, wanted: dict[str, str]) -> None:
         while wanted:
             found: dict[str, str] = {}
             for name, answer in self._answers(wanted):
-                found |= dict.fromkeys(self._take(name, answer, wanted.get(name, "")), name)
+                below = self._take(name, answer, wanted.get(name, ""))
+                if below:
+                    found |= dict.fromkeys(below, name)
             wanted = {name: by for name, by in found.items() if not self._is_known(name)}
 
     def mark_packs(self, packs: Sequence[PackFile]) -> None:
@@ -72,7 +107,7 @@ class Marking:
                 self.unreadable.append(problem(error, name=one.relative))
             if one.trashed:
                 self.packs_in_trash.add(one.path)
-        self.mark(wanted)
+        self._follow(wanted)
 
     def _below(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Iterable[str]]]:
         """Yield the states of a pack that refer to others which are not marked yet, and those others."""
@@ -95,7 +130,7 @@ class Marking:
 
     def take_over(self, other: "Marking") -> None:
         """Add what another marking has marked."""
-        self.marked |= other.marked
+        self.marked.update(other.marked)
         self.packed |= other.packed
         self.in_trash |= other.in_trash
         self.packs_in_trash |= other.packs_in_trash
@@ -109,7 +144,8 @@ class Marking:
             name in self.marked
             or name in self.missing
             or (beside is not None and name in beside.marked)
-            or self._is_known_number(number_of_name(name))
+            or self.is_packed(name)
+            or (beside is not None and beside.is_packed(name))
         )
 
     def _is_known_number(self, number: int) -> bool:
@@ -132,7 +168,7 @@ class Marking:
         """Note what was found of a state; return what it refers to."""
         if isinstance(answer, ANAError):
             # It stays. What it refers to is unknown.
-            self.marked[name] = 0
+            self.marked.add(name)
             self.unreadable.append(problem(answer, name=name))
         elif answer is None:
             self.missing[name] = by
@@ -140,14 +176,14 @@ class Marking:
             return self._note(name, *answer)
         return ()
 
-    def _note(self, name: str, header: Header, file: File, trashed: bool) -> tuple[str, ...]:  # noqa: FBT001 - a part of an answer
+    def _note(self, name: str, header: Header | Brief, file: File, trashed: bool) -> tuple[str, ...]:  # noqa: FBT001 - a part of an answer
         if file.pack:
             number = number_of_name(name)
             self.packed.add(number)
             if trashed:
                 self.packs_in_trash.update(one.path for one, _ in self.survey.packed.find(number, trashed=True))
         else:
-            self.marked[name] = file.size_bytes
+            self.marked.add(name)
             if trashed:
                 self.in_trash.add(name)
         self.bytes += file.size_bytes

@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from typing import Any, TypeVar
 
 from ana.errors import ANAError, StoreError
@@ -21,7 +22,7 @@ from ana.maintenance.common import (
     problem,
     unlisted,
 )
-from ana.stores.directory.scan import Contents, File, Survey
+from ana.stores.directory.scan import Contents, File, Survey, trash_name
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Group", "Moment", "StoreStats", "StoreSummary", "history", "stats"]
@@ -235,7 +236,7 @@ def _count(
             n_parts += header.class_name == PART_CLASS
             n_holders += bool(header.parts)
         on_progress(Progress("counting", number, total, everything.sums.get("", [0, 0, 0])[2]))
-    trash = sum(file.size_bytes for file in _looked(survey, [*contents.trash, *contents.gone]))
+    trash = sum(file.size_bytes for file in _looked(survey, chain(map(trash_name, contents.trash), contents.gone)))
     trash += sum(one.size_bytes for one in survey.packed.files if one.trashed)
     states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
     return StoreSummary(
@@ -258,7 +259,7 @@ def _step(steps: tuple[tuple[int, str], ...], value: float, last: str) -> str:
     return next((name for limit, name in steps if value <= limit), last)
 
 
-def _looked(survey: Survey, names: list[str]) -> Iterator[File]:
+def _looked(survey: Survey, names: Iterable[str]) -> Iterator[File]:
     stat: Callable[[str], File | None] = survey.stat
     for _, found in survey.each(names, stat):
         if isinstance(found, File):
@@ -266,7 +267,7 @@ def _looked(survey: Survey, names: list[str]) -> Iterator[File]:
 
 
 def _inodes(contents: Contents) -> int:
-    return sum(map(len, contents))
+    return sum(len(names) for names in contents)
 
 
 def _leave(store: DirectoryStore, summary: StoreSummary, inodes: int) -> None:

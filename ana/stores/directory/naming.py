@@ -1,17 +1,29 @@
 """What an entry of a tree is, judged by its name: a folder for states, a state, a pack, or none of ANA's."""
 
 import re
+from functools import lru_cache
 
 from ana.format import address, pack
 from ana.fs import files
 from ana.stores.directory.config import CONFIG, LEVELS
 
-__all__ = ["IGNORED", "PACKS", "SHARD", "foreign", "is_pack", "is_packs", "is_shard", "lies_right"]
+__all__ = ["IGNORED", "PACKS", "SHARD", "foreign", "is_pack", "is_packs", "is_shard", "lies_right", "pattern_of_uuids"]
 
 PACKS = "packs"
 """The folder of the packs, in the root."""
 SHARD = re.compile(r"[0-9a-f]{2}")
 IGNORED = (files.TEMPORARY, files.BAD, files.TRASH, files.GONE, ".nfs", ".ana", ".snapshot", "lost+found")
+
+
+@lru_cache(maxsize=8)
+def pattern_of_uuids(levels: int) -> re.Pattern[str]:
+    """Return the pattern of the names, relative to a tree of `levels`, of UUIDs' files in the right folder.
+
+    Its last group is the UUID. One match takes a quarter of the time of `address.place`.
+    """
+    folders = "".join(f"(?P<d{level}>[0-9a-f]{{2}})/" for level in range(levels))
+    same = "-?".join(f"(?P=d{level})" for level in range(levels))
+    return re.compile(f"{folders}(?={same})({address.CANONICAL}){re.escape(address.SUFFIX)}", re.ASCII)
 
 
 def is_shard(entry: files.Entry) -> bool:

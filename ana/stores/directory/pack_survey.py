@@ -1,14 +1,13 @@
 """The packs of a store as maintenance sees them: listed with their sizes and ages, their records read in bulk."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from ana.errors import ANAError, StoreError
 from ana.format import address, pack, record
 from ana.format.pack import Spot
-from ana.format.signature import Seal
 from ana.fs import files
 from ana.fs.append_file import KeptFile
 from ana.stores.directory import trash
@@ -32,9 +31,6 @@ PARTS = 16
 """Keys are compared a part at a time, which bounds the memory that it takes."""
 KEPT = 32
 """How many packs are kept open."""
-
-Parsed = TypeVar("Parsed")
-Parse = Callable[[memoryview, int, str, str, Seal | None], Parsed]
 
 
 class PackFile(NamedTuple):
@@ -204,28 +200,17 @@ class PackSurvey:
             data = block[spot.offset - start : spot.offset - start + spot.size]
             yield number, spot, data if len(data) == spot.size else None
 
-    def headers(
-        self, one: PackFile, spots: Iterable[tuple[int, Spot]]
-    ) -> Iterator[tuple[str, Spot, record.Header | ANAError | None]]:
-        """Yield the headers of records with their keys, as `records` does; for one that cannot be read, its error."""
-        return self._parsed(one, spots, record.parse_header)
-
     def briefs(
         self, one: PackFile, spots: Iterable[tuple[int, Spot]]
     ) -> Iterator[tuple[str, Spot, record.Brief | ANAError | None]]:
-        """Yield the most important of each header, otherwise as `headers` does, and faster."""
-        return self._parsed(one, spots, record.brief_of)
-
-    def _parsed(
-        self, one: PackFile, spots: Iterable[tuple[int, Spot]], parse: Parse[Parsed]
-    ) -> Iterator[tuple[str, Spot, Parsed | ANAError | None]]:
+        """Yield what headers say with their keys, as `records` does; for one that cannot be read, its error."""
         seal, path = self.store.seal, one.own_path
         for number, spot, data in self.records(one, spots):
             key = pack.key_of_number(number)
-            found: Parsed | ANAError | None = None
+            found: record.Brief | ANAError | None = None
             if data is not None:
                 try:
-                    found = parse(data, spot.size, key, f"{path}:{spot.offset}", seal)
+                    found = record.brief_of(data, spot.size, key, f"{path}:{spot.offset}", seal)
                 except ANAError as error:
                     found = error
             yield key, spot, found

@@ -23,7 +23,9 @@ class Folder(NamedTuple):
 def walk(
     root: str, levels: int, digits: str = "", at_once: int = 1, unreadable: dict[str, ANAError] | None = None
 ) -> Iterator[Folder]:
-    """List each folder of a tree once, the root first. Shard folders that vanish meanwhile are skipped.
+    """List each folder of a tree once, those with states in the order of their names.
+
+    The root comes first. Shard folders that vanish meanwhile are skipped.
 
     Args:
         root: The tree's path.
@@ -46,7 +48,7 @@ def _below(
         named = [entry for entry in entries if levels and digits.startswith(entry.name[: len(digits)])]
         if unreadable is not None:
             unreadable.update(_planted(root, name, named))
-        inner = [f"{name}{entry.name}/" for entry in named if is_shard(entry)]
+        inner = sorted(f"{name}{entry.name}/" for entry in named if is_shard(entry))
         if inner:
             yield from _below(root, inner, levels - 1, digits[2:], at_once, unreadable)
 

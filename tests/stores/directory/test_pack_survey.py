@@ -85,13 +85,13 @@ def test_headers_are_read_many_at_a_time(store, monkeypatch):
     real = pack_survey.KeptFile.read
     monkeypatch.setattr(pack_survey.KeptFile, "read", lambda file, *said: reads.append(said) or real(file, *said))
     (one,) = survey.packed.files
-    assert len(list(survey.packed.headers(one, one.table.items()))) == 1000
+    assert len(list(survey.packed.briefs(one, one.table.items()))) == 1000
     assert len(reads) == 1
     monkeypatch.setattr(pack_survey, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(pack_survey, "NEAR_BYTES", 0)
     reads.clear()
     some = [item for number, item in enumerate(one.table.items()) if number % 10 == 0]
-    assert len(list(survey.packed.headers(one, some))) == 100
+    assert len(list(survey.packed.briefs(one, some))) == 100
     assert sum(size for _, size in reads) < path.stat().st_size / 2
 
 
