@@ -1,11 +1,13 @@
 """Layers: which one is current, what they agree to, and where states are looked up."""
 
 import dbm.dumb
+import gc
 import json
 import os
 import pickle
 import random
 import threading
+import weakref
 
 import pytest
 from support import classes
@@ -490,3 +492,22 @@ def test_what_is_no_path_is_refused(path, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"path|pickle_dir"):
             attempt()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{}, {"pack_bytes": "64k"}, {"node_cache": "cache"}, {"durable": False}], ids=str)
+def test_a_layer_that_nobody_uses_closes_its_files_at_once(options, tmp_path, monkeypatch):
+    """There is no cycle among it and its parts, so Python need not look for cycles first."""
+    monkeypatch.chdir(tmp_path)
+    gc.disable()
+    try:
+        layer = ana.DataLayer(pickle_dir=tmp_path / "store", **options)
+        with ana.using_dl(layer):
+            model = classes.A([1, 2])
+            uuid = model.make_uuid()
+            del model
+            assert classes.A.ana_load(uuid).x == [1, 2]
+        parts = [weakref.ref(layer), weakref.ref(layer.store)]
+        del layer
+        assert [part() for part in parts] == [None, None]
+    finally:
+        gc.enable()

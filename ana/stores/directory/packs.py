@@ -68,11 +68,6 @@ class Packs:
         self.files = PackFiles(tree)
         _all.add(self)
 
-    def __del__(self) -> None:
-        # A layer that is no longer used: its pack gets its index, so that nobody has to read all of it.
-        with suppress(Exception):
-            self.seal()
-
     def use_seal(self, seal: Seal | None) -> None:
         """Have the records of unsealed packs checked with the store's key."""
         self._seal = seal
@@ -339,7 +334,7 @@ class Packs:
                 synced = mounts.waits_at_close(self.tree.root)
                 self._writer = PackWriter(self.folder, self.tree.access, durable=self._durable, synced=synced)
                 self.known = True
-                # Also when the layer is let go.
+                # A layer that is no longer used: its pack gets its index, so that nobody has to read all of it.
                 self._at_end = weakref.finalize(self, _seal, self._writer)
                 self._at_end.atexit = False
                 process_end.call(_seal_all)

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
@@ -82,7 +83,9 @@ class DirectoryStore(CacheableStore):
         self.wait_seconds = wait_seconds
         self.level = level
         self._suspects: set[str] = set()
-        self.packs = Packs(self.tree, self._check_same, durable=durable)
+        # A cycle would keep the files of a store that is not used any more open until Python looks for cycles.
+        check_same = partial(DirectoryStore._check_same, weakref.proxy(self))
+        self.packs = Packs(self.tree, check_same, durable=durable)
         self.packs.use_seal(self.seal)
         self._finder = Finder(self.tree, self.packs, self.counters)
 
