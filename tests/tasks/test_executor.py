@@ -8,6 +8,7 @@ import multiprocessing
 import operator
 import os
 import pickle
+import queue
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -247,10 +248,10 @@ def test_futures_are_those_of_the_wrapped_executor(tmp_path):
     with ThreadPoolExecutor(1) as pool, ana.Executor(pool) as executor:
         future = executor.submit(double, array())
         assert isinstance(future, concurrent.futures.Future)
-        seen = []
-        future.add_done_callback(lambda done: seen.append(done.result()[1]))
+        seen = queue.SimpleQueue()
+        future.add_done_callback(lambda done: seen.put(done.result()[1]))
         assert [done.result()[1] for done in as_completed([future])] == [2]
-        assert seen == [2]
+        assert seen.get(timeout=processes.PATIENCE_SECONDS) == 2
         assert future.exception() is None
         assert concurrent.futures.wait([future]).done == {future}
 
