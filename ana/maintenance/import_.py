@@ -43,8 +43,6 @@ SUFFIX = ".p"
 MOST_MANIFEST_BYTES = 32 << 20
 """The size limit of `ana.json` in an exported file: it names at most 860,000 requested UUIDs."""
 MOST_STATES = 10**12
-THREADS = 16
-"""Threads that wait for the disk or for servers."""
 WINDOW_STATES = 512
 WINDOW_BYTES = 64 << 20
 """The size of a batch. Children are looked for in the batch and in the store."""
@@ -141,7 +139,7 @@ class _Importing:
                 results[number] = problem(error, state.key, state.name)
 
         large = [number for number, state in enumerate(states) if state.size_bytes > SMALL_BYTES]
-        threads.run(one, [number for number in range(len(states)) if number not in set(large)], THREADS)
+        threads.run(one, [number for number in range(len(states)) if number not in set(large)], threads.WAITING)
         for number in large:
             one(number)
         for number, state in enumerate(states):

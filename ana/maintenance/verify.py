@@ -141,7 +141,7 @@ class _Reading:
 
     def read(self) -> None:
         """Read the chosen states, then check that the states they refer to exist."""
-        at_once = max(threads.available(), 32 if self.store.high_latency else 1)
+        at_once = max(threads.available(), threads.WAITING if self.store.high_latency else 1)
         iterator = iter(self.chosen)
         # In batches, so that an interruption takes effect soon.
         while batch := list(islice(iterator, WINDOW)):

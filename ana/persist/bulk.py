@@ -159,7 +159,7 @@ class _Batch:
                 # The caller that needs the state asks again, and gets the error.
                 return
 
-        threads.run(look, list(dict.fromkeys(keys)), base.AT_ONCE)
+        threads.run(look, list(dict.fromkeys(keys)), threads.WAITING)
 
     def add(self, write: saving.Write) -> None:
         """Add a state. If enough states wait, put them all. Raises if this one could not be put."""

@@ -16,12 +16,6 @@ from ana.stores import base, parts
 
 __all__ = ["Prefetcher", "Source"]
 
-THREADS = 16
-"""These threads wait for a server or a disk and compute little, so their number does not depend on the CPUs.
-
-More threads contend for the interpreter's lock: 1,000 states at 2 ms a round trip load in 2.1 s with 8 threads, 1.8 s
-with 16 and 2.8 s with 32. One at a time they take 12.4 s, and without any latency 1.6 s.
-"""
 FEW = 4
 """Up to this many states are read one at a time."""
 SMALL_BYTES = 256 << 10
@@ -160,7 +154,7 @@ class Prefetcher:
             except ANAError:
                 return
 
-        threads.run(find, keys, THREADS)
+        threads.run(find, keys, threads.WAITING)
         # Not in threads: whether the content is wanted depends on classes, whose modules may have to be imported.
         for key in keys:
             state = self._found.get((layer.uuid, key))
@@ -178,7 +172,7 @@ class Prefetcher:
             state.counted = state.header.raw_bytes
             self._bytes += state.counted
             fitting.append(state)
-        threads.run(_Fetched.read, fitting, THREADS)
+        threads.run(_Fetched.read, fitting, threads.WAITING)
 
     def _pop(self, layer: Source, key: str) -> "_Fetched | StateNotFoundError | None":
         found = self._found.pop((layer.uuid, key), None)

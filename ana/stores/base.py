@@ -14,10 +14,7 @@ from ana.format import record
 from ana.runtime import threads
 from ana.runtime.counters import Counters
 
-__all__ = ["AT_ONCE", "CacheableStore", "CopyableState", "Done", "Put", "ReplacedError", "Store", "StoredState"]
-
-AT_ONCE = 16
-"""How many states to put at a time, if each put waits for a disk or a server."""
+__all__ = ["CacheableStore", "CopyableState", "Done", "Put", "ReplacedError", "Store", "StoredState"]
 
 
 class ReplacedError(StoreError):
@@ -242,7 +239,7 @@ class Store(ABC):
             else:
                 done(number, written=written)
 
-        threads.run(one, range(len(puts)), AT_ONCE if self.durable or self.high_latency else 1)
+        threads.run(one, range(len(puts)), threads.WAITING if self.durable or self.high_latency else 1)
 
     def is_whole(self, key: str) -> bool:
         """Return whether the state exists and is undamaged, with its parts; reads all of it."""

@@ -12,7 +12,7 @@ from ana.errors import ANAError, CorruptedStateError, StateChangedError, StateNo
 from ana.format import parts, record
 from ana.format.parts import Part
 from ana.runtime import threads
-from ana.stores.base import AT_ONCE, Put, Store, StoredState
+from ana.stores.base import Put, Store, StoredState
 
 __all__ = ["Shared", "error_of", "put", "put_all", "segments", "with_parts"]
 
@@ -96,7 +96,7 @@ def segments(store: Store, found: StoredState, shared: "Shared | None" = None) -
 
     # They may have been prefetched.
     absent = [part for part in holder.parts if content[part.segment] is parts.ABSENT]
-    threads.run(fetch, absent, AT_ONCE if store.high_latency else 1)
+    threads.run(fetch, absent, threads.WAITING if store.high_latency else 1)
     return content
 
 

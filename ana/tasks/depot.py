@@ -20,7 +20,7 @@ from ana.layers import current, kinds, path_map, resolve
 from ana.layers.layer import KEEP_BYTES, RECHECK_SECONDS, DataLayer
 from ana.objects import identity
 from ana.runtime import threads
-from ana.stores.base import AT_ONCE, ReplacedError, Store
+from ana.stores.base import ReplacedError, Store
 
 __all__ = ["Depot", "Part", "of_home"]
 
@@ -161,7 +161,7 @@ class Depot:
         return found
 
     def _each(self, work: Callable[[int], None], count: int) -> None:
-        threads.run(work, range(count), AT_ONCE if self.store.high_latency else 1)
+        threads.run(work, range(count), threads.WAITING if self.store.high_latency else 1)
 
     def _shared(self, part: Part) -> Buffer:
         key = part[0]

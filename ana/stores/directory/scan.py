@@ -22,8 +22,6 @@ __all__ = ["Answer", "Contents", "File", "Found", "Survey", "plain_name", "trash
 
 START_BYTES = 4096
 """Read on open: enough for the header of a state, unless it has hundreds of children, chunks or buffers."""
-AT_ONCE = 32
-"""How many files to read at the same time on a network filesystem."""
 BATCH = 1 << 17
 """How many states to look for in packs at a time."""
 
@@ -86,7 +84,7 @@ class Survey:
         """Folders that could not be listed and packs that could not be read; their contents are unknown."""
         self.packed = PackSurvey(store)
         self._pattern = pattern_of_uuids(store.config.levels)
-        self._at_once = AT_ONCE if store.high_latency else 1
+        self._at_once = threads.WAITING if store.high_latency else 1
 
     def contents(self) -> Contents:
         """List each folder of the tree once, without opening states. Raises StoreError if the root cannot be listed."""

@@ -17,6 +17,7 @@ from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.fs import atomic, files, mounts
 from ana.fs.permissions import Access, adjust
+from ana.runtime import threads
 from ana.stores.directory import config, keyring, signing, trash, walking
 from ana.stores.directory.config import CONFIG, LEVELS, PACKED_FORMAT, Config
 from ana.stores.directory.naming import IGNORED, PACKS, foreign, is_pack, is_packs, is_shard, lies_right
@@ -31,9 +32,6 @@ _GONE = (
     "the store that was opened here has gone: it was moved or removed, or its filesystem is no longer mounted; "
     "no new store is created here: bring it back, or open another (set_dl)"
 )
-_LISTING_THREADS = 32
-"""How many folders to list at the same time on a network filesystem."""
-
 
 _log = logging.getLogger("ana.stores")
 
@@ -234,7 +232,7 @@ class Tree:
         With `digits`, list only the folders of names that begin with them. Shard folders that vanish meanwhile are
         skipped. A folder that cannot be listed is noted in `unreadable`; without `unreadable`, its error is raised.
         """
-        at_once = _LISTING_THREADS if self.is_remote else 1
+        at_once = threads.WAITING if self.is_remote else 1
         return walking.walk(self.root, self.config.levels, digits, at_once, unreadable)
 
     def _open(self, *, create: bool) -> Config:
