@@ -19,6 +19,7 @@ import atheris
 with atheris.instrument_imports(include=["ana"]):
     import ana
     from ana.format import header, record, signature
+    from ana.stores import parts
     from ana.stores.directory.store import DirectoryStore
     from ana.stores.memory import MemoryStore
 
@@ -31,6 +32,10 @@ MAX_STATE_BYTES = 32 << 20
 SPARE_BYTES = 320 << 20
 """What one input may make the process allocate, beyond what it has: a state in two forms, and the fuzzer's own."""
 FIXED_END = 96
+SIGNED = 1
+"""The flag of a signed header."""
+PART = 1
+"""Which segment of the holder is a part."""
 
 
 def main() -> None:
@@ -54,6 +59,10 @@ def _target(root: Path) -> Callable[[bytes], None]:
     keyed.seal = seal = signature.Seal("fuzz", [bytes(32)])
     path = Path(store.path(KEY))
     path.parent.mkdir(parents=True)
+    part, content = _holder().part(PART)
+    whole = record.encode(part.key, content)
+    for one_store in (store, keyed):
+        one_store.put(part.key, content, (), repair=False)
 
     def one(data: bytes) -> None:
         mode, data = data[:1] or b"\0", bytearray(data[1:])
@@ -63,11 +72,12 @@ def _target(root: Path) -> Callable[[bytes], None]:
         try:
             if mode[0] & 0x80:
                 path.write_bytes(data)
-                found = (keyed if kind > 2 else store).get(KEY)
+                place = keyed if kind > 2 else store
             else:
-                found = MemoryStore({KEY: bytes(data)}, "memory:fuzz").get(KEY)
+                place = MemoryStore({KEY: bytes(data), part.key: whole}, "memory:fuzz")
+            found = place.get(KEY)
             if found.header.raw_bytes <= MAX_STATE_BYTES:
-                sizes = tuple(map(len, found.segments()))
+                sizes = tuple(map(len, parts.segments(place, found)))
                 if sizes != found.header.segments:
                     msg = f"segments of {sizes} bytes, though the header says {found.header.segments}"
                     raise AssertionError(msg)
@@ -87,7 +97,8 @@ def _repair(data: bytearray, *, chunks: bool, seal: signature.Seal | None) -> No
         return
     if chunks:
         _repair_chunks(data, end)
-    struct.pack_into("<H", data, 18, 0 if seal is None else 1)
+    (flags,) = struct.unpack_from("<H", data, 18)
+    struct.pack_into("<H", data, 18, flags & ~SIGNED | (SIGNED if seal else 0))
     head = bytes(data[: end - 32])
     data[end - 32 : end] = raw_record.digest(head) if seal is None else seal.sign(KEY, head)
 
@@ -100,14 +111,23 @@ def _repair_chunks(data: bytearray, end: int) -> None:
     at = end
     for number in range(count):
         stored, raw, method = struct.unpack_from("<IIB", data, table + 48 * number)
+        if method == raw_record.PART:
+            # Its bytes lie elsewhere, and its digest is that of the part.
+            continue
         frame = bytes(data[at : at + stored])
         content = frame[-raw:] if method == raw_record.RAW and 0 < raw <= len(frame) else frame
         data[table + 48 * number + 16 : table + 48 * number + 48] = raw_record.digest(content)
         at += stored
 
 
+def _holder() -> record.Content:
+    """Return a state with a `bytes` object, and a buffer that is large enough to be a part."""
+    segments = [memoryview(b"stream" * 20), memoryview(bytes(record.LARGE_BYTES)), memoryview(b"b" * 3000)]
+    return record.content("module:Class", segments, None, (2,))
+
+
 def _seeds() -> list[bytes]:
-    """Return records of all kinds: compressed, raw, in several chunks, with children and buffers."""
+    """Return records of all kinds: compressed, raw, in several chunks, with children, buffers, hints and parts."""
     text, noise = b"some text " * 1000, raw_record.digest(b"seed") * 150
     states = [[b"\x80\x05N."], [text], [noise], [text, noise, b""], [b"", b"x" * 9000], [text, *[b"y" * 700] * 5]]
     found = []
@@ -117,8 +137,14 @@ def _seeds() -> list[bytes]:
         found.append(record.encode(KEY, content, children))
     # Several chunks, which ana itself makes only of large states.
     frames = [raw_record.zstd_chunk(text), raw_record.raw_chunk(noise), raw_record.zstd_chunk(bytes(5000))]
+    pieces = [text, noise, bytes(5000)]
+    content_digest = raw_record.content_digest("module:Class", [text + noise, bytes(5000)], pieces)
+    held, part = _holder(), _holder().part(PART)[0]
+    hints = ("host-1-0123456789abcdef:4096:300", "")
+    found.append(record.encode(KEY, held.with_parts([PART]), ("child", part.key), record.Encoding(hints=hints)))
     lengths = (len(text) + len(noise), 5000)
-    found.append(raw_record.write(raw_record.Record(KEY, "module:Class", ("a",), lengths, tuple(frames))))
+    several = raw_record.Record(KEY, "module:Class", ("a",), lengths, tuple(frames), content=content_digest)
+    found.append(raw_record.write(several))
     return found
 
 
