@@ -31,7 +31,6 @@ MAX_STATE_BYTES = 32 << 20
 """What a layer would be given as `max_state_bytes`: larger states are not read."""
 SPARE_BYTES = 320 << 20
 """What one input may make the process allocate, beyond what it has: a state in two forms, and the fuzzer's own."""
-FIXED_END = 96
 SIGNED = 1
 """The flag of a signed header."""
 PART = 1
@@ -104,9 +103,15 @@ def _repair(data: bytearray, *, chunks: bool, seal: signature.Seal | None) -> No
 
 
 def _repair_chunks(data: bytearray, end: int) -> None:
-    count = min(struct.unpack_from("<I", data, 28)[0], 100)
-    table = end - 32 - 48 * count
-    if table < FIXED_END:
+    *_, n_children, n_segments, n_chunks, key_size, class_size, _, _, _, _, _ = raw_record.FIXED.unpack_from(data, 8)
+    table = 8 + raw_record.FIXED.size + key_size + class_size
+    for _ in range(n_children):
+        if table + 2 > end:
+            return
+        table += 2 + struct.unpack_from("<H", data, table)[0]
+    table += 8 * n_segments
+    count = min(n_chunks, 100)
+    if table + 48 * count > end:
         return
     at = end
     for number in range(count):
