@@ -79,6 +79,20 @@ class AppendFile:
         with files.reported(self.path):
             os.fdatasync(self._descriptor)
 
+    def rename(self, path: str, *, durable: bool) -> None:
+        """Give the file another name, whatever has that name; with `durable`, wait for the disk. Raises StoreError."""
+        with files.reported(path):
+            atomic.rename(self.path, path, self.identity)
+            self.path = path
+            if durable:
+                atomic.sync_folder(os.path.dirname(path))
+
+    def remove(self) -> None:
+        """Close the file, and remove its name if the system lets us."""
+        self.close()
+        with suppress(OSError):
+            os.unlink(self.path)
+
     def cut(self, size_bytes: int) -> None:
         """Cut off what lies behind a size, if the system lets us."""
         with suppress(OSError):

@@ -33,6 +33,7 @@ __all__ = [
     "publish",
     "publish_data",
     "put_out",
+    "rename",
     "replace",
     "set_aside",
     "sync_file",
@@ -120,7 +121,7 @@ def publish(
         try:
             descriptor = _create(temporary, make_folders, policy.access)
             identity = _write(descriptor, temporary, fill, policy)
-            fresh = _replace(temporary, path, identity) if replace else _link(temporary, path, identity)
+            fresh = rename(temporary, path, identity) if replace else _link(temporary, path, identity)
         finally:
             # Already gone after a rename. A lost reply on NFS says ENOENT although the unlink was done.
             try:  # noqa: SIM105 - suppress() runs Python code, in which a signal handler may raise
@@ -215,7 +216,7 @@ def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: b
             refuse_special(path, files.status_of(path))
             descriptor = _create(temporary, lambda: make_folders(folder) if make_folder_too else None, access)
             policy = Policy(durable=False, access=access)
-            _replace(temporary, path, _write(descriptor, temporary, lambda write: write(0, [data]), policy))
+            rename(temporary, path, _write(descriptor, temporary, lambda write: write(0, [data]), policy))
         finally:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -329,7 +330,8 @@ def write_all(descriptor: int, offset: int, parts: Sequence[memoryview | bytes])
     return total
 
 
-def _replace(temporary: str, path: str, identity: tuple[int, int]) -> bool:
+def rename(temporary: str, path: str, identity: tuple[int, int]) -> bool:
+    """Give a file, identified by (st_dev, st_ino), another name, whatever has that name. Raises OSError."""
     try:
         os.rename(temporary, path)
     except FileNotFoundError:

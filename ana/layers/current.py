@@ -4,6 +4,7 @@
 share it.
 """
 
+import json
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ from ana import settings
 from ana.format import codec
 from ana.layers import inheritance, kinds
 from ana.layers.layer import DataLayer, DirDataLayer, by_home, parents_layer
-from ana.persist import loading
+from ana.persist import keeping, loading
 
 __all__ = ["adopt", "chosen", "get_dl", "set_dl", "using_dl"]
 
@@ -48,7 +49,7 @@ def get_dl() -> DataLayer:
                 _current = DirDataLayer(pickle_dir) if pickle_dir else parents_layer()
                 if _current is None:
                     _current = _unasked = DataLayer()
-                inheritance.hand_down(_home_to_hand_down)
+                inheritance.hand_down(_home_to_hand_down, _roots_to_hand_down)
     return _current
 
 
@@ -122,7 +123,7 @@ def set_dl(
     global _current  # noqa: PLW0603 - the one current layer
     made = _make(layer, options)
     _current = made
-    inheritance.hand_down(_home_to_hand_down)
+    inheritance.hand_down(_home_to_hand_down, _roots_to_hand_down)
     return made
 
 
@@ -164,6 +165,16 @@ def _home_to_hand_down() -> str:
     return "" if kinds.is_process_local(home) else home
 
 
+def _roots_to_hand_down() -> str:
+    """Return the roots that keep what child processes store, too, as JSON."""
+    return json.dumps([one for one in keeping.told() if not kinds.is_process_local(one[0])])
+
+
+def _inherited_roots() -> list[tuple[str, str, float]]:
+    said = inheritance.inherited_roots()
+    return [(home, name, float(ttl_seconds)) for home, name, ttl_seconds in json.loads(said)] if said else []
+
+
 def _make(layer: object, options: Mapping[str, Any]) -> DataLayer:
     if isinstance(layer, DataLayer):
         if options:
@@ -195,5 +206,6 @@ def _after_fork() -> None:
 
 os.register_at_fork(after_in_child=_after_fork)
 
+keeping.find_inherited(_inherited_roots)
 # At import: a `Process` object may be older than the first layer, and start later.
-inheritance.hand_down(_home_to_hand_down)
+inheritance.hand_down(_home_to_hand_down, _roots_to_hand_down)

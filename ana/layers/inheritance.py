@@ -19,10 +19,10 @@ from ana.objects import hash_callers
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["hand_down", "inherited_home", "leaves", "tell_by_value"]
+__all__ = ["hand_down", "inherited_home", "inherited_roots", "leaves", "tell_by_value"]
 
 _MODULE = "multiprocessing.process"
-_KEY = "ana_home"
+_HOME, _ROOTS = "ana_home", "ana_roots"
 
 _is_fork = False
 _copied_until = -math.inf
@@ -30,8 +30,8 @@ _copied_until = -math.inf
 _told = False
 
 
-class _Home:
-    """An entry of the configuration. Pickles into the home of the layer that is current when a child is started."""
+class _Entry:
+    """An entry of the configuration. Pickles into what `find` returns when a child is started."""
 
     def __init__(self, find: Callable[[], str], inherited: str) -> None:
         self.find = find
@@ -68,20 +68,37 @@ class _OnImport:
         return spec
 
 
-def hand_down(find: Callable[[], str]) -> None:
-    """Have children that are started from now on inherit the home that `find` then returns ("": none)."""
+def hand_down(find_home: Callable[[], str], find_roots: Callable[[], str]) -> None:
+    """Have children that are started from now on inherit what the functions then return.
+
+    Args:
+        find_home: Returns the home of the current layer's store; "" for none.
+        find_roots: Returns the roots that keep what this process stores, as a text.
+
+    """
     module = sys.modules.get(_MODULE)
     if module is not None:
-        module.current_process()._config[_KEY] = _Home(find, inherited_home())  # noqa: SLF001 - it is what descendants inherit
+        said = module.current_process()._config  # noqa: SLF001 - it is what descendants inherit
+        said[_HOME] = _Entry(find_home, inherited_home())
+        said[_ROOTS] = _Entry(find_roots, inherited_roots())
     elif not any(isinstance(finder, _OnImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _OnImport(lambda: hand_down(find)))
+        sys.meta_path.insert(0, _OnImport(lambda: hand_down(find_home, find_roots)))
 
 
 def inherited_home() -> str:
     """Return the home that this process inherited from its parent, or ""."""
+    return _inherited(_HOME)
+
+
+def inherited_roots() -> str:
+    """Return the roots that this process inherited from its parent, or ""."""
+    return _inherited(_ROOTS)
+
+
+def _inherited(name: str) -> str:
     module = sys.modules.get(_MODULE)
-    home = "" if module is None else module.current_process()._config.get(_KEY, "")  # noqa: SLF001 - see hand_down
-    return home.inherited if isinstance(home, _Home) else str(home)
+    said = "" if module is None else module.current_process()._config.get(name, "")  # noqa: SLF001 - see hand_down
+    return said.inherited if isinstance(said, _Entry) else str(said)
 
 
 def leaves(looked: float) -> bool:

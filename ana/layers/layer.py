@@ -4,17 +4,18 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_origin, overload
 
 from ana import settings, units
 from ana.compat.method_store import MethodStore
-from ana.errors import ANAError, CorruptedStateError, StateNotFoundError
+from ana.errors import ANAError
 from ana.format import address
 from ana.layers import inheritance, kinds, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import AllowedGlobals
-from ana.persist import bulk, loading, saving, writing
+from ana.persist import bulk, keeping, loading, saving, writing
 from ana.stores import parts
 from ana.stores.base import Put, ReplacedError, Store
 from ana.stores.memory import SCHEME, MemoryStore
@@ -237,17 +238,29 @@ class DataLayer:
         ttl_seconds = math.inf if ttl is None else units.ttl_seconds(ttl)
         uuids = self.store_many(objects)
         if self.store.supports_roots:
-            try:
-                problems = self.store.keep(name, uuids, ttl_seconds=ttl_seconds)
-            except (StateNotFoundError, CorruptedStateError) as error:
-                problems = [error]
-            if problems:
-                # A state that counted as stored is gone, perhaps purged.
-                for obj in objects:
-                    saving.store(self, obj, repair=True)
-                for problem in self.store.keep(name, uuids, ttl_seconds=ttl_seconds):
-                    raise problem
+            bulk.keep(self, name, objects, uuids, ttl_seconds)
         return uuids
+
+    @contextmanager
+    def keeping(self, name: str, ttl: float | str | None = None) -> Iterator[None]:
+        """Keep under a name all that this process stores or sends in a `with` block, and workers started in it store.
+
+        Each state is kept as soon as it is stored. The name ends a `ttl` after the block, or after a kill: meanwhile, a
+        thread gives signs of life. Includes all threads, and tasks that an `ana.Executor` sends in the block.
+
+        Args:
+            name: 1 to 200 characters. Blocks of many processes may share it.
+            ttl: As for `keep`.
+
+        Raises:
+            ValueError: An argument is invalid.
+            StoreError: The store cannot be written.
+        """
+        address.check_key(name)
+        ttl_seconds = math.inf if ttl is None else units.ttl_seconds(ttl)
+        with keeping.block(self.store, name, ttl_seconds):
+            saving.forget(self)  # What was stored before is looked up when it is sent, and kept then.
+            yield
 
     def store_state(self, uuid: str, state: object) -> None:
         """Store a bare state under a UUID. The first writer wins. Raises what pickling or the store raises."""
@@ -259,6 +272,7 @@ class DataLayer:
         except ReplacedError:
             saving.forget(self)
             parts.put(self.store, one, self.part_bytes)
+        keeping.note(self.store, key)
 
     def load_state(self, uuid: str) -> Any:
         """Load a bare state, anew on each call. Raises StateNotFoundError, CorruptedStateError, StoreError."""

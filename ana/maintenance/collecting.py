@@ -146,10 +146,11 @@ class _Collection:
         self.packs.drop_doubles(self.contents)
         self._discard(list(self.kept.unmarked()))
         self.packs.sort_out(self.kept)
+        if not self.dry_run:
+            # Before states that they name are deleted: whoever extends one gets all of it back, or an error.
+            done.failed |= {name: str(error) for name, error in roots.remove_ended(self.store, self.before).items()}
         self._delete({name for name in trashed if not (name in doubles or self.kept.is_marked(name))})
         self._remove_folders()
-        if not self.dry_run:
-            done.failed |= {name: str(error) for name, error in roots.remove_ended(self.store, self.before).items()}
         return done
 
     def _is_blind(self) -> bool:

@@ -7,14 +7,14 @@ Only stores in folders gain: a server takes a millisecond to answer, or each sta
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ana.errors import ANAError, StoreError, UUIDConflictError
+from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError, UUIDConflictError
 from ana.format import address, record
 from ana.objects import ghost, identity
 from ana.persist import inflight, loading, prefetching, saving
 from ana.runtime import threads
 from ana.stores import base, parts
 
-__all__ = ["check_objects", "load", "prefetch", "store"]
+__all__ = ["check_objects", "keep", "load", "prefetch", "store"]
 
 Item = TypeVar("Item")
 
@@ -34,6 +34,20 @@ def store(target: saving.Target, objects: Sequence[Any]) -> list[str]:
     except base.ReplacedError:
         saving.forget(target)
         return _store(target, objects)
+
+
+def keep(target: saving.Target, name: str, objects: Sequence[Any], uuids: Sequence[str], ttl_seconds: float) -> None:
+    """Keep objects that were just stored, and their UUIDs, under a root's name. Raises what keeps them from it."""
+    try:
+        problems = target.store.keep(name, uuids, ttl_seconds=ttl_seconds)
+    except (StateNotFoundError, CorruptedStateError) as error:
+        problems = [error]
+    if problems:
+        # A state that counted as stored is gone, perhaps purged.
+        for obj in objects:
+            saving.store(target, obj, repair=True)
+        for problem in target.store.keep(name, uuids, ttl_seconds=ttl_seconds):
+            raise problem
 
 
 def _store(target: saving.Target, objects: Sequence[Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ana.errors import ANAError, CorruptedStateError, StateChangedError, StateNotFoundError, UUIDConflictError
 from ana.format import address, record
 from ana.objects import identity
+from ana.persist import keeping
 from ana.stores import base, parts
 
 __all__ = ["Target", "Write", "by_home", "note_stored"]
@@ -156,6 +157,8 @@ def note_stored(target: Target, obj: Any, mark: identity.Mark) -> None:
     if holder is not obj and _holds_another_class(holder, obj):
         target.live.put(mark.uuid, obj)
     mark.note_stored(target.uuid, time.monotonic())
+    if keeping.watch:
+        keeping.note(target.store, mark.uuid)
 
 
 def _holds_another_class(holder: Any, ref: Any) -> bool:

@@ -7,6 +7,7 @@ write a store; `ana.testing.StoreContract` checks it.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
@@ -14,7 +15,7 @@ from ana.format import record
 from ana.runtime import threads
 from ana.runtime.counters import Counters
 
-__all__ = ["CacheableStore", "CopyableState", "Done", "Put", "ReplacedError", "Store", "StoredState"]
+__all__ = ["CacheableStore", "CopyableState", "Done", "Keeper", "Put", "ReplacedError", "Store", "StoredState"]
 
 
 class ReplacedError(StoreError):
@@ -272,6 +273,16 @@ class Store(ABC):
         """
         raise StoreError(self.home, 0, f"it has no roots: {name!r} cannot keep {len(keys)} states")
 
+    def keeper(self, name: str, ttl_seconds: float = math.inf) -> "Keeper":
+        """Return what keeps states under a name one after the other. Only for stores with `supports_roots`.
+
+        Args:
+            name: As `keep` takes it.
+            ttl_seconds: As `keep` takes it.
+
+        """
+        return Keeper(self, name, ttl_seconds)
+
     def forget(self, name: str) -> None:
         """Undo what `keep` has done under a name. Only for stores with `supports_roots`.
 
@@ -280,6 +291,31 @@ class Store(ABC):
 
         """
         raise StoreError(self.home, 0, f"it has no roots: {name!r} keeps nothing")
+
+
+class Keeper:
+    """Keeps states under a name, one after the other, for as long as a process runs. Safe between threads.
+
+    This one calls `Store.keep` for each. A store can return a faster one from `Store.keeper`.
+    """
+
+    def __init__(self, store: Store, name: str, ttl_seconds: float) -> None:
+        """Take what `Store.keeper` takes."""
+        self._keep = partial(store.keep, name, ttl_seconds=ttl_seconds)
+
+    def note(self, key: str) -> None:
+        """Keep a state, which exists. Raises StoreError."""
+        self._keep([key])
+
+    def renew(self) -> None:
+        """Give a sign of life, from which on the time to live counts. Raises StoreError."""
+        self._keep([])
+
+    def close(self) -> None:
+        """Close what is open, after a last sign of life. `note` may be called again."""
+
+    def after_fork(self) -> None:
+        """In a forked child: leave what is open to the parent, and renew locks."""
 
 
 class CacheableStore(Store):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ana.errors import ANAError
 from ana.format import record
 from ana.runtime.counters import Counters
-from ana.stores.base import CacheableStore, Done, Put, Store
+from ana.stores.base import CacheableStore, Done, Keeper, Put, Store
 
 __all__ = ["Tier"]
 
@@ -66,6 +66,10 @@ class Tier(Store):
     def keep(self, name: str, keys: Sequence[str], *, ttl_seconds: float = math.inf) -> Sequence[ANAError]:
         """Keep the states in the other store."""
         return self.store.keep(name, keys, ttl_seconds=ttl_seconds)
+
+    def keeper(self, name: str, ttl_seconds: float = math.inf) -> Keeper:
+        """Keep states in the other store."""
+        return self.store.keeper(name, ttl_seconds)
 
     def forget(self, name: str) -> None:
         """Forget the name in the other store."""

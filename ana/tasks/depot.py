@@ -19,6 +19,7 @@ from ana.fs import temporary
 from ana.layers import current, kinds, path_map, resolve
 from ana.layers.layer import KEEP_BYTES, RECHECK_SECONDS, DataLayer
 from ana.objects import identity
+from ana.persist import keeping
 from ana.runtime import threads
 from ana.stores.base import ReplacedError, Store
 
@@ -57,7 +58,7 @@ class Depot:
     Attributes:
         store: The store.
         layer: A layer over the store, for results that stay in it. Made when it is needed.
-        on_stored: Called with the UUID of a buffer that has been stored, or was found to be.
+        on_stored: Called with the UUID of each buffer that is in the store now.
 
     """
 
@@ -111,7 +112,9 @@ class Depot:
                 self._stored.clear()
                 self.store.put(key, content, (), repair=False)
             self._note(key)
-            self.on_stored(key)
+        if keeping.watch:
+            keeping.note(self.store, key)
+        self.on_stored(key)
         return key, self.store.hint(key), is_bytes
 
     def _note(self, key: str) -> None:

@@ -13,6 +13,7 @@ from ana.fs import temporary
 from ana.layers import current, opening
 from ana.layers.layer import DataLayer
 from ana.objects import pickling
+from ana.persist import keeping
 from ana.tasks import futures, packing, worker
 from ana.tasks.depot import Depot
 from ana.tasks.rooting import Rooting
@@ -174,7 +175,7 @@ class Executor(concurrent.futures.Executor):
             sending, self._sending, self._layer = self._sending, None, None
         # Not every executor knows the other argument.
         self._executor.shutdown(wait, **({"cancel_futures": True} if cancel_futures else {}))
-        if sending is not None:
+        if sending is not None and sending.rooting is not None:
             sending.rooting.end()
 
     def _begin(self) -> "_Sending":
@@ -193,7 +194,7 @@ class Executor(concurrent.futures.Executor):
     def _send(
         self, sending: "_Sending", function: packing.Packed | None, call: packing.Packed, kind: int
     ) -> concurrent.futures.Future[Any]:
-        payload = pickle.dumps((sending.settings, function, call, kind), 5)
+        payload = pickle.dumps((sending.settings, sending.roots(), function, call, kind), 5)
         return futures.open_with(self._executor.submit(worker.run, payload), sending.open)
 
 
@@ -225,11 +226,15 @@ class _Sending:
         said = packing.Settings(store.home, made_on, layer.live.keep_bytes, **asked)
         self._folder = folder
         self.depot = Depot(store, said.keep_bytes, durable=said.durable)
-        self.rooting = Rooting(self.depot.store)
-        if folder is None:
+        self.rooting = Rooting(self.depot.store) if folder is None else None
+        if self.rooting is not None:
             self.depot.on_stored = self.rooting.note
         self.settings = tuple(said)
         self.packer = packing.Packer(self.depot, said.min_bytes, by_name=said.by_name)
+
+    def roots(self) -> list[keeping.Told]:
+        """Return the roots that keep what a task stores. Nothing collects a temporary folder."""
+        return [] if self.rooting is None else self.rooting.told()
 
     def open(self, reply: bytes) -> Any:
         """Return the result in a reply."""

@@ -1,20 +1,17 @@
-"""Keeps what an executor has shipped from being collected while it runs, under a root that ends with it."""
+"""Keeps what an executor ships, and what its tasks store, from being collected, under a root that ends with it."""
 
 import logging
-import threading
-import time
+import weakref
 
 from ana.errors import ANAError
 from ana.fs.append_file import unique_name
+from ana.persist import keeping
 from ana.stores.base import Store
 
 __all__ = ["Rooting"]
 
-KEEP_AFTER_SECONDS = 3600.0
-"""From this age on a state is kept by a root. A younger one is safe: gc leaves it alone for its grace, by default 24 h.
-
-So a short run writes no root at all, and a long one a small file per hour.
-"""
+TTL_SECONDS = 86400.0
+"""How long the root keeps if the program is killed: a worker may be busy with its last tasks."""
 
 _log = logging.getLogger("ana.tasks")
 
@@ -23,46 +20,46 @@ class Rooting:
     """The root of one executor. Safe to use from many threads."""
 
     def __init__(self, store: Store) -> None:
+        """Begin to keep. What goes wrong is logged: what is shipped is young, and can be shipped again."""
         self.name = f"tasks of {unique_name()}"
         self._store = store
-        self._keys: set[str] = set()
-        self._since = 0.0
-        self._has_kept = False
-        self._lock = threading.Lock()
+        self._beat: keeping.Heartbeat | None = None
+        if store.supports_roots:
+            try:
+                keeper = keeping.new_keeper(store, self.name, TTL_SECONDS)
+                self._beat = keeping.Heartbeat(keeper, self.name, TTL_SECONDS)
+            except ANAError as error:
+                self._warn("what tasks need is not kept from being collected: %s", error)
+            else:
+                # An executor that nobody shut down is gone: its root ends by itself.
+                weakref.finalize(self, self._beat.stopped.set)
+
+    def told(self) -> list[keeping.Told]:
+        """Return the roots that workers keep their results under: this one, and those of `keeping` blocks."""
+        return [*keeping.told_of(self._store.home), *([(self.name, TTL_SECONDS)] if self._beat is not None else ())]
 
     def note(self, key: str) -> None:
-        """Note that a state was stored just now. Keep those that are not young any more."""
-        now = time.monotonic()
-        with self._lock:
-            if not self._keys:
-                self._since = now
-            self._keys.add(key)
-            if now - self._since < KEEP_AFTER_SECONDS:
-                return
-            keys, self._keys = self._keys, set()
-            self._has_kept = True
-        self._keep(sorted(keys))
-
-    def _keep(self, keys: list[str]) -> None:
-        if not self._store.supports_roots:
-            return
-        try:
-            problems = list(self._store.keep(self.name, keys))
-        except ANAError as error:
-            problems = [error]
-        if problems:
-            # A task that wants such a state says so, and sending it again stores it again.
-            said = "%d states that tasks may need are not kept from being collected: %s"
-            _log.warning(said, len(keys), problems[0], extra={"event": "not kept", "store": self._store.home})
+        """Keep a state that was shipped."""
+        beat = self._beat
+        if beat is not None:
+            try:
+                beat.keeper.note(key)
+            except ANAError as error:
+                self._warn(f"the state {key!r} that tasks may need is not kept from being collected: %s", error)
 
     def end(self) -> None:
         """Let gc take all of it."""
-        with self._lock:
-            has_kept, self._has_kept = self._has_kept, False
-            self._keys.clear()
-        if has_kept and self._store.supports_roots:
+        beat, self._beat = self._beat, None
+        if beat is None:
+            return
+        beat.stop()
+        if beat.is_own:
+            # In workers that are threads of this process, too.
+            keeping.drop(self._store.home, self.name)
             try:
                 self._store.forget(self.name)
             except ANAError as error:
-                said = "the root %r stays: ana forget removes it (%s)"
-                _log.warning(said, self.name, error, extra={"event": "not forgotten", "store": self._store.home})
+                self._warn(f"the root {self.name!r} stays until it ends: %s", error)
+
+    def _warn(self, text: str, error: ANAError) -> None:
+        _log.warning(text, error, extra={"event": "not kept", "store": self._store.home})

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ana import reference
+from ana.persist import keeping
 from ana.storable import Ref
 from ana.tasks import depot, packing, unwrapping
 
@@ -21,7 +22,9 @@ _VALUE, _REF, _REFS = 0, 1, 2
 
 
 def run(payload: bytes) -> bytes:
-    """Run a task: the settings, the packed function, the packed call, and whether it is one call or many.
+    """Run a task: the settings, the roots, the packed function, the packed call, and whether it is one call or many.
+
+    The roots keep what the task stores.
 
     The function is None if it is part of the call. Returns the pickled reply. Raises what the task raises, or what
     keeps its arguments or its result from travelling.
@@ -37,9 +40,24 @@ def run(payload: bytes) -> bytes:
 
 
 def _reply(
-    settings: packing.Settings, function: packing.Packed | None, call: packing.Packed, kind: int
+    settings: packing.Settings,
+    roots: list[keeping.Told],
+    function: packing.Packed | None,
+    call: packing.Packed,
+    kind: int,
 ) -> tuple[int, Any]:
     place = depot.of_home(settings.home, settings.keep_bytes, durable=settings.durable, made_on=settings.made_on)
+    with keeping.within(place.store, roots):
+        return _reply_from(place, settings, function, call, kind)
+
+
+def _reply_from(
+    place: depot.Depot,
+    settings: packing.Settings,
+    function: packing.Packed | None,
+    call: packing.Packed,
+    kind: int,
+) -> tuple[int, Any]:
     result = _result(_copies_of(place.shared) if settings.writable else place.shared, function, call, kind)
     if not settings.as_ref:
         return _VALUE, packing.Packer(place, settings.min_bytes, by_name=settings.by_name).pack(result)

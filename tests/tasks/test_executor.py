@@ -22,7 +22,7 @@ from support.tasks import Model, Recording, double, fail, grow, is_same, kill, m
 
 import ana
 from ana import maintenance
-from ana.tasks import depot, rooting, worker
+from ana.tasks import depot, worker
 
 LARGE = 1_000_000
 """In bytes."""
@@ -379,24 +379,25 @@ def test_a_killed_worker_breaks_what_it_breaks_without_ana(tmp_path):
     assert maintenance.verify(str(tmp_path)).problems == []
 
 
-def test_a_long_run_keeps_what_it_ships_under_a_root(recording, tmp_path, monkeypatch):
-    """Until it is shut down: gc takes it then. A short run writes no root."""
+def test_what_is_shipped_is_kept_while_the_executor_runs(tmp_path):
+    """Also a result on its way. Once it is shut down, gc takes it all."""
     ana.set_dl(tmp_path)
     folder = str(tmp_path)
 
     def collect():
         maintenance.gc(folder, maintenance.Scope(unreachable=True), grace_seconds=0, without_roots=True)
 
-    with ana.Executor(recording) as executor:
-        executor.submit(total, array()).result()
-        assert maintenance.roots(folder) == []
-    monkeypatch.setattr(rooting, "KEEP_AFTER_SECONDS", 0)
     with Recording(1) as pool, ana.Executor(pool) as executor:
-        packed = executor._begin().packer.pack((total, (array(1),), {}))
+        packed = executor._begin().packer.pack((np.negative, (array(1),), {}))
         (root,) = maintenance.roots(folder)
         assert root.name.startswith("tasks of ")
+        assert (len(root.uuids), root.until is not None) == (1, True)
         collect()
-        assert executor._send(executor._begin(), None, packed, worker.ONE).result() == total(array(1))
+        future = executor._send(executor._begin(), None, packed, worker.ONE)
+        concurrent.futures.wait([future])
+        assert len(maintenance.roots(folder)[0].uuids) == 2
+        collect()
+        assert (future.result() == -array(1)).all()
     assert maintenance.roots(folder) == []
     collect()
     collect()

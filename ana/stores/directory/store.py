@@ -17,6 +17,7 @@ from ana.stores.directory.config import PACKED_FORMAT, Config
 from ana.stores.directory.finder import Finder
 from ana.stores.directory.packs import Packs
 from ana.stores.directory.place import Place
+from ana.stores.directory.root_journal import RootJournal
 from ana.stores.directory.stored_file import StoredFile
 from ana.stores.directory.tree import Tree
 from ana.stores.tier import Tier
@@ -127,6 +128,10 @@ class DirectoryStore(CacheableStore):
     def keep(self, name: str, keys: Sequence[str], *, ttl_seconds: float = math.inf) -> list[ANAError]:
         """Keep states, and all that they refer to, under a root's name."""
         return [*roots.keep(self, name, keys, ttl_seconds)]
+
+    def keeper(self, name: str, ttl_seconds: float = math.inf) -> RootJournal:
+        """Return this process's file of a root."""
+        return RootJournal(self, name, ttl_seconds)
 
     def forget(self, name: str) -> None:
         """Remove a root."""
