@@ -23,6 +23,7 @@ __all__ = [
     "PATH_MAP",
     "PICKLE_DIR",
     "SHARED",
+    "STAGED",
     "STATS",
     "THREADS",
     "TRUSTED_UIDS",
@@ -268,6 +269,14 @@ NODE_CACHE_VERIFY = Variable(
     "`0`",
     "Whether a process hashes an entry of the node cache again each time it maps it.",
 )
+STAGED = Variable(
+    "ANA_STAGED",
+    str,
+    "",
+    _A_FILE,
+    "none",
+    "A file from `ana stage`: this node's copy of states. Only what is not in it is read from the store.",
+)
 PACK_BYTES: Variable[int | None] = Variable(
     "ANA_PACK_BYTES", _pack_size, None, _A_SIZE, "the store's own", "`pack_bytes`, for layers without that option."
 )
@@ -311,6 +320,7 @@ VARIABLES: tuple[Variable[Any], ...] = (
     NODE_CACHE,
     NODE_CACHE_BYTES,
     NODE_CACHE_VERIFY,
+    STAGED,
     PACK_BYTES,
     PART_BYTES,
     WAIT,

@@ -29,6 +29,12 @@ EXAMPLE = {
     "dask_workers.py": {"needs": ["distributed"], "more": f"of a half: {sum(range(100_000)) / 2}", "slow": True},
     "dask_slurm.py": {"needs": ["dask_jobqueue"], "slurm": True},
     "slurm_array.py": {"slurm": True, "total": SUM_OF_ARRAY, "more": "of the same model: True"},
+    "staged_array.py": {
+        "slurm": True,
+        "total": sum(range(100_000)) * sum(range(200)),
+        "more": "loaded from the nodes: 200, from the store: 0",
+        "timeout": 900,
+    },
     "submitit_slurm.py": {"needs": ["submitit"], "slurm": True, "total": SUM_OF_ARRAY},
     "mpi_ranks.py": {"needs": ["mpi4py"], "ranks": 4},
     "mpi_futures.py": {"needs": ["mpi4py"], "ranks": 3, "module": ["-m", "mpi4py.futures"]},
@@ -54,7 +60,8 @@ def test_example(command, how, short_folder):
     require(*how.get("needs", []), slurm="slurm" in how, mpi="ranks" in how)
     starter = on_ranks(how["ranks"]) if "ranks" in how else [sys.executable]
     starter = [LAB, *starter] if "slurm" in how else starter
-    printed = run(*starter, *how.get("module", []), EXAMPLES / script, *arguments, folder=short_folder)
+    timeout = how.get("timeout", processes.PATIENCE_SECONDS)
+    printed = run(*starter, *how.get("module", []), EXAMPLES / script, *arguments, folder=short_folder, timeout=timeout)
     assert how.get("prints", f"sum of results: {how.get('total', SUM)}") in printed
     assert how.get("more", "") in printed
     assert list((short_folder / "pickles").rglob("*.pkl.zst")) or list((short_folder / "pickles").rglob("*.pack.zst"))

@@ -62,6 +62,7 @@ COMMANDS = {
     "report": ("report:report", "Write an HTML page about the store."),
     "roots": ("roots:roots", "List the roots: name, states, size, until when, by whom."),
     "show": ("show:show", "Show a state's header, without unpickling the state."),
+    "stage": ("stage:stage", "Bring states to the nodes before tasks start."),
     "stats": ("stats:stats", "Count states, bytes, inodes, trash and leftovers."),
     "sweep": ("sweep:sweep", "Remove temporary files that killed writers left."),
     "unpack": ("pack:unpack", "Give each state in a pack a file of its own again."),

@@ -40,6 +40,7 @@ store: these were not imported.
 EXPORT_EXAMPLES = """\b
 Examples:
   ana export 5f3ac0e1 -o model.ana
+  ana export experiment-7 -o experiment-7.ana
   ana ls --class '^paper[.]' -0 | ana export -o paper.ana -0 --from-file -
   tar tf model.ana
 
@@ -91,8 +92,8 @@ def export(output: Output, /, path: str, from_file: str | None, *, uuids: tuple[
     """Export states, and all that they refer to, to one file for another site.
 
     The file is a tar archive of the states' files. Import it with `ana
-    import`, or unpack it: it is a store. Every byte is verified. A unique
-    prefix of a UUID is enough.
+    import`, or unpack it: it is a store. Every byte is verified. Name states
+    by UUIDs, unique prefixes of UUIDs, or names of roots.
     """
     names = given(uuids, from_file, null=null)
     path, speaks = output_place(path)

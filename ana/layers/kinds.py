@@ -9,7 +9,7 @@ __all__ = ["is_home", "is_process_local", "open_home"]
 def _open_folder(home: str) -> base.Store:
     from ana.layers import opening  # noqa: PLC0415 - a quarter of what `import ana` would cost
 
-    return opening.folder(home, create=False)
+    return opening.existing(home)
 
 
 registry.add(registry.PATHS, _open_folder)

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ana import settings
 from ana.fs import paths
@@ -10,7 +12,10 @@ from ana.stores.base import Store
 from ana.stores.directory import keyring
 from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["folder", "node_cache", "store", "trust"]
+if TYPE_CHECKING:
+    from ana.layers.staging import OpenStore
+
+__all__ = ["existing", "folder", "node_cache", "store", "trust"]
 
 
 def store(options: settings.Options) -> Store:
@@ -21,15 +26,42 @@ def store(options: settings.Options) -> Store:
     ring = None if options.key is None else keyring.from_option(options.key)
     trusted = keyring.Trusted(trust(options.shared, options.trusted_uids), ring)
     with_cache = node_cache(options.node_cache, options.node_cache_bytes)
-    opened = folder(
-        options.pickle_dir or "",
-        durable=options.durable is not False,
-        level=options.level,
-        trusted=trusted,
-    )
-    if options.pack_bytes is not None:
-        opened.packs.pack_bytes = options.pack_bytes
-    return with_cache(opened)
+
+    def open_folder(*, create: bool) -> DirectoryStore:
+        opened = folder(
+            options.pickle_dir or "",
+            durable=options.durable is not False,
+            create=create,
+            level=options.level,
+            trusted=trusted,
+        )
+        if options.pack_bytes is not None:
+            opened.packs.pack_bytes = options.pack_bytes
+        return opened
+
+    home = paths.absolute(options.pickle_dir or "")
+    return with_cache(_behind_staged(home, options.node_cache, trusted, open_folder) or open_folder(create=True))
+
+
+def existing(home: str) -> Store:
+    """Open the existing store in a folder, as the environment says. Raises as `store`."""
+    trusted = keyring.Trusted(trust())
+    open_folder = partial(folder, home, trusted=trusted)
+    return _behind_staged(home, None, trusted, open_folder) or open_folder(create=False)
+
+
+def _behind_staged(home: str, place: str | None, trusted: keyring.Trusted, open_folder: "OpenStore") -> Store | None:
+    """Return a store behind the staged states that this node has for it; None if it has none."""
+    cache = settings.NODE_CACHE.value() if place is None else place
+    if not (cache or settings.STAGED.value()):
+        return None
+    from ana.layers import staging  # noqa: PLC0415 - needed with staged states only
+
+    return staging.in_front(home, _cache_place(cache), trusted, open_folder)
+
+
+def _cache_place(said: str) -> str:
+    return said if said in ("", "auto") else paths.absolute(said)
 
 
 def folder(
@@ -77,7 +109,7 @@ def node_cache(place: str | None = None, limit_bytes: int | None = None) -> Call
     from ana.stores.node_cache.store import TieredStore  # noqa: PLC0415 - needed with a node cache only
 
     limit = settings.NODE_CACHE_BYTES.value() if limit_bytes is None else limit_bytes
-    where = said if said == "auto" else paths.absolute(said)
+    where = _cache_place(said)
     verify = settings.NODE_CACHE_VERIFY.value()
 
     def with_cache(store: Store) -> Store:

@@ -23,10 +23,12 @@ from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.export import Exported, export_states
 from ana.maintenance.import_ import Imported, import_file, import_old
 from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
-from ana.maintenance.listing import AmbiguousPrefixError, Child, Shown, StateInfo, beginning, cat, find, ls, show, tree
+from ana.maintenance.listing import Child, Shown, StateInfo, cat, ls, show, tree
+from ana.maintenance.names import AmbiguousPrefixError, beginning, find
 from ana.maintenance.packing import Packed, Unpacked, pack_states, unpack_states
 from ana.maintenance.report import report
 from ana.maintenance.roots import Extended, Kept, RootInfo, extend, forget, keep, root_names, roots
+from ana.maintenance.staging import StagedHere, stage_in_cache, stage_states
 from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
 from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verify import Verified, verify
@@ -58,6 +60,7 @@ __all__ = [
     "Rotated",
     "Scope",
     "Shown",
+    "StagedHere",
     "StateInfo",
     "StoreOrPath",
     "StoreStats",
@@ -89,6 +92,8 @@ __all__ = [
     "roots",
     "rotate_key",
     "show",
+    "stage_in_cache",
+    "stage_states",
     "stats",
     "sweep",
     "tree",

@@ -1,25 +1,29 @@
-"""Export states, and all that they refer to, to one file: a tar archive that unpacks into a store."""
+"""Export states, and all that they refer to, to one file: a tar archive that unpacks into a store.
+
+A staged file (`ana.maintenance.staging`) is such a file with an index behind its end, so that tasks read it in place.
+"""
 
 import errno
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ana.errors import ANAError, StoreError
-from ana.format import address, record
+from ana.format import address, pack, record
 from ana.format.chunks import Read
 from ana.fs import atomic, files, permissions
 from ana.maintenance.common import OnProgress, Path, Progress, StoreOrPath, absolute, open_store, outside
 from ana.maintenance.import_ import MOST_MANIFEST_BYTES
-from ana.maintenance.listing import find_in
-from ana.stores.directory import ingest
+from ana.maintenance.names import states_of
+from ana.stores.directory import config, ingest
 from ana.stores.directory.config import CONFIG, FORMAT
 from ana.stores.directory.graph import postorder
 from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["Exported", "export_states"]
+__all__ = ["Chosen", "Exported", "Writing", "choose", "export_states", "write_states"]
 
 BLOCK_BYTES = 4 << 20
 
@@ -48,7 +52,7 @@ def export_states(
 
     Args:
         pickle_dir: The store.
-        uuids: The states. Unique prefixes are enough.
+        uuids: The states: UUIDs, unique prefixes of UUIDs, or names of roots.
         path: The new file. It must be outside of any store. Pipes and devices are written to directly.
         on_progress: Called for each state.
 
@@ -59,91 +63,128 @@ def export_states(
         StoreError: The file exists (errno EEXIST), or the system refused.
         ValueError: `path` is in a store.
     """
-    store = open_store(pickle_dir)
+    return write_states(choose(open_store(pickle_dir), uuids), path, on_progress, staged=False)
+
+
+class Chosen(NamedTuple):
+    """States to export."""
+
+    survey: Survey
+    uuids: list[str]
+    """The states that were requested."""
+    states: list[str]
+    """They and all that they refer to, children first."""
+    sizes: dict[str, int]
+    """The size of each record, in bytes."""
+
+
+def choose(store: DirectoryStore, names: Iterable[str]) -> Chosen:
+    """Find the states that names stand for, and all that they refer to. Raises as `export_states`."""
+    survey, keys = Survey(store), states_of(store, names)
+    sizes: dict[str, int] = {}
+
+    def children_of(key: str) -> tuple[str, ...]:
+        found = store.get(key)
+        found.release()
+        sizes[key] = found.header.header_bytes + found.header.stored_bytes
+        return found.header.children
+
+    known = _all_children(survey, keys, children_of)
+    order = postorder(keys, lambda key: known[key] if key in known else children_of(key))
+    return Chosen(survey, keys, list(order), sizes)
+
+
+def write_states(chosen: Chosen, path: Path, on_progress: OnProgress, *, staged: bool) -> Exported:
+    """Write states to a new file. Arguments and errors as for `export_states`; `staged`: as `Writing`."""
     place, real = absolute(path), outside(path)
-    keys = list(dict.fromkeys(find_in(store, uuid) for uuid in uuids))
-    done = Exported(place, keys)
-    survey = Survey(store)
-    known = _all_children(survey, keys)
-    done.states = list(postorder(keys, lambda key: known[key] if key in known else _children(store, key)))
-    manifest = _manifest(store, done)
-    if len(manifest) > MOST_MANIFEST_BYTES:
-        hint = f"{len(keys)} UUIDs are too many for one file: export them into several"
-        raise StoreError(place, errno.EFBIG, hint)
-    place = real
-    special = permissions.open_special(place)
+    done = Exported(place, chosen.uuids, chosen.states)
+
+    def fill(write: record.Write) -> None:
+        done.size_bytes = Writing(chosen, write, on_progress, staged=staged).write()
+
+    special = permissions.open_special(real)
     if special is not None:
-        with files.reported(place), special as file:
+        with files.reported(real), special as file:
             # A pipe or a device: written from the beginning to the end.
-            _Writing(survey, done, lambda _, parts: file.writelines(parts), on_progress).write(manifest)
+            fill(lambda _, parts: file.writelines(parts))
         return done
-    folder, _, name = place.rpartition("/")
-    if not atomic.publish(
-        folder or "/",
-        name,
-        lambda write: _Writing(survey, done, write, on_progress).write(manifest),
-        atomic.Policy(durable=True),
-    ):
-        raise StoreError(place, 17, "a file of that name exists already")
+    folder, _, name = real.rpartition("/")
+    if not atomic.publish(folder or "/", name, fill, atomic.Policy(durable=True)):
+        raise StoreError(real, errno.EEXIST, "a file of that name exists already")
     return done
 
 
-def _manifest(store: DirectoryStore, done: Exported) -> bytes:
-    fields = {"format": FORMAT, "levels": store.config.levels, "id": address.random_uuid()}
-    return json.dumps({**fields, "exported": done.uuids, "states": len(done.states)}).encode() + b"\n"
-
-
-def _all_children(survey: Survey, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def _all_children(
+    survey: Survey, keys: Iterable[str], children_of: Callable[[str], tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
     """Return the children of states and of all below them, looked up many at once. Failures are left out."""
     known: dict[str, tuple[str, ...]] = {}
     level = list(keys)
     while level:
-        looked = survey.each(level, lambda key: _children(survey.store, key))
+        looked = survey.each(level, children_of)
         known |= {key: found for key, found in looked if not isinstance(found, ANAError)}
         below = dict.fromkeys(child for key in level for child in known.get(key, ()))
         level = [child for child in below if child not in known]
     return known
 
 
-def _children(store: DirectoryStore, key: str) -> tuple[str, ...]:
-    found = store.get(key)
-    found.release()
-    return found.header.children
+class Writing:
+    """A file being written. If it is staged, records keep their signatures, and it ends with an index of them."""
 
+    def __init__(self, chosen: Chosen, write: record.Write, on_progress: OnProgress, *, staged: bool) -> None:
+        self._chosen = chosen
+        self._survey = chosen.survey
+        self._store = chosen.survey.store
+        self._write_at = write
+        self._on_progress = on_progress
+        self._staged = staged
+        self._offset = 0
+        self._spots: dict[int, pack.Spot] = {}
 
-class _Writing:
-    """A tar file being written."""
-
-    def __init__(self, survey: Survey, done: Exported, write: record.Write, on_progress: OnProgress) -> None:
-        self.survey = survey
-        self.store = survey.store
-        self.done = done
-        self.write_at = write
-        self.on_progress = on_progress
-        self.offset = 0
-
-    def write(self, manifest: bytes) -> None:
-        """Write the whole file."""
+    def write(self) -> int:
+        """Write the whole file; return its size."""
+        manifest = self._manifest()
         self._put_file(CONFIG, len(manifest), record.reader(manifest))
-        for number, (key, small) in enumerate(self.survey.each(self.done.states, self._read), 1):
+        states = self._chosen.states
+        for number, (key, small) in enumerate(self._survey.each(states, self._read), 1):
             if isinstance(small, bytearray):
-                self._put_file(self.survey.name_of(key), len(small), record.reader(small))
+                self._put_record(key, len(small), record.reader(small))
             else:
                 # Large, or there is a problem: this reports it, or finds the state intact at the second try.
-                self.store.get(key).verify()
-                with ingest.opened(self.store, key) as source:
-                    self._put_file(self.survey.name_of(key), source.size_bytes, self._unsealed(key, source))
-            self.on_progress(Progress("exporting", number, len(self.done.states), self.offset))
+                self._store.get(key).verify()
+                with ingest.opened(self._store, key) as source:
+                    self._put_record(key, source.size_bytes, self._unsealed(key, source))
+            self._on_progress(Progress("staging" if self._staged else "exporting", number, len(states), self._offset))
         self._put(bytes(2 * tarfile.BLOCKSIZE))
-        self.done.size_bytes = self.offset
+        if self._staged:
+            about = json.dumps(self._about()).encode()
+            self._put(pack.wide_index_frame(self._spots, self._offset, about))
+        return self._offset
+
+    def _about(self) -> dict[str, object]:
+        """Return the fields of the store's `ana.json` that readers of its records need, and where the store is."""
+        said = self._store.config
+        marks = config.Config(FORMAT, said.levels, said.id, keyed=said.keyed, fingerprint=said.fingerprint)
+        return {**config.fields_of(marks), "home": self._store.home}
+
+    def _manifest(self) -> bytes:
+        states, keys = len(self._chosen.states), self._chosen.uuids
+        fields: dict[str, object] = {"format": FORMAT, "levels": self._store.config.levels, "id": address.random_uuid()}
+        if self._staged:
+            fields = self._about()
+        manifest = json.dumps({**fields, "exported": keys, "states": states}).encode() + b"\n"
+        if len(manifest) > MOST_MANIFEST_BYTES:
+            hint = f"{len(keys)} UUIDs are too many for one file: export them into several"
+            raise StoreError(self._store.home, errno.EFBIG, hint)
+        return manifest
 
     def _read(self, key: str) -> bytearray | None:
         """Return a small state's record, verified; None for a large one."""
-        with ingest.opened(self.store, key) as source:
+        with ingest.opened(self._store, key) as source:
             size_bytes, read, where = source
             if size_bytes > ingest.START_BYTES:
                 return None
-            record.verify(ingest.read_header(key, size_bytes, read, where, self.store.seal), read, where)
+            record.verify(ingest.read_header(key, size_bytes, read, where, self._store.seal), read, where)
             data = bytearray(size_bytes)
             self._unsealed(key, source)(0, [memoryview(data)])
             return data
@@ -151,9 +192,13 @@ class _Writing:
     def _unsealed(self, key: str, source: ingest.Source) -> Read:
         """Return a function that reads a record without its signature: another site has another key, or none."""
         size_bytes, read, where = source
-        if self.store.seal is None:
+        if self._staged or self._store.seal is None:
             return read
-        return ingest.resealed(ingest.read_header(key, size_bytes, read, where, self.store.seal), read, None)
+        return ingest.resealed(ingest.read_header(key, size_bytes, read, where, self._store.seal), read, None)
+
+    def _put_record(self, key: str, size_bytes: int, read: Read) -> None:
+        self._spots[pack.wide_number_of(key)] = pack.Spot(self._offset + tarfile.BLOCKSIZE, size_bytes)
+        self._put_file(self._survey.name_of(key), size_bytes, read)
 
     def _put_file(self, name: str, size_bytes: int, read: Read) -> None:
         self._begin(name, size_bytes)
@@ -173,5 +218,5 @@ class _Writing:
         self._put(bytes(-size_bytes % tarfile.BLOCKSIZE))
 
     def _put(self, data: bytes | bytearray) -> None:
-        self.write_at(self.offset, [memoryview(data)])
-        self.offset += len(data)
+        self._write_at(self._offset, [memoryview(data)])
+        self._offset += len(data)

@@ -2,8 +2,9 @@
 
 import json
 import pickletools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from ana.errors import (
 )
 from ana.format import address, record
 from ana.format.chunks import Read
+from ana.format.signature import Seal
 from ana.fs import files, paths
 from ana.maintenance import archive
 from ana.maintenance.common import (
@@ -31,10 +33,11 @@ from ana.maintenance.common import (
     open_store,
     problem,
 )
-from ana.runtime import cgroups, threads
-from ana.stores.directory import ingest
+from ana.maintenance.storing import State, Storing, windows
+from ana.runtime import cgroups
+from ana.stores.directory import config, ingest, signing
 from ana.stores.directory.config import FORMAT
-from ana.stores.directory.graph import by_level, postorder
+from ana.stores.directory.graph import postorder
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Imported", "import_file", "import_old"]
@@ -43,11 +46,6 @@ SUFFIX = ".p"
 MOST_MANIFEST_BYTES = 32 << 20
 """The size limit of `ana.json` in an exported file: it names at most 860,000 requested UUIDs."""
 MOST_STATES = 10**12
-WINDOW_STATES = 512
-WINDOW_BYTES = 64 << 20
-"""The size of a batch. Children are looked for in the batch and in the store."""
-SMALL_BYTES = 1 << 20
-"""Larger states are stored one at a time, each on all CPUs."""
 D = "ana.d D"
 """The global by which pickles of the original ANA load a reference."""
 
@@ -69,94 +67,6 @@ class Imported:
     """Files that are not states."""
     problems: list[Problem] = field(default_factory=list)
     """States that were not imported, with the reason."""
-
-
-class _State(NamedTuple):
-    """A state to store: its key, file, size, children, and offset in the file."""
-
-    key: str
-    name: str
-    size_bytes: int
-    children: Sequence[str]
-    offset: int = 0
-
-
-class _Importing:
-    """Stores states, each after its children and many at once, and notes the results."""
-
-    def __init__(
-        self, store: DirectoryStore, put: Callable[[_State], bool], done: Imported, on_progress: OnProgress, total: int
-    ) -> None:
-        """`put` stores a state, returns False if it exists, and raises ANAError."""
-        self._store = store
-        self._put = put
-        self._done = done
-        self._on_progress = on_progress
-        self._total = total
-        self._here: set[str] = set()
-        self._waiting: dict[str, _State] = {}
-        self._taken = 0
-
-    def take(self, states: Sequence[_State]) -> None:
-        """Store the states whose children are stored."""
-        window = {state.key: state for state in states}
-        for keys in by_level(window, lambda key: window[key].children):
-            ready = []
-            for state in (window[key] for key in keys):
-                if self._missing(state, ()) is None:
-                    ready.append(state)
-                else:
-                    self._waiting[state.key] = state
-            self._put_all(ready)
-
-    def finish(self) -> None:
-        """Store states in cycles, and those that came before their children. The rest lack a child."""
-        left = self._waiting
-        while missing := {key: child for key, state in left.items() if (child := self._missing(state, left))}:
-            for key, child in missing.items():
-                reason = f"it refers to {child}, which is neither in the source nor in the store"
-                self._done.problems.append(Problem(key, left[key].name, "missing", reason))
-            left = {key: state for key, state in left.items() if key not in missing}
-        order = postorder(left, lambda key: [child for child in left[key].children if child in left])
-        for keys in by_level(order, lambda key: left[key].children):
-            self._put_all([left[key] for key in keys])
-        self._store.packs.seal()
-
-    def _missing(self, state: _State, coming: Iterable[str]) -> str | None:
-        for child in state.children:
-            if child not in self._here and child != state.key and child not in coming and not self._store.has(child):
-                return child
-        return None
-
-    def _put_all(self, states: Sequence[_State]) -> None:
-        results: dict[int, bool | Problem] = {}
-
-        def one(number: int) -> None:
-            state = states[number]
-            try:
-                results[number] = self._put(state)
-            except ANAError as error:
-                results[number] = problem(error, state.key, state.name)
-
-        large = [number for number, state in enumerate(states) if state.size_bytes > SMALL_BYTES]
-        threads.run(one, [number for number in range(len(states)) if number not in set(large)], threads.WAITING)
-        for number in large:
-            one(number)
-        for number, state in enumerate(states):
-            self._note(state, results[number])
-        self._taken += len(states)
-        self._on_progress(Progress("importing", self._taken, self._total, self._done.size_bytes))
-
-    def _note(self, state: _State, result: bool | Problem) -> None:  # noqa: FBT001 - what became of it
-        if isinstance(result, Problem):
-            self._done.problems.append(result)
-            return
-        self._here.add(state.key)
-        if result:
-            self._done.imported.append(state.key)
-            self._done.size_bytes += state.size_bytes
-        else:
-            self._done.present += 1
 
 
 def import_old(
@@ -191,12 +101,12 @@ def import_old(
         raise UntrustedStoreError(folder, f"it contains no states of the original ANA (UUID{SUFFIX})")
     store = open_store(pickle_dir, create=True)
     with locked(store, lock_seconds):
-        importing = _Importing(store, lambda state: _put_old(store, old, state), done, on_progress, done.found)
+        importing = _importing(store, lambda state: _put_old(store, old, state), done, on_progress)
         # Children first: a state in a store has its children there.
         order = postorder(sorted(old.keys), lambda key: old.look_into(key).children)
-        for window in _windows(old.states[key] for key in order if key not in old.broken):
+        for window in windows(old.states[key] for key in order if key not in old.broken):
             importing.take(window)
-        importing.finish()
+        _finish(importing, done)
     return done
 
 
@@ -229,39 +139,40 @@ def import_file(
     with opened:
         members = archive.members(opened)
         try:
-            done.exported, states = _manifest(opened, next(members, None), place)
+            done.exported, states, said = _manifest(opened, next(members, None), place)
         except ValueError as error:
             raise UntrustedStoreError(place, f"it is damaged, or not a file from ana export: {error}") from None
-        windows = _windows(_states(opened, members, done, place))
+        # A staged file's records have the signatures of its store.
+        source = _Source(opened, signing.seal_of(said, place, None) if said.keyed else None)
+        batches = windows(_states(source, members, done, place))
         # No store is created for a file that has nothing to import.
-        first = next(windows, None)
+        first = next(batches, None)
         if first is not None:
             store = open_store(pickle_dir, create=True)
             with locked(store, lock_seconds):
-                importing = _Importing(
-                    store, lambda state: _put_record(store, opened, state), done, on_progress, states
-                )
-                for window in chain([first], windows):
+                put = partial(_put_record, store, source)
+                importing = _importing(store, put, done, on_progress, states)
+                for window in chain([first], batches):
                     importing.take(window)
-                importing.finish()
+                _finish(importing, done)
     if done.found != states and not any(wrong.name == place for wrong in done.problems):
         text = f"the file is damaged: it holds {done.found} of {states} states"
         done.problems.append(Problem("", place, "damaged", text))
     return done
 
 
-def _windows(states: Iterable[_State]) -> Iterator[list[_State]]:
-    """Yield states in batches of limited number and size."""
-    window: list[_State] = []
-    size = 0
-    for state in states:
-        window.append(state)
-        size += state.size_bytes
-        if len(window) >= WINDOW_STATES or size >= WINDOW_BYTES:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
+def _importing(
+    store: DirectoryStore, put: Callable[[State], bool], done: Imported, on_progress: OnProgress, states: int = 0
+) -> Storing:
+    def report(number: int, size_bytes: int) -> None:
+        on_progress(Progress("importing", number, states or done.found, size_bytes))
+
+    return Storing(store, put, done.problems, report)
+
+
+def _finish(importing: Storing, done: Imported) -> None:
+    importing.finish()
+    done.imported, done.present, done.size_bytes = importing.stored, importing.present, importing.size_bytes
 
 
 class _OldFolder:
@@ -270,7 +181,7 @@ class _OldFolder:
     def __init__(self, folder: str, done: Imported) -> None:
         self.folder = folder
         self.broken: set[str] = set()
-        self.states: dict[str, _State] = {}
+        self.states: dict[str, State] = {}
         self.keys: set[str] = set()
         self._done = done
         for entry in files.list_folder(folder):
@@ -293,7 +204,7 @@ class _OldFolder:
             raise StateNotFoundError(key, self.folder)
         return data
 
-    def look_into(self, key: str) -> _State:
+    def look_into(self, key: str) -> State:
         """Return a state with the states in the folder that it refers to. Problems are noted."""
         name = f"{key}{SUFFIX}"
         children: tuple[str, ...] = ()
@@ -310,7 +221,7 @@ class _OldFolder:
             wrong = problem(error, key, name) if isinstance(error, ANAError) else None
             reason = str(error) or "it does not fit into memory"
             self._done.problems.append(wrong or Problem(key, name, "failed", reason))
-        self.states[key] = _State(key, name, size, children)
+        self.states[key] = State(key, name, size, children)
         return self.states[key]
 
 
@@ -338,7 +249,7 @@ def _look_into(key: str, data: bytes, where: str) -> tuple[set[str], set[str]]:
     return names, strings
 
 
-def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
+def _put_old(store: DirectoryStore, old: _OldFolder, state: State) -> bool:
     data = old.read(state.key)
     content = record.content("", [memoryview(data)])
     if store.put(state.key, content, tuple(state.children), repair=False):
@@ -351,8 +262,18 @@ def _put_old(store: DirectoryStore, old: _OldFolder, state: _State) -> bool:
     return False
 
 
-def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -> tuple[list[str], int]:
-    """Return the requested UUIDs and the number of states. Raises ValueError, UnsupportedFormatError."""
+class _Source(NamedTuple):
+    """An open file, and the key that has signed its records, if any."""
+
+    opened: files.Opened
+    seal: Seal | None
+
+
+def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -> tuple[list[str], int, config.Config]:
+    """Return the requested UUIDs, the number of states, and the fields of `ana.json`.
+
+    Raises ValueError, UnsupportedFormatError.
+    """
     if member is None or member.name != "ana.json":
         msg = "it does not begin with ana.json"
         raise ValueError(msg)
@@ -362,7 +283,8 @@ def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -
     try:
         fields = json.loads(archive.part(opened, member.offset, member.size_bytes))
         version, exported, states = fields["format"], fields["exported"], fields["states"]
-    except (KeyError, TypeError, RecursionError) as error:
+        said = config.of_fields(fields)
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
         msg = f"its ana.json is invalid ({type(error).__name__}: {error})"
         raise ValueError(msg) from None
     numbers = isinstance(version, int) and isinstance(states, int) and 0 <= states <= MOST_STATES
@@ -371,10 +293,10 @@ def _manifest(opened: files.Opened, member: archive.Member | None, place: str) -
         raise ValueError(msg)
     if version != FORMAT:
         raise UnsupportedFormatError(place, version, FORMAT)
-    return exported, states
+    return exported, states, said
 
 
-def _states(opened: files.Opened, members: Iterator[archive.Member], done: Imported, place: str) -> Iterator[_State]:
+def _states(source: _Source, members: Iterator[archive.Member], done: Imported, place: str) -> Iterator[State]:
     """Yield the states of an exported file with valid headers, up to where the file is damaged."""
     try:
         for member in members:
@@ -382,20 +304,22 @@ def _states(opened: files.Opened, members: Iterator[archive.Member], done: Impor
                 done.ignored.append(member.name)
                 continue
             done.found += 1
-            key = record.key_of(archive.part(opened, member.offset, min(member.size_bytes, 1024)))
+            key = record.key_of(archive.part(source.opened, member.offset, min(member.size_bytes, 1024)))
             named = address.key_of_name(member.name.rpartition("/")[2]) or ""
             try:
-                header = ingest.read_header(key, member.size_bytes, _reader(opened, member.offset), member.name)
+                read = _reader(source.opened, member.offset)
+                header = ingest.read_header(key, member.size_bytes, read, member.name, source.seal)
             except ANAError as error:
                 done.problems.append(problem(error, named, member.name))
             else:
-                yield _State(key, member.name, member.size_bytes, header.children, member.offset)
+                yield State(key, member.name, member.size_bytes, header.children, member.offset)
     except ValueError as error:
         done.problems.append(Problem("", place, "damaged", f"the file is damaged: {error}"))
 
 
-def _put_record(store: DirectoryStore, opened: files.Opened, state: _State) -> bool:
-    return ingest.ingest(store, state.key, state.size_bytes, _reader(opened, state.offset), state.name)
+def _put_record(store: DirectoryStore, source: _Source, state: State) -> bool:
+    read = _reader(source.opened, state.offset)
+    return ingest.ingest(store, state.key, state.size_bytes, read, state.name, source.seal)
 
 
 def _reader(opened: files.Opened, start: int) -> Read:

@@ -11,36 +11,23 @@ from ana.format import address, chunks
 from ana.format.parts import CLASS_NAME as PART_CLASS
 from ana.format.record import Header
 from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
+from ana.maintenance.names import find_in
 from ana.stores import parts
 from ana.stores.directory.naming import PACKS
 from ana.stores.directory.scan import File, Survey, plain_name, trash_name
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = [
-    "AmbiguousPrefixError",
     "Child",
     "Shown",
     "StateInfo",
-    "beginning",
     "cat",
-    "find",
-    "find_in",
     "ls",
     "show",
     "tree",
 ]
 
 _METHODS = {chunks.ZSTD: "zstd", chunks.RAW: "raw", chunks.PART: "part"}
-_HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
-
-
-class AmbiguousPrefixError(ANAError, ValueError):
-    """Several UUIDs begin with a prefix. Attributes: `prefix`, `uuids` (some of them)."""
-
-    def __init__(self, prefix: str, uuids: list[str]) -> None:
-        super().__init__(f"more than one UUID begins with {prefix!r}: {', '.join(uuids)} ...: give a longer prefix")
-        self.prefix = prefix
-        self.uuids = uuids
 
 
 @dataclass(frozen=True)
@@ -162,19 +149,6 @@ def ls(
     )
 
 
-def find(pickle_dir: StoreOrPath, prefix: str) -> str:
-    """Return the only UUID with this prefix. Raises StateNotFoundError, AmbiguousPrefixError."""
-    return find_in(open_store(pickle_dir), prefix)
-
-
-def beginning(pickle_dir: StoreOrPath, prefix: str) -> list[str]:
-    """Return all UUIDs with this prefix, sorted. Raises as `open_store`."""
-    store = open_store(pickle_dir)
-    return sorted(
-        _beginning(Survey(store), prefix, prefix[: 2 * store.config.levels] if _HEX.fullmatch(prefix) else "")
-    )
-
-
 def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
     """Return a state's header. A unique prefix of its UUID is enough.
 
@@ -262,28 +236,6 @@ def _stat(survey: Survey, name: str) -> File | None:
         return survey.stat(name)
     except ANAError:
         return File(name, 0, 0.0)
-
-
-def find_in(store: DirectoryStore, prefix: str) -> str:
-    """Return the only UUID with this prefix in an open store."""
-    survey = Survey(store)
-    if address.is_canonical(address.check_key(prefix)) or survey.is_there(prefix):
-        return prefix
-    # The first digits name the folder, so one listing usually suffices.
-    found = _beginning(survey, prefix, prefix[: 2 * store.config.levels]) if _HEX.fullmatch(prefix) else []
-    found = found or _beginning(survey, prefix, "")
-    if len(found) > 1:
-        raise AmbiguousPrefixError(prefix, sorted(found)[:3])
-    if not found:
-        # It may be in a folder that cannot be listed.
-        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home))
-    return found[0]
-
-
-def _beginning(survey: Survey, prefix: str, digits: str) -> list[str]:
-    names = (name.rpartition("/")[2] for name in survey.states(digits, trash=True))
-    keys = {address.key_of_name(name) for name in names}
-    return [key for key in keys if key is not None and key.startswith(prefix)]
 
 
 def _shown(store: DirectoryStore, header: Header, file: File) -> Shown:

@@ -8,8 +8,8 @@ from ana import units
 from ana.errors import ANAError, StateNotFoundError
 from ana.format import address
 from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
-from ana.maintenance.listing import find_in
 from ana.maintenance.mark import Marking
+from ana.maintenance.names import find_in
 from ana.stores.directory import roots as roots_of
 from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore

@@ -155,7 +155,7 @@ class Counters:
             self.from_memory_raw_bytes += mark.raw_bytes
 
     def note_from_tier(self, key: str, raw_bytes: int, began: float) -> None:
-        """Count a state loaded from the node cache. A state that the cache fetches first counts for the store."""
+        """Count a state that was on the node: staged, or in its cache. What the cache fetches counts for the store."""
         self.from_tier += 1
         self.from_tier_raw_bytes += raw_bytes
         self._tell("loaded from the tier", key, raw_bytes, 0, began)

@@ -38,13 +38,14 @@ def on_ranks(count):
     return [mpiexec(), "--allow-run-as-root", "--oversubscribe", "-n", str(count), sys.executable]
 
 
-def run(*command, folder, **variables):
+def run(*command, folder, timeout=processes.PATIENCE_SECONDS, **variables):
     """Run a command in a folder, where it leaves what it leaves; return what it printed on standard output.
 
     The folder's path has to be short: engines make sockets there.
     """
     private = {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
-    return processes.run(*command, cwd=folder, env=processes.environment(PATH=scripts(), **private, **variables))
+    environment = processes.environment(PATH=scripts(), **private, **variables)
+    return processes.run(*command, cwd=folder, env=environment, timeout=timeout)
 
 
 def import_tokenize():

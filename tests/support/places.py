@@ -1,14 +1,19 @@
 """Places where states can be, one for each store: how to open it, and how to get at its bytes past ana."""
 
+import contextlib
 import threading
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from ana import maintenance
+from ana.errors import StoreError
+from ana.fs.ownership import EVERYDAY
 from ana.stores.base import Store
 from ana.stores.directory import keyring
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.memory import MemoryStore
 from ana.stores.node_cache.store import TieredStore
+from ana.stores.staged import StagedFile, StagedStore
 from support import raw_pack, raw_tree
 
 PACK_BYTES = 64 << 10
@@ -164,11 +169,25 @@ class TieredPlace(TreePlace):
         return TieredStore(DirectoryStore(str(self.tree)), str(self.cache), verify=False)
 
 
+class StagedPlace(TreePlace):
+    """A folder with a staged file in front of it, in which nothing is."""
+
+    def open(self) -> Store:
+        """Return a store that knows nothing of earlier ones."""
+        path = self.tree.with_suffix(".staged")
+        # Another thread may make it, too.
+        with contextlib.suppress(StoreError):
+            maintenance.stage_states(DirectoryStore(str(self.tree)), [], path)
+        staged = StagedFile.open(str(path), EVERYDAY.check_file)
+        return StagedStore(str(self.tree), [staged], lambda: DirectoryStore(str(self.tree)))
+
+
 PLACES = {
     "dict": lambda folder: MappingPlace({}),
     "file mapping": lambda folder: MappingPlace(FileMapping(folder / "mapping")),
     "directory": lambda folder: TreePlace(folder / "tree"),
     "directory with packs": lambda folder: PackedPlace(folder / "tree"),
+    "directory with a staged file": lambda folder: StagedPlace(folder / "tree"),
     "directory with a node cache": lambda folder: TieredPlace(folder / "tree", folder / "cache"),
 }
 """A new store is one line here: then all of the contract is checked for it."""

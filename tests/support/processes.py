@@ -25,9 +25,9 @@ def environment(**changes: str) -> dict[str, str]:
 
 def run(*command: object, **options: object) -> str:
     """Run a command to its end and return what it printed; a failure shows what it said."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(), **options}
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment(), "timeout": PATIENCE_SECONDS}
     words = [str(word) for word in command]
-    done = subprocess.run(words, text=True, check=False, timeout=PATIENCE_SECONDS, **options)
+    done = subprocess.run(words, text=True, check=False, **{**defaults, **options})
     assert done.returncode == 0, f"{words[0]}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -30,7 +30,7 @@ class Finder:
     def __init__(self, tree: Tree, packs: Packs, counters: Counters) -> None:
         self._tree = tree
         self._packs = packs
-        self._counters = counters
+        self.counters = counters
         self._check = tree.trust.check_file
 
     def watch(self, place: Place, attempt: Callable[[], Result]) -> Result:
@@ -137,9 +137,9 @@ class Finder:
 
     def _revalidate(self, place: Place, pause_seconds: float = 0.0) -> bool:
         """Prepare to look up or read a file again; return whether its folder exists."""
-        self._counters.retries += 1
+        self.counters.retries += 1
         if pause_seconds:
-            self._counters.note_wait(pause_seconds)
+            self.counters.note_wait(pause_seconds)
         return files.revalidate(place.folders(), pause_seconds)
 
     def _pauses(self, wait_seconds: float) -> Iterator[float]:

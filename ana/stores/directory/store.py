@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from ana.errors import ANAError, CorruptedStateError, StateNotFoundError, StoreError
 from ana.format import address, chunks, pack, record
 from ana.fs import atomic, files, locks, mounts
+from ana.runtime.counters import Counters
 from ana.stores.base import CacheableStore, Done, Put, ReplacedError, Store
 from ana.stores.directory import keyring, roots, signing, together, trash
 from ana.stores.directory.config import PACKED_FORMAT, Config
@@ -146,6 +147,10 @@ class DirectoryStore(CacheableStore):
         )
         made.packs.pack_bytes = LOCKED_BYTES
         return made
+
+    def count_with(self, counters: Counters) -> None:
+        """Count with the counters of a store in front of this one from now on."""
+        self.counters = self._finder.counters = counters
 
     def path(self, key: str) -> str:
         """Return the path of a key's file."""

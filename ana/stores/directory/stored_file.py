@@ -77,10 +77,13 @@ class StoredFile:
         """Read, verify and decompress the content; if a digest does not match, read the file once more."""
         began = time.perf_counter()
         segments = self._segments()
+        self._note_loaded(began)
+        return segments
+
+    def _note_loaded(self, began: float) -> None:
         header = self.header
         file_bytes = header.header_bytes + header.stored_bytes
         self._store.counters.note_loaded(self._key, header.own_bytes, file_bytes, began)
-        return segments
 
     def _segments(self) -> list[bytes | memoryview]:
         if self._data is not None:
@@ -94,6 +97,7 @@ class StoredFile:
 
     def copy(self, offsets: Sequence[int], put: record.PutBytes) -> None:
         """Read, verify and decompress a piece at a time; if a digest does not match, read the file once more."""
+        began = time.perf_counter()
         content = self.header.content
 
         def work(header: record.Header, read: chunks.Read, where: str) -> None:
@@ -102,6 +106,7 @@ class StoredFile:
             record.copy(header, read, where, offsets, put)
 
         self._watch(lambda: self._with_file(work))
+        self._note_loaded(began)
 
     def verify(self) -> None:
         """Read all of the content and check its digests; if one does not match, read the file once more."""

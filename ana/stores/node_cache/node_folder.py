@@ -136,6 +136,17 @@ class NodeFolder:
         opened.close()
         return None
 
+    def paths(self) -> list[str]:
+        """Return the paths of the files, which this counts as a use of; none if the folders are not this user's."""
+        found = []
+        with suppress(OSError):
+            if self._is_ours():
+                for entry in os.scandir(self.path):
+                    if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
+                        found.append(entry.path)
+                        os.utime(entry.path)
+        return found
+
     def prepare(self, size_bytes: int) -> bool:
         """Make the folders, and room for such a file by removing the least recently used; False if not possible."""
         if time.monotonic() < self._refused_until:
@@ -151,10 +162,11 @@ class NodeFolder:
             self._fail(error)
         return False
 
-    def make(self, name: str, size_bytes: int, fill: Callable[[Put], object]) -> memoryview | None:
+    def make(self, name: str, size_bytes: int, fill: Callable[[Put], int | None]) -> memoryview | None:
         """Make a file with the content that `fill` writes, and map it; None if the disk fails.
 
-        The file gets its name when it is complete, and replaces any other. Exceptions from `fill` propagate.
+        The file gets its name when it is complete, and replaces any other. Exceptions from `fill` propagate. If `fill`
+        returns a size, the file has that size in the end, and `size_bytes` was an estimate.
         """
         temporary = files.temporary_name(self.path)
         opened: list[io.FileIO] = []
@@ -164,8 +176,11 @@ class NodeFolder:
                 opened.append(_create(temporary))
                 # At once, so that other processes count it when they make room.
                 os.ftruncate(opened[0].fileno(), size_bytes)
-            fill(_writer(opened[0].fileno()))
-            return self._publish(opened[0].fileno(), temporary, name, size_bytes)
+            actual_bytes = fill(_writer(opened[0].fileno()))
+            if actual_bytes is not None:
+                with _Refusals():
+                    os.ftruncate(opened[0].fileno(), actual_bytes)
+            return self._publish(opened[0].fileno(), temporary, name, actual_bytes or size_bytes)
         except _RefusedError as error:
             self._fail(error.reason)
             return None

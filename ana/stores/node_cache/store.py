@@ -87,12 +87,26 @@ class TieredStore(Tier):
         if cached is None:
             return found.segments()
         found.release()
-        header = cached.header
-        if cached.is_new:
-            self.counters.note_loaded(key, header.own_bytes, header.header_bytes + header.stored_bytes, began)
-        else:
-            self.counters.note_from_tier(key, header.own_bytes, began)
+        if not cached.is_new:
+            # What made the entry has counted itself.
+            self.counters.note_from_tier(key, cached.header.own_bytes, began)
         return cached.segments()
+
+    def holds(self, key: str) -> bool:
+        """Return whether the cache has a valid entry of a state."""
+        return self._tier is not None and self._tier.find(key) is not None
+
+    def fetch_ahead(self, key: str) -> bool:
+        """Have the cache hold a large state under a content address; return whether it does."""
+        if self._tier is None or not address.is_content_uuid(key):
+            return False
+        if self.holds(key):
+            return True
+        found = self.store.get(key)
+        try:
+            return found.header.own_bytes >= LEAST_BYTES and self._tier.obtain(key, found) is not None
+        finally:
+            found.release()
 
 
 class _Mapped:

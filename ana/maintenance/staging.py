@@ -1,0 +1,114 @@
+"""Staging: brings states, and all that they refer to, to a node before its tasks start. See `docs/staging.md`."""
+
+import errno
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ana import settings
+from ana.errors import StoreError
+from ana.format import address
+from ana.layers import opening, staging
+from ana.maintenance.common import OnProgress, Path, Progress, StoreOrPath, open_store
+from ana.maintenance.export import Chosen, Exported, Writing, choose, write_states
+from ana.stores.node_cache import node_folder
+from ana.stores.node_cache.store import TieredStore
+
+__all__ = ["StagedHere", "stage_in_cache", "stage_states"]
+
+MEMBER_BYTES = 1024 + 32
+"""The most that a state takes in the file besides its record: its tar header, padding, its entry in the index."""
+LEAST_BYTES = 64 << 10
+"""The most that the file takes besides the states."""
+_CURE = f"set {settings.NODE_CACHE_BYTES.name}, or use another folder"
+
+
+@dataclass
+class StagedHere:
+    """What is in this node's cache."""
+
+    path: str
+    """The file with the states that have no entry of their own in the cache."""
+    uuids: list[str]
+    """The states that were requested."""
+    states: list[str]
+    """They and all that they refer to, children first."""
+    entries: int
+    """How many of them have an entry of their own in the cache."""
+    size_bytes: int
+    """The size of the file."""
+
+
+def stage_states(
+    pickle_dir: StoreOrPath, uuids: Iterable[str], path: Path, *, on_progress: OnProgress = lambda _: None
+) -> Exported:
+    """Write states, and all that they refer to, to a file that tasks read in place of the store (`ANA_STAGED`).
+
+    The file is that of `export_states`, but for two things: records keep the signatures of the store's key, and an
+    index follows. Arguments, result and errors as for `export_states`.
+    """
+    return write_states(choose(open_store(pickle_dir), uuids), path, on_progress, staged=True)
+
+
+def stage_in_cache(
+    pickle_dir: StoreOrPath, uuids: Iterable[str], *, place: str = "", on_progress: OnProgress = lambda _: None
+) -> StagedHere:
+    """Put states, and all that they refer to, into this node's cache, where tasks with the same cache find them.
+
+    Large states get the entries that a task would make, and those that have one already are not read. The others go
+    into one file. Can be interrupted and run again.
+
+    Args:
+        pickle_dir: The store.
+        uuids: The states: UUIDs, unique prefixes of UUIDs, or names of roots.
+        place: The folder of the cache, or "auto". Default: `ANA_NODE_CACHE`, else "auto".
+        on_progress: Called for each state.
+
+    Raises:
+        StateNotFoundError: A state does not exist.
+        AmbiguousPrefixError: One of `uuids` is the prefix of several.
+        CorruptedStateError: A state is damaged.
+        StoreError: This node has no cache or no room in it, or the system refused.
+
+    """
+    chosen = choose(open_store(pickle_dir), uuids)
+    store = chosen.survey.store
+    place = place or settings.NODE_CACHE.value() or "auto"
+    folder = staging.cache_folder(store.home, place, settings.NODE_CACHE_BYTES.value())
+    cached = opening.node_cache(place)(store)
+    if folder is None or not isinstance(cached, TieredStore):
+        cure = f"set {settings.NODE_CACHE.name} to one on its own disk or in its memory"
+        raise StoreError(place, errno.ENOENT, f"this node has no local folder for a cache: {cure}")
+    left: list[str] = []
+    entries: list[str] = []
+    for number, key in enumerate(chosen.states, 1):
+        (entries if cached.fetch_ahead(key) else left).append(key)
+        on_progress(Progress("caching", number, len(chosen.states)))
+    size_bytes = _write(folder, Chosen(chosen.survey, chosen.uuids, left, chosen.sizes), on_progress)
+    path = f"{folder.path}/{_name(left)}"
+    if not all(map(cached.holds, entries)):
+        raise StoreError(path, errno.ENOSPC, f"some of the states were removed to make room for others: {_CURE}")
+    return StagedHere(path, chosen.uuids, chosen.states, len(entries), size_bytes)
+
+
+def _name(keys: list[str]) -> str:
+    return address.short_digest("\n".join(sorted(keys)))
+
+
+def _write(folder: node_folder.NodeFolder, chosen: Chosen, on_progress: OnProgress) -> int:
+    """Write the file with these states; return its size."""
+    most_bytes = LEAST_BYTES + sum(MEMBER_BYTES + chosen.sizes[key] for key in chosen.states)
+    sizes: list[int] = []
+
+    def fill(put: node_folder.Put) -> int:
+        def write(offset: int, parts: Sequence[memoryview | bytes]) -> None:
+            for part in parts:
+                put(offset, part)
+                offset += len(part)
+
+        sizes.append(Writing(chosen, write, on_progress, staged=True).write())
+        return sizes[-1]
+
+    if not folder.prepare(most_bytes) or folder.make(_name(chosen.states), most_bytes, fill) is None:
+        hint = f"there is no room for {most_bytes:,} bytes, or the disk fails: {_CURE}"
+        raise StoreError(folder.path, errno.ENOSPC, hint)
+    return sizes[-1]
