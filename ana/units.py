@@ -7,7 +7,7 @@ Gi, Ti, Pi, in either case, with or without a B. A duration is a number of secon
 
 import re
 
-__all__ = ["age", "seconds", "size", "size_bytes", "three_digits", "ttl_seconds"]
+__all__ = ["age", "duration", "seconds", "size", "size_bytes", "three_digits", "ttl_seconds"]
 
 _LETTERS = "kmgtp"
 _BYTES = {letter: 1000**power for power, letter in enumerate(_LETTERS, 1)}
@@ -91,6 +91,14 @@ def age(seconds: float) -> str:
             value = seconds / length
             return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"  # noqa: PLR2004 - digits
     return f"{seconds:.0f} s"
+
+
+def duration(seconds: float) -> str:
+    """Write a duration that somebody has chosen, exactly if it is a whole number of a unit: "24 h", "30 d"."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds % length == 0 and seconds >= (2 * length if unit == "d" else length):
+            return f"{seconds / length:.0f} {unit}"
+    return age(seconds)
 
 
 def three_digits(value: float) -> str:

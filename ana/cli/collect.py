@@ -15,29 +15,39 @@ from ana.cli.common import (
     counted,
     emit,
     lock_option,
+    printable,
     size,
     store_options,
     warn,
     warn_of,
 )
 from ana.cli.progress import progress
-from ana.cli.tables import problems_table, said, table
+from ana.cli.tables import problems_table, said, table, when
+from ana.units import duration
 
 __all__ = ["gc"]
+
+_MOST_ROOTS = 5
+_MOST_LISTED = 20
+"""How many roots, and files, to print."""
 
 GC_EXAMPLES = """\b
 Examples:
   ana gc --unreachable --dry-run
+  ana gc                          in a store with a time to live
   ana gc --unreachable
   ana gc --older-than 90d
   ana gc --max-bytes 2T --older-than 7d
   17 3 * * *  ana -q -d /shared/pickles gc --unreachable     (a crontab line)
 
 \b
-JSON: states, roots, kept, trashed, trashed_bytes, deleted, deleted_bytes,
-brought_back, waiting (in the trash), folders, packs, packs_trashed,
-packs_rewritten, packs_sealed, packs_deleted, packs_brought_back, dead_bytes,
-failed (file: reason), problems, ahead, refused, dry_run.
+JSON: states, roots, kept, kept_bytes, kept_by_root (name: states),
+kept_young, young_seconds, young_until, kept_by_others, kept_within_limits,
+trashed, trashed_bytes, free_from, going (in a dry run, file: bytes),
+deleted, deleted_bytes, brought_back, waiting (in the trash), folders,
+packs, packs_trashed, packs_rewritten, packs_sealed, packs_deleted,
+packs_brought_back, dead_bytes, failed (file: reason), problems, ahead,
+refused, dry_run.
 Exit codes: 0; 3 if some could not be moved or deleted; 4 if states are
 damaged or missing (refused: nothing was collected); 11 if other maintenance
 runs.
@@ -106,13 +116,13 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
     except ValueError as error:
         said_why = f"{error} (--without-roots)" if scope.unreachable else f"{error}"
         raise click.UsageError(said_why) from None
-    _say(output, found)
+    _say(output, found, scope.max_bytes)
     if found.problems:
         return DAMAGE
     return PARTLY if found.failed else DONE
 
 
-def _say(output: Output, found: maintenance.Collected) -> None:
+def _say(output: Output, found: maintenance.Collected, max_bytes: int | None) -> None:
     _warn(found)
     warn_of(found.problems, output)
     if output.as_json:
@@ -125,17 +135,67 @@ def _say(output: Output, found: maintenance.Collected) -> None:
     made.show_header = False
     for name, count, remark in (
         ("states", found.states, counted(found.roots, "root", "roots")),
-        ("kept", found.kept, "by roots, by age, or because others refer to them"),
+        ("kept", found.kept, size(found.kept_bytes)),
+        *((f"  {reason}", count, "") for reason, count in _reasons(found) if count),
         (f"{would}moved to the trash", len(found.trashed), size(found.trashed_bytes)),
         (f"{would}deleted", len(found.deleted), size(found.deleted_bytes)),
         (f"{would}brought back", len(found.brought_back), "others refer to them"),
         ("in the trash", found.waiting, "deleted by a later run"),
         *(_packs(found, would) if found.packs or found.packs_deleted or found.packs_brought_back else ()),
     ):
-        made.add_row(name, f"{count:,}", remark if count else "")
+        made.add_row(printable(name), f"{count:,}", remark if count else "")
     said(made)
+    if found.going:
+        said(_going(found))
     if found.problems:
         said(problems_table(found.problems))
+    for line in _outlook(found, max_bytes):
+        said(line)
+
+
+def _reasons(found: maintenance.Collected) -> list[tuple[str, int]]:
+    """Return why states stay, and how many for each reason."""
+    by_root = sorted(found.kept_by_root.items(), key=lambda item: -item[1])
+    rest = by_root[_MOST_ROOTS:]
+    return [
+        *((f"by the root {name}", count) for name, count in by_root[:_MOST_ROOTS]),
+        (f"by {counted(len(rest), 'other root', 'other roots')}", sum(count for _, count in rest)),
+        (f"younger than {duration(found.young_seconds)}", found.kept_young),
+        ("referred to by these", found.kept_by_others),
+        ("within the limits", found.kept_within_limits),
+    ]
+
+
+def _going(found: maintenance.Collected) -> Any:
+    """Return a table of what a real run would move or delete, the largest first."""
+    made = table("would go", "size", "", right=(1,))
+    largest = sorted(found.going.items(), key=lambda item: -item[1])
+    for name, size_bytes in largest[:_MOST_LISTED]:
+        last = name.rpartition("/")[2]
+        trashed = last.startswith(".")
+        shown = last.removeprefix(".trash-").removesuffix(".pkl.zst") if not name.startswith("packs/") else name
+        made.add_row(printable(shown), size(size_bytes), "deleted" if trashed else "to the trash")
+    if len(largest) > _MOST_LISTED:
+        made.add_row(f"and {len(largest) - _MOST_LISTED:,} more (--json lists all)", "", "")
+    return made
+
+
+def _outlook(found: maintenance.Collected, max_bytes: int | None) -> list[str]:
+    """Return what happens next, and when."""
+    lines = []
+    acts = found.trashed or found.deleted or found.packs_trashed or found.packs_rewritten or found.packs_deleted
+    if not acts and not found.refused and found.states:
+        every = found.kept_young == found.states
+        young = f"all {counted(found.states, 'state', 'states')} are younger than {duration(found.young_seconds)}"
+        lines.append(f"nothing to collect{f': {young}' if every else ''}")
+    if found.young_until is not None:
+        lines.append(f"the oldest of the young states can go from {when(found.young_until)}")
+    if found.free_from is not None:
+        verb = "would be" if found.dry_run else "is"
+        lines.append(f"the space {verb} free after a run later than {when(found.free_from)}; until then, reads restore")
+    if max_bytes is not None and found.kept_bytes > max_bytes:
+        lines.append(f"what roots and age keep takes {size(found.kept_bytes)}, more than {size(max_bytes)}")
+    return lines
 
 
 def _packs(found: maintenance.Collected, would: str) -> list[tuple[str, int, str]]:

@@ -54,7 +54,25 @@ class Collected:
     """States at the beginning, without the trash."""
     roots: int = 0
     kept: int = 0
-    """States that stay because of a root, their age, or a state that refers to them."""
+    """States that stay because of a root, their age, or a state that refers to them; the next four add up to it."""
+    kept_bytes: int = 0
+    """The size of these in files and packs."""
+    kept_by_root: dict[str, int] = field(default_factory=dict)
+    """How many each root keeps, by its name. A state that several keep counts for the first of them."""
+    kept_young: int = 0
+    """How many no root keeps, but are younger than `young_seconds`."""
+    young_seconds: float = 0.0
+    """The grace, or the scope's age if that is longer."""
+    kept_by_others: int = 0
+    """How many only stay because a young state refers to them."""
+    kept_within_limits: int = 0
+    """How many stay because the scope's limits are not reached."""
+    young_until: float | None = None
+    """When the oldest of `kept_young` will be old enough, in s since 1970 by the server's clock; None if none is."""
+    free_from: float | None = None
+    """When a run may delete what was moved to the trash, in s since 1970 by the server's clock; None if nothing was."""
+    going: dict[str, int] = field(default_factory=dict)
+    """In a dry run: the size in bytes of each file that would be moved to the trash or deleted."""
     trashed: list[str] = field(default_factory=list)
     """States that were moved to the trash."""
     trashed_bytes: int = 0

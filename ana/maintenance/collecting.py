@@ -112,8 +112,8 @@ class _Collection:
         found = roots.lasting(every, self.now)
         if every and not dry_run:
             roots.note_roots(store)
+        self.roots = sorted(found)
         self.done.roots = len({root.name for root in found})
-        self.wanted = {self.survey.name_of(uuid): f"the root {root.name!r}" for root in found for uuid in root.uuids}
         self._list()
         self.done.states = self.survey.count(self.contents.states)
         self.packs = PackCollection(self.survey, self.done, self.now, self.before)
@@ -130,7 +130,7 @@ class _Collection:
         live, trashed = self.contents.states, self.contents.trash
         self._mark()
         done = self.done
-        done.kept = len(self.kept)
+        done.kept, done.kept_bytes = len(self.kept), self.kept.bytes
         done.problems += [
             *self.kept.unreadable,
             *(Problem("", name, "missing", f"{by} refers to it") for name, by in self.kept.missing.items()),
@@ -149,6 +149,8 @@ class _Collection:
         if not self.dry_run:
             # Before states that they name are deleted: whoever extends one gets all of it back, or an error.
             done.failed |= {name: str(error) for name, error in roots.remove_ended(self.store, self.before).items()}
+        if done.trashed or done.packs_trashed or done.packs_rewritten:
+            done.free_from = self.now + (self.now - self.before)
         self._delete({name for name in trashed if not (name in doubles or self.kept.is_marked(name))})
         self._remove_folders()
         return done
@@ -163,7 +165,7 @@ class _Collection:
 
     def _mark(self) -> None:
         live = self.contents.states
-        self.kept.mark(self.wanted, self.wanted)
+        self._mark_roots()
         for name, found in self.survey.each(self.kept.unmarked(), self.survey.stat):
             if isinstance(found, ANAError):
                 # Its age is unknown: it stays.
@@ -175,10 +177,33 @@ class _Collection:
         before = self.before
         if self.scope.older_than_seconds is not None:
             before = min(before, self.now - self.scope.older_than_seconds)
-        self.packs.mark_young(self.kept, before)
-        self.kept.mark(live.since(before))
+        self._mark_young(before)
         if self.scope.max_bytes is not None or self.scope.max_files is not None:
+            marked = len(self.kept)
             self._fill()
+            self.done.kept_within_limits = len(self.kept) - marked
+
+    def _mark_roots(self) -> None:
+        """Mark what each root keeps, one root after the other: only the number of it is remembered."""
+        for root in self.roots:
+            marked = len(self.kept)
+            names = [self.survey.name_of(uuid) for uuid in root.uuids]
+            self.kept.mark(names, dict.fromkeys(names, f"the root {root.name!r}"))
+            kept = self.done.kept_by_root
+            kept[root.name] = kept.get(root.name, 0) + len(self.kept) - marked
+
+    def _mark_young(self, before: float) -> None:
+        """Mark what was changed at `before` or later, and all that it refers to."""
+        live, done, marked = self.contents.states, self.done, len(self.kept)
+        done.young_seconds = self.now - before
+        young, oldest = live.count_since(before)
+        in_packs, oldest_pack = self.packs.mark_young(self.kept, before)
+        self.kept.mark(live.since(before))
+        # A state may lie in a file and in a pack.
+        done.kept_young = min(young + in_packs, len(self.kept) - marked)
+        done.kept_by_others = len(self.kept) - marked - done.kept_young
+        if done.kept_young:
+            done.young_until = min(oldest, oldest_pack) + done.young_seconds
 
     def _fill(self) -> None:
         """Keep the youngest states, each with all that it refers to, up to the limits."""
@@ -232,6 +257,7 @@ class _Collection:
                 self.done.failed[name] = str(answer)
             elif answer == trash.MOVED:
                 self.done.trashed.append(name)
+                self._note_going(name, self.contents.states.size(name))
                 self.done.trashed_bytes += self.contents.states.size(name)
             self.on_progress(Progress("moving into the trash", number, len(names), self.done.trashed_bytes))
 
@@ -306,8 +332,13 @@ class _Collection:
     def _delete_one(self, name: str) -> str:
         return trash.DELETED if self.dry_run else trash.delete(f"{self.root}/{name}", self.before)
 
+    def _note_going(self, name: str, size_bytes: int) -> None:
+        if self.dry_run:
+            self.done.going[name] = size_bytes
+
     def _note_deleted(self, name: str) -> None:
         self.done.deleted.append(name)
+        self._note_going(trash_name(name), self.contents.trash.size(name))
         self.done.deleted_bytes += self.contents.trash.size(name)
 
     def _recover(self) -> None:

@@ -89,12 +89,16 @@ class Marking:
                     found |= dict.fromkeys(below, name)
             wanted = {name: by for name, by in found.items() if not self._is_known(name)}
 
-    def mark_packs(self, packs: Sequence[PackFile]) -> None:
-        """Mark all states in packs, and all that they refer to. A pack is read from end to end."""
+    def mark_packs(self, packs: Sequence[PackFile]) -> int:
+        """Mark all states in packs, and all that they refer to. A pack is read from end to end.
+
+        Returns how many of the states in the packs were not marked before.
+        """
         new: set[int] = set()
         for one in packs:
             new.update(number for number, _ in one.table.items() if not self._is_known_number(number))
         self.packed |= new
+        count = len(new)
         wanted: dict[str, str] = {}
         for one in packs:
             spots = [item for item in one.table.items() if item[0] in new]
@@ -108,6 +112,7 @@ class Marking:
             if one.trashed:
                 self.packs_in_trash.add(one.path)
         self._follow(wanted)
+        return count
 
     def _below(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Iterable[str]]]:
         """Yield the states of a pack that refer to others which are not marked yet, and those others."""

@@ -3,6 +3,7 @@
 `docs/operating.md` shows why it is safe.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from ana.errors import ANAError, CorruptedStateError
@@ -17,7 +18,7 @@ from ana.stores.directory.naming import PACKS
 from ana.stores.directory.pack_survey import PackFile, number_of_name
 from ana.stores.directory.scan import Contents, Survey, plain_name
 
-__all__ = ["PackCollection", "node_of"]
+__all__ = ["PackCollection", "is_finished", "node_of"]
 
 
 class PackCollection:
@@ -42,9 +43,13 @@ class PackCollection:
 
     # What stays
 
-    def mark_young(self, kept: Marking, before: float) -> None:
-        """Mark all states in packs that were last changed at `before` or later, and all that they refer to."""
-        kept.mark_packs([one for one in self._live() if one.modified >= before])
+    def mark_young(self, kept: Marking, before: float) -> tuple[int, float]:
+        """Mark all states in packs that were last changed at `before` or later, and all that they refer to.
+
+        Returns how many of these packs' states were not marked before, and the least time of last change of the packs.
+        """
+        young = [one for one in self._live() if one.modified >= before]
+        count = kept.mark_packs(young)
         self.done.ahead += [one.relative for one in self.listed if one.modified > self.now + AHEAD_SECONDS]
         for one in self._live():
             try:
@@ -55,6 +60,7 @@ class PackCollection:
             if hidden:
                 reason = f"it is damaged at byte {one.table.end:,}: what lay there may refer to anything"
                 kept.unreadable.append(Problem("", one.relative, "damaged", reason))
+        return count, min((one.modified for one in young), default=math.inf) if count else math.inf
 
     def youngest_first(self) -> Iterator[tuple[float, str]]:
         """Yield the negative time of last change, and the name, of each state in a pack, the youngest first."""
@@ -109,12 +115,14 @@ class PackCollection:
         return (item for item in one.table.items() if item[0] in kept.packed)
 
     def _is_finished(self, one: PackFile) -> bool:
-        return one.table.sealed or one.modified < self.now - LEFTOVER_SECONDS
+        return is_finished(one, self.now)
 
     def _discard(self, one: PackFile, noted: list[str]) -> None:
         if self.done.dry_run or trash.discard(one.path, self.before) == trash.MOVED:
             noted.append(one.relative)
             self.done.trashed_bytes += one.size_bytes
+            if self.done.dry_run:
+                self.done.going[one.relative] = one.size_bytes
 
     def _rewrite(self, one: PackFile, kept: Marking, doomed: set[str]) -> None:
         """Copy what is needed to a new pack, unless another pack that stays has it; the old one goes to the trash."""
@@ -205,6 +213,8 @@ class PackCollection:
             return trash.BACK
         if answer == trash.DELETED:
             self.done.packs_deleted.append(one.relative)
+            if self.done.dry_run:
+                self.done.going[node_of(one)] = one.size_bytes
             self.done.deleted_bytes += one.size_bytes
         return answer
 
@@ -250,6 +260,11 @@ class PackCollection:
     def _of(self, paths: Iterable[str]) -> list[PackFile]:
         wanted = set(paths)
         return [one for one in self.listed if one.path in wanted]
+
+
+def is_finished(one: PackFile, now: float) -> bool:
+    """Return whether nobody adds to a pack any more. `now`: s since 1970, by the server's clock."""
+    return one.table.sealed or one.modified < now - LEFTOVER_SECONDS
 
 
 def node_of(one: PackFile) -> str:

@@ -171,6 +171,9 @@ def test_a_dry_run_changes_nothing(store, capfd):
     dry = ran(capfd, *words, "--dry-run").document
     assert all_names(store) == before
     real = ran(capfd, *words).document
+    assert len(dry.pop("going")) == 2
+    assert real.pop("going") == {}
+    assert 0 < real.pop("free_from") - dry.pop("free_from") < 3600
     assert dry.pop("dry_run") is True
     assert real.pop("dry_run") is False
     assert dry == real

@@ -102,6 +102,15 @@ class StateFiles:
         """Yield the names of files that were changed at `before` or later, of those that were noted."""
         return (self[number] for number, modified in enumerate(self._times) if modified >= before)
 
+    def count_since(self, before: float) -> tuple[int, float]:
+        """Return how many files `since` yields, and the least of their times; without any, infinity."""
+        count, oldest = 0, math.inf
+        for modified in self._times:
+            if modified >= before:
+                count += 1
+                oldest = min(oldest, modified)
+        return count, oldest
+
     def youngest_first(self) -> Iterator[tuple[float, str]]:
         """Yield the negative time of last change, and the name, of each file that was noted, the youngest first."""
         noted = [number for number, modified in enumerate(self._times) if not math.isnan(modified)]
