@@ -1,8 +1,8 @@
 """Locks that only save work: correctness never depends on them. A caller without a lock continues, or tries later.
 
 On shared filesystems a lock may be unsupported (ENOSYS), refused (ENOLCK, EIO), ineffective (nolock, localflock), or
-hang with its server. So it is acquired in a thread that can be abandoned, always with a timeout. A holder that dies
-or forks blocks nobody for longer than that.
+hang with its server. So it is acquired in a thread that can be abandoned, always with a timeout; on a local disk,
+where nothing hangs, without the thread. A holder that dies or forks blocks nobody for longer than that.
 """
 
 import json
@@ -31,6 +31,9 @@ _log = logging.getLogger("ana.locks")
 class _Attempt:
     """One attempt to acquire a lock, in a thread of its own; a lock acquired too late is released at once."""
 
+    may_hang = True
+    """Whether a server may never answer. If not, the thread is spared."""
+
     def __init__(self, path: str, timeout_seconds: float, access: Access, prepare: Callable[[], object] | None) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
@@ -50,8 +53,8 @@ class _Attempt:
     def acquire(self) -> bool:
         """Return whether the lock was acquired in time."""
         self._until = time.monotonic() + self.timeout_seconds
-        if not threads.start(self._thread):
-            # There is no thread to abandon. If the lock server is away, the next operation would hang as well.
+        if not (self.may_hang and threads.start(self._thread)):
+            # Without a thread to abandon: if a lock server is away, the next operation would hang as well.
             self._acquire()
             return self._lock is not None
         # The lock's own timeout ends the wait; the extra second is for a server that does not answer at all.
@@ -110,6 +113,8 @@ def saving_work(
     counters: Counters,
     access: Access = FREE,
     prepare: Callable[[], object] | None = None,
+    *,
+    may_hang: bool = True,
 ) -> Iterator[bool]:
     """Hold the lock file `path` for a `with` block, if possible within `timeout_seconds`; yield whether it is held.
 
@@ -121,8 +126,10 @@ def saving_work(
         counters: The store's counters.
         access: The lock file's mode and group.
         prepare: Makes the lock file's folder.
+        may_hang: Whether the filesystem's server may never answer. A local disk answers, and needs no thread.
     """
     attempt = _Attempt(path, timeout_seconds, access, prepare)
+    attempt.may_hang = may_hang
     began = time.perf_counter()
     held = attempt.acquire()
     seconds = time.perf_counter() - began

@@ -168,7 +168,13 @@ def test_a_state_that_is_not_there(tree):
     assert _changed(_stats()) == {"retries": 1}
 
 
-def test_waiting_for_a_lock(tree, monkeypatch):
+@pytest.fixture
+def locking(monkeypatch):
+    """Writers of large states lock, as those of larger ones do."""
+    monkeypatch.setattr("ana.stores.directory.store.LOCKED_BYTES", 2 * MIB)
+
+
+def test_waiting_for_a_lock(tree, monkeypatch, locking):
     """A writer of a large state that waits for another: how often and how long, and that nothing went wrong."""
     lock = _lock_of(tree, "large")
     acquire = filelock.FileLock.acquire
@@ -187,13 +193,13 @@ def test_waiting_for_a_lock(tree, monkeypatch):
     assert 0.3 <= stats.wait_seconds < time.perf_counter() - began
 
 
-def test_a_lock_without_a_wait_is_none(tree):
+def test_a_lock_without_a_wait_is_none(tree, locking):
     """A lock that is to be had at once is no wait."""
     ana.get_dl().store_state("large", NOISE)
     assert set(_changed(_stats())) == {"stored", "stored_raw_bytes", "stored_file_bytes"}
 
 
-def test_a_lock_that_is_not_to_be_had(tree, monkeypatch):
+def test_a_lock_that_is_not_to_be_had(tree, monkeypatch, locking):
     """After its time the writer goes on without, which is counted."""
     monkeypatch.setattr("ana.stores.directory.store.LOCK_SECONDS", 0.1)
     lock = _lock_of(tree, "large")
@@ -203,7 +209,7 @@ def test_a_lock_that_is_not_to_be_had(tree, monkeypatch):
     assert (stats.stored, stats.waits, stats.lock_timeouts) == (1, 1, 1)
 
 
-def test_a_place_without_locks_is_no_timeout(tree):
+def test_a_place_without_locks_is_no_timeout(tree, locking):
     """Where no lock file can be made nobody waited in vain."""
     (tree / ".ana").write_text("in the way")
     ana.get_dl().store_state("large", NOISE)

@@ -90,7 +90,7 @@ def hold_lock(path, ready):
 
 
 LARGE = bytes(range(256)) * 8192
-"""2 MiB: large enough for writers to wait for each other."""
+"""2 MiB: large enough for writers to wait for each other, with `locking`."""
 
 
 @pytest.fixture
@@ -99,12 +99,26 @@ def impatient(monkeypatch):
     monkeypatch.setattr("ana.stores.directory.store.LOCK_SECONDS", 0.5)
 
 
+@pytest.fixture(params=["local disk", "network"])
+def locking(request, monkeypatch):
+    """Writers of large states lock, as those of larger ones: on a network in a thread of its own."""
+    monkeypatch.setattr("ana.stores.directory.store.LOCKED_BYTES", len(LARGE))
+    if request.param == "network":
+        on_a_network(monkeypatch)
+
+
+def on_a_network(monkeypatch):
+    """Have every folder taken for one on a network."""
+    monkeypatch.setattr("ana.stores.directory.store.LOCKED_BYTES_REMOTE", len(LARGE))
+    monkeypatch.setattr("ana.fs.mounts.is_network", lambda *_: True)
+
+
 def lock_path(store, key):
     """Return the path of the lock that writers of a key use."""
     return store / ".ana" / "locks" / f"{raw_tree.path_of(store, key).parts[-3]}.lock"
 
 
-def test_a_lock_that_is_never_released_costs_time_only(tmp_path, impatient):
+def test_a_lock_that_is_never_released_costs_time_only(tmp_path, impatient, locking):
     """A writer waits for the lock's holder for a bounded time, and then writes."""
     store = tmp_path / "store"
     layer = ana.set_dl(pickle_dir=store)
@@ -119,10 +133,11 @@ def test_a_lock_that_is_never_released_costs_time_only(tmp_path, impatient):
     finally:
         holder.kill()
         holder.join()
+    assert layer.stats().lock_timeouts == 1
     layer.store_state("large too", LARGE)
 
 
-def test_a_killed_holder_blocks_nobody(tmp_path):
+def test_a_killed_holder_blocks_nobody(tmp_path, locking):
     """The lock of a writer that was killed is free at once."""
     store = tmp_path / "store"
     layer = ana.set_dl(pickle_dir=store)
@@ -169,7 +184,7 @@ print(*written)
 
 
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EIO", "EACCES"])
-def test_locks_that_do_not_work_are_passed_over(tmp_path, monkeypatch, impatient, code):
+def test_locks_that_do_not_work_are_passed_over(tmp_path, monkeypatch, impatient, locking, code):
     """A filesystem whose flock fails, in whatever way, stores all the same."""
     import errno
 
@@ -185,6 +200,7 @@ def test_locks_that_do_not_work_are_passed_over(tmp_path, monkeypatch, impatient
 
 def test_a_lock_server_that_hangs_is_left_behind(tmp_path, monkeypatch, impatient):
     """A lock call that does not return holds a writer up for a bounded time."""
+    on_a_network(monkeypatch)
     released = threading.Event()
     layer = ana.set_dl(pickle_dir=tmp_path / "store")
     monkeypatch.setattr(fcntl, "flock", lambda *_: released.wait(200))
@@ -194,7 +210,7 @@ def test_a_lock_server_that_hangs_is_left_behind(tmp_path, monkeypatch, impatien
     assert layer.load_state("large") == LARGE
 
 
-def test_locks_that_exclude_nobody_do_no_harm(tmp_path, monkeypatch):
+def test_locks_that_exclude_nobody_do_no_harm(tmp_path, monkeypatch, locking):
     """Where everybody gets the lock at once, the state is stored once, whole, as on `nolock` mounts."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     layer = ana.set_dl(pickle_dir=tmp_path / "store")

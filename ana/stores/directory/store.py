@@ -29,8 +29,12 @@ FRESH_SECONDS = 60.0
 """A younger file may not be on the disk yet, if its writer did not wait for the disk."""
 TRIES = 50
 """How often to retry when the name is taken as we publish, but free or damaged when we look."""
-LOCKED_BYTES = 1 << 20
-"""Writers of the same state wait for each other if its raw size is at least this."""
+LARGE_BYTES = 1 << 20
+"""A state of at least this raw size is worth a look into the trash before it is written, and goes into no pack."""
+LOCKED_BYTES = 32 << 20
+"""Writers of the same state wait for each other if its raw size is at least this: a lock takes 0.1 ms and more."""
+LOCKED_BYTES_REMOTE = 4 << 20
+"""The same on a network, where a lock takes eight round trips, and all writers share one line to the server."""
 LOCK_SECONDS = 10.0
 SLOW_BYTES_PER_SECOND = 50e6
 """If another writer is slower than this, we write the state too."""
@@ -145,7 +149,7 @@ class DirectoryStore(CacheableStore):
         made = DirectoryStore(
             self.home, durable=False, create=False, wait_seconds=self.wait_seconds, level=level, trusted=trusted
         )
-        made.packs.pack_bytes = LOCKED_BYTES
+        made.packs.pack_bytes = LARGE_BYTES
         return made
 
     def count_with(self, counters: Counters) -> None:
@@ -281,12 +285,13 @@ class DirectoryStore(CacheableStore):
         if found.there:
             return 0
         # Large states and explicit UUIDs are worth a look into the trash.
-        worth = state.own_bytes >= LOCKED_BYTES or not address.is_content_uuid(place.key)
+        worth = state.own_bytes >= LARGE_BYTES or not address.is_content_uuid(place.key)
         if worth and found.damaged is None and self._finder.bring_back(place):
             found = self._presence(place, check=thorough)
             if found.there:
                 return 0
-        if state.own_bytes < LOCKED_BYTES and found.damaged is None:
+        locked_bytes = LOCKED_BYTES_REMOTE if self.tree.is_remote else LOCKED_BYTES
+        if state.own_bytes < locked_bytes and found.damaged is None:
             return self._write(place, state, children)
         # Many tasks may be storing or repairing this state now: one does, the others wait and find it.
         lock = f"{self.tree.root}/.ana/locks/{address.shard(place.key, 1)[0]}.lock"
@@ -296,6 +301,7 @@ class DirectoryStore(CacheableStore):
             self.counters,
             self.tree.access,
             lambda: self.tree.own_folder(".ana/locks"),
+            may_hang=self.tree.is_remote,
         ):
             found = self._presence(place, check=thorough)
             if found.there:

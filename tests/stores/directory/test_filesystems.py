@@ -421,13 +421,14 @@ def test_modes_follow_the_trees_own(tmp_path, umask, of_tree):
 import ana, os, sys
 layer = ana.set_dl(sys.argv[1])
 layer.store_state("small", 1)
-layer.store_state("large", os.urandom(2_000_000))
+layer.store_state("large", os.urandom(34 << 20))
 """
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree").chmod(of_tree)
     processes.run_program(program, tmp_path / "tree", umask=umask)
     everything = [*(tmp_path / "tree").rglob("*")]
     assert len(raw_tree.states(tmp_path / "tree")) == 2
+    assert any(path.suffix == ".lock" for path in everything)
     for path in everything:
         wanted = (of_tree if path.is_dir() else of_tree & 0o666) & ~umask
         assert (path, oct(_mode(path))) == (path, oct(wanted))
@@ -445,8 +446,8 @@ def test_a_group_shares_a_tree(public):
 layer = ana.set_dl(sys.argv[3], shared=True, trusted_uids=[12345])
 for number in range(10):
     layer.store_state(f"5f3a{sys.argv[4]}{number:03}-0000-8000-8000-000000000000", number)
-layer.store_state(f"large {sys.argv[4]}", os.urandom(2_000_000))
-layer.store_state("large and common", b"x" * 2_000_000)
+layer.store_state(f"large {sys.argv[4]}", os.urandom(34 << 20))
+layer.store_state("large and common", b"x" * (34 << 20))
 """
     _as_somebody(program, tree, 1, umask=0o002)
     _as_somebody(program, tree, 2, uid=SOMEBODY + 1, umask=0o002)
@@ -545,9 +546,10 @@ def test_a_member_sweeps_what_another_left(shared):
 def test_all_that_members_make_is_the_groups(shared):
     """Folders, files, locks: of the group, setgid where folders, readable and folders writable for all members."""
     for number in range(3):
-        _as_member(shared, 'layer.store_state(f"large {os.getuid()}", os.urandom(2_000_000))', number=number)
+        _as_member(shared, 'layer.store_state(f"large {os.getuid()}", os.urandom(34 << 20))', number=number)
     everything = [shared, *shared.rglob("*")]
     assert len(raw_tree.states(shared)) == 4
+    assert any(path.suffix == ".lock" for path in everything)
     assert {path.stat().st_uid for path in everything} == {SOMEBODY, SOMEBODY + 1, SOMEBODY + 2}
     for path in everything:
         wanted = 0o2775 if path.is_dir() else 0o664
@@ -558,7 +560,7 @@ def test_a_members_umask_keeps_nobody_out(shared):
     """The tree's own mode counts: what a member with umask 077 makes is the group's."""
     program = """
 layer.store_state("5f3a1000-0000-8000-8000-000000000000", 1)
-layer.store_state("large", os.urandom(2_000_000))
+layer.store_state("large", os.urandom(34 << 20))
 """
     _as_member(shared, program, umask=0o077)
     store = 'attempt(lambda: layer.store_state("5f3a2000-0000-8000-8000-000000000000", 1))'

@@ -13,6 +13,7 @@ from support import raw_record, raw_tree
 
 import ana
 from ana.format import record
+from ana.stores.directory import store
 from ana.stores.directory.store import DirectoryStore
 
 pytestmark = pytest.mark.once
@@ -124,8 +125,9 @@ def test_64_processes_store_one_uuid(tree, durable):
     _check_all(tree, 1)
 
 
-def test_one_of_many_writes_a_large_state(tree):
-    """Of 16 processes one writes the state's 2 MiB, and the others find it: a lock saves their work."""
+def test_one_of_many_writes_a_large_state(tree, monkeypatch):
+    """Of 16 processes one writes a state that is worth a lock, and the others find it: the lock saves their work."""
+    monkeypatch.setattr(store, "LOCKED_BYTES", len(NOISE))
     DirectoryStore(str(tree))
 
     def work(_):
