@@ -166,7 +166,7 @@ def counting(folder, name, *arguments, **options):
     return publish(folder, name, *arguments, **options)
 publishing.publish = counting
 sys.stdin.readline()
-ana.get_dl().store_state("large", bytes(range(256)) * 40000)
+ana.get_dl().store_state("large", bytes(range(256)) * 160000)
 print(*written)
 """
     ana.set_dl(pickle_dir=tmp_path / "store")

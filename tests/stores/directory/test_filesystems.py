@@ -421,7 +421,7 @@ def test_modes_follow_the_trees_own(tmp_path, umask, of_tree):
 import ana, os, sys
 layer = ana.set_dl(sys.argv[1])
 layer.store_state("small", 1)
-layer.store_state("large", os.urandom(34 << 20))
+layer.store_state("large", [os.urandom(1 << 20) for _ in range(34)])
 """
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree").chmod(of_tree)
@@ -446,8 +446,8 @@ def test_a_group_shares_a_tree(public):
 layer = ana.set_dl(sys.argv[3], shared=True, trusted_uids=[12345])
 for number in range(10):
     layer.store_state(f"5f3a{sys.argv[4]}{number:03}-0000-8000-8000-000000000000", number)
-layer.store_state(f"large {sys.argv[4]}", os.urandom(34 << 20))
-layer.store_state("large and common", b"x" * (34 << 20))
+layer.store_state(f"large {sys.argv[4]}", [os.urandom(1 << 20) for _ in range(34)])
+layer.store_state("large and common", [b"x" * (1 << 20) for _ in range(34)])
 """
     _as_somebody(program, tree, 1, umask=0o002)
     _as_somebody(program, tree, 2, uid=SOMEBODY + 1, umask=0o002)
@@ -546,7 +546,7 @@ def test_a_member_sweeps_what_another_left(shared):
 def test_all_that_members_make_is_the_groups(shared):
     """Folders, files, locks: of the group, setgid where folders, readable and folders writable for all members."""
     for number in range(3):
-        _as_member(shared, 'layer.store_state(f"large {os.getuid()}", os.urandom(34 << 20))', number=number)
+        _as_member(shared, 'layer.store_state(f"large {os.getuid()}", [os.urandom(1 << 20) for _ in range(34)])', number=number)
     everything = [shared, *shared.rglob("*")]
     assert len(raw_tree.states(shared)) == 4
     assert any(path.suffix == ".lock" for path in everything)
@@ -560,7 +560,7 @@ def test_a_members_umask_keeps_nobody_out(shared):
     """The tree's own mode counts: what a member with umask 077 makes is the group's."""
     program = """
 layer.store_state("5f3a1000-0000-8000-8000-000000000000", 1)
-layer.store_state("large", os.urandom(34 << 20))
+layer.store_state("large", [os.urandom(1 << 20) for _ in range(34)])
 """
     _as_member(shared, program, umask=0o077)
     store = 'attempt(lambda: layer.store_state("5f3a2000-0000-8000-8000-000000000000", 1))'
