@@ -545,8 +545,9 @@ def test_a_member_sweeps_what_another_left(shared):
 
 def test_all_that_members_make_is_the_groups(shared):
     """Folders, files, locks: of the group, setgid where folders, readable and folders writable for all members."""
+    program = 'layer.store_state(f"large {os.getuid()}", [os.urandom(1 << 20) for _ in range(34)])'
     for number in range(3):
-        _as_member(shared, 'layer.store_state(f"large {os.getuid()}", [os.urandom(1 << 20) for _ in range(34)])', number=number)
+        _as_member(shared, program, number=number)
     everything = [shared, *shared.rglob("*")]
     assert len(raw_tree.states(shared)) == 4
     assert any(path.suffix == ".lock" for path in everything)
