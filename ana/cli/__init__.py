@@ -47,7 +47,9 @@ Exit codes:
 COMMANDS = {
     "cat": ("show:cat", "Check a state, and write its raw pickle to stdout."),
     "completion": ("completion:completion", "Print a script that makes a shell complete commands."),
+    "copy": ("copy:copy", "Copy states, and all they refer to, to another store."),
     "demo": ("demo:demo_command", "Ship a large object to workers, by value and by reference."),
+    "diff": ("copy:diff", "Compare the states and roots of two stores."),
     "export": ("export_import:export", "Export states, and all they refer to, to one file."),
     "extend": ("roots:extend", "Let a root end later."),
     "forget": ("roots:forget", "Remove a root."),

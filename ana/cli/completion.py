@@ -41,7 +41,7 @@ def completion(shell: str) -> int:
 
 
 def uuids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the store's UUIDs with the given prefix."""
+    """Return the store's UUIDs, and the names of its roots, with the given prefix."""
     output = context.find_object(Output) or Output()
     if len(incomplete) < 2 or not os.path.isdir(output.place[0]):  # noqa: PLR2004 - one of 256 folders
         return []
@@ -49,7 +49,7 @@ def uuids(context: click.Context, _parameter: click.Parameter, incomplete: str) 
         found = maintenance.beginning(output.store, incomplete)
     except (ANAError, OSError):
         return []
-    return [CompletionItem(uuid) for uuid in found[:MOST]]
+    return [*roots(context, _parameter, incomplete), *(CompletionItem(uuid) for uuid in found[:MOST])]
 
 
 def roots(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

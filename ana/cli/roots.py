@@ -86,7 +86,7 @@ def keep(
     """Keep states, and all that they refer to, from every collection.
 
     The states are added to those that NAME keeps already. A unique prefix of
-    a UUID is enough. States in the trash are brought back. With --ttl, NAME
+    a UUID is enough; another root's name adds what that keeps. States in the trash are brought back. With --ttl, NAME
     ends after that time, unless it is extended or added to. All that a name
     keeps ends together.
     """

@@ -18,6 +18,7 @@ SHOW_EXAMPLES = """\b
 Examples:
   ana show 5f3ac0e1
   ana show 5f3ac0e1 --tree
+  ana show experiment-7
   ana --json show 5f3ac0e1 | jq .children
 
 \b
@@ -25,7 +26,7 @@ JSON: uuid, class_name, path, size_bytes, raw_bytes, header_bytes,
 stored_bytes, segments, chunks, children, parts, content_digest, created,
 modified, in_trash, pack ("" if the state has a file of its own), offset (in
 path); with --tree: uuid, class_name, size_bytes, problem, repeated, children
-(the same again).
+(the same again). A line for each, if a root keeps several.
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
 damaged (with --tree, also if any state in the tree is).
 """
@@ -43,24 +44,30 @@ damaged.
 
 
 @click.command("show", epilog=SHOW_EXAMPLES)
-@click.argument("uuid", type=name_or_uuid, shell_complete=uuids)
+@click.argument("uuid", metavar="UUID|ROOT", type=name_or_uuid, shell_complete=uuids)
 @click.option("--tree", "as_tree", is_flag=True, help="Show the state and all that it refers to, as a tree.")
 @store_options
 @click.pass_obj
 def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
     """Show a state's header, without unpickling the state.
 
-    A unique prefix of the UUID is enough. A state in the trash is shown too,
-    and stays there.
+    A unique prefix of the UUID is enough, and the name of a root shows all
+    states that it keeps. A state in the trash is shown too, and stays there.
     """
-    if as_tree:
-        return _show_tree(output, uuid)
-    found = maintenance.show(output.store, uuid)
-    if output.as_json:
-        emit(found)
-    elif not output.quiet:
-        said(_fields(found))
-    return DONE
+    keys = maintenance.states_of(output.store, [uuid])
+    # One document, or a line for each.
+    one_line = len(keys) > 1
+    codes = []
+    for key in keys:
+        if as_tree:
+            codes.append(_show_tree(output, key, one_line=one_line))
+            continue
+        found = maintenance.show(output.store, key)
+        if output.as_json:
+            emit(found, one_line=one_line)
+        elif not output.quiet:
+            said(_fields(found))
+    return max(codes, default=DONE)
 
 
 def _fields(found: maintenance.Shown) -> Any:
@@ -103,7 +110,7 @@ def _segments(found: maintenance.Shown) -> str:
     return f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"
 
 
-def _show_tree(output: Output, uuid: str) -> int:
+def _show_tree(output: Output, uuid: str, *, one_line: bool) -> int:
     top = maintenance.tree(output.store, uuid)
     # Children first, without recursion: chains may be long.
     order = [top]
@@ -122,7 +129,7 @@ def _show_tree(output: Output, uuid: str) -> int:
                 "repeated": child.repeated,
                 "children": below,
             }
-        emit(documents[id(top)])
+        emit(documents[id(top)], one_line=one_line)
     elif not output.quiet:
         drawn = {id(top): Tree(_line(top))}
         for child in order:

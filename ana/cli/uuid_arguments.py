@@ -28,7 +28,7 @@ def uuids_argument(command: Command) -> Command:
             type=click.Path(exists=True, dir_okay=False, allow_dash=True),
             help="Read UUIDs from FILE, too, one a line; - is standard input.",
         ),
-        click.argument("uuids", metavar="[UUID]...", type=name_or_uuid, nargs=-1, shell_complete=uuids),
+        click.argument("uuids", metavar="[UUID|ROOT]...", type=name_or_uuid, nargs=-1, shell_complete=uuids),
     ):
         command = add(command)
     return command

@@ -19,12 +19,14 @@ from ana.maintenance.common import (
     open_store,
     write_file,
 )
+from ana.maintenance.comparing import Difference, diff
+from ana.maintenance.copying import Copied, copy_states
 from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.export import Exported, export_states
 from ana.maintenance.import_ import Imported, import_file, import_old
 from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.listing import Child, Shown, StateInfo, cat, ls, show, tree
-from ana.maintenance.names import AmbiguousPrefixError, beginning, find
+from ana.maintenance.names import AmbiguousPrefixError, beginning, find, states_of
 from ana.maintenance.packing import Packed, Unpacked, pack_states, unpack_states
 from ana.maintenance.report import report
 from ana.maintenance.roots import Extended, Kept, RootInfo, extend, forget, keep, root_names, roots
@@ -42,6 +44,8 @@ __all__ = [
     "AmbiguousPrefixError",
     "Child",
     "Collected",
+    "Copied",
+    "Difference",
     "DirectoryStore",
     "Exported",
     "Extended",
@@ -71,7 +75,9 @@ __all__ = [
     "Work",
     "beginning",
     "cat",
+    "copy_states",
     "date",
+    "diff",
     "export_states",
     "extend",
     "find",
@@ -94,6 +100,7 @@ __all__ = [
     "show",
     "stage_in_cache",
     "stage_states",
+    "states_of",
     "stats",
     "sweep",
     "tree",

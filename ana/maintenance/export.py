@@ -6,24 +6,21 @@ A staged file (`ana.maintenance.staging`) is such a file with an index behind it
 import errno
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from ana.errors import ANAError, StoreError
+from ana.errors import StoreError
 from ana.format import address, pack, record
 from ana.format.chunks import Read
 from ana.fs import atomic, files, permissions
+from ana.maintenance.choosing import Chosen, choose
 from ana.maintenance.common import OnProgress, Path, Progress, StoreOrPath, absolute, open_store, outside
 from ana.maintenance.import_ import MOST_MANIFEST_BYTES
 from ana.maintenance.names import states_of
 from ana.stores.directory import config, ingest
 from ana.stores.directory.config import CONFIG, FORMAT
-from ana.stores.directory.graph import postorder
-from ana.stores.directory.scan import Survey
-from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["Chosen", "Exported", "Writing", "choose", "export_states", "write_states"]
+__all__ = ["Exported", "Writing", "chosen_by", "export_states", "write_states"]
 
 BLOCK_BYTES = 4 << 20
 
@@ -63,35 +60,13 @@ def export_states(
         StoreError: The file exists (errno EEXIST), or the system refused.
         ValueError: `path` is in a store.
     """
-    return write_states(choose(open_store(pickle_dir), uuids), path, on_progress, staged=False)
+    return write_states(chosen_by(pickle_dir, uuids), path, on_progress, staged=False)
 
 
-class Chosen(NamedTuple):
-    """States to export."""
-
-    survey: Survey
-    uuids: list[str]
-    """The states that were requested."""
-    states: list[str]
-    """They and all that they refer to, children first."""
-    sizes: dict[str, int]
-    """The size of each record, in bytes."""
-
-
-def choose(store: DirectoryStore, names: Iterable[str]) -> Chosen:
+def chosen_by(pickle_dir: StoreOrPath, names: Iterable[str]) -> Chosen:
     """Find the states that names stand for, and all that they refer to. Raises as `export_states`."""
-    survey, keys = Survey(store), states_of(store, names)
-    sizes: dict[str, int] = {}
-
-    def children_of(key: str) -> tuple[str, ...]:
-        found = store.get(key)
-        found.release()
-        sizes[key] = found.header.header_bytes + found.header.stored_bytes
-        return found.header.children
-
-    known = _all_children(survey, keys, children_of)
-    order = postorder(keys, lambda key: known[key] if key in known else children_of(key))
-    return Chosen(survey, keys, list(order), sizes)
+    store = open_store(pickle_dir)
+    return choose(store, states_of(store, names))
 
 
 def write_states(chosen: Chosen, path: Path, on_progress: OnProgress, *, staged: bool) -> Exported:
@@ -112,20 +87,6 @@ def write_states(chosen: Chosen, path: Path, on_progress: OnProgress, *, staged:
     if not atomic.publish(folder or "/", name, fill, atomic.Policy(durable=True)):
         raise StoreError(real, errno.EEXIST, "a file of that name exists already")
     return done
-
-
-def _all_children(
-    survey: Survey, keys: Iterable[str], children_of: Callable[[str], tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """Return the children of states and of all below them, looked up many at once. Failures are left out."""
-    known: dict[str, tuple[str, ...]] = {}
-    level = list(keys)
-    while level:
-        looked = survey.each(level, children_of)
-        known |= {key: found for key, found in looked if not isinstance(found, ANAError)}
-        below = dict.fromkeys(child for key in level for child in known.get(key, ()))
-        level = [child for child in below if child not in known]
-    return known
 
 
 class Writing:

@@ -37,10 +37,17 @@ def beginning(pickle_dir: StoreOrPath, prefix: str) -> list[str]:
     )
 
 
-def states_of(store: DirectoryStore, names: Iterable[str]) -> list[str]:
+def states_of(
+    pickle_dir: StoreOrPath, names: Iterable[str], named_roots: dict[str, list[roots.Root]] | None = None
+) -> list[str]:
     """Return the UUIDs of the states that names stand for, each once, in their order.
 
     A name is a UUID, else that of a root, which stands for all that it keeps, else the beginning of one UUID.
+
+    Args:
+        pickle_dir: The store.
+        names: The names.
+        named_roots: Gets the files of the roots among them, by name.
 
     Raises:
         StateNotFoundError: A name stands for nothing. That a UUID exists is not checked.
@@ -48,6 +55,7 @@ def states_of(store: DirectoryStore, names: Iterable[str]) -> list[str]:
         StoreError: The store cannot be read.
 
     """
+    store = open_store(pickle_dir)
     survey = Survey(store)
     found: list[str] = []
     for name in names:
@@ -55,6 +63,8 @@ def states_of(store: DirectoryStore, names: Iterable[str]) -> list[str]:
         if not (address.is_canonical(address.check_key(name)) or survey.is_there(name)):
             # Files that cannot be read are left out.
             kept = roots.read(store, {}, name=name)
+        if kept and named_roots is not None:
+            named_roots[name] = kept
         found += [uuid for root in kept for uuid in root.uuids] if kept else [find_in(store, name)]
     return list(dict.fromkeys(found))
 

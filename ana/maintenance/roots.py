@@ -9,7 +9,7 @@ from ana.errors import ANAError, StateNotFoundError
 from ana.format import address
 from ana.maintenance.common import Problem, StoreOrPath, host_now, open_store, problem, unlisted
 from ana.maintenance.mark import Marking
-from ana.maintenance.names import find_in
+from ana.maintenance.names import states_of
 from ana.stores.directory import roots as roots_of
 from ana.stores.directory.scan import Survey
 from ana.stores.directory.store import DirectoryStore
@@ -71,7 +71,7 @@ def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str], *, ttl: float | s
     Args:
         pickle_dir: The store.
         name: The root's name, of 1 to 200 characters. The states are added to those that it keeps already.
-        uuids: The states. Unique prefixes are enough.
+        uuids: The states: UUIDs, unique prefixes of UUIDs, or names of other roots.
         ttl: How long to keep them, in s, or as in "14d". A root has one end, the latest that it was given: adding to
             it extends it, and a root without an end keeps for ever all that is added. Default: no end.
 
@@ -89,7 +89,7 @@ def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str], *, ttl: float | s
     address.check_key(name)
     ttl_seconds = math.inf if ttl is None else units.ttl_seconds(ttl)
     store = open_store(pickle_dir)
-    keys = [find_in(store, uuid) for uuid in uuids]
+    keys = states_of(store, uuids)
     problems = roots_of.keep(store, name, keys, ttl_seconds)
     end = roots_of.ends(roots_of.read(store, {}, name=name))
     return Kept(name, keys, [problem(wrong) for wrong in problems], _finite(end.get(name, math.inf)))

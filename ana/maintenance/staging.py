@@ -8,8 +8,9 @@ from ana import settings
 from ana.errors import StoreError
 from ana.format import address
 from ana.layers import opening, staging
-from ana.maintenance.common import OnProgress, Path, Progress, StoreOrPath, open_store
-from ana.maintenance.export import Chosen, Exported, Writing, choose, write_states
+from ana.maintenance.choosing import Chosen
+from ana.maintenance.common import OnProgress, Path, Progress, StoreOrPath
+from ana.maintenance.export import Exported, Writing, chosen_by, write_states
 from ana.stores.node_cache import node_folder
 from ana.stores.node_cache.store import TieredStore
 
@@ -46,7 +47,7 @@ def stage_states(
     The file is that of `export_states`, but for two things: records keep the signatures of the store's key, and an
     index follows. Arguments, result and errors as for `export_states`.
     """
-    return write_states(choose(open_store(pickle_dir), uuids), path, on_progress, staged=True)
+    return write_states(chosen_by(pickle_dir, uuids), path, on_progress, staged=True)
 
 
 def stage_in_cache(
@@ -70,7 +71,7 @@ def stage_in_cache(
         StoreError: This node has no cache or no room in it, or the system refused.
 
     """
-    chosen = choose(open_store(pickle_dir), uuids)
+    chosen = chosen_by(pickle_dir, uuids)
     store = chosen.survey.store
     place = place or settings.NODE_CACHE.value() or "auto"
     folder = staging.cache_folder(store.home, place, settings.NODE_CACHE_BYTES.value())
@@ -83,7 +84,7 @@ def stage_in_cache(
     for number, key in enumerate(chosen.states, 1):
         (entries if cached.fetch_ahead(key) else left).append(key)
         on_progress(Progress("caching", number, len(chosen.states)))
-    size_bytes = _write(folder, Chosen(chosen.survey, chosen.uuids, left, chosen.sizes), on_progress)
+    size_bytes = _write(folder, chosen.only(left), on_progress)
     path = f"{folder.path}/{_name(left)}"
     if not all(map(cached.holds, entries)):
         raise StoreError(path, errno.ENOSPC, f"some of the states were removed to make room for others: {_CURE}")
