@@ -24,6 +24,9 @@ __all__ = ["main"]
 STORED_AT_ONCE = 1000
 SAMPLED = 97
 """Of so many states, one is looked up."""
+FEW = 3
+"""Loaded first, for what happens once."""
+MOST_LOADED = 5000
 WARMING_LOOKS = 150_000
 """Enough for a store to merge the indexes of a million states."""
 
@@ -42,6 +45,7 @@ def main(arguments: list[str]) -> None:
         "packs-make": _packs_make,
         "packs-first-load": _packs_first_load,
         "packs-has": _packs_has,
+        "grown-get": _grown_get,
         "parts": _parts,
         "command": _command,
     }
@@ -146,16 +150,25 @@ def _tier(how: str, folder: str, key: str) -> dict[str, Any]:
     }
 
 
-def _packs_make(tree: str, samples: str, first: str, count: str) -> dict[str, Any]:
-    """Store states of 1 kB in packs; write down some of their UUIDs."""
+def _packs_make(
+    tree: str, samples: str, first: str, count: str, repeats: str = "80", pack_bytes: str = "64k"
+) -> dict[str, Any]:
+    """Store states of 12 bytes times `repeats`, in packs; write down some of their UUIDs."""
     start, end = int(first), int(first) + int(count)
-    with ana.using_dl(pickle_dir=tree, pack_bytes="64k", durable=False, keep_bytes=0) as layer:
+    seconds = 0.0
+    with ana.using_dl(pickle_dir=tree, pack_bytes=pack_bytes, durable=False, keep_bytes=0) as layer:
         for begin in range(start, end, STORED_AT_ONCE):
-            refs = [ana.Ref(b"%012d" % number * 80) for number in range(begin, min(begin + STORED_AT_ONCE, end))]
+            refs = [_small(number, int(repeats)) for number in range(begin, min(begin + STORED_AT_ONCE, end))]
+            before = time.process_time()
             uuids = layer.store_many(refs)
+            seconds += time.process_time() - before
             with open(f"{samples}/{first}", "a", encoding="ascii") as file:
                 file.writelines(f"{uuid}\n" for uuid in uuids[::SAMPLED])
-    return {}
+    return {"seconds": seconds}
+
+
+def _small(number: int, repeats: int) -> Any:
+    return ana.Ref(b"%012d" % number * repeats)
 
 
 def _sample(folder: str) -> list[str]:
@@ -192,15 +205,41 @@ def _packs_has(tree: str, samples: str) -> dict[str, Any]:
     return {"seconds": (time.perf_counter() - begin) / len(uuids), "bytes": used}
 
 
+def _grown_get(tree: str, samples: str, repeats: str) -> dict[str, float]:
+    """Load states at random, and look for them and for as many that do not exist; processor time for each, in s."""
+    uuids = _sample(samples)
+    ana.set_dl(pickle_dir=tree, durable=False, keep_bytes=0)
+    store = ana.get_dl().store
+    absent = [f"{uuid[:-12]}{'0' * 12}" for uuid in uuids]
+    for uuid in uuids[:FEW]:
+        ana.Ref.ana_load(uuid)
+    begin = time.process_time()
+    for uuid in uuids[:MOST_LOADED]:
+        loaded: Any = ana.Ref.ana_load(uuid).value
+        if len(loaded) != 12 * int(repeats):
+            msg = "a loaded state is not the one that was stored"
+            raise AssertionError(msg)
+    loaded_at = time.process_time()
+    if not all(map(store.has, uuids)) or any(map(store.has, absent)):
+        msg = "a stored state is missing, or one that was never stored is there"
+        raise AssertionError(msg)
+    looked_at = time.process_time()
+    return {
+        "get": (loaded_at - begin) / len(uuids[:MOST_LOADED]),
+        "has": (looked_at - loaded_at) / (2 * len(uuids)),
+    }
+
+
 def _command(*words: str) -> dict[str, Any]:
     """Run a command of `ana`, and throw its output away."""
-    begin = time.perf_counter()
+    begin, processor = time.perf_counter(), time.process_time()
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         status = ana_command(words)
     if status:
         msg = f"ana {' '.join(words)} ended with {status}"
         raise AssertionError(msg)
-    return {"seconds": time.perf_counter() - begin, "bytes": _status("VmHWM")}
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "processor_seconds": time.process_time() - processor, "bytes": _status("VmHWM")}
 
 
 def _own_memory() -> int:

@@ -5,7 +5,7 @@ import os
 import pickle
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ana
-from benchmarks import measure
+from benchmarks import grown, measure
 from benchmarks.options import Options
 from benchmarks.results import Result, Row, Table, machine
 from benchmarks.workloads import WORKLOADS
@@ -22,13 +22,15 @@ __all__ = ["run"]
 
 FIRST_DECADE = 100
 SAMPLE = 1000
+MOST_COMPARED = 100_000
+"""A folder with more pickle files says nothing about ANA."""
 START_SECONDS = 120
 
 
 def run(options: Options) -> Result:
-    """Measure at each power of ten, then with each number of writers."""
-    largest = options.states or options.pick(1000, 10_000, 100_000)
-    tables = [_growth(options.folder, largest), _writers(options)]
+    """Measure at each power of ten, beside pickle files and alone, then with each number of writers."""
+    largest = min(options.states or options.pick(1000, 10_000, 100_000), MOST_COMPARED)
+    tables = [_growth(options.folder, largest), *grown.measured(options), _writers(options)]
     return Result("growth", options.size, tables, machine(options.folder))
 
 
@@ -36,20 +38,12 @@ def _state(number: int) -> Any:
     return WORKLOADS["dict"].make(number, 0)
 
 
-def _decades(largest: int, first: int) -> Iterator[int]:
-    size = min(first, largest)
-    while size < largest:
-        yield size
-        size *= 10
-    yield largest
-
-
 def _growth(folder: Path, largest: int) -> Table:
     with measure.emptied(folder / "growth") as place:
         flat = place / "flat"
         flat.mkdir()
         growing = _Growing(place / "tree", flat)
-        rows = [growing.to(size) for size in _decades(largest, FIRST_DECADE if largest <= SAMPLE else SAMPLE)]
+        rows = [growing.to(size) for size in grown.decades(largest, FIRST_DECADE if largest <= SAMPLE else SAMPLE)]
         del growing
         ana.set_dl()
     note = (

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 __all__ = [
+    "answer_of",
     "disk_bytes",
     "emptied",
     "fresh_memory",
@@ -111,3 +112,11 @@ def run_child(*arguments: object) -> Any:
     command = [sys.executable, "-m", "benchmarks.children", *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return json.loads(done.stdout)
+
+
+def answer_of(child: "subprocess.Popen[bytes]") -> Any:
+    """Wait for `benchmarks.children` that was started with a pipe as its output, and return its answer."""
+    output, _ = child.communicate()
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, child.args)
+    return json.loads(output)
