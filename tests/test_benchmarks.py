@@ -142,6 +142,10 @@ def test_growth_measures_each_decade_and_many_writers(tmp_path):
     """One row for each power of ten, one for each number of writers."""
     tables = run_part("growth", tmp_path)
     assert [row["states"] for row in tables["growth"]] == [100, 1000]
+    for name in ("grown-files", "grown-packs"):
+        (row,) = tables[name]
+        assert row["states"] == 1000
+        assert all(value > 0 for value in row.values())
     assert [row["writers"] for row in tables["writers"]] == [1, 2]
 
 

@@ -15,7 +15,7 @@ from ana.stores.directory.state_files import Marks, StateFiles
 
 __all__ = ["Marking"]
 
-BATCH = 1 << 14
+BATCH = 1 << 12
 """How many states to mark at a time, each with all that it refers to."""
 
 

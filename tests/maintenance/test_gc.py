@@ -105,6 +105,26 @@ def test_what_is_young_stays_with_all_that_it_refers_to(store):
     assert collect(store, grace_seconds=40 * 86400).kept == 3
 
 
+def test_only_the_age_of_what_goes_is_looked_at(store):
+    """An old state goes although its header is damaged, or others can write to it; a young one stops the collection."""
+    damaged, open_to_all, whole, young = (path_of(store, numbered(number)) for number in range(4))
+    for number in range(3):
+        put(store, numbered(number), age_days=9)
+    for path in (damaged, put(store, numbered(3))):
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        age = path.stat().st_mtime
+        path.write_bytes(data)
+        os.utime(path, (age, age))
+    open_to_all.chmod(0o666)
+    refused = collect(store)
+    assert refused.refused
+    assert [wrong.name for wrong in refused.problems] == [name(numbered(3))]
+    young.unlink()
+    assert sorted(collect(store).trashed) == sorted(name(numbered(number)) for number in range(3))
+    assert not any(path.exists() for path in (damaged, open_to_all, whole))
+
+
 def test_older_than(store):
     """Only what is older goes, unless a root or something younger refers to it."""
     for number, age in enumerate((1, 10, 20, 40, 50)):
