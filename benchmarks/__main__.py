@@ -15,6 +15,7 @@ __all__ = ["PARTS", "main"]
 
 PARTS = {
     "plain": "compared with pickle.dump into a file: time, disk, memory; with targets",
+    "sizes": "new arrays of 10 kB to 16 MB in a tree that is in use, compared with pickle files; with targets",
     "peers": "compared with joblib, diskcache, ProxyStore, dbm, LMDB, the original ANA; who notices a flipped byte",
     "tasks": "one large object for many tasks of a process pool: tasks/s, bytes sent",
     "exchange": "objects passed between tasks, 1 kB to 10 MB: by value, by file, by ANA",

@@ -15,7 +15,7 @@ __all__ = ["CHARTS", "draw"]
 # Okabe and Ito's colours, which are distinguishable with every kind of colour vision.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
 STYLE: Any = {
-    "font.size": 9,
+    "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -90,7 +90,7 @@ def _peers(rows: Sequence[Row]) -> Figure:
             axes.plot(put, position, "o", color=BLUE, label="put" if not position else None)
             axes.plot(get, position, "s", color=ORANGE, label="get" if not position else None)
         axes.set_xscale("log")
-        axes.set_title(str(state), fontsize=9)
+        axes.set_title(str(state), fontsize=10.5)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.invert_yaxis()
         axes.set_xlabel("µs")
@@ -187,6 +187,7 @@ def _writers(rows: Sequence[Row]) -> Figure:
 
 CHARTS: dict[str, Callable[[Sequence[Row]], Figure]] = {
     "plain": _plain,
+    "sizes": _plain,
     "peers": _peers,
     "tasks": _tasks,
     "wire": _pairs("what", "ANA s", "pickle file s", "seconds"),

@@ -43,18 +43,18 @@ class Target:
 
 
 TARGETS = {
-    "dict": Target(1.7, 1.5),
-    "floats": Target(1.5, 1.2),
-    "noise": Target(1.6, 1.2),
-    "large noise": Target(1.5, 0.7),
+    "dict": Target(1.7, 2.0),
+    "floats": Target(1.5, 1.1),
+    "noise": Target(1.2, 1.0),
+    "large noise": Target(1.0, 0.7),
     "text": Target(1.25, 1.2, 0.20),
-    "integers": Target(1.4, 1.3, 0.25),
+    "integers": Target(1.4, 1.15, 0.25),
 }
 NEW_TREE = 2.5
 """The target for small states whose shard folders have to be made."""
 AGAIN_GB_PER_SECOND = 3.0
-REFERENCE_MICROSECONDS = 3.0
-IMPORT_MILLISECONDS = 40.0
+REFERENCE_MICROSECONDS = 2.0
+IMPORT_MILLISECONDS = 20.0
 PEAK_MEBIBYTES = 64.0
 
 
