@@ -62,6 +62,7 @@ COMMANDS = {
     "ls": ("ls:ls", "List the states: UUID, size, age and class."),
     "pack": ("pack:pack", "Move small states into packs; merge small packs."),
     "report": ("report:report", "Write an HTML page about the store."),
+    "rm": ("why:rm", "Move states that nothing needs to the trash."),
     "roots": ("roots:roots", "List the roots: name, states, size, until when, by whom."),
     "show": ("show:show", "Show a state's header, without unpickling the state."),
     "stage": ("stage:stage", "Bring states to the nodes before tasks start."),
@@ -69,6 +70,7 @@ COMMANDS = {
     "sweep": ("sweep:sweep", "Remove temporary files that killed writers left."),
     "unpack": ("pack:unpack", "Give each state in a pack a file of its own again."),
     "verify": ("verify:verify", "Read every byte of every state, and check its digests."),
+    "why": ("why:why", "Say what keeps a state, and until when."),
 }
 """Each command's module and name there, and its line in `ana --help`."""
 

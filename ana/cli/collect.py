@@ -15,12 +15,14 @@ from ana.cli.common import (
     counted,
     emit,
     lock_option,
+    name_or_uuid,
     printable,
     size,
     store_options,
     warn,
     warn_of,
 )
+from ana.cli.completion import roots as root_names
 from ana.cli.progress import progress
 from ana.cli.tables import problems_table, said, table, when
 from ana.units import duration
@@ -37,6 +39,7 @@ Examples:
   ana gc                          in a store with a time to live
   ana gc --unreachable
   ana gc --older-than 90d
+  ana gc --all-but paper --dry-run
   ana gc --max-bytes 2T --older-than 7d
   17 3 * * *  ana -q -d /shared/pickles gc --unreachable     (a crontab line)
 
@@ -47,7 +50,7 @@ trashed, trashed_bytes, free_from, going (in a dry run, file: bytes),
 deleted, deleted_bytes, brought_back, waiting (in the trash), folders,
 packs, packs_trashed, packs_rewritten, packs_sealed, packs_deleted,
 packs_brought_back, dead_bytes, failed (file: reason), problems, ahead,
-refused, dry_run.
+refused, dry_run, forgotten (roots, by --all-but).
 Exit codes: 0; 3 if some could not be moved or deleted; 4 if states are
 damaged or missing (refused: nothing was collected); 11 if other maintenance
 runs.
@@ -59,6 +62,14 @@ runs.
 @click.option("--older-than", "older_than_seconds", type=AGE, metavar="TIME", help="States stored longer ago.")
 @click.option("--max-bytes", type=SIZE, metavar="SIZE", help="The oldest states, until the rest takes at most this.")
 @click.option("--max-files", type=click.IntRange(0), metavar="N", help="The oldest states, until at most N are left.")
+@click.option(
+    "--all-but",
+    metavar="ROOT",
+    multiple=True,
+    type=name_or_uuid,
+    shell_complete=root_names,
+    help="All that ROOT does not keep; all other roots are forgotten. May be repeated.",
+)
 @click.option(
     "--grace",
     "grace_seconds",
@@ -78,8 +89,8 @@ runs.
 def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: Any) -> int:
     """Move unneeded states to the trash, and delete them after the grace.
 
-    --unreachable, --older-than, --max-bytes and --max-files say what may go.
-    If several are given, all must match. In a store with a time to live (ana
+    --unreachable, --older-than, --max-bytes, --max-files and --all-but say
+    what may go. If several are given, all must match. In a store with a time to live (ana
     init --ttl), --unreachable and no option at all mean what is older than
     that. Without one, at least one option is needed. These always
     stay: states that a root keeps, states stored within the grace, and all
@@ -96,10 +107,10 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
     if options["max_bytes"] is not None:
         options["max_bytes"] = int(options["max_bytes"])
     store, scope = output.store, maintenance.Scope(**options)
-    if not (scope.unreachable or scope.is_limited or store.config.ttl_seconds):
+    if not (scope.unreachable or scope.is_limited or scope.all_but or store.config.ttl_seconds):
         msg = (
-            "choose what may go: --unreachable, --older-than, --max-bytes or --max-files. (The store has no time to "
-            "live of its own: see ana init --ttl.)"
+            "choose what may go: --unreachable, --older-than, --max-bytes, --max-files or --all-but. (The store has no "
+            "time to live of its own: see ana init --ttl.)"
         )
         raise click.UsageError(msg)
     try:
@@ -135,6 +146,7 @@ def _say(output: Output, found: maintenance.Collected, max_bytes: int | None) ->
     made.show_header = False
     for name, count, remark in (
         ("states", found.states, counted(found.roots, "root", "roots")),
+        *([(f"roots {would}forgotten", len(found.forgotten), ", ".join(found.forgotten))] if found.forgotten else ()),
         ("kept", found.kept, size(found.kept_bytes)),
         *((f"  {reason}", count, "") for reason, count in _reasons(found) if count),
         (f"{would}moved to the trash", len(found.trashed), size(found.trashed_bytes)),
@@ -143,7 +155,7 @@ def _say(output: Output, found: maintenance.Collected, max_bytes: int | None) ->
         ("in the trash", found.waiting, "deleted by a later run"),
         *(_packs(found, would) if found.packs or found.packs_deleted or found.packs_brought_back else ()),
     ):
-        made.add_row(printable(name), f"{count:,}", remark if count else "")
+        made.add_row(printable(name), f"{count:,}", printable(remark) if count else "")
     said(made)
     if found.going:
         said(_going(found))

@@ -28,12 +28,14 @@ from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.listing import Child, Shown, StateInfo, cat, ls, show, tree
 from ana.maintenance.names import AmbiguousPrefixError, beginning, find, states_of
 from ana.maintenance.packing import Packed, Unpacked, pack_states, unpack_states
+from ana.maintenance.remove import InUseError, Removed, remove
 from ana.maintenance.report import report
 from ana.maintenance.roots import Extended, Kept, RootInfo, extend, forget, keep, root_names, roots
 from ana.maintenance.staging import StagedHere, stage_in_cache, stage_states
 from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
 from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
 from ana.maintenance.verify import Verified, verify
+from ana.maintenance.why import Reason, Why, why
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Finding",
     "Group",
     "Imported",
+    "InUseError",
     "Information",
     "Initialised",
     "Kept",
@@ -60,6 +63,8 @@ __all__ = [
     "Packed",
     "Problem",
     "Progress",
+    "Reason",
+    "Removed",
     "RootInfo",
     "Rotated",
     "Scope",
@@ -72,6 +77,7 @@ __all__ = [
     "Swept",
     "Unpacked",
     "Verified",
+    "Why",
     "Work",
     "beginning",
     "cat",
@@ -93,6 +99,7 @@ __all__ = [
     "new_key",
     "open_store",
     "pack_states",
+    "remove",
     "report",
     "root_names",
     "roots",
@@ -106,5 +113,6 @@ __all__ = [
     "tree",
     "unpack_states",
     "verify",
+    "why",
     "write_file",
 ]

@@ -23,10 +23,12 @@ class Scope:
     """The oldest states, until the remaining files have at most this many bytes together."""
     max_files: int | None = None
     """The oldest states, until at most this many remain."""
+    all_but: tuple[str, ...] = ()
+    """Names of roots: all that these do not keep. All other roots are forgotten."""
 
     def within(self, ttl_seconds: float) -> "Scope":
         """Return the scope in a store whose states should stay so long, which counts if no age or size is given."""
-        if not ttl_seconds or self.is_limited:
+        if not ttl_seconds or self.is_limited or self.all_but:
             return self
         return replace(self, older_than_seconds=ttl_seconds)
 
@@ -38,8 +40,8 @@ class Scope:
     def check(self) -> None:
         """Raise ValueError if no condition is given, or a number is negative."""
         given = (self.older_than_seconds, self.max_bytes, self.max_files)
-        if not (self.unreachable or self.is_limited):
-            msg = "choose what may go: unreachable, older_than_seconds, max_bytes or max_files"
+        if not (self.unreachable or self.is_limited or self.all_but):
+            msg = "choose what may go: unreachable, older_than_seconds, max_bytes, max_files or all_but"
             raise ValueError(msg)
         if any(value is not None and value < 0 for value in given):
             msg = f"{self}: no value may be negative"
@@ -73,6 +75,8 @@ class Collected:
     """When a run may delete what was moved to the trash, in s since 1970 by the server's clock; None if nothing was."""
     going: dict[str, int] = field(default_factory=dict)
     """In a dry run: the size in bytes of each file that would be moved to the trash or deleted."""
+    forgotten: list[str] = field(default_factory=list)
+    """The roots that were forgotten, because the scope says that only others keep."""
     trashed: list[str] = field(default_factory=list)
     """States that were moved to the trash."""
     trashed_bytes: int = 0

@@ -112,11 +112,22 @@ class _Collection:
         found = roots.lasting(every, self.now)
         if every and not dry_run:
             roots.note_roots(store)
-        self.roots = sorted(found)
-        self.done.roots = len({root.name for root in found})
+        self.roots = sorted(self._chosen(found))
+        self.done.roots = len({root.name for root in self.roots})
+        if scope.all_but:
+            self.done.forgotten = sorted({root.name for root in every}.difference(scope.all_but))
         self._list()
         self.done.states = self.survey.count(self.contents.states)
         self.packs = PackCollection(self.survey, self.done, self.now, self.before)
+
+    def _chosen(self, found: list[roots.Root]) -> list[roots.Root]:
+        """Return the roots that keep, of those that have not ended. Raises ValueError if a chosen one is missing."""
+        chosen = self.scope.all_but
+        unknown = set(chosen).difference(root.name for root in found)
+        if unknown:
+            msg = f"there is no root {min(unknown)!r} that has not ended, so nothing is collected: see ana roots"
+            raise ValueError(msg)
+        return [root for root in found if not chosen or root.name in chosen]
 
     def _list(self) -> None:
         self.contents = self.survey.contents()
@@ -138,6 +149,9 @@ class _Collection:
         if self.kept.unreadable:
             done.refused = True
             return done
+        if not self.dry_run:
+            for name in done.forgotten:
+                roots.forget(self.store, name)
         for name in sorted(self.kept.in_trash):
             self._bring_back(name)
         self.packs.bring_back(self.kept.packs_in_trash)
