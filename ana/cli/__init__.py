@@ -50,6 +50,7 @@ COMMANDS = {
     "copy": ("copy:copy", "Copy states, and all they refer to, to another store."),
     "demo": ("demo:demo_command", "Ship a large object to workers, by value and by reference."),
     "diff": ("copy:diff", "Compare the states and roots of two stores."),
+    "expiring": ("expiring:expiring", "List what a scratch filesystem will purge next."),
     "export": ("export_import:export", "Export states, and all they refer to, to one file."),
     "extend": ("roots:extend", "Let a root end later."),
     "forget": ("roots:forget", "Remove a root."),

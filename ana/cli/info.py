@@ -20,10 +20,10 @@ Examples:
 \b
 JSON: source (the option or variable that named the store), path, host,
 format, levels, store_id, mode, keyed, filesystem, mount_point, mount_source,
-mount_options, network, writable, hard_links, fsync_seconds, lock, other,
-lock_other ("" if locks work), clock_difference_seconds, total_bytes,
-free_bytes, total_inodes, free_inodes, quota, states, small_states, folders
-and packs (estimates), findings (kind: unsafe, slow or
+mount_options, access_times, network, writable, hard_links, fsync_seconds,
+lock, other, lock_other ("" if locks work), clock_difference_seconds,
+total_bytes, free_bytes, total_inodes, free_inodes, quota, states,
+small_states, folders and packs (estimates), findings (kind: unsafe, slow or
 note; what; cure).
 null: could not be tested. Exit codes: 0, 10.
 """
@@ -71,6 +71,7 @@ def _info_table(found: maintenance.Information, source: str) -> Any:
             f"{found.filesystem or 'unknown'} from {found.mount_source or '?'} at {found.mount_point or '?'}",
         ),
         ("mounted", found.mount_options),
+        ("access times", found.access_times),
         ("hard links", _word(found.hard_links)),
         ("fsync", "not tested" if found.fsync_seconds is None else f"{found.fsync_seconds * 1000:.2g} ms"),
         ("locks", _lock(found.lock)),

@@ -4,7 +4,17 @@ import os
 import re
 from typing import NamedTuple
 
-__all__ = ["Mount", "filesystem", "has_fixed_modes", "is_local", "is_network", "mount_of", "type_of", "waits_at_close"]
+__all__ = [
+    "Mount",
+    "filesystem",
+    "has_fixed_modes",
+    "is_known_local",
+    "is_local",
+    "is_network",
+    "mount_of",
+    "type_of",
+    "waits_at_close",
+]
 
 _LOCAL = frozenset(
     [
@@ -119,6 +129,11 @@ def is_local(path: str) -> bool:
         found = re.search(_UPPER, mount.options)
         mount = (mount_of(_plain(found[1])) if found else None) or mount
     return mount is not None and mount.kind in _LOCAL
+
+
+def is_known_local(kind: str) -> bool:
+    """Return whether this type of filesystem is this host's own, so that no server keeps its times."""
+    return kind in _LOCAL
 
 
 def filesystem(path: str) -> str:

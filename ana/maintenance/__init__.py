@@ -22,6 +22,7 @@ from ana.maintenance.common import (
 from ana.maintenance.comparing import Difference, diff
 from ana.maintenance.copying import Copied, copy_states
 from ana.maintenance.doctor import Finding, Information, info
+from ana.maintenance.expiring import TIMES, Expiring, Expiry, Purge, expiring
 from ana.maintenance.export import Exported, export_states
 from ana.maintenance.import_ import Imported, import_file, import_old
 from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
@@ -43,12 +44,15 @@ __all__ = [
     "LEFTOVER_SECONDS",
     "LOCK_SECONDS",
     "MAX_KEY_CHARACTERS",
+    "TIMES",
     "AmbiguousPrefixError",
     "Child",
     "Collected",
     "Copied",
     "Difference",
     "DirectoryStore",
+    "Expiring",
+    "Expiry",
     "Exported",
     "Extended",
     "Finding",
@@ -63,6 +67,7 @@ __all__ = [
     "Packed",
     "Problem",
     "Progress",
+    "Purge",
     "Reason",
     "Removed",
     "RootInfo",
@@ -84,6 +89,7 @@ __all__ = [
     "copy_states",
     "date",
     "diff",
+    "expiring",
     "export_states",
     "extend",
     "find",

@@ -45,6 +45,8 @@ class Information:
     mount_point: str
     mount_source: str
     mount_options: str
+    access_times: str
+    """What the mount notes when a file is read, which a purge by access time goes by."""
     network: bool
     writable: bool
     hard_links: bool | None
@@ -105,6 +107,7 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
         mount_point=mount.point,
         mount_source=mount.source,
         mount_options=mount.options,
+        access_times=_access_times(mount),
         network=mounts.is_network(root),
         writable=tried.writable,
         hard_links=tried.hard_links,
@@ -125,6 +128,22 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
     )
     found.findings.extend(_examine(found, same=second is None or store.config.id == second.config.id))
     return found
+
+
+def _access_times(mount: mounts.Mount) -> str:
+    """Return what the mount's options mean for a purge by access time."""
+    options = set(mount.options.split(","))
+    if "noatime" in options or "ro" in options:
+        said = "reads are not noted, so a purge by atime takes states that are in use"
+    elif "relatime" in options:
+        said = "a read is noted at most once a day"
+    else:
+        said = "each read is noted"
+    if "lazytime" in options and "noatime" not in options:
+        said += "; on the disk up to a day later, so a crash may forget it"
+    if not mounts.is_known_local(mount.kind):
+        said += "; what the server notes is its own affair: ask your site"
+    return said
 
 
 class _Tried:

@@ -1,0 +1,99 @@
+"""`ana expiring`: what a scratch filesystem will purge next."""
+
+from typing import Any
+
+import click
+
+from ana import maintenance
+from ana.cli.common import AGE, DAMAGE, DONE, Output, counted, emit, printable, size, store_options, warn, warn_of
+from ana.cli.progress import progress
+from ana.cli.tables import said, table
+from ana.units import age
+
+__all__ = ["expiring"]
+
+EXAMPLES = """\b
+Examples:
+  ana expiring --purge atime:30d
+  ana expiring --purge mtime:90d --within 14d
+  17 6 * * *  ana -q expiring --purge atime:60d       in the crontab
+
+\b
+JSON: by, age_seconds, within_seconds, now, files (all), roots (for each, and
+last with the name "" for what no root needs: name, files, size_bytes, first
+and last (when they go, in s since 1970), due, soon, soon_bytes (within the
+time of --within)), untold (why roots is empty), problems.
+Exit codes: 0; 4 if a file that a root needs goes within the time of --within.
+"""
+
+
+def _purge(text: str) -> maintenance.Purge:
+    """Parse a rule: atime:30d."""
+    by, colon, said = text.partition(":")
+    if by not in maintenance.TIMES or not colon:
+        msg = f"{text!r} is not a rule: use {', '.join(f'{name}:30d' for name in maintenance.TIMES)}."
+        raise click.BadParameter(msg)
+    return maintenance.Purge(by, AGE(said))
+
+
+@click.command("expiring", epilog=EXAMPLES)
+@click.option(
+    "--purge",
+    metavar="RULE",
+    required=True,
+    type=_purge,
+    help="The filesystem's rule: the time of a file that it goes by (atime, mtime, ctime), a colon, and an age.",
+)
+@click.option(
+    "--within",
+    "within_seconds",
+    type=AGE,
+    metavar="TIME",
+    default="7d",
+    show_default=True,
+    help="How far to look ahead.",
+)
+@click.option("--read", is_flag=True, help="Tell roots apart even where reading a file may count as using it.")
+@store_options
+@click.pass_obj
+def expiring(output: Output, /, purge: maintenance.Purge, **options: Any) -> int:
+    """List what a scratch filesystem will purge next, by root.
+
+    No file is touched: times are looked at, and headers are read in a way that
+    the purge does not see. Where that is not possible (a purge by atime on
+    NFS, for instance), roots are not told apart.
+
+    What to do: copy a root elsewhere (`ana copy`), or have your site extend
+    the time. docs/operating.md has more.
+    """
+    with progress(output, "ana expiring") as on_progress:
+        found = maintenance.expiring(output.store, purge, on_progress=on_progress, **options)
+    if output.as_json:
+        emit(found)
+    elif not output.quiet:
+        _tell(found)
+    at_risk = [each for each in found.roots if each.name and each.soon]
+    if at_risk and not output.as_json:
+        count = counted(len(at_risk), "root loses", "roots lose")
+        warn(f"{count} files within {age(found.within_seconds)} (first: {at_risk[0].name})")
+    warn_of(found.problems, output)
+    return DAMAGE if at_risk else DONE
+
+
+def _tell(found: maintenance.Expiring) -> None:
+    within = f"within {age(found.within_seconds)}"
+    made = table("root", "files", "size", "first goes", "last goes", within, right=(1, 2, 5))
+    for each in [*(root for root in found.roots if root.name or root.files), found.files]:
+        name = printable(each.name) or ("all states" if each is found.files else "no root")
+        soon = f"{each.soon:,}" if each.soon else ""
+        times = (_when(each.first, found.now), _when(each.last, found.now))
+        made.add_row(name, f"{each.files:,}", size(each.size_bytes), *times, soon)
+    said(made)
+    if found.untold:
+        said(found.untold)
+
+
+def _when(goes: float | None, now: float) -> str:
+    if goes is None:
+        return ""
+    return f"in {age(goes - now)}" if goes > now else "due"
