@@ -27,7 +27,7 @@ class Kept:
     problems: list[Problem]
     """States that they refer to that are missing or damaged, and so cannot be kept."""
     until: float | None = None
-    """When the root ends, by this host's clock; None if it does not end."""
+    """When the root ends, by the server's clock, in s since 1970; None if it does not end."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -16,7 +17,7 @@ from support import care, processes, raw_tree
 from support.classes import A
 
 import ana
-from ana import maintenance
+from ana import maintenance, stores
 from ana.maintenance import Scope
 from ana.persist import keeping
 from ana.stores.directory import root_journal, roots
@@ -274,6 +275,40 @@ def test_an_older_version_does_not_collect_beside_it(layer):
         store("x")
     with pytest.raises(json.JSONDecodeError, match="Extra data"):
         json.loads(path.read_bytes())
+
+
+class Rooted(stores.RecordStore):
+    """A store of one's own that collects, and so has roots."""
+
+    supports_roots = True
+
+    def __init__(self):
+        super().__init__("rooted:/one")
+        self.records, self.roots = {}, []
+
+    def read_record(self, key):
+        return self.records[key]
+
+    def write_record(self, key, data, *, replace):
+        self.records[key] = data
+        return True
+
+    def keep(self, name, keys, *, ttl_seconds=math.inf):
+        self.roots.append((name, *keys, ttl_seconds))
+        return []
+
+
+def test_a_store_of_ones_own_is_asked_to_keep_each_state(monkeypatch):
+    """Signs of life are calls without a state; whatever it does then, `keep` is all that it needs."""
+    monkeypatch.setattr(keeping, "BEAT_SECONDS", 0.02)
+    own = Rooted()
+    with ana.using_dl(store=own) as layer, layer.keeping("sweep", ttl="1d"):
+        uuid = store("x").uuid
+        wait_for(lambda: own.roots.count(("sweep", 86400.0)) >= 3)
+    assert ("sweep", uuid, 86400.0) in own.roots
+    assert layer.keep("other", A(["y"]), ttl="2d")
+    assert own.roots[-1][0] == "other"
+    assert own.roots[-1][2] == 2 * 86400.0
 
 
 def test_a_root_that_cannot_be_written_is_an_error(layer):

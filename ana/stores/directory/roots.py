@@ -82,7 +82,7 @@ def keep(store: "DirectoryStore", name: str, keys: Sequence[str], ttl_seconds: f
     path = _path(name, uuids)
     data = json.dumps({**fields_of(name, ttl_seconds), "uuids": uuids}).encode() + b"\n"
     folder, last = store.tree.own_folder(FOLDER), path.rpartition("/")[2]
-    for replaces in (False, True, True):
+    for replaces in (False, True):
         written = atomic.publish_data(folder, last, data, store.tree.access, replace=replaces)
         if written or _lasts_as_long(store, f"{folder}/{last}", ttl_seconds):
             break
@@ -182,12 +182,14 @@ def lasting(found: Sequence[Root], now: float) -> list[Root]:
 def remove_ended(store: "DirectoryStore", before: float) -> dict[str, ANAError]:
     """Move the files of roots that ended before that time to the trash, and remove what was moved there before.
 
-    Until then, `extend` brings back what they kept. A sign of life since they were read saves them. Returns what could
-    not be moved or removed, with the reason. Raises as `read`.
+    Until then, `extend` brings back what they kept. A sign of life since they were read saves them. If a root cannot be
+    read, nothing is moved. Returns what could not be read, moved or removed, with the reason. Raises StoreError.
     """
-    found = _files(store)
-    last = ends(root for _, root in found)
     failed: dict[str, ANAError] = {}
+    found = _files(store, failed)
+    if failed:
+        return failed
+    last = ends(root for _, root in found)
     for path, work in (
         *((path, _remove_old) for path in _paths(store, files.TRASH)),
         *((path, trash.discard) for path, root in found if last[root.name] < before),
