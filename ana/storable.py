@@ -189,6 +189,10 @@ class Storable:
         content = states.CONTENT.get(ghost.builtin_base(type(self)))
         return state if content is None else (state, content[0](self))
 
+    def _ana_summary(self) -> str:
+        """Return what `ana ls` says about the object instead of its class; "" for nothing more. 200 bytes at most."""
+        return ""
+
     def _ana_setstate(self, s: Any) -> None:
         """Set the state: by default with `__setstate__`, or attribute by attribute."""
         if type(s) is reference.Reduced:
@@ -311,6 +315,11 @@ class Ref(Storable, Generic[Value]):
 
     def _ana_setstate(self, s: Value) -> None:
         self._value = s
+
+    def _ana_summary(self) -> str:
+        from ana.objects import value_repr  # noqa: PLC0415 - most processes never need it
+
+        return value_repr.summary(self._value)
 
     def __reduce__(self) -> Any:
         if identity.mark_of(self) is None and not hash_callers.is_asked():

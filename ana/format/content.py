@@ -26,6 +26,8 @@ class Content(NamedTuple):
     digest: bytes
     raw_bytes: int
     parts: Sequence[int] = ()
+    summary: str = ""
+    """What people are told about the value, such as its type and shape. Not covered by the digest."""
     own: bool = False
     """Whether the views are of memory that nobody else can change: it need not be hashed again when it is written."""
 
@@ -33,6 +35,10 @@ class Content(NamedTuple):
     def own_bytes(self) -> int:
         """The raw size without the parts."""
         return self.raw_bytes - sum([self.sizes[number] for number in self.parts]) if self.parts else self.raw_bytes
+
+    def with_summary(self, summary: str) -> "Content":
+        """Return the content with what people are told about it."""
+        return self._replace(summary=summary)
 
     def with_parts(self, segments: Sequence[int]) -> "Content":
         """Return the content with these segments as parts."""

@@ -19,8 +19,10 @@ from ana.format.header import (
     PREFIX,
     SIGNED,
     SKIPPABLE,
+    SUMMARY,
     VERSION,
     WHOLES,
+    summary_bytes,
 )
 from ana.format.segments import Described, marked
 from ana.format.signature import Seal
@@ -40,12 +42,13 @@ class Draft:
         self.n_children = len(children)
         self.children = _prefixed(map(address.key_bytes, children)) if children else b""
         self.hints = _prefixed(said.encode("ascii") for said in hint_texts.shortened(hints)) if any(hints) else b""
-        self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0)
+        self.summary = _prefixed([summary_bytes(content.summary)]) if content.summary else b""
+        self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0) | (SUMMARY if self.summary else 0)
         self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
         self.key = address.key_bytes(key)
         self.class_name = address.key_bytes(content.class_name)
-        named = len(self.children) + len(self.hints) + len(self.key) + len(self.class_name)
+        named = len(self.summary) + len(self.children) + len(self.hints) + len(self.key) + len(self.class_name)
         numbered = 8 * len(segments) + CHUNK.size * n_chunks
         self.header_bytes = MIN_RECORD_BYTES + named + numbered
         if self.header_bytes > MAX_HEADER_BYTES:
@@ -81,6 +84,7 @@ class Draft:
                 ),
                 self.key,
                 self.class_name,
+                self.summary,
                 self.children,
                 struct.pack(f"<{len(self.segments)}Q", *self.segments),
                 *starmap(CHUNK.pack, table),

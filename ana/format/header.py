@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 VERSION = 1
-SIGNED, WHOLES, HINTS, PARTS = 1, 2, 4, 8
+SIGNED, WHOLES, HINTS, PARTS, SUMMARY = 1, 2, 4, 8, 16
 """Flags: the header ends with a signature, not a digest; some segments are `bytes` objects; it says in which packs the
-children lie; some segments are parts."""
-_KNOWN = SIGNED | WHOLES | HINTS | PARTS
+children lie; some segments are parts; it says what the value is."""
+_KNOWN = SIGNED | WHOLES | HINTS | PARTS | SUMMARY
 MAGIC = b"ANA\x00PKL\n"
 SKIPPABLE = 0x184D2A50
 PREFIX = struct.Struct("<II")
@@ -53,6 +53,7 @@ MIN_RECORD_BYTES = FIXED_END + DIGEST_BYTES
 MAX_HEADER_BYTES = 256 << 20
 """Readers reject a larger header. This suffices for the chunks of 20 TB, or for six million children."""
 
+MAX_SUMMARY_BYTES = 200
 MAX_CHILD_BYTES = 4 * address.MAX_KEY_CHARACTERS + 2 + 160
 """A key has up to 200 characters of up to four bytes; a hint has up to 160 bytes, and two for its size."""
 
@@ -80,6 +81,8 @@ class Header(NamedTuple):
     """For each child, in which pack it lay when this state was stored, or ""; empty if no child lay in one."""
     parts: tuple[Part, ...] = ()
     """The segments that are states of their own. Their keys are the last of the children."""
+    summary: str = ""
+    """What people are told about the value, such as its type and shape; "" if the writer said nothing."""
 
     @property
     def own_segments(self) -> Sequence[int]:
@@ -110,6 +113,7 @@ class Brief(NamedTuple):
     children: tuple[str, ...]
     raw_bytes: int
     parts: tuple[Part, ...] = ()
+    summary: str = ""
 
     @property
     def own_bytes(self) -> int:
@@ -221,14 +225,25 @@ def brief_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | No
     if seal is None and end + fixed.stored_bytes == size_bytes and _is_plain(view, fixed, key):
         try:
             class_name, at = text(view, FIXED_END + fixed.key_size, fixed.class_size)
+            summary, at = _summary(view, at) if fixed.flags & SUMMARY else ("", at)
             children = _children(view, at, fixed.n_children)[0] if fixed.n_children else ()
         except ValueError:
             pass
         else:
-            return Brief(key, class_name, children, fixed.raw_bytes)
+            return Brief(key, class_name, children, fixed.raw_bytes, (), summary)
     # Signed, or with parts, or something is wrong with it: this says what.
     header = parse_header(data, size_bytes, key, where, seal)
-    return Brief(key, header.class_name, header.children, header.raw_bytes, header.parts)
+    return Brief(key, header.class_name, header.children, header.raw_bytes, header.parts, header.summary)
+
+
+def summary_bytes(summary: str) -> bytes:
+    """Return a summary as a header holds it: shortened if it is too long."""
+    return summary.encode("utf-8", "replace")[:MAX_SUMMARY_BYTES].decode("utf-8", "ignore").encode()
+
+
+def _summary(view: memoryview, at: int) -> tuple[str, int]:
+    """Return the summary of the value, and where it ends. Raises ValueError."""
+    return text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
 
 
 def _children(view: memoryview, at: int, count: int) -> tuple[tuple[str, ...], int]:
@@ -242,7 +257,7 @@ def _children(view: memoryview, at: int, count: int) -> tuple[tuple[str, ...], i
 
 def _is_plain(view: memoryview, fixed: _Fixed, key: str) -> bool:
     """Return whether a header is an unsigned one of this version and key, without parts, and has its digest."""
-    known = fixed.magic == MAGIC and fixed.version == VERSION and not fixed.flags & ~(WHOLES | HINTS)
+    known = fixed.magic == MAGIC and fixed.version == VERSION and not fixed.flags & ~(WHOLES | HINTS | SUMMARY)
     named = bytes(view[FIXED_END : FIXED_END + fixed.key_size]) == address.key_bytes(key)
     return known and named and _has_digest(view)
 
@@ -277,7 +292,7 @@ def _fixed_part(prefix: Bytes, size_bytes: int, key: str, where: str) -> tuple[i
     fixed = tuple.__new__(_Fixed, FIXED.unpack_from(prefix, PREFIX.size))
     named = fixed.key_size + fixed.class_size + 2 * fixed.n_children
     least = MIN_RECORD_BYTES + named + 8 * fixed.n_segments + CHUNK.size * fixed.n_chunks
-    most = least + MAX_CHILD_BYTES * fixed.n_children
+    most = least + MAX_CHILD_BYTES * fixed.n_children + (2 + MAX_SUMMARY_BYTES if fixed.flags & SUMMARY else 0)
     # The layout of a newer version is unknown.
     if fixed.magic == MAGIC and fixed.version == VERSION and not least <= total <= most:
         raise CorruptedStateError(key, where, f"its header's counts do not fit into {total} bytes")
@@ -290,6 +305,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
     try:
         found, at = text(view, at, fixed.key_size)
         class_name, at = text(view, at, fixed.class_size)
+        summary, at = _summary(view, at) if fixed.flags & SUMMARY else ("", at)
         children = []
         for _ in range(fixed.n_children):
             child, at = text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
@@ -319,6 +335,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         len(view),
         hints,
         found_parts,
+        summary,
     )
 
 

@@ -135,7 +135,7 @@ def content(
             views = [memoryview(b"".join(views))]
         leaves = [chunks.digest(views)]
         digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
-        return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, (), own)
+        return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, own=own)
     segmented = SegmentedView(views)
     leaves = [b""] * len(pieces)
 
@@ -144,7 +144,7 @@ def content(
 
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
     digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
-    return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, (), own)
+    return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, own=own)
 
 
 def write(sink: Write, key: str, state: Content, children: Sequence[str], encoding: Encoding) -> int:

@@ -25,6 +25,10 @@ class Described(Protocol):
         """The size of each segment."""
 
     @property
+    def summary(self) -> str:
+        """What people are told about the value."""
+
+    @property
     def bytes_segments(self) -> Sequence[int]:
         """The numbers of the segments that are `bytes` objects."""
 

@@ -49,6 +49,8 @@ class StateInfo:
     `name` and no `uuid`."""
     pack: str = ""
     """The file name of its pack; "" if it has a file of its own."""
+    summary: str = ""
+    """What the writer said about the value: of a Ref its type and shape, as in `ndarray (1000, 1000) float64`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Shown:
     """The file name of its pack; "" if it has a file of its own."""
     offset: int = 0
     """Where its record begins in the file at `path`."""
+    summary: str = ""
+    """What the writer said about the value: of a Ref its type and shape."""
 
     @property
     def is_part(self) -> bool:
@@ -97,6 +101,8 @@ class Child:
     children: list["Child"] = field(default_factory=list)
     repeated: bool = False
     """Whether its children are listed at another place in the tree."""
+    summary: str = ""
+    """What the writer said about the value: of a Ref its type and shape."""
 
 
 Filter = Callable[[StateInfo], bool]
@@ -222,6 +228,7 @@ def _listed(survey: Survey, right_now: float) -> Iterator[StateInfo]:
                 age,
                 name,
                 pack=file.pack,
+                summary=header.summary,
             )
 
 
@@ -265,6 +272,7 @@ def _shown(store: DirectoryStore, header: Header, file: File) -> Shown:
         in_trash=plain_name(file.name) != file.name,
         pack=file.pack,
         offset=file.offset,
+        summary=header.summary,
     )
 
 
@@ -284,4 +292,4 @@ def _child(survey: Survey, key: str) -> tuple[Child, tuple[str, ...]]:
     if found is None:
         return Child(key, "", 0, problem(StateNotFoundError(key, survey.root), key)), ()
     header, file = found
-    return Child(key, header.class_name, file.size_bytes), header.children
+    return Child(key, header.class_name, file.size_bytes, summary=header.summary), header.children

@@ -227,7 +227,7 @@ def _count(
             problems.append(problem(found, name=name))
         elif found is not None:
             header, file = found
-            classes.add(header.class_name or "(bare state)", header, file)
+            classes.add(_kind(header), header, file)
             ages.add(_step(_AGES, (right_now - file.modified) / _DAY_SECONDS, "over 365 d"), header, file)
             sizes.add(_step(_SIZES, file.size_bytes, "over 256 MiB"), header, file)
             everything.add("", header, file)

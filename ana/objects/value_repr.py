@@ -7,9 +7,11 @@ from typing import Any
 
 from ana.objects.ghost import is_ghost, loaded_class
 
-__all__ = ["describe"]
+__all__ = ["describe", "summary"]
 
 _TEXT_CHARACTERS = 60
+_SIZED = (bytes, bytearray, dict, frozenset, list, set, str, tuple)
+"""Types whose length is known without a computation."""
 
 
 def describe(value: Any) -> str:
@@ -18,6 +20,18 @@ def describe(value: Any) -> str:
         return f"{loaded_class(value).__name__}, not loaded"
     parts = [_attempt(part, value) for part in (_type, _shape, _dtype, _size)]
     return ", ".join(filter(None, parts))
+
+
+def summary(value: Any) -> str:
+    """Return a value's type, shape and dtype, or its type and length: `ndarray (1000, 1000) float64`, `list of 20`."""
+    name = _attempt(_type, value)
+    if type(value) in _SIZED:
+        return f"{name} of {len(value):,}"
+    return " ".join(filter(None, (name, _attempt(_bare_shape, value), _attempt(_dtype, value))))
+
+
+def _bare_shape(value: Any) -> str:
+    return str(tuple(map(int, value.shape)))
 
 
 def _attempt(describe_part: Any, value: Any) -> str:

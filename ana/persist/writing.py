@@ -122,6 +122,7 @@ class Write:
                 continue
             header = found.header
             content = record.content(header.class_name, views, bytes_segments=header.bytes_segments)
+            content = content.with_summary(header.summary)
             if address.is_right(self.key, content.digest) and all(map(self.target.store.has, header.objects)):
                 return content, header.objects
         what = "it is not what it was when it got its UUID, which is the address of that content"

@@ -23,7 +23,7 @@ FIXED = struct.Struct("<8sHHIIIHHIQQQ32s")
 CHUNK = struct.Struct("<IIB7x32s")
 DIGEST_BYTES = 32
 ZSTD, RAW, PART = 0, 1, 2
-WHOLES, HINTS, PARTS = 2, 4, 8
+WHOLES, HINTS, PARTS, SUMMARY = 2, 4, 8, 16
 WHOLE = 1 << 63
 BLOCK_BYTES = 128 << 10
 LABEL = b"ana content address v1"
@@ -57,6 +57,7 @@ class Record:
     """Without the one of `bytes_segments`."""
     bytes_segments: tuple[int, ...] = ()
     """The numbers of the segments that are `bytes` objects."""
+    summary: str = ""
     claims: dict[str, int] = field(default_factory=dict)
 
     def under(self, key: str) -> "Record":
@@ -155,13 +156,14 @@ def write(record: Record) -> bytes:
         "stored_bytes": sum(stored),
         **{name: claim for name, claim in record.claims.items() if name != "frame"},
     }
-    flags = record.flags | WHOLES * bool(record.bytes_segments)
+    flags = record.flags | WHOLES * bool(record.bytes_segments) | SUMMARY * bool(record.summary)
+    summary = [text(record.summary)] if record.summary else []
     payload = b"".join(
         (
             FIXED.pack(MAGIC, record.version, flags, *fields.values(), record.created_ns, record.content),
             text(record.key),
             text(record.class_name),
-            *(struct.pack("<H", len(name)) + name for name in names),
+            *(struct.pack("<H", len(name)) + name for name in (*summary, *names)),
             packed(record.segments, record.bytes_segments),
             *(
                 CHUNK.pack(size, chunk.raw, chunk.method, chunk.digest)
@@ -183,6 +185,9 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
     at = PREFIX.size + FIXED.size
     key, at = _take(data, at, counts["key_size"])
     class_name, at = _take(data, at, counts["class_size"])
+    summary = ""
+    if counts["flags"] & SUMMARY:
+        summary, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
     children = []
     for _ in range(counts["n_children"]):
         child, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
@@ -207,6 +212,7 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
         record,
         key=key,
         class_name=class_name,
+        summary=summary,
         children=tuple(children),
         segments=segments,
         bytes_segments=bytes_segments,
@@ -219,7 +225,7 @@ def _fixed(data: bytes) -> tuple[Record, dict[str, int]]:
     magic, version, flags, *counts, reserved, raw_bytes, stored_bytes, created_ns, content = FIXED.unpack_from(
         data, PREFIX.size
     )
-    assert (magic, version, flags & ~(WHOLES | HINTS | PARTS), reserved) == (MAGIC, 1, 0, 0)
+    assert (magic, version, flags & ~(WHOLES | HINTS | PARTS | SUMMARY), reserved) == (MAGIC, 1, 0, 0)
     names = ("flags", "n_children", "n_segments", "n_chunks", "key_size", "class_size", "raw_bytes", "stored_bytes")
     figures = dict(zip(names, (flags, *counts, raw_bytes, stored_bytes), strict=True))
     return Record("", created_ns=created_ns, content=content), figures

@@ -55,11 +55,12 @@ class _Described(NamedTuple):
     digest: bytes
     sizes: Sequence[int]
     bytes_segments: Sequence[int]
+    summary: str
 
 
 def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
     """Return the entry for a record, and the first bytes of its file."""
-    described = _Described(found.class_name, found.content, found.segments, found.bytes_segments)
+    described = _Described(found.class_name, found.content, found.segments, found.bytes_segments, found.summary)
     draft = Draft(found.key, described, len(found.chunks), found.children)
     record = draft.header(found.chunks, found.created_ns)
     header_bytes = FIXED.size + len(record) + DIGEST_BYTES
