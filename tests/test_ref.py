@@ -14,6 +14,7 @@ import pytest
 from support import classes
 
 import ana
+from ana import maintenance
 
 Value = TypeVar("Value")
 
@@ -390,3 +391,55 @@ def test_a_ref_of_a_class_that_adds_methods(folder):
     gc.collect()
     ana.set_dl(pickle_dir=folder)
     assert pickle.loads(data).total == 3
+
+
+def test_its_header_says_what_the_value_is(folder):
+    """Type, shape and dtype, or type and length: what `ana ls` shows."""
+    numpy = pytest.importorskip("numpy", reason="pip install numpy")
+    told = {
+        "ndarray (2, 3) float32": numpy.zeros((2, 3), "f4"),
+        "ndarray (0,) int64": numpy.zeros(0, "i8"),
+        "float64": numpy.float64(1),
+        "list of 2,000": [0] * 2000,
+        "dict of 1": {"k": 1},
+        "bytes of 3": b"abc",
+        "int": 7,
+        "NoneType": None,
+    }
+    found = {state.uuid: state.summary for state in maintenance.ls(str(folder))}
+    assert found == {}
+    uuids = {ana.Ref(value).make_uuid(): name for name, value in told.items()}
+    assert {state.uuid: state.summary for state in maintenance.ls(str(folder))} == uuids
+
+
+class Strange:
+    """A value that must not be asked: its length takes an hour, and its shape is an error."""
+
+    def __len__(self):
+        raise AssertionError
+
+    @property
+    def shape(self):
+        raise ArithmeticError
+
+
+def test_a_value_is_not_asked_for_what_may_cost(folder):
+    """Only built-in types are asked for their length, and no error in a value's own code keeps it from the store."""
+    uuid = ana.Ref(Strange()).make_uuid()
+    assert maintenance.show(str(folder), uuid).summary == "Strange"
+
+
+class Told(ana.Storable):
+    """A class that says something about its objects."""
+
+    def __init__(self, cells):
+        self.cells = cells
+
+    def _ana_summary(self):
+        return f"{self.cells:,} cells"
+
+
+def test_a_class_may_say_something_about_its_objects(folder):
+    """Beside its name, in lists."""
+    uuid = Told(1000).make_uuid()
+    assert maintenance.show(str(folder), uuid).summary == "1,000 cells"

@@ -55,6 +55,7 @@ COMMANDS = {
     "extend": ("roots:extend", "Let a root end later."),
     "forget": ("roots:forget", "Remove a root."),
     "gc": ("collect:gc", "Move unneeded states to the trash; delete them later."),
+    "help": ("help_command:help_command", "Show what ana or one of its commands does."),
     "import": ("export_import:import_command", "Import an export, or a folder of the original ANA."),
     "info": ("info:info", "Show what would make the store slow or unsafe here."),
     "init": ("init:init", "Create a store in a new or empty folder."),

@@ -180,7 +180,7 @@ def _reasons(found: maintenance.Collected) -> list[tuple[str, int]]:
 
 def _going(found: maintenance.Collected) -> Any:
     """Return a table of what a real run would move or delete, the largest first."""
-    made = table("would go", "size", "", right=(1,))
+    made = table("would go", "size", "", right=(1,), whole=(0,))
     largest = sorted(found.going.items(), key=lambda item: -item[1])
     for name, size_bytes in largest[:_MOST_LISTED]:
         last = name.rpartition("/")[2]

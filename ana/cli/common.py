@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -46,6 +47,7 @@ __all__ = [
     "store_options",
     "three_digits",
     "times",
+    "value_of",
     "warn",
     "warn_of",
 ]
@@ -249,13 +251,31 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | int) or value is None:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return _with_dates({field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)})
     if isinstance(value, float) and not math.isfinite(value):
         # JSON has neither NaN nor infinity.
         return None
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+TIMES = frozenset({"created", "modified", "until", "trashed", "taken", "young_until", "free_from"})
+"""Fields with times, in s since 1970."""
+
+
+def _with_dates(fields: dict[str, Any]) -> dict[str, Any]:
+    """Add each time as ISO 8601 in UTC, under its name and `_iso`."""
+    times = {name: fields[name] for name in TIMES & fields.keys() if isinstance(fields[name], float)}
+    return fields | {f"{name}_iso": _iso(seconds) for name, seconds in sorted(times.items())}
+
+
+def _iso(seconds: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        # Headers may claim any time.
+        return None
 
 
 # To people
@@ -286,6 +306,13 @@ def warn_of(problems: "Sequence[maintenance.Problem]", output: Output, source: s
         first = problems[0].uuid or problems[0].name
         states = counted(len(problems), "state", "states")
         warn(f"{of}{states}: {', '.join(kinds)} (first: {printable(first[:200])})")
+
+
+def value_of(state: "maintenance.StateInfo | maintenance.Shown | maintenance.Child") -> str:
+    """Return a state's class, and what its writer said about its value: of a Ref only that."""
+    if state.class_name == "ana.storable:Ref" and state.summary:
+        return state.summary
+    return " ".join(filter(None, (state.class_name or "(bare state)", state.summary)))
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -20,6 +20,7 @@ from ana.cli.common import (
     printable,
     size,
     store_options,
+    value_of,
     warn,
 )
 
@@ -35,7 +36,8 @@ Examples:
 \b
 JSON: a line for each state with uuid, class_name, size_bytes (of its file, or
 of its record in a pack), raw_bytes, children (how many), age_seconds, name
-(its file, or the one it would have), problem, pack (its file name, or "").
+(its file, or the one it would have), problem, pack (its file name, or ""),
+summary (of a Ref: its value's type and shape, or "").
 Exit codes: 0; 4 if a state's header or a folder cannot be read.
 """
 
@@ -54,18 +56,22 @@ SORTS = {
 @click.option("--smaller", "smaller_than", type=SIZE, metavar="SIZE", help="Only files smaller than this.")
 @click.option("--older", "older_than_seconds", type=AGE, metavar="TIME", help="Only states older than this.")
 @click.option("--newer", "newer_than_seconds", type=AGE, metavar="TIME", help="Only states newer than this.")
-@click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Order: oldest, largest or by name.")
-@click.option("-n", "number", type=click.IntRange(1), metavar="N", help="At most N states.")
-@click.option("-0", "null", is_flag=True, help="Print only UUIDs, each followed by NUL: for --from-file and xargs -0.")
+@click.option("--sort", "sort", type=click.Choice(list(SORTS)), help="Order: oldest or largest first, or by name.")
+@click.option("-n", "--limit", "number", type=click.IntRange(1), metavar="N", help="At most N states.")
+@click.option(
+    "-0", "--null", "null", is_flag=True, help="Print only UUIDs, each followed by NUL: for --from-file and xargs -0."
+)
 @store_options
 @click.pass_obj
 def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, **filters: Any) -> int:
-    """List the states: UUID, size, age and class.
+    """List the states: UUID, size, age, and class or value.
 
-    All filters must match. A state's age counts from when it was stored (or
-    brought back from the trash), by this host's clock. Sizes: 500k, 20M, 1G
-    (powers of 1000), 4Mi (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Reads
-    the header of each state.
+    Without --sort, states come in the order of their folders, then those in
+    packs. A Ref shows its value's type and shape. All filters must match.
+    A state's age counts from when it was stored (or brought back from the
+    trash), by this host's clock. Sizes: 500k, 20M, 1G (powers of 1000), 4Mi
+    (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Reads the header of each
+    state.
     """
     try:
         found = maintenance.ls(output.store, **filters)
@@ -74,6 +80,8 @@ def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, *
         raise click.BadParameter(msg, param_hint="--class") from None
     states: Iterator[maintenance.StateInfo] = found if sort is None else iter(sorted(found, key=SORTS[sort]))
     damaged = 0
+    if sys.stdout.isatty() and not (output.quiet or output.as_json or null):
+        click.secho(f"{'UUID':<36}  {'size':>8}  {'age':>8}  class or value", bold=True)
     for state in islice(states, number):
         damaged += state.problem is not None
         _print(output, state, null=null)
@@ -88,7 +96,7 @@ def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
     elif output.as_json:
         emit(state, one_line=True)
     elif not (output.quiet or null) and state.uuid:
-        what = state.class_name or "(bare state)" if state.problem is None else f"({state.problem.kind})"
+        what = value_of(state) if state.problem is None else f"({state.problem.kind})"
         line = f"{state.uuid:<36}  {size(state.size_bytes):>8}  {age(state.age_seconds):>8}  {what}"
         # Not `click.echo`, which flushes each line.
         sys.stdout.write(f"{printable(line)}\n")

@@ -8,9 +8,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ana import maintenance
-from ana.cli.common import DAMAGE, DONE, Output, counted, emit, name_or_uuid, printable, size, store_options
+from ana.cli.common import DAMAGE, DONE, Output, counted, emit, name_or_uuid, printable, size, store_options, value_of
 from ana.cli.completion import uuids
-from ana.cli.tables import said, table, when
+from ana.cli.tables import said, when
 
 __all__ = ["cat", "show"]
 
@@ -22,11 +22,11 @@ Examples:
   ana --json show 5f3ac0e1 | jq .children
 
 \b
-JSON: uuid, class_name, path, size_bytes, raw_bytes, header_bytes,
-stored_bytes, segments, chunks, children, parts, content_digest, created,
-modified, in_trash, pack ("" if the state has a file of its own), offset (in
-path); with --tree: uuid, class_name, size_bytes, problem, repeated, children
-(the same again). A line for each, if a root keeps several.
+JSON: uuid, class_name, summary (of a Ref: its value's type and shape), path,
+size_bytes, raw_bytes, header_bytes, stored_bytes, segments, chunks, children,
+parts, content_digest, created, modified, in_trash, pack ("" if the state has
+a file of its own), offset (in path); with --tree: uuid, class_name, size_bytes, problem, repeated, summary,
+children (the same again). A line for each, if a root keeps several.
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
 damaged (with --tree, also if any state in the tree is).
 """
@@ -66,19 +66,19 @@ def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
         if output.as_json:
             emit(found, one_line=one_line)
         elif not output.quiet:
-            said(_fields(found))
+            _print_fields(found)
     return max(codes, default=DONE)
 
 
-def _fields(found: maintenance.Shown) -> Any:
-    made = table("", "")
-    made.show_header = False
+def _print_fields(found: maintenance.Shown) -> None:
+    """Print a line for each field. Not in a table: UUIDs and paths are to be copied in one piece."""
     own_bytes = found.raw_bytes - sum(part["size_bytes"] for part in found.parts)
     ratio = f", {own_bytes / found.size_bytes:.1f} times smaller" if own_bytes > found.size_bytes else ""
     methods = {str(chunk["method"]) for chunk in found.chunks}
     for name, value in (
         ("uuid", found.uuid),
         ("class", found.class_name or "(bare state)"),
+        *([("value", found.summary)] if found.summary else []),
         ("pack" if found.pack else "file", found.path + (" (in the trash)" if found.in_trash else "")),
         *([("offset", f"{found.offset:,}")] if found.pack else []),
         ("raw", f"{size(found.raw_bytes)} ({found.raw_bytes:,} bytes)"),
@@ -102,12 +102,12 @@ def _fields(found: maintenance.Shown) -> Any:
         *(("", child) for child in found.children[:20]),
         *([("", f"and {len(found.children) - 20:,} more (--json lists all)")] if len(found.children) > 20 else []),  # noqa: PLR2004 - a screen
     ):
-        made.add_row(Text(name, "dim"), Text(printable(value)))
-    return made
+        click.echo(f"{click.style(f'{name:>9}', dim=True)}  {printable(value)}")
 
 
 def _segments(found: maintenance.Shown) -> str:
-    return f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}, then buffers"
+    more = ", then buffers" if len(found.segments) > 1 else ""
+    return f"{len(found.segments)}: the pickle stream of {size(found.segments[0])}{more}"
 
 
 def _show_tree(output: Output, uuid: str, *, one_line: bool) -> int:
@@ -127,6 +127,7 @@ def _show_tree(output: Output, uuid: str, *, one_line: bool) -> int:
                 "size_bytes": child.size_bytes,
                 "problem": None if child.problem is None else vars(child.problem),
                 "repeated": child.repeated,
+                "summary": child.summary,
                 "children": below,
             }
         emit(documents[id(top)], one_line=one_line)
@@ -144,7 +145,7 @@ def _line(child: maintenance.Child) -> Text:
         return Text(printable(f"{child.uuid}  {child.problem.kind}: {child.problem.reason}"), "bold red")
     if child.repeated:
         return Text(printable(f"{child.uuid}  (see above)"), "dim")
-    return Text(printable(f"{child.uuid}  {size(child.size_bytes):>8}  {child.class_name or '(bare state)'}"))
+    return Text(printable(f"{child.uuid}  {size(child.size_bytes):>8}  {value_of(child)}"))
 
 
 @click.command("cat", epilog=CAT_EXAMPLES)

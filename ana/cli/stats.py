@@ -55,7 +55,7 @@ def stats(output: Output, /, by: str | None, *, exact: bool, jobs: str | None) -
 
     Counts come from listing each folder once. Sizes come from the last
     --exact count, which reads every header; its age is shown. --by uses that
-    count, too.
+    count, too. A store of up to 1,000 states needs no --exact.
 
     With --jobs, sums up what jobs stored, loaded and did not have to move. If
     ANA_STATS names a folder of such counts, their sums are shown below those

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -37,17 +37,18 @@ class _Console(Console):
             yield Segment(text if control else printable(text, lines=True), style, control)
 
 
-def table(*columns: str, right: Sequence[int] = ()) -> Table:
-    """Return an empty table. `right`: the indexes of the right-aligned columns."""
+def table(*columns: str, right: Sequence[int] = (), whole: Sequence[int] = ()) -> Table:
+    """Return an empty table. `right`: the indexes of right-aligned columns; `whole`: of those that never wrap."""
     made = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for number, name in enumerate(columns):
-        made.add_column(name, justify="right" if number in right else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if number in right else "left"
+        made.add_column(name, justify=side, overflow="fold", no_wrap=number in whole)
     return made
 
 
 def problems_table(problems: Sequence[maintenance.Problem]) -> Table:
     """Return a table of the first problems."""
-    made = table("wrong", "state", "why")
+    made = table("wrong", "state", "why", whole=(1,))
     for wrong in problems[:_MANY]:
         made.add_row(wrong.kind, printable(wrong.uuid or wrong.name), printable(wrong.reason))
     if len(problems) > _MANY:

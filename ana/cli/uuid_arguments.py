@@ -21,7 +21,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def uuids_argument(command: Command) -> Command:
     """Give a command UUIDs, `--from-file` and `-0`, which `given` turns into one list."""
     for add in (
-        click.option("-0", "null", is_flag=True, help="UUIDs in FILE are followed by NUL, as ana ls -0 writes them."),
+        click.option(
+            "-0", "--null", "null", is_flag=True, help="UUIDs in FILE are followed by NUL, as ana ls -0 writes them."
+        ),
         click.option(
             "--from-file",
             metavar="FILE",

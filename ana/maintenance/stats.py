@@ -30,9 +30,12 @@ __all__ = ["Group", "Moment", "StoreStats", "StoreSummary", "history", "stats"]
 SUMMARY = ".ana/summary.json"
 HISTORY = ".ana/history.jsonl"
 LIMIT_BYTES = 16 << 20
+AT_ONCE_STATES = 1000
+"""A store with at most so many states is counted without being asked to: that takes a tenth of a second."""
 _GROUPS = ("by_class", "by_age", "by_size")
 _RIGHT: dict[str, Any] = {"name": str, **dict.fromkeys(_GROUPS, list)}
 """The types of written fields that are not numbers."""
+REF_CLASS = "ana.storable:Ref"
 CLASSES = 50
 """How many classes a summary lists. All others form one group."""
 _DAY_SECONDS = 86400.0
@@ -134,7 +137,8 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
     Args:
         pickle_dir: The store.
         exact: Also read each state's header, for the sizes. If this process may write to the store, the sums are saved
-            in `.ana/summary.json` and as a line in `.ana/history.jsonl`.
+            in `.ana/summary.json` and as a line in `.ana/history.jsonl`. A store that was never counted so, and has at
+            most 1,000 states, is always counted exactly, but its sums are not saved.
         on_progress: Called for each state.
 
     Raises:
@@ -147,12 +151,12 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
     right_now = now(store, writable=False) if exact else host_now()
     contents = survey.contents()
     problems = unlisted(survey.unreadable)
-    counted = None
-    if exact:
-        counted = _count(survey, contents, right_now, problems, on_progress)
-        if not survey.unreadable:
-            _leave(store, counted, _inodes(contents))
-    summary = counted if exact else _last(survey.root)
+    summary = None if exact else _last(survey.root)
+    at_once = summary is None and survey.count(contents.states) <= AT_ONCE_STATES
+    if exact or at_once:
+        summary = _count(survey, contents, right_now, problems, on_progress)
+    if exact and summary is not None and not survey.unreadable:
+        _leave(store, summary, _inodes(contents))
     packs = [one for one in survey.packed.files if not one.trashed]
     in_trash = sum(len(one.table) for one in survey.packed.files if one.trashed)
     return StoreStats(
@@ -165,7 +169,7 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
         inodes=_inodes(contents),
         summary=summary,
         summary_age_seconds=0.0 if summary is None else max(0.0, right_now - summary.taken),
-        exact=exact,
+        exact=exact or at_once,
         packs=len(packs),
         packed=survey.packed.count(),
         packs_bytes=sum(one.size_bytes for one in packs),
@@ -253,6 +257,15 @@ def _count(
         n_parts,
         n_holders,
     )
+
+
+def _kind(header: Header | Brief) -> str:
+    """Return what a state counts as: its class, and for a Ref the type of its value, if its writer named it."""
+    if not header.class_name:
+        return "(bare state)"
+    if header.class_name != REF_CLASS or not header.summary:
+        return header.class_name
+    return f"{header.class_name} of {header.summary.partition(' ')[0]}"
 
 
 def _step(steps: tuple[tuple[int, str], ...], value: float, last: str) -> str:

@@ -27,11 +27,13 @@ def summary(value: Any) -> str:
     name = _attempt(_type, value)
     if type(value) in _SIZED:
         return f"{name} of {len(value):,}"
-    return " ".join(filter(None, (name, _attempt(_bare_shape, value), _attempt(_dtype, value))))
+    shape = _attempt(_bare_shape, value)
+    return f"{name} {shape} {_attempt(_dtype, value)}".rstrip() if shape else name
 
 
 def _bare_shape(value: Any) -> str:
-    return str(tuple(map(int, value.shape)))
+    """Return an array's shape; "" for a scalar of numpy."""
+    return str(tuple(map(int, value.shape))) if value.shape else ""
 
 
 def _attempt(describe_part: Any, value: Any) -> str:

@@ -18,7 +18,7 @@ import pytest
 from support import care, memory, mounts, processes, raw_tree
 from support.care import numbered, put, ran
 from support.classes import A, Node
-from test_cli import on_a_terminal
+from support.terminal import on_a_terminal
 
 import ana
 from ana import maintenance

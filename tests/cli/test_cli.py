@@ -6,7 +6,6 @@ import errno
 import importlib.util
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from rich.console import Console
 from support import wheels
 from support.care import ran
+from support.terminal import environment, on_a_terminal
 
 import ana
 from ana import demo
@@ -35,13 +35,6 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 CORE = {"blake3", "zstandard", "filelock"} - wheels.left_out()
 CLI_EXTRA = ("click", "rich", "markdown_it", "mdurl", "pygments")
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment, without what changes colours and widths, and with ana importable."""
-    without = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
-    kept = {name: value for name, value in os.environ.items() if name not in without}
-    return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **changes}
 
 
 def run(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -275,20 +268,6 @@ def test_output_in_an_encoding_without_box_characters(tmp_path):
     done = run(*TINIEST, "--dir", str(tmp_path), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
-
-
-def on_a_terminal(*arguments: str, **changes: str) -> tuple[int, str]:
-    """Run `python -m ana` on a terminal of its own; return the exit code and all that the terminal got."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(sys.executable, [sys.executable, "-m", "ana", *arguments], environment(**changes))  # noqa: S606 - a child of a fork
-    seen = b""
-    with contextlib.suppress(OSError):  # EIO: the last process has closed it
-        while block := os.read(terminal, 65536):
-            seen += block
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), seen.decode()
 
 
 def test_a_terminal_gets_colours_and_progress(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import care
 from support.care import numbered, put
-from test_cli import environment
+from support.terminal import environment
 
 import ana
 from ana import maintenance
