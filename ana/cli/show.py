@@ -25,8 +25,9 @@ Examples:
 JSON: uuid, class_name, summary (of a Ref: its value's type and shape), path,
 size_bytes, raw_bytes, header_bytes, stored_bytes, segments, chunks, children,
 parts, content_digest, created, modified, in_trash, pack ("" if the state has
-a file of its own), offset (in path); with --tree: uuid, class_name, size_bytes, problem, repeated, summary,
-children (the same again). A line for each, if a root keeps several.
+a file of its own), offset (in path); with --tree: uuid, class_name,
+size_bytes, problem, repeated, summary, children (the same again). A line for
+each, if a root keeps several.
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
 damaged (with --tree, also if any state in the tree is).
 """
