@@ -16,6 +16,7 @@ from ana import settings
 from ana.format import codec
 from ana.layers import inheritance, kinds
 from ana.layers.layer import DataLayer, DirDataLayer, by_home, parents_layer
+from ana.objects import identity
 from ana.persist import keeping, loading
 
 __all__ = ["adopt", "chosen", "get_dl", "set_dl", "using_dl"]
@@ -199,12 +200,13 @@ def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - one per process, replaced after fork
     _lock = threading.RLock()
     codec.reset()
+    identity.after_fork()
     for layer in list(by_home.values()):
         layer.live.renew_lock()
     loading.reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=identity.before_fork, after_in_parent=identity.after_fork, after_in_child=_after_fork)
 
 keeping.find_inherited(_inherited_roots)
 # At import: a `Process` object may be older than the first layer, and start later.

@@ -308,6 +308,15 @@ class LiveObjects:
         _keeper.forget(self)
 
     def renew_lock(self) -> None:
-        """Replace the locks, in a forked child: another thread of the parent may have held them."""
+        """Replace the lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.RLock()
-        _keeper.lock = threading.RLock()
+
+
+def before_fork() -> None:
+    """Wait until no thread is changing what is kept alive: a child would inherit the half of a change for good."""
+    _keeper.lock.acquire()
+
+
+def after_fork() -> None:
+    """Let threads change again what is kept alive, in the parent and in the child."""
+    _keeper.lock.release()

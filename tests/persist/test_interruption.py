@@ -13,10 +13,11 @@ import time
 import pytest
 from support import raw_tree
 from support.classes import A
-from support.processes import environment, run_program
+from support.processes import PATIENCE_SECONDS, environment, run_program
 
 import ana
 from ana import maintenance
+from ana.objects import identity
 
 INTERRUPTED = """
 import os, pickle, random, signal, sys, ana
@@ -269,6 +270,35 @@ def test_fork_while_threads_store_and_load(tmp_path):
         for thread in threads:
             thread.join()
     assert all(results)
+
+
+class Slow(dict):
+    """A dict that takes its time to take an item, and says when it begins."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.begun = threading.Event()
+
+    def __setitem__(self, key, value):
+        self.begun.set()
+        time.sleep(0.2)
+        super().__setitem__(key, value)
+
+
+def test_a_child_does_not_inherit_half_a_change(tmp_path):
+    """Forked while a thread is noting which object is kept alive, a child can release all that is kept."""
+    layer = ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    uuid = A(1).make_uuid()
+    keeper = identity._keeper
+    slow = keeper._layers = Slow(keeper._layers)
+    thread = threading.Thread(target=A.ana_load, args=(uuid,))
+    thread.start()
+    try:
+        assert slow.begun.wait(PATIENCE_SECONDS)
+        assert in_child(layer.live.forget_kept)
+    finally:
+        thread.join()
+        keeper._layers = dict(slow)
 
 
 def square(a):
