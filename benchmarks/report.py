@@ -87,7 +87,17 @@ disk on a local filesystem, for the network on NFS. The table is from a local di
     "growth": """\
 ## Many states, many writers
 
-A tree's folders are made when first needed, so the first tens of thousands of states cost more than later ones.""",
+A tree's folders are made when first needed, so the first tens of thousands of states cost more than later ones.
+
+What a state costs depends little on how many there are, and a command's time grows with the number of states. Where a
+curve bends:
+
+- `stats`, `ls`, `gc` and `verify` of states with files of their own list a tree of 65,792 folders. Up to 100,000
+  states, half of the time of `stats` and a fourth of that of `gc` is for folders with one or two files.
+- `has` of states in packs searches the index of each pack until so many look-ups were made that merging the indexes
+  pays: as many as there are states, divided by the number of packs. A million states lie in 16 packs or more.
+- `gc` remembers a state in a pack by a number of 16 bytes in a set, which takes about 180 bytes. Of a state with a
+  file of its own it needs 34 bytes.""",
     "plain": """\
 ## Compared with plain pickle files
 

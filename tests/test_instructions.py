@@ -22,15 +22,15 @@ def found():
 
 @pytest.fixture
 def recorded():
-    """The baseline for this minor version of Python."""
+    """The baseline for this build of Python."""
     baseline = instructions.baseline()
-    assert baseline is not None, f"no baseline for Python {instructions.VERSION}: {instructions.RECORD}"
+    assert baseline is not None, f"no baseline for Python {instructions.BUILD}: {instructions.RECORD}"
     return baseline
 
 
 @pytest.mark.slow
 def test_small_operations_are_within_their_baselines(found, recorded, capsys):
-    """No operation costs more than a tenth above what was recorded; of a much cheaper one, the run tells."""
+    """No operation costs more than a twentieth above what was recorded; of a much cheaper one, the run tells."""
     assert found.keys() == recorded.keys()
     with capsys.disabled():
         print(*instructions.hints(found, recorded), sep="\n", end="")
@@ -48,10 +48,10 @@ def test_needless_work_is_found(found):
 
 def test_a_complaint_says_what_to_do():
     """It names the operation, what was found, the baseline, and the command that records another; it has a limit."""
-    within, beyond = instructions.Finding(3290, 1000), instructions.Finding(3310, 1000)
+    within, beyond = instructions.Finding(3140, 1000), instructions.Finding(3160, 1000)
     assert instructions.complaints({NAME: within}, {NAME: 3.0}) == []
     (complaint,) = instructions.complaints({NAME: beyond}, {NAME: 3.0})
-    for word in (NAME, "3.310", "3.000", "+10.3%", instructions.RECORD):
+    for word in (NAME, "3.160", "3.000", "+5.3%", instructions.RECORD):
         assert word in complaint
 
 
