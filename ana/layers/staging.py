@@ -9,6 +9,7 @@ from ana.errors import ANAError
 from ana.format import address
 from ana.fs import files, paths
 from ana.layers import path_map
+from ana.stores.base import CacheableStore
 from ana.stores.directory import keyring
 from ana.stores.directory.config import CONFIG
 from ana.stores.directory.store import DirectoryStore
@@ -25,10 +26,11 @@ class OpenStore(Protocol):
         """Open it."""
 
 
-def in_front(home: str, place: str, trusted: keyring.Trusted, open_store: OpenStore) -> StagedStore | None:
+def in_front(home: str, place: str, trusted: keyring.Trusted, open_store: OpenStore) -> CacheableStore | None:
     """Return a store behind the staged states that this node has for it; None if it has none.
 
-    States that were staged from another path may be those of the same store. Only then is the store opened now.
+    States that were staged from another path may be those of the same store. Only then is the store opened now, and
+    returned as it is if they are not.
 
     Args:
         home: The store's path.
@@ -53,7 +55,7 @@ def in_front(home: str, place: str, trusted: keyring.Trusted, open_store: OpenSt
         return None
     opened = open_store(create=False)
     others = usable(lambda file: file.config.id == opened.config.id != "")
-    return StagedStore(home, others, lambda: opened) if others else None
+    return StagedStore(home, others, lambda: opened) if others else opened
 
 
 def cache_folder(home: str, place: str, limit_bytes: int | None = None) -> node_folder.NodeFolder | None:

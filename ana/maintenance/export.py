@@ -84,7 +84,9 @@ def write_states(chosen: Chosen, path: Path, on_progress: OnProgress, *, staged:
             fill(lambda _, parts: file.writelines(parts))
         return done
     folder, _, name = real.rpartition("/")
-    if not atomic.publish(folder or "/", name, fill, atomic.Policy(durable=True)):
+    # Tasks refuse what others may write, and nobody shall read who may not read the store.
+    access = permissions.Access(chosen.survey.store.tree.mode & 0o644 | 0o600) if staged else permissions.FREE
+    if not atomic.publish(folder or "/", name, fill, atomic.Policy(durable=True, access=access)):
         raise StoreError(real, errno.EEXIST, "a file of that name exists already")
     return done
 

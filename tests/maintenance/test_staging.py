@@ -1,6 +1,7 @@
 """States are brought to the nodes, into a file or a cache; roots are named; a staged file is an exported one, too."""
 
 import json
+import os
 import pickle
 import tarfile
 
@@ -158,6 +159,19 @@ def test_a_staged_file_is_an_exported_one(tmp_path, monkeypatch, keyed):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
         with pytest.raises(ana.ANAError, match="key"):
             maintenance.import_file(tmp_path / "other", tmp_path / "sweep.ana")
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(False, 0o600), (True, 0o640)])
+def test_others_cannot_read_or_write_what_was_staged(tmp_path, monkeypatch, shared, mode):
+    """Whatever the umask, a staged file has no more rights than its store, and nobody else may write it."""
+    monkeypatch.setenv("ANA_SHARED", str(int(shared)))
+    fill(tmp_path / "tree")
+    before = os.umask(0o002)
+    try:
+        maintenance.stage_states(maintenance.open_store(tmp_path / "tree"), ["sweep"], tmp_path / "sweep.ana")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "sweep.ana").stat().st_mode & 0o777 == mode
 
 
 # Names
