@@ -6,6 +6,7 @@ Every buffer owns its memory, so keeping a small array does not keep the rest of
 import io
 import mmap
 import sys
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["ALIGNMENT_BYTES", "Whole", "allocate"]
@@ -39,7 +40,9 @@ def allocate(size: int) -> memoryview:
         mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(str(error)) from error
-    mapped.madvise(mmap.MADV_HUGEPAGE)
+    # Kernels without huge pages refuse it.
+    with suppress(OSError):
+        mapped.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(mapped)
 
 
