@@ -102,6 +102,8 @@ def told_of(home: str) -> list[Told]:
 
 def told() -> list[tuple[str, str, float]]:
     """Return home, name and time to live of all such roots."""
+    if _inherited is not None:
+        _ask()
     return [(home, *one) for home in tuple(_active) for one in told_of(home)]
 
 
@@ -190,11 +192,12 @@ def _ask() -> None:
     """Adopt the roots that this process was started under, for as long as it runs."""
     global _inherited, watch  # noqa: PLW0603 - of this process
     with _lock:
-        find, _inherited = _inherited, None
-        for home, name, ttl_seconds in () if find is None else find():
+        for home, name, ttl_seconds in () if _inherited is None else _inherited():
             # A forked child has those of its parent already.
             if name not in _active.get(home, {}):
                 _begin(home, name, ttl_seconds)
+        # Last: another thread that finds it set waits here until all are adopted.
+        _inherited = None
         watch = bool(_active)
 
 

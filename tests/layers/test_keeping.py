@@ -128,18 +128,22 @@ def test_workers_keep_what_they_store(layer, method):
     assert kept(layer) == {obj.uuid for obj in found}
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_workers_worker_keeps_too(layer, method):
-    """Whatever is started below the block."""
+@pytest.mark.parametrize("chooses", [False, True])
+@METHODS
+def test_a_workers_worker_keeps_too(layer, method, chooses):
+    """Whatever is started below the block, also if a worker chooses its store itself, and stores nothing."""
     with layer.keeping("sweep", ttl="1d"):
-        process = multiprocessing.get_context(method).Process(target=start_another)
+        context = multiprocessing.get_context(method)
+        process = context.Process(target=start_another, args=[layer.home if chooses else None])
         process.start()
         process.join()
     assert kept(layer) == {uuid_of("far below")}
 
 
-def start_another():
+def start_another(folder):
     """Be a worker that starts another one."""
+    if folder is not None:
+        ana.set_dl(pickle_dir=folder, durable=False)
     process = multiprocessing.get_context("spawn").Process(target=store, args=["far below"])
     process.start()
     process.join()
