@@ -1,12 +1,14 @@
 """The doctor: finds what makes a store slow or unsafe in its place, and names the cure."""
 
+import errno
 import os
 from dataclasses import dataclass, field
 
 from ana.errors import StoreError
-from ana.fs import mounts, probes
-from ana.maintenance.common import StoreOrPath, open_store
-from ana.maintenance.inodes import SMALL_BYTES, estimate
+from ana.fs import files, mounts, probes
+from ana.maintenance.common import StoreOrPath, absolute, open_store
+from ana.maintenance.inodes import SMALL_BYTES, Inodes, estimate
+from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Finding", "Information", "info"]
 
@@ -33,6 +35,8 @@ class Information:
     """A store as this host sees it. Sizes in bytes; None if a test was not possible."""
 
     path: str
+    exists: bool
+    """Whether there is a store. If not, the next five say nothing, and what was tested is the nearest folder."""
     host: str
     format: int
     levels: int
@@ -78,31 +82,33 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
     """Test the place of a store: hard links, fsync, locks, clock, space. Writes only temporary files.
 
     Args:
-        pickle_dir: The store.
+        pickle_dir: The store, or where one is to be made: then the nearest folder that exists is tested.
         other: The same store through another mount, or as another host sees it, to test whether a lock held here
             excludes there.
 
     Raises:
-        StoreError: The store does not exist, or the system refused.
-        UntrustedStoreError: The folder is not a store.
+        StoreError: The system refused, or `other` is no store.
+        UntrustedStoreError: Others may have planted files in the store.
         UnsupportedFormatError: A newer version made the store.
     """
-    store = open_store(pickle_dir)
+    store = _store_at(pickle_dir)
     second = None if other is None else open_store(other)
     elsewhere = "" if second is None else second.home
-    root = store.home
+    path = pickle_dir.home if isinstance(pickle_dir, DirectoryStore) else absolute(pickle_dir)
+    root = path if store is not None else _nearest_folder(path)
     mount = mounts.mount_of(root) or mounts.Mount("", "", "", "")
     space = probes.space(root)
     tried = _Tried(root, elsewhere)
-    inodes = estimate(store)
+    inodes = Inodes(0, 0, 0, 0) if store is None else estimate(store)
     found = Information(
-        path=root,
+        path=path,
+        exists=store is not None,
         host=os.uname().nodename,
-        format=store.config.format,
-        levels=store.config.levels,
-        store_id=store.config.id,
-        mode=f"{store.tree.mode:04o}",
-        keyed=store.config.keyed,
+        format=0 if store is None else store.config.format,
+        levels=0 if store is None else store.config.levels,
+        store_id="" if store is None else store.config.id,
+        mode="" if store is None else f"{store.tree.mode:04o}",
+        keyed=store is not None and store.config.keyed,
         filesystem=mount.kind,
         mount_point=mount.point,
         mount_source=mount.source,
@@ -126,8 +132,37 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
         folders=inodes.folders,
         packs=inodes.packs,
     )
-    found.findings.extend(_examine(found, same=second is None or store.config.id == second.config.id))
+    found.findings.extend(_of_no_store(path, root) if store is None else [])
+    found.findings.extend(_examine(found))
+    if second is not None and found.store_id != second.config.id:
+        text = f"{found.other} is another store: its locks say nothing about this one"
+        found.findings.append(Finding("note", text, "pass the same store, through its other mount, to --other"))
     return found
+
+
+def _store_at(pickle_dir: StoreOrPath) -> DirectoryStore | None:
+    """Return the store at a place; None if there is none yet."""
+    try:
+        return open_store(pickle_dir)
+    except StoreError as error:
+        if error.errno != errno.ENOENT or isinstance(error.__cause__, OSError):
+            raise
+        return None
+
+
+def _nearest_folder(path: str) -> str:
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _of_no_store(path: str, root: str) -> list[Finding]:
+    if root == path and files.list_folder(path):
+        text = "it holds other files, so no store can be made in it"
+        return [Finding("unsafe", text, "choose a new or empty folder")]
+    what = "the empty folder" if root == path else root
+    text = f"there is no store yet: {what} was tested"
+    return [Finding("note", text, "ana init makes one, and so does the first program that stores something")]
 
 
 def _access_times(mount: mounts.Mount) -> str:
@@ -170,13 +205,9 @@ class _Tried:
         self.clock_difference_seconds = clock.difference_seconds if off else 0.0
 
 
-def _examine(found: Information, *, same: bool) -> list[Finding]:
+def _examine(found: Information) -> list[Finding]:
     """Return the findings."""
-    findings = [*_of_mount(found), *_of_trials(found), *_of_space(found), *_of_packs(found)]
-    if not same:
-        text = f"{found.other} is another store: its locks say nothing about this one"
-        findings.append(Finding("note", text, "pass the same store, through its other mount, to --other"))
-    return findings
+    return [*_of_mount(found), *_of_trials(found), *_of_space(found), *_of_packs(found)]
 
 
 def _of_mount(found: Information) -> list[Finding]:
@@ -197,7 +228,7 @@ def _of_mount(found: Information) -> list[Finding]:
         findings.append(Finding("unsafe", text, "mount hard"))
     if found.filesystem == "lustre" and not options & {"flock", "localflock"}:
         findings.append(Finding("slow", "no locks: work may be done twice", "mount with -o flock"))
-    if found.levels != 2:  # noqa: PLR2004 - what new stores have
+    if found.exists and found.levels != 2:  # noqa: PLR2004 - what new stores have
         text = f"{found.levels} folder levels instead of 2: many states in one folder are slow to look up"
         findings.append(Finding("note", text, "export the states, and import them into a new store"))
     return findings

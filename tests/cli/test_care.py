@@ -35,7 +35,7 @@ READING = [
     ("roots",),
     ("gc", "--older-than", "1d", "--dry-run"),
 ]
-"""Commands that only look, and take no name of a state."""
+"""Commands that only look, and take no name of a state. The first one judges places without a store, too."""
 DOING = [
     ("sweep",),
     ("gc", "--older-than", "1d"),
@@ -480,7 +480,7 @@ def _new(command, folder):
     return [str(folder / "new") if word == "NEW" else word for word in command]
 
 
-@pytest.mark.parametrize("command", [*READING, *DOING], ids=" ".join)
+@pytest.mark.parametrize("command", [*READING[1:], *DOING], ids=" ".join)
 @pytest.mark.parametrize("kind", ["nothing", "foreign", "newer", "original"])
 def test_no_store(tmp_path, capfd, command, kind):
     """No store, a foreign folder: exit code 10; a newer store: 1; a line says why, and nothing is made."""
@@ -526,7 +526,7 @@ def elsewhere(request, small, tmp_path):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("command", [*READING, *DOING], ids=" ".join)
+@pytest.mark.parametrize("command", [*READING[1:], *DOING], ids=" ".join)
 def test_no_store_is_made_by_looking(elsewhere, tmp_path, capfd, command):
     """A shard folder, or another tool's cache, is no store (10), and does not become one."""
     before = picture(tmp_path)

@@ -71,3 +71,28 @@ def test_on_a_terminal_columns_have_names_and_uuids_stay_in_one_piece(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     _, printed = on_a_terminal("-d", str(tmp_path), "show", uuid, COLUMNS="80")
     assert str(path) in printed
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("nothing", "was tested"), ("empty", "the empty folder was tested"), ("foreign", "other files")]
+)
+def test_a_place_is_judged_before_there_is_a_store(tmp_path, capfd, kind, said):
+    """`ana info` tests the nearest folder, says what it means for a store, and leaves nothing."""
+    place = tmp_path / "a" / "b"
+    if kind != "nothing":
+        place.mkdir(parents=True)
+    if kind == "foreign":
+        (place / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    found = ran(capfd, "-d", place, "--json", "info")
+    assert (found.code, found.document["exists"], found.document["path"]) == (0, False, str(place))
+    assert found.document["hard_links"] is True
+    assert said in found.document["findings"][0]["what"]
+    assert "none there yet" in ran(capfd, "-d", place, "info").out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_newer_store_is_not_taken_for_none(tmp_path, capfd):
+    """Its format is unknown, so nothing is said about the place."""
+    (tmp_path / "ana.json").write_text('{"format": 99}')
+    assert ran(capfd, "-d", tmp_path, "info").code == 1
