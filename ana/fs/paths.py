@@ -5,7 +5,7 @@ import os
 
 from ana.errors import StoreError
 
-__all__ = ["absolute", "home", "resolved"]
+__all__ = ["absolute", "home", "nearest_folder", "resolved"]
 
 
 def absolute(path: str | os.PathLike[str] | bytes) -> str:
@@ -34,6 +34,13 @@ def absolute(path: str | os.PathLike[str] | bytes) -> str:
 def resolved(path: str) -> str:
     """Resolve all symbolic links in an absolute path, for files that a user names."""
     return os.path.realpath(path)
+
+
+def nearest_folder(path: str) -> str:
+    """Return the nearest folder that exists: an absolute path itself, or one above it."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def home(user: str = "") -> str:

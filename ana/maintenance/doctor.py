@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 from ana.errors import StoreError
-from ana.fs import files, mounts, probes
+from ana.fs import files, mounts, paths, probes
 from ana.maintenance.common import StoreOrPath, absolute, open_store
 from ana.maintenance.inodes import SMALL_BYTES, Inodes, estimate
 from ana.stores.directory.store import DirectoryStore
@@ -95,7 +95,7 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
     second = None if other is None else open_store(other)
     elsewhere = "" if second is None else second.home
     path = pickle_dir.home if isinstance(pickle_dir, DirectoryStore) else absolute(pickle_dir)
-    root = path if store is not None else _nearest_folder(path)
+    root = path if store is not None else paths.nearest_folder(path)
     mount = mounts.mount_of(root) or mounts.Mount("", "", "", "")
     space = probes.space(root)
     tried = _Tried(root, elsewhere)
@@ -148,12 +148,6 @@ def _store_at(pickle_dir: StoreOrPath) -> DirectoryStore | None:
         if error.errno != errno.ENOENT or isinstance(error.__cause__, OSError):
             raise
         return None
-
-
-def _nearest_folder(path: str) -> str:
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def _of_no_store(path: str, root: str) -> list[Finding]:
