@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         "memory-store": _memory_store,
         "memory-load": _memory_load,
         "tier": _tier,
-        "packs-make": _packs_make,
+        "states-make": _states_make,
         "packs-first-load": _packs_first_load,
         "packs-has": _packs_has,
         "grown-get": _grown_get,
@@ -150,10 +150,10 @@ def _tier(how: str, folder: str, key: str) -> dict[str, Any]:
     }
 
 
-def _packs_make(
+def _states_make(
     tree: str, samples: str, first: str, count: str, repeats: str = "80", pack_bytes: str = "64k"
 ) -> dict[str, Any]:
-    """Store states of 12 bytes times `repeats`, in packs; write down some of their UUIDs."""
+    """Store states of 12 bytes times `repeats`; write down some of their UUIDs."""
     start, end = int(first), int(first) + int(count)
     seconds = 0.0
     with ana.using_dl(pickle_dir=tree, pack_bytes=pack_bytes, durable=False, keep_bytes=0) as layer:

@@ -64,9 +64,9 @@ def _table(folder: Path, kind: _Kind, largest: int) -> Table:
             rows.append({"states": size, "put µs": put, **_row(tree, samples, kind)})
             before = size
     note = (
-        "Processor time of one process in µs for each state, and in seconds for each command, whose memory is that of "
-        "the largest, `gc`. Put: `store_many`, over all states added since the row above. Get: by UUID, states at "
-        "random, in a new process. Has: half of the states exist. All states are young, so gc reads all headers."
+        "Processor time: in µs for each state, in seconds for each command. Put: `store_many`, over all states added "
+        "since the row above. Get: by UUID, states at random, in a new process. Has: half of the states exist. All "
+        "states are young, so `gc` reads all headers; its memory is the process's peak, 46 MB of which are libraries."
     )
     size_bytes = 12 * kind.repeats
     title = f"A store that grows: states of {size_bytes} bytes in {kind.name}, without waiting for the disk"
@@ -80,7 +80,7 @@ def _grow(tree: Path, samples: Path, kind: _Kind, first: int, last: int) -> floa
     children = [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "benchmarks.children", "packs-make", str(tree), str(samples)),
+                *(sys.executable, "-m", "benchmarks.children", "states-make", str(tree), str(samples)),
                 *map(str, (start, count, kind.repeats, kind.pack_bytes)),
             ],
             stdout=subprocess.PIPE,

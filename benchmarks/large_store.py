@@ -66,7 +66,7 @@ def _make(tree: Path, samples: Path, count: int) -> None:
     starts = range(0, count, share)
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.children", "packs-make", *_words(tree, samples, first, count, share)],
+            [sys.executable, "-m", "benchmarks.children", "states-make", *_words(tree, samples, first, count, share)],
             stdout=subprocess.DEVNULL,
             cwd=measure.ROOT,
         )

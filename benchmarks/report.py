@@ -97,7 +97,7 @@ curve bends:
 - `has` of states in packs searches the index of each pack until so many look-ups were made that merging the indexes
   pays: as many as there are states, divided by the number of packs. A million states lie in 16 packs or more.
 - `gc` remembers a state in a pack by a number of 16 bytes in a set, which takes about 180 bytes. Of a state with a
-  file of its own it needs 34 bytes.""",
+  file of its own it needs 33 bytes.""",
     "plain": """\
 ## Compared with plain pickle files
 

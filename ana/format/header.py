@@ -306,10 +306,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
         found, at = text(view, at, fixed.key_size)
         class_name, at = text(view, at, fixed.class_size)
         summary, at = _summary(view, at) if fixed.flags & SUMMARY else ("", at)
-        children = []
-        for _ in range(fixed.n_children):
-            child, at = text(view, at + 2, int.from_bytes(view[at : at + 2], "little"))
-            children.append(child)
+        children, at = _children(view, at, fixed.n_children) if fixed.n_children else ((), at)
         written = struct.unpack_from(f"<{fixed.n_segments}Q", view, at)
         segments, bytes_segments = unmarked(written) if fixed.flags & WHOLES else (written, ())
         at += 8 * fixed.n_segments
@@ -324,7 +321,7 @@ def _parse_fields(view: memoryview, fixed: _Fixed, key: str, where: str) -> Head
     return Header(
         found,
         class_name,
-        tuple(children),
+        children,
         segments,
         bytes_segments,
         table,

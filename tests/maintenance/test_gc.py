@@ -194,6 +194,7 @@ def test_a_dry_run_changes_nothing(store, capfd):
     assert len(dry.pop("going")) == 2
     assert real.pop("going") == {}
     assert 0 < real.pop("free_from") - dry.pop("free_from") < 3600
+    assert real.pop("free_from_iso") > dry.pop("free_from_iso")
     assert dry.pop("dry_run") is True
     assert real.pop("dry_run") is False
     assert dry == real
