@@ -260,7 +260,20 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-TIMES = frozenset({"created", "modified", "until", "trashed", "taken", "young_until", "free_from"})
+TIMES = frozenset(
+    {
+        "created",
+        "first_goes",
+        "free_from",
+        "last_goes",
+        "modified",
+        "now",
+        "taken",
+        "trashed",
+        "until",
+        "young_until",
+    }
+)
 """Fields with times, in s since 1970."""
 
 

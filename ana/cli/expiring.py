@@ -20,9 +20,10 @@ Examples:
 
 \b
 JSON: by, age_seconds, within_seconds, now, files (all), roots (for each, and
-last with the name "" for what no root needs: name, files, size_bytes, first
-and last (when they go, in s since 1970), due, soon, soon_bytes (within the
-time of --within)), untold (why roots is empty), problems.
+last with the name "" for what no root needs: name, files, size_bytes,
+first_goes, last_goes, due, soon, soon_bytes (within the time of --within)),
+untold (why roots is empty), problems. Times in s since 1970, and as ISO 8601
+under the same name with _iso.
 Exit codes: 0; 4 if a file that a root needs goes within the time of --within.
 """
 
@@ -86,7 +87,7 @@ def _tell(found: maintenance.Expiring) -> None:
     for each in [*(root for root in found.roots if root.name or root.files), found.files]:
         name = printable(each.name) or ("all states" if each is found.files else "no root")
         soon = f"{each.soon:,}" if each.soon else ""
-        times = (_when(each.first, found.now), _when(each.last, found.now))
+        times = (_when(each.first_goes, found.now), _when(each.last_goes, found.now))
         made.add_row(name, f"{each.files:,}", size(each.size_bytes), *times, soon)
     said(made)
     if found.untold:

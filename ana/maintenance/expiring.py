@@ -50,9 +50,9 @@ class Expiry:
     files: int = 0
     """Files of states, packs, and the root's own files."""
     size_bytes: int = 0
-    first: float | None = None
+    first_goes: float | None = None
     """When the purge may take the first of them: from then on the root is incomplete."""
-    last: float | None = None
+    last_goes: float | None = None
     """When it may take the last of them."""
     due: int = 0
     """How many files it may take already."""
@@ -175,7 +175,7 @@ class _Looking:
             names = self._needed(uuids)
             needed |= names
             self.done.roots.append(self._expiry(name, {*names, *self._own_files(name)}))
-        self.done.roots.sort(key=lambda each: (math.inf if each.first is None else each.first, each.name))
+        self.done.roots.sort(key=lambda each: (math.inf if each.first_goes is None else each.first_goes, each.name))
         self.done.roots.append(self._expiry("", self._files.keys() - needed))
 
     def _needed(self, uuids: Iterable[str]) -> set[str]:

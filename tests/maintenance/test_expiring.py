@@ -67,7 +67,7 @@ def test_roots_are_told_by_what_goes_first(tmp_path, by):
     found = maintenance.expiring(tmp_path / "tree", Purge(by, 30 * DAY), within_seconds=15 * DAY)
     assert [each.name for each in found.roots] == ["one", "two", ""]
     one, two, none = found.roots
-    assert [round((each.first - found.now) / DAY) for each in found.roots] == [1, 10, -10]
+    assert [round((each.first_goes - found.now) / DAY) for each in found.roots] == [1, 10, -10]
     # Each with its own file, and that of the root.
     assert [(each.files, each.soon, each.due) for each in (one, two, none)] == [(3, 2, 0), (3, 1, 0), (1, 1, 1)]
     assert (found.files.files, found.files.soon, found.files.due) == (4, 3, 1)
@@ -79,7 +79,7 @@ def test_the_time_of_a_change_counts(store):
     uuid = next(state.uuid for state in maintenance.ls(store))
     set_age(store, uuid, 100)
     found = maintenance.expiring(store, Purge("ctime", DAY))
-    assert all(0.9 * DAY < each.first - found.now <= DAY for each in found.roots)
+    assert all(0.9 * DAY < each.first_goes - found.now <= DAY for each in found.roots)
 
 
 def test_a_pack_goes_as_a_whole(tmp_path):
@@ -178,6 +178,7 @@ def test_the_command_warns(tmp_path, capfd):
     assert ran(capfd, *words, "expiring", "--purge", "atime:30d", "--within", "1d").code == 0
     document = ran(capfd, *words, "--json", "expiring", "--purge", "mtime:30d").document
     assert [root["name"] for root in document["roots"]] == ["one", "two", ""]
+    assert document["roots"][0]["first_goes_iso"] > document["now_iso"]
     for rule in ("30d", "atime", "atime:30", "birth:30d"):
         assert ran(capfd, *words, "expiring", "--purge", rule).code == 2
 
