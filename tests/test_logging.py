@@ -113,6 +113,7 @@ def test_damage_is_a_warning(tree, events):
 
 def test_a_lock_that_is_not_to_be_had_is_a_warning(tree, events, monkeypatch):
     """It was waited for in vain; where there are no locks at all, that is information."""
+    monkeypatch.setattr("ana.stores.directory.store.LOCKED_BYTES", len(NOISE))
     ana.get_dl().store_state("large", NOISE)
     (lock,) = (tree / ".ana" / "locks").iterdir()
     raw_tree.path_of(tree, "large").unlink()

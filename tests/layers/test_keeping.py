@@ -259,6 +259,28 @@ def test_a_line_that_a_crash_has_cut_short_is_no_damage(layer, end):
     assert kept(layer) == {uuid}
 
 
+@pytest.mark.parametrize(
+    ("start", "stop", "whole"),
+    [
+        (0, 1, {1, 2, 3}),
+        (10, 12, {1, 2, 3}),
+        (10, 60, {2, 3}),
+        (38, 39, {2, 3}),
+        (39, 78, {0, 3}),
+        (117, 156, {0, 1, 2}),
+    ],
+)
+def test_lines_that_another_client_does_not_see_yet_are_no_damage(layer, start, stop, whole):
+    """NFS may send later lines first: what is not there yet reads as NUL. The others count, but for the next line."""
+    with layer.keeping("sweep", ttl="1d"):
+        uuids = [store(value).uuid for value in range(4)]
+    (path,) = roots_of(layer)
+    head, _, lines = path.read_bytes().partition(b"\n")
+    assert len(lines) == 4 * 39
+    path.write_bytes(head + b"\n" + lines[:start] + bytes(stop - start) + lines[stop:])
+    assert kept(layer) == {uuids[number] for number in whole}
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"7\n", b"\n\n"])
 def test_a_damaged_file_is_not_taken_for_one_that_keeps_nothing(layer, damage):
     """What to keep is unknown then, and nothing is collected."""

@@ -7,6 +7,7 @@ time to live ends that long after the last change of any of its files. One file 
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -323,9 +324,18 @@ def _parse(path: str, data: bytes, seen: float) -> Root:
 
 
 def _keys(lines: bytes) -> list[str]:
-    """Return the keys that were appended. The last line may have been cut short, by a kill or a power cut."""
-    whole = lines.rstrip(b"\0").rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.split(b"\n")] if whole else []
+    """Return the keys that were appended, without lines that are not whole: after a kill, or a power cut.
+
+    NUL bytes stand for what another NFS client has not sent yet, perhaps after later bytes, or what a power cut took. A
+    collection that does not see such a key harms nothing: it is a state's that is young, or that the next one restores.
+    """
+    found: list[str] = []
+    for number, piece in enumerate(re.split(rb"\0+", lines)):
+        whole = piece.rpartition(b"\n")[0]
+        # Behind NUL bytes begins the end of a line.
+        whole = whole.partition(b"\n")[2] if number else whole
+        found += [json.loads(line) for line in whole.split(b"\n")] if whole else []
+    return found
 
 
 def _ttl(said: object) -> float:
