@@ -317,6 +317,10 @@ def warn_of(problems: "Sequence[maintenance.Problem]", output: Output, source: s
         kinds = sorted({wrong.kind for wrong in problems})
         of = f"{source}: " if source else ""
         first = problems[0].uuid or problems[0].name
+        if first.endswith("/"):
+            folders = counted(len(problems), "folder cannot be", "folders cannot be")
+            warn(f"{of}{folders} listed; the first: {problems[0].reason}")
+            return
         states = counted(len(problems), "state", "states")
         warn(f"{of}{states}: {', '.join(kinds)} (first: {printable(first[:200])})")
 

@@ -25,7 +25,7 @@ writable, hard_links, fsync_seconds, lock, other, lock_other ("" if locks
 work), clock_difference_seconds, total_bytes, free_bytes, total_inodes,
 free_inodes, quota, states, small_states, folders and packs (estimates),
 findings (kind: unsafe, slow or note; what; cure).
-null: could not be tested. Exit code: 0.
+null: could not be tested. Exit codes: 0; 1 if a newer version made the store.
 """
 
 

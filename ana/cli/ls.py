@@ -21,7 +21,7 @@ from ana.cli.common import (
     size,
     store_options,
     value_of,
-    warn,
+    warn_of,
 )
 
 __all__ = ["ls"]
@@ -80,17 +80,19 @@ def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, *
         raise click.BadParameter(msg, param_hint="--class") from None
     states: Iterator[maintenance.StateInfo] = found if sort is None else iter(sorted(found, key=SORTS[sort]))
     damaged = 0
+    unlisted: list[maintenance.Problem] = []
     if sys.stdout.isatty() and not (output.quiet or output.as_json or null):
         click.secho(f"{'UUID':<36}  {'size':>8}  {'age':>8}  class or value", bold=True)
     for state in islice(states, number):
         damaged += state.problem is not None
+        if state.problem is not None and not state.uuid:
+            unlisted.append(state.problem)
         _print(output, state, null=null)
+    warn_of(unlisted, output)
     return DAMAGE if damaged else DONE
 
 
 def _print(output: Output, state: maintenance.StateInfo, *, null: bool) -> None:
-    if state.problem is not None and not state.uuid:
-        warn(f"{state.name}: {state.problem.reason}")
     if null and state.uuid:
         sys.stdout.buffer.write(state.uuid.encode("utf-8", "surrogatepass") + b"\0")
     elif output.as_json:

@@ -1,5 +1,6 @@
 """How many inodes a store takes, and how many of them packs would save: estimated from a few of its folders."""
 
+import errno
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -61,7 +62,8 @@ def _entries(store: DirectoryStore, name: str) -> list[files.Entry]:
     try:
         return files.list_folder(f"{store.home}/{name}")
     except StoreError as error:
-        if files.is_missing(error):
+        # Another user's folder may be closed to this one: then those count that can be listed.
+        if files.is_missing(error) or error.errno == errno.EACCES:
             return []
         raise
 
