@@ -9,7 +9,17 @@ from ana import reference
 from ana.compat import literal
 from ana.format import address
 from ana.layers import current, resolve
-from ana.objects import attributes, class_names, ghost, hash_callers, identity, pickling, ref_classes, states
+from ana.objects import (
+    attributes,
+    class_names,
+    ghost,
+    hash_callers,
+    identity,
+    pickling,
+    ref_classes,
+    states,
+    value_repr,
+)
 from ana.persist import addressing, saving
 
 __all__ = ["Ref", "Storable", "StorableABC"]
@@ -291,8 +301,6 @@ class Ref(Storable, Generic[Value]):
         value = getattr(self, "_value", _MISSING)
         if value is _MISSING:
             return f"<{name}, not loaded>"
-        from ana.objects import value_repr  # noqa: PLC0415 - most processes never need it
-
         return f"<{name}: {value_repr.describe(value)}>"
 
     @property
@@ -317,8 +325,6 @@ class Ref(Storable, Generic[Value]):
         self._value = s
 
     def _ana_summary(self) -> str:
-        from ana.objects import value_repr  # noqa: PLC0415 - most processes never need it
-
         return value_repr.summary(self._value)
 
     def __reduce__(self) -> Any:

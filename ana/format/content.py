@@ -1,6 +1,6 @@
 """What a record stores: a state's segments, cut into pieces and hashed. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ana.format import parts
@@ -26,19 +26,21 @@ class Content(NamedTuple):
     digest: bytes
     raw_bytes: int
     parts: Sequence[int] = ()
-    summary: str = ""
-    """What people are told about the value, such as its type and shape. Not covered by the digest."""
     own: bool = False
     """Whether the views are of memory that nobody else can change: it need not be hashed again when it is written."""
+    describe: Callable[[], str] = str
+    """Returns what people are told about the value, such as its type and shape; called when a record is made. No digest
+    of the content covers it."""
 
     @property
     def own_bytes(self) -> int:
         """The raw size without the parts."""
         return self.raw_bytes - sum([self.sizes[number] for number in self.parts]) if self.parts else self.raw_bytes
 
-    def with_summary(self, summary: str) -> "Content":
-        """Return the content with what people are told about it."""
-        return self._replace(summary=summary)
+    def described_by(self, describe: Callable[[], str]) -> "Content":
+        """Return the content with a function that says what the value is."""
+        # As `_replace` does, in a fourth of the time: every new state passes here.
+        return tuple.__new__(Content, (*self[:-1], describe))
 
     def with_parts(self, segments: Sequence[int]) -> "Content":
         """Return the content with these segments as parts."""

@@ -42,7 +42,9 @@ class Draft:
         self.n_children = len(children)
         self.children = _prefixed(map(address.key_bytes, children)) if children else b""
         self.hints = _prefixed(said.encode("ascii") for said in hint_texts.shortened(hints)) if any(hints) else b""
-        self.summary = _prefixed([summary_bytes(content.summary)]) if content.summary else b""
+        summary = content.describe()
+        said = summary_bytes(summary) if summary else b""
+        self.summary = len(said).to_bytes(2, "little") + said if said else b""
         self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0) | (SUMMARY if self.summary else 0)
         self.segments = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key

@@ -238,7 +238,8 @@ def brief_of(data: Bytes, size_bytes: int, key: str, where: str, seal: Seal | No
 
 def summary_bytes(summary: str) -> bytes:
     """Return a summary as a header holds it: shortened if it is too long."""
-    return summary.encode("utf-8", "replace")[:MAX_SUMMARY_BYTES].decode("utf-8", "ignore").encode()
+    said = summary.encode("utf-8", "replace")
+    return said if len(said) <= MAX_SUMMARY_BYTES else said[:MAX_SUMMARY_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _summary(view: memoryview, at: int) -> tuple[str, int]:

@@ -1,6 +1,6 @@
 """Segments: their sizes as a header writes them and as the content digest covers them. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 __all__ = ["Described", "marked", "unmarked"]
@@ -25,8 +25,8 @@ class Described(Protocol):
         """The size of each segment."""
 
     @property
-    def summary(self) -> str:
-        """What people are told about the value."""
+    def describe(self) -> Callable[[], str]:
+        """Returns what people are told about the value."""
 
     @property
     def bytes_segments(self) -> Sequence[int]:

@@ -24,9 +24,10 @@ def describe(value: Any) -> str:
 
 def summary(value: Any) -> str:
     """Return a value's type, shape and dtype, or its type and length: `ndarray (1000, 1000) float64`, `list of 20`."""
+    cls = type(value)
+    if cls in _SIZED:
+        return f"{cls.__name__} of {len(value):,}"
     name = _attempt(_type, value)
-    if type(value) in _SIZED:
-        return f"{name} of {len(value):,}"
     shape = _attempt(_bare_shape, value)
     return f"{name} {shape} {_attempt(_dtype, value)}".rstrip() if shape else name
 

@@ -97,12 +97,8 @@ class _Task:
 
                 unpicklable.explain(error, obj)
             raise
-        self.content = record.content(
-            class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.bytes_segments
-        )
-        summary = obj._ana_summary()
-        if summary:
-            self.content = self.content.with_summary(summary)
+        content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.bytes_segments)
+        self.content = content.described_by(obj._ana_summary)
         # A class that would go by value into any other store has other bytes there.
         self.has_address = not (target.store.process_local and pickling.may_go_by_value(pickled))
         self.pending: Iterator[Any] = iter(self.children.objects.values())

@@ -3,6 +3,7 @@
 import logging
 import time
 import weakref
+from functools import partial
 from typing import Any, Protocol
 
 from ana.errors import ANAError, CorruptedStateError, StateChangedError, StateNotFoundError, UUIDConflictError
@@ -122,7 +123,7 @@ class Write:
                 continue
             header = found.header
             content = record.content(header.class_name, views, bytes_segments=header.bytes_segments)
-            content = content.with_summary(header.summary)
+            content = content.described_by(partial(str, header.summary))
             if address.is_right(self.key, content.digest) and all(map(self.target.store.has, header.objects)):
                 return content, header.objects
         what = "it is not what it was when it got its UUID, which is the address of that content"

@@ -14,7 +14,7 @@ SHAPE = "ndarray (1000, 1000) float64"
 
 def encoded(summary, children=("a child",), hints=()):
     """Return the record of a state that has this summary."""
-    content = record.content("mesh:Mesh", [memoryview(b"state")]).with_summary(summary)
+    content = record.content("mesh:Mesh", [memoryview(b"state")]).described_by(lambda: summary)
     return record.encode(KEY, content, children, record.Encoding(hints=hints))
 
 

@@ -5,7 +5,7 @@ of ANA. A file that differs in any way from the expected layout is not an entry.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import blake3
@@ -55,12 +55,12 @@ class _Described(NamedTuple):
     digest: bytes
     sizes: Sequence[int]
     bytes_segments: Sequence[int]
-    summary: str
+    describe: Callable[[], str]
 
 
 def draft(found: Header, origin: Origin) -> tuple[Entry, bytes]:
     """Return the entry for a record, and the first bytes of its file."""
-    described = _Described(found.class_name, found.content, found.segments, found.bytes_segments, found.summary)
+    described = _Described(found.class_name, found.content, found.segments, found.bytes_segments, lambda: found.summary)
     draft = Draft(found.key, described, len(found.chunks), found.children)
     record = draft.header(found.chunks, found.created_ns)
     header_bytes = FIXED.size + len(record) + DIGEST_BYTES
