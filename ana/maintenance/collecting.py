@@ -114,6 +114,8 @@ class _Collection:
             roots.note_roots(store)
         self.roots = sorted(self._chosen(found))
         self.done.roots = len({root.name for root in self.roots})
+        # What they keep may go to the trash, but until a grace after their end, whoever extends them finds all of it.
+        self.lapsed = [] if scope.all_but else [root for root in roots.lasting(every, self.before) if root not in found]
         if scope.all_but:
             self.done.forgotten = sorted({root.name for root in every}.difference(scope.all_but))
         self._list()
@@ -324,6 +326,7 @@ class _Collection:
         staying.mark(name for name in again.trash if name not in trashed)
         staying.mark(self.kept.unmarked())
         staying.mark(waiting)
+        staying.mark(self.survey.name_of(uuid) for root in self.lapsed for uuid in root.uuids)
         unneeded = self.packs.mark_others(staying, old_packs)
         # Nobody can load anything through a damaged state, so its references do not count.
         unknown = [wrong for wrong in staying.unreadable if wrong.kind != "damaged"]

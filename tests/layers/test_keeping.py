@@ -204,8 +204,8 @@ def test_a_killed_job_keeps_for_its_time_to_live(layer):
     for path in roots_of(layer):
         care.make_older(path, 1.1)
     assert len(maintenance.gc(layer.home, Scope(unreachable=True)).trashed) == 3
-    for path in processes.Path(layer.home).rglob(".trash-*"):
-        care.make_older(path, 1.1)
+    for path in (*roots_of(layer), *processes.Path(layer.home).rglob(".trash-*")):
+        care.make_older(path, 2.2)
     assert len(maintenance.gc(layer.home, Scope(unreachable=True)).deleted) == 3
     assert {state.uuid for state in maintenance.ls(layer.home)} == {shared}
 

@@ -54,6 +54,7 @@ def test_a_root_keeps_until_it_ends(store):
     assert done.roots == 0
     for path in store.rglob(".trash-*"):
         make_older(path, 1.01)
+    silent_for(store, 2.02)
     assert len(maintenance.gc(store, UNREACHABLE).deleted) == 2
     assert raw_tree.states(store) == []
 
@@ -85,6 +86,18 @@ def test_extending_in_time_saves_all(store):
     for number in (1, 2):
         make_older(raw_tree.path_of(store, numbered(number)), 9)
     assert maintenance.gc(store, UNREACHABLE).trashed == []
+
+
+def test_what_a_root_kept_until_a_moment_ago_is_not_deleted(store):
+    """It was in the trash before, and nobody collected between the day when the root was extended and its next end."""
+    silent_for(store, 1.5)
+    assert len(maintenance.gc(store, UNREACHABLE).trashed) == 2
+    for path in store.rglob(".trash-*"):
+        make_older(path, 9)
+    silent_for(store, 1.5)
+    assert maintenance.gc(store, UNREACHABLE).deleted == []
+    assert maintenance.extend(store, "sweep").problems == []
+    assert names(raw_tree.states(store)) == sorted([numbered(1), numbered(2)])
 
 
 def test_a_root_that_ended_long_ago_is_removed(store):
