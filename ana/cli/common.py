@@ -327,9 +327,9 @@ def warn_of(problems: "Sequence[maintenance.Problem]", output: Output, source: s
 
 def value_of(state: "maintenance.StateInfo | maintenance.Shown | maintenance.Child") -> str:
     """Return a state's class, and what its writer said about its value: of a Ref only that."""
-    if state.class_name == "ana.storable:Ref" and state.summary:
-        return state.summary
-    return " ".join(filter(None, (state.class_name or "(bare state)", state.summary)))
+    from ana.maintenance.common import value_text  # noqa: PLC0415 - as above
+
+    return value_text(state.class_name, state.summary)
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -143,10 +143,11 @@ def status_of(path: str) -> os.stat_result | None:
 class Opened:
     """A regular file, open for reading. Do not close it while another thread reads."""
 
-    def __init__(self, path: str, descriptor: int, size_bytes: int, modified: float, start: bytearray) -> None:
+    def __init__(self, path: str, descriptor: int, size_bytes: int, status: os.stat_result, start: bytearray) -> None:
         self.path = path
         self.size_bytes = size_bytes
-        self.modified = modified
+        self.modified = status.st_mtime
+        self.uid = status.st_uid
         self.start = start
         """The file's first bytes, read by `open_file`."""
         self._descriptor = descriptor
@@ -204,7 +205,7 @@ def open_file(path: str, start_bytes: int = 0, check: Check | None = None) -> Op
         except BaseException:
             os.close(descriptor)
             raise
-    opened = Opened(path, descriptor, found.st_size, found.st_mtime, start)
+    opened = Opened(path, descriptor, found.st_size, found, start)
     if found.st_size <= start_bytes or not regular:
         opened.close()
     if not regular:
@@ -227,8 +228,8 @@ def leaving_times() -> Iterator[None]:
         READ = before
 
 
-def read_start(path: str, start_bytes: int, check: Check) -> tuple[bytes, int, float] | None:
-    """Return the first bytes of a regular file, its size, and its time of last change; None if it does not exist.
+def read_start(path: str, start_bytes: int, check: Check) -> tuple[bytes, os.stat_result] | None:
+    """Return the first bytes of a regular file, and its status; None if it does not exist.
 
     In two thirds of the time of `open_file`, for walks over many files. Raises as `open_file`.
     """
@@ -240,7 +241,7 @@ def read_start(path: str, start_bytes: int, check: Check) -> tuple[bytes, int, f
         try:
             found = os.fstat(descriptor)
             check(path, found)
-            return os.read(descriptor, start_bytes), found.st_size, found.st_mtime
+            return os.read(descriptor, start_bytes), found
         finally:
             os.close(descriptor)
 

@@ -24,17 +24,20 @@ from ana.maintenance.copying import Copied, copy_states
 from ana.maintenance.doctor import Finding, Information, info
 from ana.maintenance.expiring import TIMES, Expiring, Expiry, Purge, expiring
 from ana.maintenance.export import Exported, export_states
+from ana.maintenance.growth import Growth, growth
 from ana.maintenance.import_ import Imported, import_file, import_old
 from ana.maintenance.keys import Initialised, Rotated, init, new_key, rotate_key
 from ana.maintenance.listing import Child, Shown, StateInfo, cat, ls, show, tree
 from ana.maintenance.names import AmbiguousPrefixError, beginning, find, states_of
+from ana.maintenance.overview import Collectable, Overview, overview
 from ana.maintenance.packing import Packed, Unpacked, pack_states, unpack_states
 from ana.maintenance.remove import InUseError, Removed, remove
 from ana.maintenance.report import report
 from ana.maintenance.roots import Extended, Kept, RootInfo, extend, forget, keep, root_names, roots
 from ana.maintenance.staging import StagedHere, stage_in_cache, stage_states
-from ana.maintenance.stats import Group, Moment, StoreStats, StoreSummary, history, stats
+from ana.maintenance.stats import Group, Large, Moment, StoreStats, StoreSummary, history, stats
 from ana.maintenance.sweep import LEFTOVER_SECONDS, Swept, sweep
+from ana.maintenance.verification import Verification, last_verification
 from ana.maintenance.verify import Verified, verify
 from ana.maintenance.why import Reason, Why, why
 from ana.stores.directory.store import DirectoryStore
@@ -47,6 +50,7 @@ __all__ = [
     "TIMES",
     "AmbiguousPrefixError",
     "Child",
+    "Collectable",
     "Collected",
     "Copied",
     "Difference",
@@ -57,13 +61,16 @@ __all__ = [
     "Extended",
     "Finding",
     "Group",
+    "Growth",
     "Imported",
     "InUseError",
     "Information",
     "Initialised",
     "Kept",
+    "Large",
     "Moment",
     "OnProgress",
+    "Overview",
     "Packed",
     "Problem",
     "Progress",
@@ -81,6 +88,7 @@ __all__ = [
     "StoreSummary",
     "Swept",
     "Unpacked",
+    "Verification",
     "Verified",
     "Why",
     "Work",
@@ -95,15 +103,18 @@ __all__ = [
     "find",
     "forget",
     "gc",
+    "growth",
     "history",
     "import_file",
     "import_old",
     "info",
     "init",
     "keep",
+    "last_verification",
     "ls",
     "new_key",
     "open_store",
+    "overview",
     "pack_states",
     "remove",
     "report",

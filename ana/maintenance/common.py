@@ -16,6 +16,7 @@ from ana.stores.directory.store import DirectoryStore
 __all__ = [
     "AHEAD_SECONDS",
     "LOCK_SECONDS",
+    "REF_CLASS",
     "OnProgress",
     "Path",
     "Problem",
@@ -31,11 +32,13 @@ __all__ = [
     "outside",
     "problem",
     "unlisted",
+    "value_text",
     "write_file",
 ]
 
 AHEAD_SECONDS = 3600.0
 """A file modified further ahead of the server's clock than this was written by a wrong clock."""
+REF_CLASS = "ana.storable:Ref"
 LOCK_SECONDS = 10.0
 """How long to wait for other maintenance of the same store."""
 
@@ -164,6 +167,13 @@ def date(seconds: float, pattern: str) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime(pattern)
     except (ValueError, OverflowError, OSError):
         return f"{seconds:.0f} s after 1970"
+
+
+def value_text(class_name: str, summary: str) -> str:
+    """Return a state's class, and what its writer said about its value: of a Ref only that."""
+    if class_name == REF_CLASS and summary:
+        return summary
+    return " ".join(filter(None, (class_name or "(bare state)", summary)))
 
 
 def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:

@@ -1,17 +1,21 @@
 """How much a store holds: counts from listings; sizes from headers, or from the last summary."""
 
+import heapq
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any, TypeVar
 
 from ana.errors import ANAError, StoreError
 from ana.format.parts import CLASS_NAME as PART_CLASS
 from ana.format.record import Brief, Header
 from ana.fs import atomic, files, json_files
+from ana.fs.users import user_name
+from ana.maintenance import saved
 from ana.maintenance.common import (
+    REF_CLASS,
     OnProgress,
     Problem,
     Progress,
@@ -21,23 +25,21 @@ from ana.maintenance.common import (
     open_store,
     problem,
     unlisted,
+    value_text,
 )
 from ana.stores.directory.scan import Contents, File, Survey, trash_name
 from ana.stores.directory.store import DirectoryStore
 
-__all__ = ["Group", "Moment", "StoreStats", "StoreSummary", "history", "stats"]
+__all__ = ["Group", "Large", "Moment", "StoreStats", "StoreSummary", "history", "moment_of", "stats"]
 
 SUMMARY = ".ana/summary.json"
 HISTORY = ".ana/history.jsonl"
-LIMIT_BYTES = 16 << 20
 AT_ONCE_STATES = 1000
 """A store with at most so many states is counted without being asked to: that takes a tenth of a second."""
-_GROUPS = ("by_class", "by_age", "by_size")
-_RIGHT: dict[str, Any] = {"name": str, **dict.fromkeys(_GROUPS, list)}
-"""The types of written fields that are not numbers."""
-REF_CLASS = "ana.storable:Ref"
 CLASSES = 50
-"""How many classes a summary lists. All others form one group."""
+"""How many classes, and how many users, a summary lists. All others form one group."""
+LARGEST = 10
+"""How many of the largest states a summary lists."""
 _DAY_SECONDS = 86400.0
 _AGES = ((1, "under 1 d"), (7, "1 to 7 d"), (30, "7 to 30 d"), (90, "30 to 90 d"), (365, "90 to 365 d"))
 _SIZES = (
@@ -49,9 +51,6 @@ _SIZES = (
 )
 
 
-Made = TypeVar("Made", "Group", "Moment", "StoreSummary")
-
-
 @dataclass(frozen=True)
 class Group:
     """States with a class, age or size in common."""
@@ -61,6 +60,18 @@ class Group:
     raw_bytes: int
     stored_bytes: int
     """The size of their files, and of their records in packs."""
+
+
+@dataclass(frozen=True)
+class Large:
+    """One of the largest states."""
+
+    uuid: str
+    value: str
+    """Its class and what its writer said about its value; of a Ref only that, as in `ndarray (1000, 1000) float64`."""
+    raw_bytes: int
+    stored_bytes: int
+    """The size of its file, or of its record in a pack."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,10 @@ class StoreSummary:
     """Large buffers that are states of their own."""
     holders: int = 0
     """States that hold parts."""
+    by_user: list[Group] = field(default_factory=list)
+    """By the owners of files and packs: their names on this host, or as in `uid 1001`."""
+    largest: list[Large] = field(default_factory=list)
+    """The states with the largest files or records, the largest first."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,7 @@ def stats(pickle_dir: StoreOrPath, *, exact: bool = False, on_progress: OnProgre
     right_now = now(store, writable=False) if exact else host_now()
     contents = survey.contents()
     problems = unlisted(survey.unreadable)
-    summary = None if exact else _last(survey.root)
+    summary = None if exact else saved.load(survey.root, SUMMARY, StoreSummary)
     at_once = summary is None and survey.count(contents.states) <= AT_ONCE_STATES
     if exact or at_once:
         summary = _count(survey, contents, right_now, problems, on_progress)
@@ -181,13 +196,13 @@ def history(pickle_dir: StoreOrPath) -> list[Moment]:
     """Return the totals of earlier exact counts, oldest first. Raises as `open_store`."""
     store = open_store(pickle_dir)
     try:
-        data = files.read_whole(f"{store.home}/{HISTORY}", LIMIT_BYTES) or b""
+        data = files.read_whole(f"{store.home}/{HISTORY}", saved.LIMIT_BYTES) or b""
     except StoreError:
         return []
     found = []
     for line in data.splitlines():
         try:
-            found.append(_made(Moment, json_files.parse(line)))
+            found.append(saved.made(Moment, json_files.parse(line)))
         except (ValueError, TypeError):
             continue
     return sorted(found, key=lambda moment: moment.taken)
@@ -218,45 +233,67 @@ class _Groups:
         return [Group(name, *self.sums.get(name, (0, 0, 0))) for name in names]
 
 
+class _Counting:
+    """Sums over the headers of a store, one state at a time."""
+
+    def __init__(self, right_now: float) -> None:
+        self.right_now = right_now
+        self.classes, self.ages, self.sizes, self.users = _Groups(), _Groups(), _Groups(), _Groups()
+        self.stored_bytes = self.parts = self.holders = 0
+        self.raw: dict[str, int] = {}
+        self.referred: Counter[str] = Counter()
+        self.largest: list[tuple[int, str, str, int]] = []
+        """A heap, the smallest first: stored size, UUID, value, raw size."""
+
+    def add(self, header: Header | Brief, file: File) -> None:
+        """Add a state."""
+        self.classes.add(_kind(header), header, file)
+        self.ages.add(_step(_AGES, (self.right_now - file.modified) / _DAY_SECONDS, "over 365 d"), header, file)
+        self.sizes.add(_step(_SIZES, file.size_bytes, "over 256 MiB"), header, file)
+        self.users.add(user_name(file.uid), header, file)
+        self.stored_bytes += file.size_bytes
+        self.raw[header.key] = header.own_bytes
+        self.referred.update(header.children)
+        self.parts += header.class_name == PART_CLASS
+        self.holders += bool(header.parts)
+        if len(self.largest) < LARGEST or file.size_bytes > self.largest[0][0]:
+            value = value_text(header.class_name, header.summary)
+            keep = heapq.heappush if len(self.largest) < LARGEST else heapq.heappushpop
+            keep(self.largest, (file.size_bytes, header.key, value, header.own_bytes))
+
+    def summary(self, trash_bytes: int) -> StoreSummary:
+        """Return the sums."""
+        return StoreSummary(
+            self.right_now,
+            sum(group[0] for group in self.classes.sums.values()),
+            sum(group[1] for group in self.classes.sums.values()),
+            self.stored_bytes,
+            trash_bytes,
+            self.referred.total(),
+            sum((count - 1) * self.raw.get(key, 0) for key, count in self.referred.items()),
+            self.classes.largest(),
+            self.ages.in_order([name for _, name in _AGES] + ["over 365 d"]),
+            self.sizes.in_order([name for _, name in _SIZES] + ["over 256 MiB"]),
+            self.parts,
+            self.holders,
+            self.users.largest(),
+            [Large(key, value, raw, stored) for stored, key, value, raw in sorted(self.largest, reverse=True)],
+        )
+
+
 def _count(
     survey: Survey, contents: Contents, right_now: float, problems: list[Problem], on_progress: OnProgress
 ) -> StoreSummary:
-    classes, ages, sizes, everything = _Groups(), _Groups(), _Groups(), _Groups()
-    raw: dict[str, int] = {}
-    referred: Counter[str] = Counter()
-    n_parts = n_holders = 0
+    counting = _Counting(right_now)
     total = survey.count(contents.states)
     for number, (name, found) in enumerate(survey.headers(), 1):
         if isinstance(found, ANAError):
             problems.append(problem(found, name=name))
         elif found is not None:
-            header, file = found
-            classes.add(_kind(header), header, file)
-            ages.add(_step(_AGES, (right_now - file.modified) / _DAY_SECONDS, "over 365 d"), header, file)
-            sizes.add(_step(_SIZES, file.size_bytes, "over 256 MiB"), header, file)
-            everything.add("", header, file)
-            raw[header.key] = header.own_bytes
-            referred.update(header.children)
-            n_parts += header.class_name == PART_CLASS
-            n_holders += bool(header.parts)
-        on_progress(Progress("counting", number, total, everything.sums.get("", [0, 0, 0])[2]))
+            counting.add(*found)
+        on_progress(Progress("counting", number, total, counting.stored_bytes))
     trash = sum(file.size_bytes for file in _looked(survey, chain(map(trash_name, contents.trash), contents.gone)))
-    trash += sum(one.size_bytes for one in survey.packed.files if one.trashed)
-    states, raw_bytes, stored_bytes = everything.sums.get("", (0, 0, 0))
-    return StoreSummary(
-        right_now,
-        states,
-        raw_bytes,
-        stored_bytes,
-        trash,
-        referred.total(),
-        sum((count - 1) * raw.get(key, 0) for key, count in referred.items()),
-        classes.largest(),
-        ages.in_order([name for _, name in _AGES] + ["over 365 d"]),
-        sizes.in_order([name for _, name in _SIZES] + ["over 256 MiB"]),
-        n_parts,
-        n_holders,
-    )
+    return counting.summary(trash + sum(one.size_bytes for one in survey.packed.files if one.trashed))
 
 
 def _kind(header: Header | Brief) -> str:
@@ -283,34 +320,19 @@ def _inodes(contents: Contents) -> int:
     return sum(len(names) for names in contents)
 
 
+def moment_of(counted: StoreStats) -> Moment | None:
+    """Return the totals of an exact count; None if it is not exact."""
+    summary = counted.summary
+    if summary is None or not counted.exact:
+        return None
+    return Moment(summary.taken, summary.states, counted.inodes, summary.raw_bytes, summary.stored_bytes)
+
+
 def _leave(store: DirectoryStore, summary: StoreSummary, inodes: int) -> None:
     """Save the sums for later calls of `stats`. Without write access, nothing is saved."""
     moment = Moment(summary.taken, summary.states, inodes, summary.raw_bytes, summary.stored_bytes)
-    try:
-        store.tree.own_folder(".ana")
-        access = store.tree.access
-        atomic.replace(f"{store.home}/{SUMMARY}", json.dumps(asdict(summary)).encode(), access=access)
-        # The leading newline ends a line that a full disk cut short.
-        atomic.append(f"{store.home}/{HISTORY}", b"\n" + json.dumps(asdict(moment)).encode() + b"\n", access)
-    except ANAError:
-        return
-
-
-def _last(root: str) -> StoreSummary | None:
-    try:
-        written = json_files.parse(files.read_whole(f"{root}/{SUMMARY}", LIMIT_BYTES) or b"")
-        written.update({name: [_made(Group, group) for group in written[name]] for name in _GROUPS})
-        return _made(StoreSummary, written)
-    except (ValueError, TypeError, KeyError, AttributeError, ANAError):
-        return None
-
-
-def _made(kind: type[Made], written: dict[str, Any]) -> Made:
-    """Return a dataclass from its written fields. Raises TypeError for values of a wrong type."""
-    made = kind(**{each.name: written[each.name] for each in fields(kind) if each.name in written})
-    for name, value in vars(made).items():
-        right = _RIGHT.get(name, (int, float))
-        if isinstance(value, bool) or not isinstance(value, right):
-            msg = f"{name} is {value!r:.50}"
-            raise TypeError(msg)
-    return made
+    if saved.save(store, SUMMARY, summary):
+        with suppress(ANAError):
+            # The leading newline ends a line that a full disk cut short.
+            line = b"\n" + json.dumps(asdict(moment)).encode() + b"\n"
+            atomic.append(f"{store.home}/{HISTORY}", line, store.tree.access)

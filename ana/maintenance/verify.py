@@ -10,6 +10,7 @@ from typing import Unpack
 
 from ana.errors import ANAError, CorruptedStateError, StoreError
 from ana.format import address
+from ana.maintenance import verification
 from ana.maintenance.common import (
     LOCK_SECONDS,
     OnProgress,
@@ -62,7 +63,8 @@ def verify(
 ) -> Verified:
     """Read states, check every digest, and check that the states they refer to exist.
 
-    Verifying alone changes nothing and needs no lock. `repair_from` and `set_aside` hold the maintenance lock.
+    Verifying alone changes no state and needs no lock. `repair_from` and `set_aside` hold the maintenance lock. If this
+    process may write to the store, the result is saved in `.ana/verified.json`, for `last_verification`.
 
     Args:
         pickle_dir: The store.
@@ -90,12 +92,17 @@ def verify(
     store = open_store(pickle_dir)
     source = None if repair_from is None else open_store(repair_from)
     lock_seconds = work.get("lock_seconds", LOCK_SECONDS)
+    began = host_now()
     with locked(store, lock_seconds) if set_aside or source is not None else nullcontext():
         reading = _Reading(store, work.get("on_progress", lambda _: None))
         reading.choose(sample, older_than_seconds)
         reading.read()
         if set_aside or source is not None:
             reading.repair(source, set_aside=set_aside)
+    found = verification.Verification(
+        began, reading.states, reading.checked, reading.size_bytes, problems=reading.problems
+    )
+    verification.note(reading.survey, found, whole=sample == 1 and older_than_seconds is None)
     return Verified(
         reading.states, reading.checked, reading.size_bytes, reading.problems, reading.repaired, reading.aside
     )

@@ -63,7 +63,7 @@ class PackFiles:
                 continue
             data = opened.read(*spot)
             if len(data) == spot.size:
-                return files.Opened(self.where(name, spot), -1, spot.size, opened.status.modified, data)
+                return files.Opened(self.where(name, spot), -1, spot.size, opened.status.stat, data)
         if opened is not None and opened.status.size_bytes >= end:
             raise StoreError(self.where(name, spot), errno.ESTALE, "it keeps becoming shorter: try again")
         return None

@@ -44,6 +44,8 @@ class PackFile(NamedTuple):
     modified: float
     """In s since 1970 by the server's clock: of its last append, or of its move into the trash."""
     table: PackTable
+    uid: int
+    """The file's owner."""
 
     @property
     def relative(self) -> str:
@@ -118,7 +120,7 @@ class PackSurvey:
         for place, trashed in ((path, False), (trash.trash_path(path), True), (path, False)):
             found = files.stat(place)
             if found is not None:
-                return PackFile(name, place, trashed, found.size_bytes, found.modified, table)
+                return PackFile(name, place, trashed, found.size_bytes, found.modified, table, found.stat.st_uid)
         return None
 
     def _gone(self, entry: files.Entry) -> PackFile | None:
@@ -130,7 +132,8 @@ class PackSurvey:
         if file is None:
             return None
         table = read_table(file, None, self.store.seal)
-        return PackFile(name, path, True, table.size_bytes, table.modified, table)  # noqa: FBT003 - a field
+        uid = file.status.stat.st_uid
+        return PackFile(name, path, True, table.size_bytes, table.modified, table, uid)  # noqa: FBT003 - a field
 
     # Which records there are
 

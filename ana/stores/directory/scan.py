@@ -22,6 +22,7 @@ __all__ = ["Answer", "Contents", "File", "Found", "Survey", "plain_name", "trash
 
 START_BYTES = 4096
 """Read on open: enough for the header of a state, unless it has hundreds of children, chunks or buffers."""
+UNKNOWN_UID = -1
 BATCH = 1 << 17
 """How many states to look for in packs at a time."""
 
@@ -44,6 +45,8 @@ class File(NamedTuple):
     """The file name of its pack; "" if it has a file of its own."""
     offset: int = 0
     """Where its record begins in the pack."""
+    uid: int = UNKNOWN_UID
+    """The owner of its file or pack."""
 
 
 class Contents(NamedTuple):
@@ -155,7 +158,7 @@ class Survey:
         """Return a state's size and age after one look-up; None if it is gone or is not a regular file."""
         found = files.stat(f"{self.root}/{name}")
         if found is not None:
-            return File(name, found.size_bytes, found.modified) if found.is_file else None
+            return File(name, found.size_bytes, found.modified, uid=found.stat.st_uid) if found.is_file else None
         place = next(self._in_packs(name), None)
         return None if place is None else _packed(name, *place)
 
@@ -182,13 +185,14 @@ class Survey:
         """Return as `header` does, but only of a state with a file of its own; with `whole`, verify all of the file."""
         plain, key = plain_name(name), _key(name)
         place = Place.listed(self.root, name, key)
-        path = place.path
         if whole:
             self.store.tree.check_folders(place)
-        found = self.store.watch(place, lambda: _read_header(self.store, path, key, whole=whole))
+        found = self.store.watch(place, lambda: _read_header(self.store, place, name, whole=whole))
         if found is not None and self.name_of(found[0].key) != plain:
-            raise CorruptedStateError(key or plain, path, f"it is the record of {found[0].key!r}, under another name")
-        return None if found is None else (found[0], File(name, found[1], found[2]))
+            raise CorruptedStateError(
+                key or plain, place.path, f"it is the record of {found[0].key!r}, under another name"
+            )
+        return found
 
     def brief_of_file(self, name: str) -> Told | None:
         """Return what a state's header says, and its place, as `header_of_file` does, but in a third of the time."""
@@ -199,13 +203,13 @@ class Survey:
                 found = files.read_start(path, START_BYTES, self.store.tree.trust.check_file)
                 if found is None:
                     return None
-                start, size, modified = found
-                brief = record.brief_of(start, size, match[match.re.groups], path, self.store.seal)
+                start, status = found
+                brief = record.brief_of(start, status.st_size, match[match.re.groups], path, self.store.seal)
             except (CorruptedStateError, StoreError):
                 # Perhaps a long header, or a file that was just replaced; else this says what is wrong.
                 pass
             else:
-                return brief, File(name, size, modified)
+                return brief, File(name, status.st_size, status.st_mtime, uid=status.st_uid)
         return self.header_of_file(name)
 
     def headers(self) -> Iterator[tuple[str, Told | ANAError | None]]:
@@ -325,17 +329,18 @@ def _tried(work: Callable[[Item], Result], item: Item) -> "Result | ANAError":
         return error
 
 
-def _read_header(store: DirectoryStore, path: str, key: str, *, whole: bool) -> tuple[record.Header, int, float] | None:
+def _read_header(store: DirectoryStore, place: Place, name: str, *, whole: bool) -> Found | None:
+    path = place.path
     opened = files.open_file(path, START_BYTES, store.tree.trust.check_file)
     if opened is None:
         return None
     with opened:
         # A shortened name does not reveal the key.
-        header, start = read_header(opened, key or record.key_of(opened.start), path, store.seal)
+        header, start = read_header(opened, place.key or record.key_of(opened.start), path, store.seal)
         if whole:
             read = record.reader(start) if len(start) == opened.size_bytes else opened.read
             record.verify(header, read, path)
-        return header, opened.size_bytes, opened.modified
+        return header, File(name, opened.size_bytes, opened.modified, uid=opened.uid)
 
 
 def _key(name: str) -> str:
@@ -344,7 +349,7 @@ def _key(name: str) -> str:
 
 
 def _packed(name: str, one: PackFile, spot: Spot) -> File:
-    return File(name, spot.size, one.modified, one.name, spot.offset)
+    return File(name, spot.size, one.modified, one.name, spot.offset, one.uid)
 
 
 def _pack_kind(entry: files.Entry) -> str:
