@@ -263,6 +263,7 @@ def _plain(value: Any) -> Any:
 TIMES = frozenset(
     {
         "created",
+        "whole_taken",
         "first_goes",
         "free_from",
         "last_goes",

@@ -41,15 +41,18 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
 @store_options
 @click.pass_obj
 def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs: str | None) -> int:
-    """Write an HTML page about the store: growth, sizes, classes, ages, savings.
+    """Write an HTML page about the store.
+
+    It shows growth and when the disk is full, roots with their ends, the
+    largest states, what ana gc would free, known damage, classes, users, ages.
 
     With --jobs, also shows where jobs got their states from, and which bytes
     did not have to be moved.
 
     The page is one self-contained file: no scripts, and no fonts or images
-    from elsewhere. Reads every header, and saves the sums for `ana stats` and
-    for the history on the next page. An older page is replaced once the new
-    one is complete.
+    from elsewhere. Reads every header, makes a dry run of ana gc, and saves
+    the sums for `ana stats` and for the history on the next page. An older
+    page is replaced once the new one is complete.
     """
     problems: list[maintenance.Problem] = []
     with progress(output, "ana report") as on_progress:

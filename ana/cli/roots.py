@@ -18,6 +18,7 @@ from ana.cli.common import (
     warn_of,
 )
 from ana.cli.completion import roots as root_names
+from ana.cli.outlook import root_end
 from ana.cli.tables import problems_table, said, table, when
 from ana.cli.uuid_arguments import given, uuids_argument
 
@@ -172,7 +173,7 @@ def roots(output: Output, /) -> int:
                 f"{root.states:,}",
                 size(root.size_bytes),
                 str(len(root.missing) or ""),
-                _end(root),
+                root_end(root),
                 root.by,
             )
         said(made)
@@ -180,9 +181,3 @@ def roots(output: Output, /) -> int:
     if missing and not output.as_json:
         warn(f"{counted(len(missing), 'root', 'roots')} with missing states (first: {missing[0]})")
     return DAMAGE if missing or unreadable else DONE
-
-
-def _end(root: maintenance.RootInfo) -> str:
-    if root.until is None:
-        return ""
-    return f"{when(root.until)}{' (ended)' if root.ended else ''}"

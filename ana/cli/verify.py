@@ -48,8 +48,9 @@ not repaired.
 def verify(output: Output, /, **options: Any) -> int:
     """Read every byte of every state, and check its digests.
 
-    Also checks that no state refers to a missing one. Changes nothing without
-    --repair-from or --set-aside. A damaged file is never deleted: it is
+    Also checks that no state refers to a missing one. Changes no state without
+    --repair-from or --set-aside, and saves what it found for ana stats and
+    ana report, where it may write. A damaged file is never deleted: it is
     renamed, and a program that has the object stores it again. The other
     store is only read.
     """

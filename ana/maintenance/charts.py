@@ -1,25 +1,36 @@
-"""Charts as SVG for a self-contained page: no scripts, no fonts, no images."""
+"""Charts for a self-contained page: no scripts, no fonts, no images.
+
+All text is HTML, of the same size at any width; only lines are SVG, which is stretched. A chart's values are also there
+as text, in a table, for people and for screen readers.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Bar", "bars", "line", "rows"]
+__all__ = ["Bar", "line", "rows", "table"]
 
-WIDTH, HEIGHT = 560, 230
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 24, 34
+LISTED = 60
+"""How many of the latest points a line's table lists."""
+DOTTED = 120
+"""More points are drawn without dots, which would be a thick line."""
 
 Write = Callable[[float], str]
 
 
 class Bar(NamedTuple):
-    """One bar: its label, its value, its text, and whether to highlight it as a warning."""
+    """One bar: its name, its value, its value in words."""
 
-    label: str
+    name: str
     value: float
-    text: str
+    words: str
+    behind: float = 0.0
+    """The value of a pale bar behind it."""
+    note: str = ""
+    """A second line below the name."""
     hot: bool = False
+    """Whether to highlight it as a warning. The words or the chart's note must say so, too."""
 
 
 def line(points: Sequence[tuple[float, float]], write: Write, when: Write, label: str) -> str:
@@ -29,85 +40,80 @@ def line(points: Sequence[tuple[float, float]], write: Write, when: Write, label
     """
     first, last = points[0][0], points[-1][0]
     ticks = _ticks(max(value for _, value in points))
-    x = _scale(first, last, LEFT, WIDTH - RIGHT)
-    y = _scale(0, ticks[-1], HEIGHT - BOTTOM, TOP)
-    at = [(x(time), y(value)) for time, value in points]
-    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in at)
-    floor = HEIGHT - BOTTOM
-    marks = "".join(
-        f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{escape(when(time))}: {escape(write(value))}'
-        "</title></circle>"
-        for (px, py), (time, value) in zip(at, points, strict=True)
-    )
-    end_x, end_y = at[-1]
-    parts = [
-        _grid(ticks, y, write),
-        f'<path class="area" d="{path}L{end_x:.1f} {floor}L{at[0][0]:.1f} {floor}Z"/>' if len(points) > 1 else "",
-        f'<path class="line" d="{path}"/>',
-        marks if len(points) <= 120 else "",  # noqa: PLR2004 - more dots would be a thick line
-        f'<text class="end" x="{end_x - 6:.1f}" y="{max(TOP - 8, end_y - 9):.1f}">',
-        f"{escape(write(points[-1][1]))}</text>",
-        f'<text class="tick" x="{LEFT}" y="{HEIGHT - 10}">{escape(when(first))}</text>',
-    ]
-    if len(points) > 1:
-        parts.append(f'<text class="tick right" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}">{escape(when(last))}</text>')
-    return _svg(label, parts)
-
-
-def bars(items: Sequence[Bar], write: Write, label: str) -> str:
-    """Draw vertical bars, each with its label below and its text above."""
-    ticks = _ticks(max((bar.value for bar in items), default=0))
-    y = _scale(0, ticks[-1], HEIGHT - BOTTOM, TOP)
-    step = (WIDTH - LEFT - RIGHT) / max(1, len(items))
-    parts = [_grid(ticks, y, write)]
-    for number, bar in enumerate(items):
-        middle = LEFT + step * (number + 0.5)
-        top, wide = y(bar.value), step * 0.62
-        height = max(0.0, HEIGHT - BOTTOM - top)
-        kind = "bar hot" if bar.hot else "bar"
-        parts.append(
-            f'<rect class="{kind}" x="{middle - wide / 2:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{height:.1f}" '
-            f'rx="3"><title>{escape(bar.label)}: {escape(bar.text)}</title></rect>'
-            f'<text class="tick middle" x="{middle:.1f}" y="{HEIGHT - 12}">{escape(bar.label)}</text>'
-        )
-        if bar.value:
-            parts.append(f'<text class="value" x="{middle:.1f}" y="{top - 6:.1f}">{escape(bar.text)}</text>')
-    return _svg(label, parts)
-
-
-def rows(items: Sequence[tuple[str, float, float, str]], label: str) -> str:
-    """Draw horizontal bars with names of any length: (name, value, value of the pale bar behind it, text)."""
-    most = max((max(value, behind) for _, value, behind, _ in items), default=0) or 1
-    lines = "".join(
-        f'<div class="row" role="listitem"><div class="name" title="{escape(name)}">{escape(name)}</div>'
-        '<div class="track">'
-        f'<div class="behind" style="width:{100 * behind / most:.2f}%"></div>'
-        f'<div class="front" style="width:{100 * value / most:.2f}%"></div></div>'
-        f'<div class="words">{escape(words)}</div></div>'
-        for name, value, behind, words in items
-    )
-    return f'<div class="rows" role="list" aria-label="{escape(label)}">{lines}</div>'
-
-
-def _svg(label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"<title>{escape(label)}</title>{''.join(parts)}</svg>"
-    )
-
-
-def _grid(ticks: Sequence[float], y: Callable[[float], float], write: Write) -> str:
-    return "".join(
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-        f'<text class="tick right" x="{LEFT - 8}" y="{y(tick) + 4:.1f}">{escape(write(tick))}</text>'
-        for tick in ticks
-    )
-
-
-def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
-    span = high - low
     # A single point is drawn at the right, which is "now".
-    return lambda value: begin + (end - begin) * ((value - low) / span if span else 1)
+    x = _scale(first, last)
+    y = _scale(0, ticks[-1])
+    at = [(x(time), 100 - y(value)) for time, value in points]
+    path = "M" + "L".join(f"{px:.2f} {py:.2f}" for px, py in at)
+    # A line of no length with round ends is a dot, however the picture is stretched.
+    dots = "".join(f"M{px:.2f} {py:.2f}h0" for px, py in at) if len(points) <= DOTTED else ""
+    end = points[-1][1]
+    said = f"{label}: {write(points[0][1])} on {when(first)}, {write(end)} on {when(last)}"
+    grid = "".join(f'<i style="bottom:{y(tick):.2f}%"><span>{escape(write(tick))}</span></i>' for tick in ticks)
+    # Between the first and the last time, if there is a time between them.
+    times = [first, (first + last) / 2, last] if last > first else [last]
+    return (
+        f'<div class="plot" role="img" aria-label="{escape(said)}">{grid}'
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path class="area" d="{path}L100 100L{at[0][0]:.2f} 100Z"/><path class="line" d="{path}"/>'
+        f'<path class="dots" d="{dots}"/></svg>'
+        f'<b style="bottom:{y(end):.2f}%">{escape(write(end))}</b></div>'
+        f'<div class="times" aria-hidden="true">{"".join(f"<span>{escape(when(time))}</span>" for time in times)}</div>'
+        + _figures(points, write, when, label)
+    )
+
+
+def _figures(points: Sequence[tuple[float, float]], write: Write, when: Write, label: str) -> str:
+    latest = [(when(time), write(value)) for time, value in reversed(points[-LISTED:])]
+    left_out = len(points) - len(latest)
+    title = f"The last {len(latest)} of {len(points)} counts" if left_out else f"All {len(latest)} counts"
+    return f"<details><summary>{title}</summary>{table(('counted', 'value'), latest, label)}</details>"
+
+
+def rows(items: Sequence[Bar], label: str, heads: tuple[str, str] = ("name", "value")) -> str:
+    """Draw horizontal bars with names of any length, as a table of names and values."""
+    most = max((max(bar.value, bar.behind) for bar in items), default=0) or 1
+    lines = "".join(
+        f'<tr role="row"><th scope="row" role="rowheader">{escape(bar.name)}'
+        f"{f'<small>{escape(bar.note)}</small>' if bar.note else ''}</th>"
+        f'<td role="cell"><div class="track" aria-hidden="true">{_bar("behind", bar.behind / most)}'
+        f"{_bar('hot' if bar.hot else 'front', bar.value / most)}</div><span>{escape(bar.words)}</span></td></tr>"
+        for bar in items
+    )
+    # Named roles: browsers forget what a table is once it is laid out as a grid.
+    return (
+        f'<table class="rows" role="table" aria-label="{escape(label)}">{_head(heads, "hidden")}'
+        f'<tbody role="rowgroup">{lines}</tbody></table>'
+    )
+
+
+def _bar(kind: str, share: float) -> str:
+    return f'<div class="{kind}" style="width:{100 * share:.2f}%"></div>' if share else ""
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]], label: str) -> str:
+    """Return a table of text, the first column of which names the rows."""
+    body = "".join(
+        f'<tr role="row"><th scope="row" role="rowheader">{escape(first)}</th>'
+        f"{''.join(f'<td role=cell>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for first, *cells in lines
+    )
+    return (
+        f'<table class="figures" role="table" aria-label="{escape(label)}">{_head(heads, "")}'
+        f'<tbody role="rowgroup">{body}</tbody></table>'
+    )
+
+
+def _head(heads: Sequence[str], kind: str) -> str:
+    cells = "".join(f'<th scope="col" role="columnheader">{escape(head)}</th>' for head in heads)
+    return f'<thead role="rowgroup" class="{kind}"><tr role="row">{cells}</tr></thead>'
+
+
+def _scale(low: float, high: float) -> Callable[[float], float]:
+    """Return a function that gives a value's place in a range, in percent."""
+    span = high - low
+    # Anybody may have written the history.
+    return lambda value: 100 * (min(1, max(0, (value - low) / span)) if span else 1)
 
 
 def _ticks(most: float) -> list[float]:

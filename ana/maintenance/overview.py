@@ -41,11 +41,11 @@ class Overview:
     """What `overview` returns."""
 
     stats: StoreStats
-    roots: list[RootInfo]
-    collectable: Collectable
     growth: Growth
     verification: Verification | None
     """The last verification; None if none was saved."""
+    roots: list[RootInfo]
+    collectable: Collectable
 
 
 def overview(pickle_dir: StoreOrPath, *, on_progress: OnProgress = lambda _: None) -> Overview:
@@ -67,10 +67,10 @@ def overview(pickle_dir: StoreOrPath, *, on_progress: OnProgress = lambda _: Non
     kept = roots(store, problems=counted.problems)
     return Overview(
         counted,
-        kept,
-        _collectable(store, on_progress),
         growth(store, moment_of(counted)),
         last_verification(store),
+        kept,
+        _collectable(store, on_progress),
     )
 
 
@@ -84,7 +84,7 @@ def _collectable(store: DirectoryStore, on_progress: OnProgress) -> Collectable:
         return replace(found, unknown=str(error))
     missing = [wrong for wrong in done.problems if wrong.kind == "missing"]
     if done.refused:
-        reason = "nothing: states that stay, or folders, cannot be read, so what they need is unknown"
+        reason = "states that stay, or folders, cannot be read: gc collects nothing until that is mended"
         return replace(found, unknown=reason, missing=missing)
     young = done.kept_young + done.kept_by_others
     return Collectable(found.scope, len(done.trashed), done.trashed_bytes, done.deleted_bytes, young, "", missing)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 
-from ana.errors import ANAError, StoreError
+from ana.errors import ANAError
 from ana.format.parts import CLASS_NAME as PART_CLASS
 from ana.format.record import Brief, Header
 from ana.fs import atomic, files, json_files
@@ -197,7 +197,8 @@ def history(pickle_dir: StoreOrPath) -> list[Moment]:
     store = open_store(pickle_dir)
     try:
         data = files.read_whole(f"{store.home}/{HISTORY}", saved.LIMIT_BYTES) or b""
-    except StoreError:
+    except ANAError:
+        # Others may have put something else there.
         return []
     found = []
     for line in data.splitlines():

@@ -546,8 +546,6 @@ LOOKING = [
     ("stats", "--by", "class"),
     ("ls",),
     ("ls", "--older", "1d"),
-    ("verify",),
-    ("verify", "--older", "1d"),
     ("roots",),
     ("show", "x"),
     ("show", "x", "--tree"),
@@ -567,6 +565,24 @@ def test_looking_writes_nothing(small, capfd, command, purged):
     before = picture(store)
     assert ran(capfd, "-d", store, *[top if word == "x" else word for word in command]).code == 0
     assert picture(store) == before
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("options", "whole"), [((), True), (("--older", "1d"), False), (("--sample", "50%"), False)])
+def test_verify_writes_down_only_what_it_found(small, capfd, options, whole):
+    """A file for `stats` and the report is all that it leaves; no other file is made or touched."""
+    store, _, _ = small
+    (store / ".ana").mkdir(exist_ok=True)
+    before = picture(store)
+    done = ran(capfd, "-d", store, "--json", "verify", *options)
+    after = picture(store)
+    path = str(store / ".ana" / "verified.json")
+    assert after.keys() - before.keys() == {path}
+    touched = {name for name in before if before[name] != after[name]}
+    assert touched <= {str(store / ".ana")}
+    last = maintenance.last_verification(store)
+    assert (last.checked, last.problems) == (done.document["checked"], [])
+    assert (last.whole_taken == last.taken) is whole
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)

@@ -154,7 +154,8 @@ def plant(kind, path, target):
 
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.parametrize(
-    "name", ["history.jsonl", "summary.json", "locks/maintenance.lock", "locks/maintenance.lock.holder"]
+    "name",
+    ["history.jsonl", "summary.json", "verified.json", "locks/maintenance.lock", "locks/maintenance.lock.holder"],
 )
 def test_nothing_is_written_through_what_was_planted(tmp_path, capfd, name, kind):
     """Neither followed nor waited for nor replaced: maintenance goes on without that file."""
@@ -162,6 +163,7 @@ def test_nothing_is_written_through_what_was_planted(tmp_path, capfd, name, kind
     untouched = plant(kind, tmp_path / "store" / ".ana" / name, tmp_path / "precious")
     for arguments in (
         ["stats", "--exact"],
+        ["verify"],
         ["gc", "--unreachable", "--without-roots"],
         ["sweep"],
         ["keep", "it", uuid],
