@@ -35,7 +35,7 @@ damaged (with --tree, also if any state in the tree is).
 
 CAT_EXAMPLES = """\b
 Examples:
-  ana cat 5f3ac0e1 | python -m pickletools | less
+  ana cat 5f3ac0e1 >state.pkl; python -m pickletools state.pkl | less
   ana cat 5f3ac0e1 > state.pkl
 
 \b

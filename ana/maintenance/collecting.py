@@ -1,4 +1,4 @@
-"""Garbage collection: to the trash, and deleted after the grace. `docs/operating.md` shows why it is safe."""
+"""Garbage collection: to the trash, and deleted after the grace. `docs/collecting.md` shows why it is safe."""
 
 import heapq
 from collections.abc import Iterator

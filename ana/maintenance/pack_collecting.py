@@ -1,6 +1,6 @@
 """Collecting packs: a pack goes as a whole once nothing in it is needed; one that is mostly dead is written anew.
 
-`docs/operating.md` shows why it is safe.
+`docs/collecting.md` shows why it is safe.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Take files out of a store: move them to the trash first, delete them much later; a reader brings them back.
 
 The order of the steps makes this safe beside writers, readers, kills and other collections, with or without locks:
-`docs/operating.md` has the argument. A file in the trash stays in its folder, under a name derived from its own; its
+`docs/collecting.md` has the argument. A file in the trash stays in its folder, under a name derived from its own; its
 time of last change says when it was moved there.
 """
 
