@@ -90,11 +90,11 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
     """Move unneeded states to the trash, and delete them after the grace.
 
     --unreachable, --older-than, --max-bytes, --max-files and --all-but say
-    what may go. If several are given, all must match. In a store with a time to live (ana
-    init --ttl), --unreachable and no option at all mean what is older than
-    that. Without one, at least one option is needed. These always
-    stay: states that a root keeps, states stored within the grace, and all
-    that remaining states refer to.
+    what may go. If several are given, all must match. At least one is needed,
+    except in a store with a time to live (ana init --ttl): there, no option
+    means the same as --unreachable, and both take only states older than
+    that. These always stay: states that a root keeps, states stored within
+    the grace, and all that remaining states refer to.
 
     Safe while jobs run. A state first moves to the trash in its own folder.
     A read that misses it brings it back. It is deleted after the grace, which

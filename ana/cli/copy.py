@@ -20,11 +20,11 @@ Examples:
     ana copy --to /backup/pickles --from-file -
 
 \b
-JSON: to, uuids (as requested), found (with all they refer to), copied
-(UUIDs), present, size_bytes, roots (kept there now, too), problems.
-Exit codes: 0; 4 if states are missing or damaged, or differ from those in the
-other store: these were not copied; 11 if other maintenance of the other store
-runs.
+JSON: to, uuids (as requested), found (a number, with all they refer to),
+copied (UUIDs), present, size_bytes, roots (kept there now, too), problems.
+Exit codes: 0; 4 if some were not copied, because they are missing or damaged,
+or the other store has other content under their UUIDs; 11 if other
+maintenance of the other store runs.
 """
 
 DIFF_EXAMPLES = """\b
@@ -33,9 +33,9 @@ Examples:
   ana -q diff /backup/pickles || ana copy experiment-7 --to /backup/pickles
 
 \b
-Output, a line each: "<" and a UUID that only this store has, ">" one that
-only the other has, "!" one with other content there; roots in the same way,
-as "< root NAME".
+Each line is "<" and a UUID that only this store has, ">" and one that only
+the other store has, or "!" and one with other content there. Roots are listed
+in the same way, as "< root NAME".
 JSON: other, both (a number), only_here, only_there, differing (UUIDs),
 roots_only_here, roots_only_there, roots_differing (names), problems.
 Exit codes: 0; 4 if the other store lacks states or roots that this one has,
@@ -57,10 +57,10 @@ def copy(
     Every state is verified before it is copied, and again in the other store.
     Children come first, and what the other store has is not copied again, so
     an interrupted copy can be run again. This store is only read. The other
-    one is created if needed; copies are signed with its key, if it has one.
+    one is created if needed. If it has a key, the copies are signed with it.
 
     Name states by UUIDs, unique prefixes of UUIDs, or names of roots. A root
-    is kept in the other store, too, with its time to live from now on.
+    is kept in the other store, too. Its time to live starts anew there.
     """
     names = given(uuids, from_file, null=null)
     with progress(output, "ana copy") as on_progress:
@@ -84,9 +84,9 @@ def copy(
 def diff(output: Output, /, other: str) -> int:
     """Compare the states and roots of this store with those of another one.
 
-    States are compared by their UUIDs, which stand for their content; under a
-    UUID that a program chose, by the digests in their headers. No content is
-    read: `ana verify` does that. Neither store is changed.
+    States are compared by their UUIDs, which stand for their content. If a
+    program chose a UUID, the digests in the headers are compared. No content
+    is read: `ana verify` does that. Neither store is changed.
     """
     with progress(output, "ana diff") as on_progress:
         found = maintenance.diff(output.store, other, on_progress=on_progress)

@@ -19,12 +19,12 @@ Examples:
   17 6 * * *  ana -q expiring --purge atime:60d       in the crontab
 
 \b
-JSON: by, age_seconds, within_seconds, now, files (all), roots (for each, and
-last with the name "" for what no root needs: name, files, size_bytes,
-first_goes, last_goes, due, soon, soon_bytes (within the time of --within)),
-untold (why roots is empty), problems. Times in s since 1970, and as ISO 8601
-under the same name with _iso.
-Exit codes: 0; 4 if a file that a root needs goes within the time of --within.
+JSON: by, age_seconds, within_seconds, now, files (all), roots (a list of
+name, files, size_bytes, first_goes, last_goes, due, soon, soon_bytes; soon:
+by the end of --within; the last has the name "", for what no root needs),
+untold (why roots is empty), problems. Times are in s since 1970, and as ISO
+8601 under the same name with _iso.
+Exit codes: 0; 4 if a root loses a file by the end of --within.
 """
 
 
@@ -43,7 +43,7 @@ def _purge(text: str) -> maintenance.Purge:
     metavar="RULE",
     required=True,
     type=_purge,
-    help="The filesystem's rule: the time of a file that it goes by (atime, mtime, ctime), a colon, and an age.",
+    help="The filesystem's rule: which time of a file counts (atime, mtime or ctime), a colon, and an age.",
 )
 @click.option(
     "--within",
@@ -60,11 +60,11 @@ def _purge(text: str) -> maintenance.Purge:
 def expiring(output: Output, /, purge: maintenance.Purge, **options: Any) -> int:
     """List what a scratch filesystem will purge next, by root.
 
-    No file is touched: times are looked at, and headers are read in a way that
-    the purge does not see. Where that is not possible (a purge by atime on
-    NFS, for instance), roots are not told apart.
+    No file looks used afterwards: headers are read in a way that the purge
+    does not notice. If that is not possible (for example, a purge by atime on
+    NFS), roots are not told apart.
 
-    What to do: copy a root elsewhere (`ana copy`), or have your site extend
+    To save a root, copy it elsewhere (`ana copy`), or ask your site to extend
     the time. docs/operating.md has more.
     """
     with progress(output, "ana expiring") as on_progress:

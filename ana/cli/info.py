@@ -36,7 +36,7 @@ null: could not be tested. Exit codes: 0; 1 if a newer version made the store.
 def info(output: Output, /, other: str | None) -> int:
     """Show where the store is, what would make it slow or unsafe, and the cure.
 
-    Without a store yet, judges the place: is it good for one?
+    If there is no store yet, shows whether the place is good for one.
     Tests hard links, fsync, locks and clocks with temporary files. With
     --other, also tests whether locks exclude each other between two mounts:
     mount the folder twice, or share one mount over ssh.

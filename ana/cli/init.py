@@ -54,7 +54,7 @@ run it again); 11 if other maintenance runs.
     "--ttl",
     type=AGE,
     metavar="TIME",
-    help="How long states that no root keeps should stay, for example 30d. Then `ana gc` takes them.",
+    help="How long states that no root keeps stay before `ana gc` takes them, for example 30d.",
 )
 @store_options
 @click.pass_obj

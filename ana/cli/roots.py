@@ -24,7 +24,7 @@ from ana.cli.uuid_arguments import given, uuids_argument
 
 __all__ = ["extend", "forget", "keep", "roots"]
 
-_ttl_option = click.option("--ttl", type=AGE, metavar="TIME", help="How long to keep it, for example 14d.")
+_ttl_option = click.option("--ttl", type=AGE, metavar="TIME", help="How long the root keeps them, for example 14d.")
 
 KEEP_EXAMPLES = """\b
 Examples:
@@ -86,10 +86,11 @@ def keep(
 ) -> int:
     """Keep states, and all that they refer to, from every collection.
 
-    The states are added to those that NAME keeps already. A unique prefix of
-    a UUID is enough; another root's name adds what that keeps. States in the trash are brought back. With --ttl, NAME
-    ends after that time, unless it is extended or added to. All that a name
-    keeps ends together.
+    The states are added to those that NAME keeps already. Name them by UUIDs,
+    unique prefixes of UUIDs, or names of other roots. States in the trash are
+    brought back. With --ttl, the root ends that long after the last time that
+    it was extended or added to, with all that it keeps. Without --ttl, it has
+    no end, even if it had one before.
     """
     found = maintenance.keep(output.store, name, given(uuids, from_file, null=null), ttl=ttl)
     if output.as_json:
@@ -113,9 +114,9 @@ def keep(
 def extend(output: Output, /, name: str, ttl: float | None) -> int:
     """Let a root end later: its time to live begins anew.
 
-    A root that has ended is extended, too, until a collection removes it, and
-    its states are brought back from the trash. --ttl keeps it for longer than
-    its own time to live; a shorter one has no effect.
+    A root that has ended can be extended until a collection removes it. Its
+    states are brought back from the trash. --ttl sets a longer time to live; a
+    shorter one has no effect.
     """
     found = maintenance.extend(output.store, name, ttl=ttl)
     if output.as_json:

@@ -26,8 +26,8 @@ JSON: uuid, class_name, summary (of a Ref: its value's type and shape), path,
 size_bytes, raw_bytes, header_bytes, stored_bytes, segments, chunks, children,
 parts, content_digest, created, modified, in_trash, pack ("" if the state has
 a file of its own), offset (in path); with --tree: uuid, class_name,
-size_bytes, problem, repeated, summary, children (the same again). A line for
-each, if a root keeps several.
+size_bytes, problem, repeated, summary, children (the same again). If a root
+names several states, a line for each.
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
 damaged (with --tree, also if any state in the tree is).
 """
@@ -52,8 +52,8 @@ damaged.
 def show(output: Output, /, uuid: str, *, as_tree: bool) -> int:
     """Show a state's header, without unpickling the state.
 
-    A unique prefix of the UUID is enough, and the name of a root shows all
-    states that it keeps. A state in the trash is shown too, and stays there.
+    A unique prefix of the UUID is enough. The name of a root shows each state
+    that was kept under it. A state in the trash is shown too, and stays there.
     """
     keys = maintenance.states_of(output.store, [uuid])
     # One document, or a line for each.

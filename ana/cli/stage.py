@@ -19,7 +19,7 @@ Examples:
 
 \b
 JSON: path, uuids (as requested), states (all of them), size_bytes; with
---node-cache also entries (how many have an entry of their own).
+--node-cache also entries (how many states are entries of the cache).
 Exit codes: 0; 1 if the file exists, or the node has no cache or no room; 4 if
 a state is missing or damaged.
 """
@@ -33,7 +33,7 @@ a state is missing or damaged.
     "path",
     metavar="FILE",
     type=click.Path(dir_okay=False, allow_dash=True),
-    help="Write one file with all states, for sbcast; - is standard output.",
+    help="Write all states to one file, for sbcast; - is standard output.",
 )
 @click.option(
     "--node-cache", is_flag=True, help="Put the states into this node's cache (ANA_NODE_CACHE, or its usual folder)."
@@ -45,9 +45,9 @@ def stage(
 ) -> int:
     """Bring states, and all that they refer to, to the nodes before tasks start.
 
-    A task with ANA_STAGED=FILE, or with a node cache into which the states
-    were put, does not open the store for them. Every state is verified again
-    when it is loaded. What is not staged, or damaged, comes from the store.
+    Tasks that have the file (ANA_STAGED=FILE), or share the node cache, load
+    these states without opening the store. Every state is verified when it is
+    loaded. If it is not staged, or is damaged, it comes from the store.
 
     Name states by UUIDs, unique prefixes of UUIDs, or names of roots.
     """

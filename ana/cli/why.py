@@ -34,11 +34,11 @@ Examples:
   ana --json why 5f3ac0e1 | jq '.reasons[].root'
 
 \b
-JSON: uuid, reasons (kind: root or age, root, until, path: UUIDs from the one
-that the root names, or that is young, down to this one), referred_by,
+JSON: uuid, reasons (kind: root or age; root; until; path: UUIDs from the
+state that the root names, or that is young, down to this one), referred_by,
 in_trash, trashed, problems.
-Exit codes: 0; 2 if the prefix is ambiguous; 4 if there is no such state, or
-some that may refer to it cannot be read.
+Exit codes: 0; 2 if the prefix is ambiguous; 4 if there is no such state, or a
+state that may refer to it cannot be read.
 """
 
 RM_EXAMPLES = """\b
@@ -63,16 +63,16 @@ if other maintenance runs.
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="The grace period that gc is run with.",
+    help="The grace period of your ana gc runs.",
 )
 @store_options
 @click.pass_obj
 def why(output: Output, /, uuid: str, grace_seconds: float) -> int:
     """Say what keeps a state from being collected, and until when.
 
-    Names each root that leads to the state, and the youngest state that
-    does, each with the states in between. The headers of all states are
-    read. A unique prefix of the UUID is enough.
+    Names each root that leads to the state, and the youngest state that does,
+    with the states in between. Reads the headers of all states. A unique
+    prefix of the UUID is enough.
     """
     store = output.store
     with progress(output, "ana why") as on_progress:

@@ -33,7 +33,7 @@ class InUseError(ANAError):
         said = [f"{uuid} by {_some(users)}" for uuid, users in list(used_by.items())[:_NAMED]]
         more = len(used_by) - len(said)
         super().__init__(
-            f"nothing was removed, because it is needed: {'; '.join(said)}{f'; and {more:,} more' if more else ''}. "
+            f"nothing was removed, because they are needed: {'; '.join(said)}{f'; and {more:,} more' if more else ''}. "
             "Remove these, too, or forget the root"
         )
         self.used_by = used_by
