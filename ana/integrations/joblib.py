@@ -1,4 +1,4 @@
-"""joblib: a backend whose tasks run on an `ana.Executor`, so on any pool that one wraps: mpi4py's, Dask's, Parsl's.
+"""joblib: a backend whose tasks run on an `ana.Executor`, and so on mpi4py, Dask, Parsl or any pool that it wraps.
 
 with ana.Executor(pool) as executor, joblib.parallel_config(ExecutorBackend(executor, workers=64), n_jobs=-1):
     GridSearchCV(model, parameters).fit(X, y)          # X and y are stored once, and loaded once per worker
@@ -16,10 +16,10 @@ __all__ = ["ExecutorBackend"]
 
 
 class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
-    """Runs `joblib.Parallel` on an executor. As safe to use from many threads as the executor.
+    """Runs `joblib.Parallel` on an executor. Safe between threads, like the executor.
 
-    joblib's own options that concern its pool (`max_nbytes`, `mmap_mode`, `temp_folder`) have no effect. The executor
-    stays open after a call of `Parallel`; whoever has made it shuts it down.
+    joblib's options for its own pool (`max_nbytes`, `mmap_mode`, `temp_folder`) have no effect. `Parallel` does not
+    shut the executor down.
     """
 
     supports_retrieve_callback = True
@@ -29,8 +29,8 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
 
         Args:
             executor: The executor.
-            workers: How many workers it has: what `n_jobs=-1` means.
-            **options: What joblib gives each backend.
+            workers: How many workers the executor has; `n_jobs=-1` uses all.
+            **options: What joblib passes to each backend.
 
         Raises:
             TypeError: `executor` is not an `ana.Executor`.
@@ -54,7 +54,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
         if n_jobs is None:
             return 1
         if n_jobs == 0:
-            msg = "n_jobs == 0 in Parallel has no meaning"
+            msg = "n_jobs must not be 0: use a positive number, or -1 for all workers"
             raise ValueError(msg)
         return max(1, self._workers + 1 + n_jobs) if n_jobs < 0 else n_jobs
 
@@ -64,7 +64,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
         """Send a batch of calls."""
         future = self._executor.submit(func)
         self._pending.add(future)
-        # Before joblib's own, which may send the next batch.
+        # Added before joblib's own callback, which may send the next batch.
         future.add_done_callback(self._pending.discard)
         if callback is not None:
             future.add_done_callback(callback)
@@ -80,5 +80,5 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
             future.cancel()
 
     def terminate(self) -> None:
-        """Forget how long batches took: the next `Parallel` is another program."""
+        """Forget how long batches took: the next `Parallel` runs other tasks."""
         self.reset_batch_stats()

@@ -243,10 +243,10 @@ class DataLayer:
 
     @contextmanager
     def keeping(self, name: str, ttl: float | str | None = None) -> Iterator[None]:
-        """Keep under a name all that this process stores or sends in a `with` block, and workers started in it store.
+        """Keep all that is stored or sent in a `with` block under a name, also by workers started in it.
 
-        Each state is kept as soon as it is stored. The name ends a `ttl` after the block, or after a kill: meanwhile, a
-        thread gives signs of life. Includes all threads, and tasks that an `ana.Executor` sends in the block.
+        Each state is kept as soon as it is stored, in any thread, and in tasks that an `ana.Executor` sends in the
+        block. The name ends `ttl` after the block, or after a kill. During the block, a thread gives signs of life.
 
         Args:
             name: 1 to 200 characters. Blocks of many processes may share it.

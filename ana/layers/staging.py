@@ -1,4 +1,4 @@
-"""Finds the staged states that this node has for a store: by `ANA_STAGED`, or in its node cache."""
+"""Finds the staged states that this node has for a store: in `ANA_STAGED`, or in its node cache."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,16 +27,16 @@ class OpenStore(Protocol):
 
 
 def in_front(home: str, place: str, trusted: keyring.Trusted, open_store: OpenStore) -> CacheableStore | None:
-    """Return a store behind the staged states that this node has for it; None if it has none.
+    """Return a store with this node's staged states in front of it; None if the node has none.
 
-    States that were staged from another path may be those of the same store. Only then is the store opened now, and
-    returned as it is if they are not.
+    A file that was staged under another path may be of the same store. Only to find that out is the store opened now;
+    if the file is of another store, the store itself is returned.
 
     Args:
         home: The store's path.
         place: The folder of the node cache, "auto", or "" for none.
         trusted: Whose files and which keys to trust.
-        open_store: Opens the store. It is not created: whatever has staged states, is there or has gone.
+        open_store: Opens the store. Never creates it, because a store with staged states existed before.
 
     """
     trust = trusted.owners.within(home)
@@ -73,5 +73,5 @@ def _here(home: str) -> str:
     try:
         return path_map.here(home)
     except ANAError:
-        # Whatever needs the variable raises.
+        # An invalid variable is reported where it is needed.
         return home

@@ -56,19 +56,19 @@ class Collected:
     """States at the beginning, without the trash."""
     roots: int = 0
     kept: int = 0
-    """States that stay because of a root, their age, or a state that refers to them; the next four add up to it."""
+    """States that stay: the sum of `kept_by_root`, `kept_young`, `kept_by_others` and `kept_within_limits`."""
     kept_bytes: int = 0
     """The size of these in files and packs."""
     kept_by_root: dict[str, int] = field(default_factory=dict)
-    """How many each root keeps, by its name. A state that several keep counts for the first of them."""
+    """How many states each root keeps, by its name. A state that several roots keep counts for the first of them."""
     kept_young: int = 0
-    """How many no root keeps, but are younger than `young_seconds`."""
+    """How many stay only because they are younger than `young_seconds`."""
     young_seconds: float = 0.0
     """The grace, or the scope's age if that is longer."""
     kept_by_others: int = 0
-    """How many only stay because a young state refers to them."""
+    """How many stay only because a young state refers to them."""
     kept_within_limits: int = 0
-    """How many stay because the scope's limits are not reached."""
+    """How many stay because the scope's limits leave room for them."""
     young_until: float | None = None
     """When the oldest of `kept_young` will be old enough, in s since 1970 by the server's clock; None if none is."""
     free_from: float | None = None
@@ -76,7 +76,7 @@ class Collected:
     going: dict[str, int] = field(default_factory=dict)
     """In a dry run: the size in bytes of each file that would be moved to the trash or deleted."""
     forgotten: list[str] = field(default_factory=list)
-    """The roots that were forgotten, because the scope says that only others keep."""
+    """The roots that were forgotten, by `all_but`."""
     trashed: list[str] = field(default_factory=list)
     """States that were moved to the trash."""
     trashed_bytes: int = 0

@@ -43,7 +43,7 @@ class Difference:
 def diff(pickle_dir: StoreOrPath, other: StoreOrPath, *, on_progress: OnProgress = lambda _: None) -> Difference:
     """Compare two stores by the UUIDs of their states, and by their roots. Changes neither, and needs no lock.
 
-    A content address says all of a content. Under other UUIDs, the digests in the headers are compared. No content is
+    A content address stands for its content. Under other UUIDs, the digests in the headers are compared. No content is
     read: `verify` does that.
 
     Args:
@@ -60,7 +60,7 @@ def diff(pickle_dir: StoreOrPath, other: StoreOrPath, *, on_progress: OnProgress
     here, there = open_store(pickle_dir), open_store(other)
     done = Difference(there.home)
     surveys = Survey(here), Survey(there)
-    # A part of the keys at a time, which bounds the memory that it takes. The first digits name a folder.
+    # One part of the keys at a time, to bound the memory. The first digits name a folder.
     parts = [f"{number:02x}" for number in range(256)] if min(here.config.levels, there.config.levels) else [""]
     for digits in parts:
         mine, theirs = (set(_keys(survey, digits)) for survey in surveys)

@@ -35,14 +35,14 @@ class Copied:
     uuids: list[str]
     """The states that were requested."""
     found: int = 0
-    """How many states that are, with all that they refer to."""
+    """The number of these states and of all that they refer to."""
     copied: list[str] = field(default_factory=list)
     present: int = 0
     """States that the other store already had, with the same content."""
     size_bytes: int = 0
     """The size of the copied states' records."""
     roots: list[str] = field(default_factory=list)
-    """The roots that keep the states in the other store, too, now."""
+    """The roots that now exist in the other store, too."""
     problems: list[Problem] = field(default_factory=list)
     """States that were not copied, with the reason."""
 
@@ -50,10 +50,10 @@ class Copied:
 def copy_states(pickle_dir: StoreOrPath, uuids: Iterable[str], to: StoreOrPath, **work: Unpack[Work]) -> Copied:
     """Copy states, and all that they refer to, to another store, children first.
 
-    Each is verified in this store before it is copied, and in the other store afterwards. The copies are signed with
-    the other store's key, if it has one. A root among `uuids` is kept in the other store, too: the states of it that
-    are there, with its time to live from now on. This store is only read. Can be interrupted and run again: what the
-    other store has is not copied again.
+    Each state is verified in this store before it is copied, and in the other store afterwards. The copies are signed
+    with the other store's key, if it has one. A root among `uuids` keeps its copied states in the other store, too, and
+    its time to live starts anew there. This store is only read. An interrupted copy can be run again: what the other
+    store has is not copied again.
 
     Args:
         pickle_dir: The store.
@@ -121,7 +121,7 @@ def has_same_content(one: DirectoryStore, other: DirectoryStore, key: str) -> bo
 
 
 def _keep(target: DirectoryStore, name: str, files: list[roots.Root], done: Copied) -> None:
-    """Keep what a root keeps in the other store, as far as it is there."""
+    """Make a root in the other store for those of its states that are there."""
     wrong = {each.uuid for each in done.problems}
     keys = sorted({key for root in files for key in root.uuids if key not in wrong})
     ttl_seconds = max(root.ttl_seconds for root in files)

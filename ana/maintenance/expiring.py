@@ -1,4 +1,4 @@
-"""What a scratch filesystem will purge next, by root. Looks at times, and changes none."""
+"""Finds what a scratch filesystem will purge next, by root. Looks at times, and changes none."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -21,16 +21,16 @@ __all__ = ["TIMES", "Expiring", "Expiry", "Purge", "expiring"]
 TIMES = ("atime", "mtime", "ctime")
 WITHIN_SECONDS = 7 * 86400.0
 _LEAVES_TIMES = "lustre"
-"""Besides local filesystems, one on which the node, not a server, notes that a file was read."""
+"""A network filesystem on which the node, not a server, notes reads, as on local filesystems."""
 _UNTOLD = (
-    "roots are not told apart: that takes reading headers, and on this filesystem (%s) a server may note it as a use "
-    "of the file, which a purge by atime goes by"
+    "roots are not told apart: headers would have to be read, and on this filesystem (%s) a server may count that as a "
+    "use of the file, which delays a purge by atime"
 )
 _BATCH = 1024
 
 
 class Purge(NamedTuple):
-    """The rule of a purge: the file's time that it goes by ("atime", "mtime" or "ctime"), and the age in s."""
+    """The rule of a purge: which time of a file counts ("atime", "mtime" or "ctime"), and the age in s."""
 
     by: str
     age_seconds: float
@@ -57,7 +57,7 @@ class Expiry:
     due: int = 0
     """How many files it may take already."""
     soon: int = 0
-    """How many files it may take within the given time, those that are due included."""
+    """How many files it may take within the given time, including those that are due."""
     soon_bytes: int = 0
 
 
@@ -73,7 +73,7 @@ class Expiring:
     files: Expiry
     """All files of states and packs."""
     roots: list[Expiry] = field(default_factory=list)
-    """For each root its files, the root that loses one first coming first; then what no root needs. A file that several
+    """The files of each root, sorted by when the root loses its first one; then what no root needs. A file that several
     roots need counts for each."""
     untold: str = ""
     """Why `roots` is empty although there may be some; "" otherwise."""
@@ -89,11 +89,11 @@ def expiring(
     read: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> Expiring:
-    """Tell what a purge takes next, by root. Needs no lock, and changes no time of any file of a state.
+    """Return what a purge takes next, by root. Needs no lock, and changes no time of any file of a state.
 
-    To tell roots apart, headers are read. A purge by `mtime` or `ctime` does not see that. For one by `atime`, files
-    are opened with `O_NOATIME`, which only their owner may do. On filesystems whose server notes reads, files are only
-    looked at (stat), and roots are not told apart.
+    To tell roots apart, headers are read. A purge by `mtime` or `ctime` does not notice that. For one by `atime`, files
+    are opened with `O_NOATIME`, which only their owner may use. On filesystems whose server notes reads, `stat` is the
+    only call, and roots are not told apart.
 
     Args:
         pickle_dir: The store.
@@ -103,13 +103,13 @@ def expiring(
         on_progress: Called for each batch of files.
 
     Raises:
-        ValueError: The rule, or `within_seconds`, makes no sense.
+        ValueError: The rule or `within_seconds` is invalid.
         StoreError: The store does not exist, or the system refused.
         UntrustedStoreError: The folder is not a store.
 
     """
     if purge.by not in TIMES or not (0 < purge.age_seconds < math.inf and 0 <= within_seconds < math.inf):
-        msg = f"a purge goes by {', '.join(TIMES)} and an age of more than 0 s, not {purge}, {within_seconds} s ahead"
+        msg = f"a purge goes by {', '.join(TIMES)} and an age above 0 s, not {purge}, {within_seconds} s ahead"
         raise ValueError(msg)
     store = open_store(pickle_dir)
     looking = _Looking(store, purge, within_seconds, on_progress)

@@ -1,4 +1,4 @@
-"""What users call states: UUIDs, the first digits of one, and the names of roots."""
+"""What users call states: UUIDs, unique prefixes of UUIDs, and names of roots."""
 
 import re
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ def states_of(
 ) -> list[str]:
     """Return the UUIDs of the states that names stand for, each once, in their order.
 
-    A name is a UUID, else that of a root, which stands for all that it keeps, else the beginning of one UUID.
+    Each name is taken as a UUID, else as a root, which stands for all that it names, else as a unique prefix of a UUID.
 
     Args:
         pickle_dir: The store.

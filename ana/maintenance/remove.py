@@ -1,4 +1,4 @@
-"""Removes states that a user names, unless something needs them."""
+"""Removes the states that a user names, unless something needs them."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -23,7 +23,7 @@ _NAMED = 3
 
 
 class InUseError(ANAError):
-    """States that are to be removed are needed. Nothing was removed.
+    """States cannot be removed, because they are needed. Nothing was removed.
 
     Attributes:
         used_by: What needs each of them, by UUID: the UUIDs of states, and "the root NAME".
@@ -59,8 +59,8 @@ class Removed:
 def remove(pickle_dir: StoreOrPath, uuids: Iterable[str], *, dry_run: bool = False, **work: Unpack[Work]) -> Removed:
     """Move states to the trash, whatever their age. A collection deletes them a grace period later.
 
-    Until then, reading one brings it back, as does anything stored meanwhile that refers to it. What they refer to
-    stays, until a collection takes it. Reads the headers of all states.
+    Until then, a read brings a state back, and so does storing something that refers to it. What the states refer to
+    stays until a collection takes it. Reads the headers of all states.
 
     Args:
         pickle_dir: The store.
@@ -118,7 +118,7 @@ def _note(done: Removed, survey: Survey, key: str) -> None:
 
 
 def _move(store: DirectoryStore, survey: Survey, done: Removed) -> None:
-    """Move what was noted: files as they are, and packs after the rest of them has been written anew."""
+    """Move what was noted: files as they are, packs once their other states are in a new pack."""
     names = {survey.name_of(key): key for key in done.uuids}
     numbers = {number_of_name(name): key for name, key in names.items()}
     for one in survey.packed.files:
@@ -144,5 +144,5 @@ def _rewrite(store: DirectoryStore, survey: Survey, one: PackFile, removed: Coll
     rest = [item for item in one.table.items() if item[0] not in removed]
     repack.write(store, repack.whole(survey.packed, one, rest), one.modified)
     if trash.discard(one.path, math.inf) not in {trash.MOVED, trash.GONE}:
-        msg = f"its pack {one.name} could not be moved to the trash, which holds one of this name: run ana gc first"
+        msg = f"its pack {one.name} could not be moved to the trash, which has a pack of that name: run ana gc first"
         raise ANAError(msg)

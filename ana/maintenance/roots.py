@@ -56,7 +56,7 @@ class RootInfo:
     until: float | None = None
     """When it ends, unless it is extended or added to; None if it does not end."""
     ended: bool = False
-    """Whether that has passed, by this host's clock: a collection may take what no other root keeps."""
+    """Whether it has ended, by this host's clock: a collection may take what no other root keeps."""
     states: int = 0
     """How many states it keeps, with all that they refer to."""
     size_bytes: int = 0
@@ -96,7 +96,7 @@ def keep(pickle_dir: StoreOrPath, name: str, uuids: list[str], *, ttl: float | s
 
 
 def extend(pickle_dir: StoreOrPath, name: str, *, ttl: float | str | None = None) -> Extended:
-    """Extend a root: it ends its time to live from now, also if it ended before and its states are in the trash.
+    """Extend a root: its time to live starts anew, even if it has ended and its states are in the trash.
 
     Args:
         pickle_dir: The store.
@@ -152,7 +152,7 @@ def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> 
 
 
 def root_names(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> list[str]:
-    """Return the names of all roots, sorted, without a look at any state. Arguments and errors as for `roots`."""
+    """Return the names of all roots, sorted. Reads no state. Arguments and errors are those of `roots`."""
     return sorted(_by_name(open_store(pickle_dir), problems))
 
 

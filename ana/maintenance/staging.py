@@ -28,13 +28,13 @@ class StagedHere:
     """What is in this node's cache."""
 
     path: str
-    """The file with the states that have no entry of their own in the cache."""
+    """The file with the states that are no entries of the cache."""
     uuids: list[str]
     """The states that were requested."""
     states: list[str]
     """They and all that they refer to, children first."""
     entries: int
-    """How many of them have an entry of their own in the cache."""
+    """How many of them are entries of the cache."""
     size_bytes: int
     """The size of the file."""
 
@@ -44,8 +44,8 @@ def stage_states(
 ) -> Exported:
     """Write states, and all that they refer to, to a file that tasks read in place of the store (`ANA_STAGED`).
 
-    The file is that of `export_states`, but for two things: records keep the signatures of the store's key, and an
-    index follows. Arguments, result and errors as for `export_states`.
+    The file is like that of `export_states`, but records keep their signatures, and an index follows. Arguments, result
+    and errors are those of `export_states`.
     """
     return write_states(chosen_by(pickle_dir, uuids), path, on_progress, staged=True)
 
@@ -55,8 +55,8 @@ def stage_in_cache(
 ) -> StagedHere:
     """Put states, and all that they refer to, into this node's cache, where tasks with the same cache find them.
 
-    Large states get the entries that a task would make, and those that have one already are not read. The others go
-    into one file. Can be interrupted and run again.
+    Large states become entries, as if a task had loaded them. Those that are entries already are not read. The others
+    go into one file. Can be interrupted and run again.
 
     Args:
         pickle_dir: The store.

@@ -1,4 +1,4 @@
-"""Why a state stays: which roots and which young states lead to it."""
+"""Finds why a state stays: which roots and young states lead to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ __all__ = ["Reason", "Why", "why"]
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason for which no collection takes a state."""
+    """One reason why no collection takes a state."""
 
     kind: str
-    """`root`, or `age` if a young state leads to it, or is it."""
+    """`root`; or `age`, if the state or one that leads to it is young."""
     root: str
     """The root's name; "" if the reason is an age."""
     until: float | None
     """When the reason ends, in s since 1970 by the server's clock; None if it does not end."""
     path: list[str]
-    """The UUIDs from the state that the root names, or that is young, through its children down to the state."""
+    """The UUIDs from the state that the root names, or that is young, down to the state."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Why:
     uuid: str
     reasons: list[Reason]
     referred_by: list[str]
-    """The states that refer to it: they keep it for as long as they stay themselves."""
+    """The states that refer to it. They keep it as long as they stay themselves."""
     in_trash: bool = False
     """Whether it has been collected. Reading it brings it back."""
     trashed: float | None = None
@@ -79,7 +79,7 @@ def why(
 
 
 class _Search:
-    """From a state to all that refers to it."""
+    """The way from a state to all that leads to it."""
 
     def __init__(self, store: DirectoryStore, survey: Survey, young_seconds: float, on_progress: OnProgress) -> None:
         self._survey = survey
@@ -100,7 +100,7 @@ class _Search:
         by_root: dict[str, Reason] = {}
         youngest = self._since
         young: Reason | None = None
-        # Breadth first, so that each path is a shortest one. Grows meanwhile.
+        # Breadth first, so each path is a shortest one. The list grows during the loop.
         todo = [key]
         for state in todo:
             for name in sorted(self._roots_of.get(state, ())):

@@ -1,4 +1,4 @@
-"""Which roots keep what this process stores: those of `keeping` blocks, here or where this process was started.
+"""Knows which roots keep what this process stores: those of `keeping` blocks in this process or in its parent.
 
 A root has a keeper in each process, which notes what the process stores. The process of the block also gives signs of
 life while the block runs. A root is kept in the store that the block is about; other stores are not touched.
@@ -33,9 +33,9 @@ Told = tuple[str, float]
 """A root's name and its time to live in s, as other processes are told."""
 
 BEAT_SECONDS = 600.0
-"""How often a block gives a sign of life, if that is not too seldom for its time to live."""
+"""How often a block gives a sign of life, unless its time to live needs more."""
 BEATS = 4
-"""How many signs of life there are at least in a time to live."""
+"""The least number of signs of life within a time to live."""
 MOST_IDLE = 8
 """How many keepers a worker keeps for its next tasks."""
 

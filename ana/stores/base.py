@@ -274,7 +274,7 @@ class Store(ABC):
         raise StoreError(self.home, 0, f"it has no roots: {name!r} cannot keep {len(keys)} states")
 
     def keeper(self, name: str, ttl_seconds: float = math.inf) -> "Keeper":
-        """Return what keeps states under a name one after the other. Only for stores with `supports_roots`.
+        """Return an object that keeps states under a name, one after the other. Only for stores with `supports_roots`.
 
         Args:
             name: As `keep` takes it.
@@ -300,15 +300,15 @@ class Keeper:
     """
 
     def __init__(self, store: Store, name: str, ttl_seconds: float) -> None:
-        """Take what `Store.keeper` takes."""
+        """Take the arguments of `Store.keeper`."""
         self._keep = partial(store.keep, name, ttl_seconds=ttl_seconds)
 
     def note(self, key: str) -> None:
-        """Keep a state, which exists. Raises StoreError."""
+        """Keep a state that exists. Raises StoreError."""
         self._keep([key])
 
     def renew(self) -> None:
-        """Give a sign of life, from which on the time to live counts. Raises StoreError."""
+        """Give a sign of life: the time to live starts anew. Raises StoreError."""
         self._keep([])
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Staged states: a file on this node with copies of a store's states, in front of that store.
 
-`ana stage` writes such a file, and tasks find it by `ANA_STAGED` or in the node cache. `docs/staging.md` says what they
-get from it, `docs/format.md` what it looks like.
+`ana stage` writes such a file, and tasks find it by `ANA_STAGED` or in the node cache. `docs/staging.md` says how
+to use it, `docs/format.md` what it looks like.
 """
 
 import errno
@@ -85,10 +85,10 @@ class StagedFile:
             fields = json_files.parse(index.about)
             return cls(opened, index, str(fields["home"]), config.of_fields(fields))
         except (ValueError, KeyError, TypeError) as error:
-            raise UntrustedStoreError(path, f"it is of another version of ana ({error}): stage it again") from None
+            raise UntrustedStoreError(path, f"another version of ana wrote it ({error}): stage it again") from None
 
     def is_usable(self, home: str, ring: keyring.KeyRing | None) -> bool:
-        """Find the key that its records are checked with; return False, after a warning, if it is not the store's.
+        """Find the key to check its records with; return False, after a warning, if the store has another key.
 
         Args:
             home: The path of the store that the file is used for.
@@ -179,7 +179,7 @@ class StagedStore(Tier, CacheableStore):
 
     @property
     def high_latency(self) -> bool:
-        """Whether the store behind has been needed, and is slow."""
+        """Whether the store behind is open and slow."""
         return bool(self._behind) and self.store.high_latency
 
     @property
@@ -202,7 +202,7 @@ class StagedStore(Tier, CacheableStore):
         return self.store.as_scratch()
 
     def hint(self, key: str) -> str:
-        """Return what the store says or, if it is not open, what references said."""
+        """Return the store's hint or, if the store is not open, the one from a reference."""
         return self.store.hint(key) if self._behind else self._hints.get(key, "")
 
     def note_hint(self, key: str, said: str) -> None:
@@ -226,7 +226,7 @@ class StagedStore(Tier, CacheableStore):
         return self.store.get(key, wait=wait)
 
     def note_useless(self, key: str, error: ANAError) -> None:
-        """Tell that a staged state cannot be used: the store has it, too."""
+        """Warn that a staged state cannot be used: it comes from the store."""
         if isinstance(error, CorruptedStateError):
             self.counters.note_damaged(key, error.path, error.reason)
         else:
@@ -303,5 +303,5 @@ def open_all(paths: Iterable[str], check: Check) -> list[StagedFile]:
 
 
 def note_unusable(error: ANAError) -> None:
-    """Warn that a file is not used: all states come from the store, which may be slow but is right."""
+    """Warn that a file is not used: all states come from the store, which is correct, but may be slow."""
     _log.warning("staged states are not used: %s", str(error))

@@ -15,8 +15,8 @@ __all__ = ["Tier"]
 class Tier(Store):
     """Base of stores that have copies of another store's states; a subclass defines `store` and `get`.
 
-    What is in the tier is no copy that lasts. So states are put into the other store, and only that one is asked
-    whether it has them.
+    A copy in the tier does not last. So states are put into the other store, and only that store is asked whether it
+    has them.
     """
 
     def __init__(self, home: str, counters: Counters) -> None:
@@ -41,7 +41,7 @@ class Tier(Store):
 
     @property
     def high_latency(self) -> bool:
-        """As the other store's: what the tier has not, comes from there."""
+        """As the other store's, because what the tier lacks comes from there."""
         return self.store.high_latency
 
     @property

@@ -1,4 +1,4 @@
-"""Keeps what an executor ships, and what its tasks store, from being collected, under a root that ends with it."""
+"""Keeps what an executor ships and what its tasks store, under a root that ends with the executor."""
 
 import logging
 import weakref
@@ -20,7 +20,7 @@ class Rooting:
     """The root of one executor. Safe to use from many threads."""
 
     def __init__(self, store: Store) -> None:
-        """Begin to keep. What goes wrong is logged: what is shipped is young, and can be shipped again."""
+        """Begin to keep. Failures are only logged, because what is shipped is young, and can be shipped again."""
         self.name = f"tasks of {unique_name()}"
         self._store = store
         self._beat: keeping.Heartbeat | None = None
@@ -29,9 +29,9 @@ class Rooting:
                 keeper = keeping.new_keeper(store, self.name, TTL_SECONDS)
                 self._beat = keeping.Heartbeat(keeper, self.name, TTL_SECONDS)
             except ANAError as error:
-                self._warn("what tasks need is not kept from being collected: %s", error)
+                self._warn("what tasks need is not protected from collection: %s", error)
             else:
-                # An executor that nobody shut down is gone: its root ends by itself.
+                # If nobody shuts the executor down, its root ends by itself.
                 weakref.finalize(self, self._beat.stopped.set)
 
     def told(self) -> list[keeping.Told]:
@@ -45,7 +45,7 @@ class Rooting:
             try:
                 beat.keeper.note(key)
             except ANAError as error:
-                self._warn(f"the state {key!r} that tasks may need is not kept from being collected: %s", error)
+                self._warn(f"the state {key!r} that tasks may need is not protected from collection: %s", error)
 
     def end(self) -> None:
         """Let gc take all of it."""

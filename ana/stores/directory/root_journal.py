@@ -1,7 +1,7 @@
 """The file of a root that one process appends to: what it stores is kept under the root from then on.
 
-Nothing is locked, because each process has a file of its own. Appending costs one write and waits for nothing: the
-lines of a killed process are in the file all the same, and those that a power cut takes are of young states, which no
+Nothing is locked, because each process has a file of its own. An append costs one write, and waits for nothing. The
+lines of a killed process are in the file. A power cut may lose lines, but these are of young states, which no
 collection takes. `docs/format.md` describes the file.
 """
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["RootJournal"]
 
 CHECK_SECONDS = 1.0
-"""How long a process believes that its file still has its name."""
+"""How long a process trusts that its file still has its name."""
 MOST_NOTED = 1 << 16
-"""Of how many keys a process remembers that they are in its file. A key may be in it twice."""
+"""How many keys of its file a process remembers. A key may be in the file twice."""
 
 
 class RootJournal(Keeper):
@@ -64,7 +64,7 @@ class RootJournal(Keeper):
             files.touch(self._path)
 
     def close(self) -> None:
-        """Close the file, after a last sign of life. The root ends its time to live later."""
+        """Close the file, after a last sign of life. From then on, the time to live runs."""
         with self._lock:
             file, self._file = self._file, None
             if file is not None:

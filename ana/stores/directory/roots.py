@@ -61,7 +61,7 @@ class Root(NamedTuple):
 
     @property
     def until(self) -> float:
-        """When this file alone would let the root end, in s since 1970 by the server's clock."""
+        """When the root would end if it had only this file, in s since 1970 by the server's clock."""
         return self.seen + self.ttl_seconds
 
 
@@ -93,7 +93,7 @@ def keep(store: "DirectoryStore", name: str, keys: Sequence[str], ttl_seconds: f
 
 
 def extend(store: "DirectoryStore", name: str, ttl_seconds: float | None = None) -> tuple[list[Root], list[Problem]]:
-    """Give a root a sign of life, so that it ends its time to live from now; bring back what it keeps from the trash.
+    """Give a root a sign of life: its time to live starts anew. Brings back what it keeps from the trash.
 
     Args:
         store: The store.
@@ -112,7 +112,7 @@ def extend(store: "DirectoryStore", name: str, ttl_seconds: float | None = None)
         files.touch(path)
     found = [root for _, root in _files(store, name=name)]
     if found and ttl_seconds is not None and ends(found)[name] < math.inf:
-        # An entry that keeps nothing, but for as long as that: a root ends with the last of its files.
+        # A file that keeps nothing itself, but lasts that long: a root ends with the last of its files.
         keep(store, name, [], ttl_seconds)
         found = [root for _, root in _files(store, name=name)]
     return found, revive(store, sorted({uuid for root in found for uuid in root.uuids}))
@@ -167,7 +167,7 @@ def read(
 
 
 def ends(found: Iterable[Root]) -> dict[str, float]:
-    """Return when each root ends (s since 1970 by the server's clock): once its last file would let it."""
+    """Return when each root ends, in s since 1970 by the server's clock: with the last of its files."""
     last: dict[str, float] = {}
     for root in found:
         last[root.name] = max(root.until, last.get(root.name, -math.inf))
