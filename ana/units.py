@@ -38,7 +38,10 @@ def seconds(given: object) -> float:
     if isinstance(given, str):
         number, unit = _matched(_DURATION, given).groups()
         return float(number) * _SECONDS[(unit or "s").lower()]
-    return float(_not_negative(given, whole=False))
+    try:
+        return float(_not_negative(given, whole=False))
+    except OverflowError as error:
+        raise ValueError from error
 
 
 def ttl_seconds(given: object) -> float:
@@ -65,7 +68,7 @@ def _not_negative(given: object, *, whole: bool) -> float:
     if isinstance(given, bool) or not (hasattr(given, "__index__") or isinstance(given, float)):
         raise TypeError
     number = given if isinstance(given, float) else given.__index__()
-    if whole and not float(number).is_integer():
+    if whole and isinstance(number, float) and not number.is_integer():
         raise TypeError
     if not number >= 0:
         raise ValueError

@@ -98,6 +98,13 @@ def test_numbers_are_bytes_or_seconds(number):
     assert type(units.size_bytes(number)) is int
 
 
+def test_a_number_without_end_is_refused_as_a_time():
+    """As wrong, not by an error about floats: a size may be that large, and is too large later."""
+    assert units.size_bytes(10**400) == 10**400
+    with pytest.raises(ValueError):
+        units.seconds(10**400)
+
+
 @pytest.mark.parametrize("wrong", [True, None, [1], b"1G", 1j, float("nan"), -1])
 def test_what_is_no_number_is_refused(wrong):
     """Booleans, which are Python's integers, too."""

@@ -18,7 +18,7 @@ _MOST_BYTES = 256 << 20
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def uuids_argument(command: Command) -> Command:
+def uuids_argument(command: Command, metavar: str = "[UUID|ROOT]...") -> Command:
     """Give a command UUIDs, `--from-file` and `-0`, which `given` turns into one list."""
     for add in (
         click.option(
@@ -30,7 +30,7 @@ def uuids_argument(command: Command) -> Command:
             type=click.Path(exists=True, dir_okay=False, allow_dash=True),
             help="Read UUIDs from FILE, too, one a line; - is standard input.",
         ),
-        click.argument("uuids", metavar="[UUID|ROOT]...", type=name_or_uuid, nargs=-1, shell_complete=uuids),
+        click.argument("uuids", metavar=metavar, type=name_or_uuid, nargs=-1, shell_complete=uuids),
     ):
         command = add(command)
     return command

@@ -1,5 +1,7 @@
 """`ana why`, `ana rm`: what keeps a state, and removing one that nothing needs."""
 
+from functools import partial
+
 import click
 
 from ana import maintenance
@@ -107,7 +109,7 @@ def _lines(found: maintenance.Why, young_seconds: float) -> list[str]:
 
 
 @click.command("rm", epilog=RM_EXAMPLES)
-@uuids_argument
+@partial(uuids_argument, metavar="[UUID]...")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @lock_option
 @store_options

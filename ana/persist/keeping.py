@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Told = tuple[str, float]
-"""A root's name and its time to live in s, as other processes are told."""
+"""A root's name and its time to live in s, as other processes are told. Blocks of one name may differ in the latter."""
 
 BEAT_SECONDS = 600.0
 """How often a block gives a sign of life, unless its time to live needs more."""
@@ -45,20 +45,10 @@ watch = True
 """Whether `note` has anything to do. Checked by callers, because most processes keep nothing."""
 
 
-class _Active:
-    """A root that keeps what this process stores."""
-
-    __slots__ = ("count", "ttl_seconds")
-
-    def __init__(self, ttl_seconds: float) -> None:
-        self.ttl_seconds = ttl_seconds
-        self.count = 0
-
-
-_active: dict[str, dict[str, _Active]] = {}
-"""The roots by the home of their store, then by name."""
-_keepers: OrderedDict[tuple[str, str], Keeper] = OrderedDict()
-"""The keepers by home and name; the most recently used last."""
+_active: dict[str, Counter[Told]] = {}
+"""The roots that keep what this process stores, by the home of their store, and for how many blocks each."""
+_keepers: OrderedDict[tuple[str, Told], Keeper] = OrderedDict()
+"""The keepers by home and root; the most recently used last."""
 _all_keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
 _generation = 0
 """How many forks lie between the program and this process."""
@@ -89,15 +79,15 @@ def note(store: Store, key: str) -> None:
         _ask()
     here = _active.get(store.home)
     if here:
-        for name, root in tuple(here.items()):
-            _keeper(store, name, root.ttl_seconds).note(key)
+        for root in tuple(here):
+            _keeper(store, root).note(key)
 
 
 def told_of(home: str) -> list[Told]:
     """Return the roots that keep what this process stores in a store."""
     if _inherited is not None:
         _ask()
-    return [(name, root.ttl_seconds) for name, root in _active.get(home, {}).items()]
+    return list(_active.get(home, ()))
 
 
 def told() -> list[tuple[str, str, float]]:
@@ -116,54 +106,51 @@ def block(store: Store, name: str, ttl_seconds: float) -> Iterator[None]:
     if not store.supports_roots:
         yield
         return
-    keeper = _keeper(store, name, ttl_seconds)
-    beat = Heartbeat(keeper, name, ttl_seconds)
+    root = (name, ttl_seconds)
+    beat = Heartbeat(_keeper(store, root), name, ttl_seconds)
     try:
-        with within(store, [(name, ttl_seconds)]):
+        with within(store, [root]):
             yield
     finally:
         beat.stop()
-        drop(store.home, name)
+        drop(store.home, root)
 
 
 @contextmanager
 def within(store: Store, roots: Sequence[Told]) -> Iterator[None]:
     """Keep what this process stores in a block under roots of other processes, which give the signs of life."""
     with ExitStack() as stack:
-        for name, ttl_seconds in roots:
-            _begin(store.home, name, ttl_seconds)
-            stack.callback(_end, store.home, name)
+        for root in roots:
+            _begin(store.home, root)
+            stack.callback(_end, store.home, root)
         yield
 
 
-def _begin(home: str, name: str, ttl_seconds: float) -> None:
+def _begin(home: str, root: Told) -> None:
     global watch  # noqa: PLW0603 - of this process
     with _lock:
-        root = _active.setdefault(home, {}).setdefault(name, _Active(ttl_seconds))
-        root.count += 1
+        _active.setdefault(home, Counter())[root] += 1
         watch = True
 
 
-def _end(home: str, name: str) -> None:
+def _end(home: str, root: Told) -> None:
     global watch  # noqa: PLW0603 - of this process
     with _lock:
-        here = _active.get(home, {})
-        root = here.get(name)
-        if root is not None:
-            root.count -= 1
-            if root.count <= 0:
-                del here[name]
+        here = _active.get(home, Counter())
+        here[root] -= 1
+        if here[root] <= 0:
+            del here[root]
         if not here:
             _active.pop(home, None)
         watch = bool(_active) or _inherited is not None
 
 
-def drop(home: str, name: str) -> None:
+def drop(home: str, root: Told) -> None:
     """Close this process's keeper of a root that has no block here any more."""
     with _lock:
-        if name in _active.get(home, {}):
+        if root in _active.get(home, ()):
             return
-        keeper = _keepers.pop((home, name), None)
+        keeper = _keepers.pop((home, root), None)
     if keeper is not None:
         keeper.close()
 
@@ -175,13 +162,14 @@ def new_keeper(store: Store, name: str, ttl_seconds: float) -> Keeper:
     return keeper
 
 
-def _keeper(store: Store, name: str, ttl_seconds: float) -> Keeper:
+def _keeper(store: Store, root: Told) -> Keeper:
+    mine = store.home, root
     with _lock:
-        keeper = _keepers.get((store.home, name))
+        keeper = _keepers.get(mine)
         if keeper is None:
-            keeper = _keepers[store.home, name] = new_keeper(store, name, ttl_seconds)
-        _keepers.move_to_end((store.home, name))
-        idle = [key for key in _keepers if key[1] not in _active.get(key[0], {}) and key != (store.home, name)]
+            keeper = _keepers[mine] = new_keeper(store, *root)
+        _keepers.move_to_end(mine)
+        idle = [key for key in _keepers if key[1] not in _active.get(key[0], ()) and key != mine]
         old = [_keepers.pop(key) for key in idle[:-MOST_IDLE]]
     for one in old:
         one.close()
@@ -194,8 +182,8 @@ def _ask() -> None:
     with _lock:
         for home, name, ttl_seconds in () if _inherited is None else _inherited():
             # A forked child has those of its parent already.
-            if name not in _active.get(home, {}):
-                _begin(home, name, ttl_seconds)
+            if (name, ttl_seconds) not in _active.get(home, ()):
+                _begin(home, (name, ttl_seconds))
         # Last: another thread that finds it set waits here until all are adopted.
         _inherited = None
         watch = bool(_active)

@@ -55,7 +55,7 @@ class Rooting:
         beat.stop()
         if beat.is_own:
             # In workers that are threads of this process, too.
-            keeping.drop(self._store.home, self.name)
+            keeping.drop(self._store.home, (self.name, TTL_SECONDS))
             try:
                 self._store.forget(self.name)
             except ANAError as error:

@@ -99,6 +99,25 @@ def test_blocks_may_be_nested(layer):
     assert [root.until is None for root in maintenance.roots(layer.home)] == [False, True]
 
 
+@pytest.mark.parametrize("inner", ["30d", None])
+def test_the_latest_end_of_blocks_of_one_name_counts(layer, inner):
+    """In one process as in several: nested blocks, and those of two threads, may have different times to live."""
+    with layer.keeping("sweep", ttl="1h"), layer.keeping("sweep", ttl=inner):
+        store("x")
+    (root,) = maintenance.roots(layer.home)
+    assert root.until is None if inner is None else root.until > time.time() + 29 * 86400
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_keeps_as_long_as_the_longest_of_its_blocks(layer, method):
+    """Those that it was started under, by name and time to live."""
+    with layer.keeping("sweep", ttl="1h"), layer.keeping("sweep"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            uuid = pool.map(store, ["x"])[0].uuid
+        lasting = [root for root in roots.read(layer.store) if root.ttl_seconds == math.inf]
+        assert any(uuid in root.uuids for root in lasting)
+
+
 def test_another_store_is_not_touched(layer, tmp_path):
     """The block is about one layer's store."""
     with layer.keeping("sweep"), ana.using_dl(pickle_dir=tmp_path / "other") as other:
@@ -112,7 +131,9 @@ def test_a_layer_in_memory_keeps_all_anyway():
         store("x")
 
 
-@pytest.mark.parametrize(("name", "ttl"), [("", "1d"), ("x" * 201, "1d"), ("sweep", "soon"), ("sweep", 0)])
+@pytest.mark.parametrize(
+    ("name", "ttl"), [("", "1d"), ("x" * 201, "1d"), ("sweep", "soon"), ("sweep", 0), ("sweep", 10**400)]
+)
 def test_a_wrong_argument_begins_nothing(layer, name, ttl):
     """The block is not entered, and no file is made."""
     with pytest.raises(ValueError, match=r"name|ttl|characters|key"), layer.keeping(name, ttl=ttl):

@@ -265,6 +265,7 @@ def test_a_file_that_others_may_write_is_not_used(bed, mode, caplog):
     bed.file.chmod(mode)
     assert load(bed.references)["from_tier"] == 0
     assert "may write to it" in caplog.text
+    assert f"chmod -R go-w {bed.file}" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user plants the file")
