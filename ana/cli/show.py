@@ -23,11 +23,12 @@ Examples:
 
 \b
 JSON: uuid, class_name, summary (of a Ref: its value's type and shape), path,
-size_bytes, raw_bytes, header_bytes, stored_bytes, segments, chunks, children,
-parts, content_digest, created, modified, in_trash, pack ("" if the state has
-a file of its own), offset (in path); with --tree: uuid, class_name,
-size_bytes, problem, repeated, summary, children (the same again). If a root
-names several states, a line for each.
+size_bytes, raw_bytes, header_bytes, stored_bytes, segments, chunks (stored,
+raw, method, digest), children, parts (segment, size_bytes, uuid),
+content_digest, created, modified, in_trash, pack ("" if the state has a file
+of its own), offset (in path); with --tree: uuid, class_name, size_bytes,
+problem, repeated, summary, children (the same again). If a root names several
+states, a line for each.
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or
 damaged (with --tree, also if any state in the tree is).
 """

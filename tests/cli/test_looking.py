@@ -3,12 +3,15 @@
 import re
 from datetime import datetime
 
+import click
 import pytest
 from support import classes, raw_tree
 from support.care import ran
 from support.terminal import on_a_terminal
 
 import ana
+from ana.cli import COMMANDS
+from ana.cli import ana as ana_command
 
 
 def test_help_is_a_command_too(capfd):
@@ -96,3 +99,13 @@ def test_a_newer_store_is_not_taken_for_none(tmp_path, capfd):
     """Its format is unknown, so nothing is said about the place."""
     (tmp_path / "ana.json").write_text('{"format": 99}')
     assert ran(capfd, "-d", tmp_path, "info").code == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_has_a_long_form_and_each_summary_is_whole(capfd, name):
+    """Scripts are read by others; and `ana --help` does not end a line in dots."""
+    command = ana_command.get_command(None, name)
+    for option in command.params:
+        assert isinstance(option, click.Argument) or any(word.startswith("--") for word in option.opts)
+    listed = ran(capfd, "--help").out
+    assert COMMANDS[name][1] in re.sub(r"\s+", " ", listed)

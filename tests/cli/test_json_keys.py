@@ -1,0 +1,51 @@
+"""What programs read: every key of every command's JSON is in its `--help`."""
+
+import json
+import re
+
+import pytest
+from support import classes
+from support.care import ran
+
+import ana
+
+LINES = {"ls", "roots"}
+"""Commands that print a line for each item."""
+COMMANDS = [
+    *(("info",), ("stats",), ("stats", "--exact"), ("stats", "--all"), ("ls",), ("show", "UUID"), ("show", "UUID", "--tree"), ("verify",)),
+    *(("sweep",), ("roots",), ("why", "UUID"), ("gc", "--unreachable", "--dry-run"), ("gc", "--unreachable")),
+    *(("expiring", "--purge", "mtime:30d"), ("keep", "more", "UUID"), ("extend", "root"), ("forget", "root")),
+    *(("copy", "root", "--to", "OTHER"), ("diff", "OTHER"), ("export", "UUID", "-o", "FILE"), ("pack",), ("unpack",)),
+    *(("stage", "UUID", "-o", "FILE"), ("rm", "LOOSE"), ("report", "-o", "FILE"), ("init", "-d", "FILE")),
+]
+
+
+def keys(document):
+    """Yield all keys, of inner documents too, but not the names of roots and classes that are keys themselves."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield key
+            yield from keys(value)
+    elif isinstance(document, list):
+        for one in document:
+            yield from keys(one)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_key_is_in_the_help(tmp_path, capfd, words):
+    """Times are there as dates, too, which docs/operating.md says once for all."""
+    store, other = tmp_path / "store", tmp_path / "other"
+    for folder in (other, store):
+        assert ran(capfd, "-d", folder, "init").code == 0
+    ana.set_dl(pickle_dir=store)
+    top = ana.Ref([classes.A(1), classes.A(2)])
+    loose = classes.A("loose").make_uuid()
+    named = {"UUID": top.make_uuid(), "LOOSE": loose, "OTHER": other, "FILE": tmp_path / "file"}
+    ana.get_dl().keep("root", top, ttl="14d")
+    done = ran(capfd, "-d", store, "--json", *(named.get(word, word) for word in words))
+    assert done.out
+    documents = [json.loads(line) for line in done.out.splitlines()] if words[0] in LINES else [json.loads(done.out)]
+    said = ran(capfd, words[0], "--help").out
+    found = {key.removesuffix("_iso") for key in keys(documents)} - {"root", "more"}
+    assert found
+    assert {key for key in found if not re.search(rf"\b{re.escape(key)}\b", said)} == set()
