@@ -140,12 +140,12 @@ NOT_MET = """\
   returns a constant takes half of ANA's time.
 * **Memory.** A page that a process has not touched yet costs more than the bytes that are read into it.
 * **The disk of this machine** syncs in 0.5 ms, so there is little that fewer syncs could save.
-* **NFS.** A new small state takes 7 calls: is it there, whose is the folder, open, write, close, link, remove. Without the
-  first, tasks that all store the same state would all write it. The second protects from planted folders. `rename` in
-  place of `link` and `remove` would replace what another writer has published.
-* **One process of a node fetches** a large state into the node cache, and the others wait for it. If a server limits each
-  stream, all of them could fetch, each other chunks: into one file, with a byte-range lock for each chunk, so that the
-  chunks of a killed process are taken over. That is a second way to fill the cache, of some 200 lines. Mount with
+* **NFS.** A new small state takes 7 calls: is it there, whose is the folder, open, write, close, link, remove. Without
+  the first, tasks that all store the same state would all write it. The second protects from planted folders. `rename`
+  in place of `link` and `remove` would replace what another writer has published.
+* **One process of a node fetches** a large state into the node cache, and the others wait for it. If a server limits
+  each stream, all of them could fetch, each other chunks: into one file, with a byte-range lock for each chunk, so that
+  the chunks of a killed process are taken over. That is a second way to fill the cache, of some 200 lines. Mount with
   `nconnect` instead, which lets one process use several streams."""
 """Ends the document, before the list of targets."""
 SECTION = re.compile(r"^(?=## )", re.MULTILINE)
