@@ -263,7 +263,6 @@ def _plain(value: Any) -> Any:
 TIMES = frozenset(
     {
         "created",
-        "whole_taken",
         "first_goes",
         "free_from",
         "last_goes",
@@ -272,6 +271,7 @@ TIMES = frozenset(
         "taken",
         "trashed",
         "until",
+        "whole_taken",
         "young_until",
     }
 )
