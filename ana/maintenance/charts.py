@@ -82,7 +82,7 @@ def rows(items: Sequence[Bar], label: str, heads: tuple[str, str] = ("name", "va
     )
     # Named roles: browsers forget what a table is once it is laid out as a grid.
     return (
-        f'<table class="rows" role="table" aria-label="{escape(label)}">{_head(heads, "hidden")}'
+        f'<table class="rows{" noted" * any(bar.note for bar in items)}" role="table" aria-label="{escape(label)}">{_head(heads, "hidden")}'
         f'<tbody role="rowgroup">{lines}</tbody></table>'
     )
 

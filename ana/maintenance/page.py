@@ -46,8 +46,9 @@ th{font-weight:400}thead th{color:var(--soft)}
 .figures td,.figures th{padding:3px 12px 3px 0;vertical-align:top}
 .figures td:last-child{text-align:right;padding-right:0}.figures th:last-child{text-align:right;padding-right:0}
 .rows,.rows tbody,.rows tr,.rows th{display:block}
-.rows tr{display:grid;grid-template-columns:minmax(0,51%) minmax(0,1fr);gap:12px;align-items:center;padding:4px 0}
-.rows td{display:grid;grid-template-columns:minmax(40px,1fr) 140px;gap:12px;align-items:center}
+.rows tr{display:grid;grid-template-columns:minmax(0,34%) minmax(0,1fr);gap:12px;align-items:center;padding:4px 0}
+.rows td{display:grid;grid-template-columns:minmax(40px,1fr) 168px;gap:12px;align-items:center}
+.noted tr{grid-template-columns:minmax(0,51%) minmax(0,1fr)}.noted td{grid-template-columns:minmax(40px,1fr) 140px}
 .rows td span,small{color:var(--soft)}
 small{display:block;font-size:12px;line-height:1.35}
 .track{position:relative;height:14px}
