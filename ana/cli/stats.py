@@ -42,9 +42,9 @@ inodes, packs, packed (states in packs), packs_bytes, summary (taken, states,
 raw_bytes, stored_bytes, trash_bytes, references (between states), parts,
 holders (of parts), shared_raw_bytes (saved by sharing); by_class, by_age,
 by_size and by_user, each a list of name, states, raw_bytes, stored_bytes;
-largest: uuid, value, raw_bytes, stored_bytes; null
-before the first --exact count), summary_age_seconds, exact, ratio, problems
-(uuid, name, kind, reason), growth (free_bytes, total_bytes, free_inodes,
+largest: uuid, value, raw_bytes, stored_bytes; null before the first --exact
+count), summary_age_seconds, exact, ratio, problems (uuid, name, kind,
+reason), growth (free_bytes, total_bytes, free_inodes,
 over_days, bytes_per_day, inodes_per_day, full_in_days, full_of: bytes or
 inodes; null where unknown), verification (taken, states, checked, size_bytes,
 whole_taken, problems, n_problems; null: never saved), with --all also roots

@@ -80,9 +80,10 @@ def rows(items: Sequence[Bar], label: str, heads: tuple[str, str] = ("name", "va
         f"{_bar('hot' if bar.hot else 'front', bar.value / most)}</div><span>{escape(bar.words)}</span></td></tr>"
         for bar in items
     )
+    kind = "rows noted" if any(bar.note for bar in items) else "rows"
     # Named roles: browsers forget what a table is once it is laid out as a grid.
     return (
-        f'<table class="rows{" noted" * any(bar.note for bar in items)}" role="table" aria-label="{escape(label)}">{_head(heads, "hidden")}'
+        f'<table class="{kind}" role="table" aria-label="{escape(label)}">{_head(heads, "hidden")}'
         f'<tbody role="rowgroup">{lines}</tbody></table>'
     )
 
