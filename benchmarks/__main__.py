@@ -32,7 +32,7 @@ examples:
   python -m benchmarks plain --size tiny                 # only checks that it runs; no meaningful times
   python -m benchmarks plain peers --json results/a.json # takes a few minutes
   python -m benchmarks --size full --durable --json results/all.json
-  python -m benchmarks growth --states 10000000          # takes an hour; a million files at the most, the rest in packs
+  python -m benchmarks growth --states 10000000          # takes an hour; at most a million of them have files
   python -m benchmarks packs --size full --update docs/performance.md
   python -m benchmarks list
   python -m benchmarks report --from results/all.json --write docs/performance.md

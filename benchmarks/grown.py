@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 class _Kind(NamedTuple):
-    """How states are kept: a name, the option, the most states to go to, and how often 12 bytes make a state."""
+    """How states are stored: a name, the option, the most states, and the size of a state in units of 12 bytes."""
 
     name: str
     pack_bytes: str
@@ -55,7 +55,7 @@ def _table(folder: Path, kind: _Kind, largest: int) -> Table:
     with measure.emptied(folder / f"grown-{kind.name}") as place:
         tree, samples = place / "tree", place / "samples"
         samples.mkdir()
-        # First: all processes are to find the same store.
+        # Created first, so that all processes find the same store.
         with ana.using_dl(pickle_dir=tree, durable=False):
             pass
         before = 0

@@ -29,7 +29,7 @@ INTRODUCTION = """\
 
 The first sections show what a program gains: one object for many tasks, objects that pass between tasks, objects that
 share an array, the processes of one node, and a network. The next ones show what many states cost, and what a state
-costs compared with a pickle file and with other tools. The last one lists the targets that are missed, and why.
+costs compared with a pickle file and with other tools. The last one lists the missed targets and their causes.
 
 `python -m benchmarks report` writes this page. The figures are from single runs on one machine, named below each part.
 That machine is small and does other work, too. So trust only ratios: their two sides were measured alternately in one
@@ -43,15 +43,15 @@ This is ANA's main use: the object is stored once, each process loads it once, a
     "exchange": """\
 ## Objects that pass between tasks
 
-With [`ana.Executor`](executor.md) a task sees plain values. An object that all tasks take gains from 1 MB on, against
-sending it by value. An object that only one task takes, once, gains nothing on one node: ANA hashes it when it is sent
-and verifies it when it arrives, and that takes longer than writing and reading a file. Send such objects by value
-(`min_bytes`), or by reference where they would pass through a scheduler or a slow network.""",
+With [`ana.Executor`](executor.md) a task sees plain values. For an object that all tasks take, a reference is faster
+than a value from 1 MB on. For an object that one task takes once, a reference is not faster on one node: ANA hashes the
+object when it is sent and verifies it when it arrives, which takes longer than writing and reading a file. Send such
+objects by value (`min_bytes`), unless they would pass through a scheduler or a slow network.""",
     "parts": """\
 ## Objects that share an array
 
-A [part](parts.md) is stored once, however many objects hold it. So a sweep of objects that share an array costs what
-one of them costs, and a hash of the array for each.
+A [part](parts.md) is stored once, however many objects hold it. So a sweep of objects that share an array costs as much
+as one of them, plus a hash of the array for each.
 
 The figures of this section are written by `python -m benchmarks parts --size full --update docs/performance.md`.""",
     "tier": """\
@@ -70,11 +70,15 @@ more round trips than a plain file in an existing folder.""",
 With `set_dl(pack_bytes="64k")` or `ana init --pack-bytes 64k`, states up to that size share files. A state in a pack
 costs no file, no folder and no look-up. In bulk, 1,000 states take one write and one wait for the disk.
 
-The floor below which no change to ANA's own code leads, for a state of 1 kB, in µs of processor time (CPython 3.11
-without profile-guided optimisation, idle machine). Storing takes 95 by `store_many`, of which 15 are libraries:
-pickling 6, BLAKE3 over content, sizes and header 5, a weak reference and a mark 4. Loading by reference takes 160, of
-which 20 are libraries: `pickle.loads` 10, `preadv` 1.5, BLAKE3 5, a weak reference and a mark 4. Reading a pickle
-file takes 24. The rest is interpreted Python, 0.3 to 0.7 a call: a load makes about 225 calls.
+Libraries set a floor that no change to ANA's own code can lower. These are µs of processor time for a state of 1 kB
+(CPython 3.11 without profile-guided optimisation, idle machine):
+
+* **Storing** by `store_many` takes 95. Libraries take 15: pickling 6, BLAKE3 over content, sizes and header 5, a weak
+  reference and a mark 4.
+* **Loading** by reference takes 160. Libraries take 20: `pickle.loads` 10, `preadv` 1.5, BLAKE3 5, a weak reference
+  and a mark 4. Reading a pickle file takes 24.
+
+The rest is interpreted Python, 0.3 to 0.7 per call. A load makes about 225 calls.
 
 The figures of this section are written by
 `python -m benchmarks packs --size small --rounds 3 --update docs/performance.md`.""",
@@ -89,15 +93,15 @@ disk on a local filesystem, for the network on NFS. The table is from a local di
 
 A tree's folders are made when first needed, so the first tens of thousands of states cost more than later ones.
 
-What a state costs depends little on how many there are, and a command's time grows with the number of states. Where a
-curve bends:
+The cost of a state depends little on how many there are. The time of a command grows with the number of states. These
+things bend a curve:
 
-- `stats`, `ls`, `gc` and `verify` of states with files of their own list a tree of 65,792 folders. Up to 100,000
-  states, half of the time of `stats` and a fourth of that of `gc` is for folders with one or two files.
-- `has` of states in packs searches the index of each pack until so many look-ups were made that merging the indexes
-  pays: as many as there are states, divided by the number of packs. A million states lie in 16 packs or more.
-- `gc` remembers a state in a pack by a number of 16 bytes in a set, which takes about 180 bytes. Of a state with a
-  file of its own it needs 33 bytes.""",
+- For states with files of their own, `stats`, `ls`, `gc` and `verify` list a tree of 65,792 folders. Up to 100,000
+  states, folders with one or two files take half of the time of `stats`, and a quarter of that of `gc`.
+- For states in packs, `has` searches the index of each pack, until merging the indexes pays: after as many look-ups as
+  there are states, divided by the number of packs. A million states lie in 16 packs or more.
+- `gc` remembers a state in a pack as a 16-byte number in a set, which takes about 180 bytes. A state with a file of its
+  own takes 33 bytes.""",
     "plain": """\
 ## Compared with plain pickle files
 
@@ -106,8 +110,8 @@ name, makes shard folders, and checks each byte that it reads.
 
 **End-to-end checks**, added after 1.0, have a cost. Content is hashed once for its address. When it is stored, a raw
 chunk is copied and the copy is hashed, and a compressed chunk is decompressed again and hashed. A load hashes the
-decompressed content. These are time ratios to the commit before (medians of five; processes run alternately; a machine
-that did other work, too; ext4, two cores, BLAKE3 at about 1 GB/s per thread):
+decompressed content. The table has time ratios to the commit before (medians of five; processes run alternately; a
+machine that did other work, too; ext4, two cores, BLAKE3 at about 1 GB/s per thread):
 
 | | store 16 MB noise | store 64 MB noise | store 64 MB int64 < 1000 | load noise | load integers |
 |---|---|---|---|---|---|
@@ -118,8 +122,8 @@ Only loads of noise meet the target of 1.1. The script is not kept.""",
     "sizes": """\
 ## New arrays of each size
 
-The floor is BLAKE3: a store hashes content twice (for the address, and what is written), a load once. On this machine
-that takes 0.5 ms per MB and pass, as long as writing a pickle file does, or longer.""",
+BLAKE3 is the floor. A store hashes content twice (for the address, and what it writes), a load once. On this machine a
+pass takes 0.5 ms per MB, as long as writing a pickle file, or longer.""",
     "peers": """\
 ## Compared with other tools
 
@@ -132,10 +136,10 @@ NOT_MET = """\
 
 * **Hashing.** BLAKE3 runs at about 1.9 GB/s per thread here, so 1 MB takes 0.5 ms. A store hashes content for its
   address, and hashes again what it writes, so that a state that changes meanwhile is never published under a wrong
-  address; a load hashes what it has read. Writing a pickle file of 1 MB takes 0.35 ms, and reading it 0.14 ms. So from
-  100 kB on, a ratio below 2 is out of reach for one thread; from 4 MB on, threads share the work where cores are idle.
-* **Python.** A small state costs 200 to 250 Python calls, 0.3 to 0.7 µs each. Libraries take 15 to 20 µs of it. A loose
-  state also takes 12 system calls, one of them for its folder; a pickle file takes 4.
+  address. A load hashes what it has read. Writing a pickle file of 1 MB takes 0.35 ms, and reading it 0.14 ms. So one
+  thread can't reach a ratio below 2 from 100 kB on. From 4 MB on, threads share the work if cores are idle.
+* **Python.** A small state costs 200 to 250 Python calls, 0.3 to 0.7 µs each, and 15 to 20 µs in libraries. A state
+  with a file of its own also takes 12 system calls, one of them for its folder; a pickle file takes 4.
 * **Pickling a reference** runs one Python function, as for any class with a `__reduce__`. A class whose `__reduce__`
   returns a constant takes half of ANA's time.
 * **Memory.** A page that a process has not touched yet costs more than the bytes that are read into it.

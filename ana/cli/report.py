@@ -43,7 +43,7 @@ JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;
 def report(output: Output, /, path: str, purge_after_seconds: float | None, jobs: str | None) -> int:
     """Write an HTML page about the store.
 
-    It shows growth and when the disk is full, roots with their ends, the
+    It shows growth, when the disk will be full, roots with their ends, the
     largest states, what ana gc would free, known damage, classes, users, ages.
 
     With --jobs, also shows where jobs got their states from, and which bytes

@@ -61,7 +61,7 @@ Exit codes: 0; 4 if a folder or (with --exact) a header cannot be read.
     "--all",
     "everything",
     is_flag=True,
-    help="--exact, and roots, users, the largest states, damage, what gc would free.",
+    help="--exact, plus roots, users, the largest states, damage, what gc would free.",
 )
 @click.option("--by", type=click.Choice(["class", "age", "size", "user"]), help="Group the states.")
 @jobs_option
@@ -70,8 +70,8 @@ Exit codes: 0; 4 if a folder or (with --exact) a header cannot be read.
 def stats(output: Output, /, by: str | None, *, exact: bool, everything: bool, jobs: str | None) -> int:
     """Count states, bytes, inodes, temporary files, trash and damaged files.
 
-    Also shows the space that is free, when the disk will be full if the store
-    grows as in the last month, and what the last ana verify found.
+    Also shows the free space, when the disk will be full at the growth rate of
+    the last month, and what the last ana verify found.
 
     Counts come from listing each folder once. Sizes come from the last
     --exact count, which reads every header; its age is shown. --by uses that
