@@ -62,8 +62,10 @@ def _bounded(found: Verification, problems: Sequence[Problem], whole_taken: floa
 
 def _persists(survey: Survey, wrong: Problem) -> bool:
     if not wrong.uuid:
-        # A folder or a pack: each verification looks at all of them.
-        return False
+        # A place in a pack, which stays damaged as long as the pack is there; or a folder or a pack that cannot be
+        # read, which each verification finds anew.
+        pack = wrong.name.rpartition(":")[0]
+        return any(one.relative == pack for one in survey.packed.files)
     try:
         is_there = survey.is_there(wrong.uuid)
         return not is_there if wrong.kind == "missing" else is_there and not survey.store.is_whole(wrong.uuid)

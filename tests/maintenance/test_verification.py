@@ -74,6 +74,34 @@ def test_damage_is_known_until_a_look_shows_that_it_is_gone(store):
     assert known(store) == []
 
 
+def test_damage_in_a_pack_is_known_until_it_is_gone(store):
+    """A look at the files alone does not forget it, and a whole copy elsewhere mends it."""
+    one, other = packed.state(1, size=5000), packed.state(2, size=5000)
+    path = packed.write(store, one, other)
+    packed.damage(path, len(one.data) + len(other.data) - 3)
+    maintenance.verify(store)
+    assert known(store) == [other.key]
+    maintenance.verify(store, older_than_seconds=86400)
+    assert known(store) == [other.key]
+    packed.write(store, other)
+    maintenance.verify(store, older_than_seconds=86400)
+    assert known(store) == []
+
+
+def test_damage_whose_state_is_unknown_is_known_as_long_as_its_pack(store):
+    """Without an index nobody can say which state it was; the place in the pack is named."""
+    one, other = packed.state(1, size=5000), packed.state(2, size=5000)
+    path = packed.write(store, one, other, sealed=False, age_days=3)
+    packed.damage(path, 20)
+    found = maintenance.verify(store).problems
+    assert [(wrong.uuid, wrong.name.partition(":")[0]) for wrong in found] == [("", f"packs/{path.name}")]
+    maintenance.verify(store, older_than_seconds=10 * 86400)
+    assert maintenance.last_verification(store).problems == found
+    path.unlink()
+    maintenance.verify(store, older_than_seconds=10 * 86400)
+    assert maintenance.last_verification(store).problems == []
+
+
 @pytest.mark.parametrize("cure", ["remove", "store"])
 def test_missing_states_are_known_until_they_are_there(store, cure):
     """A state that another one refers to, and that is not there, is a problem until it is; so is one set aside."""
