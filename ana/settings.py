@@ -275,7 +275,7 @@ STAGED = Variable(
     "",
     _A_FILE,
     "none",
-    "A file from `ana stage`: this node's copy of states. Only what is not in it is read from the store.",
+    "A file from `ana stage` on this node. States that are not in it are read from the store.",
 )
 PACK_BYTES: Variable[int | None] = Variable(
     "ANA_PACK_BYTES", _pack_size, None, _A_SIZE, "the store's own", "`pack_bytes`, for layers without that option."

@@ -15,7 +15,7 @@ Examples:
   ana stage sweep-7 -o sweep.ana        then, in the job:
     sbcast sweep.ana /local/sweep.ana
     ANA_STAGED=/local/sweep.ana srun python task.py
-  srun --ntasks-per-node=1 ana stage sweep-7 --node-cache
+  srun -n $SLURM_NNODES --ntasks-per-node=1 ana stage sweep-7 --node-cache
 
 \b
 JSON: path, uuids (as requested), states (all of them), size_bytes; with

@@ -36,7 +36,7 @@ class Information:
 
     path: str
     exists: bool
-    """Whether there is a store. If not, the next five say nothing, and what was tested is the nearest folder."""
+    """Whether there is a store. If not, the next five are empty, and the nearest folder was tested."""
     host: str
     format: int
     levels: int
@@ -50,7 +50,7 @@ class Information:
     mount_source: str
     mount_options: str
     access_times: str
-    """What the mount notes when a file is read, which a purge by access time goes by."""
+    """Which reads change a file's access time, by the mount's options. A purge by atime depends on that."""
     network: bool
     writable: bool
     hard_links: bool | None
@@ -82,7 +82,7 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
     """Test the place of a store: hard links, fsync, locks, clock, space. Writes only temporary files.
 
     Args:
-        pickle_dir: The store, or where one is to be made: then the nearest folder that exists is tested.
+        pickle_dir: The store, or the place for one. If there is none, the nearest existing folder is tested.
         other: The same store through another mount, or as another host sees it, to test whether a lock held here
             excludes there.
 
@@ -152,7 +152,7 @@ def _store_at(pickle_dir: StoreOrPath) -> DirectoryStore | None:
 
 def _of_no_store(path: str, root: str) -> list[Finding]:
     if root == path and files.list_folder(path):
-        text = "it holds other files, so no store can be made in it"
+        text = "the folder has other files, so no store can be made in it"
         return [Finding("unsafe", text, "choose a new or empty folder")]
     what = "the empty folder" if root == path else root
     text = f"there is no store yet: {what} was tested"
@@ -163,15 +163,15 @@ def _access_times(mount: mounts.Mount) -> str:
     """Return what the mount's options mean for a purge by access time."""
     options = set(mount.options.split(","))
     if "noatime" in options or "ro" in options:
-        said = "reads are not noted, so a purge by atime takes states that are in use"
+        said = "reads are not noted, so a purge by atime removes states that are in use"
     elif "relatime" in options:
         said = "a read is noted at most once a day"
     else:
         said = "each read is noted"
     if "lazytime" in options and "noatime" not in options:
-        said += "; on the disk up to a day later, so a crash may forget it"
+        said += "; it reaches the disk up to a day later, so a crash may lose it"
     if not mounts.is_known_local(mount.kind):
-        said += "; what the server notes is its own affair: ask your site"
+        said += "; the server has its own rule: ask your site"
     return said
 
 

@@ -1,4 +1,4 @@
-"""How fast a store grows, and when its disk will be full at that rate."""
+"""Estimates how fast a store grows, and when its disk will be full at that rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ __all__ = ["Growth", "growth"]
 WINDOW_DAYS = 30.0
 """The rate is that of the last month, which weekly counts describe well."""
 LEAST_DAYS = 1.0
-"""Counts that lie closer together say nothing of a day."""
+"""Counts closer together than this give no rate per day."""
 _DAY_SECONDS = 86400.0
 
 
@@ -22,7 +22,7 @@ class Growth:
     """A store's growth, and the space that is left on its filesystem."""
 
     free_bytes: int | None
-    """What this user may still write, quotas apart; None if the system does not say."""
+    """What this user may still write, without regard to quotas; None if the system does not say."""
     total_bytes: int | None
     free_inodes: int | None
     """None if the filesystem does not count inodes."""
@@ -38,9 +38,9 @@ class Growth:
 
 
 def growth(pickle_dir: StoreOrPath, latest: Moment | None = None) -> Growth:
-    """Return how fast a store grew in the last month, by its exact counts, and when its disk is full at that rate.
+    """Return how fast a store grew in the last month, by its exact counts, and when its disk will be full.
 
-    What others write to the same filesystem is not known, and what waits in the trash is not counted.
+    Does not count what others write to the same filesystem, nor what waits in the trash.
 
     Args:
         pickle_dir: The store.

@@ -1,4 +1,4 @@
-"""All that an owner asks about a store, at once: what it holds, who keeps it, what could go, when it is full."""
+"""All that an owner asks about a store: what it holds, who keeps it, what could go, when the disk will be full."""
 
 from dataclasses import dataclass, field, replace
 
@@ -25,13 +25,13 @@ class Collectable:
     states: int = 0
     """States that it would move into the trash."""
     size_bytes: int = 0
-    """The size of these, and of the packs that would be moved: free a grace period later."""
+    """Their size, with that of the packs that would be moved. It is free a grace period later."""
     deleted_bytes: int = 0
-    """What it would delete from the trash: free at once."""
+    """What it would delete from the trash. It is free at once."""
     young_states: int = 0
-    """States that no root keeps, and that stay because they are too young."""
+    """States that no root keeps, and that only stay because they are too young."""
     unknown: str = ""
-    """Why nothing of this is known; "" if it is."""
+    """Why these figures are unknown; "" if they are known."""
     missing: list[Problem] = field(default_factory=list)
     """States that do not exist, although states that stay refer to them."""
 
@@ -49,7 +49,7 @@ class Overview:
 
 
 def overview(pickle_dir: StoreOrPath, *, on_progress: OnProgress = lambda _: None) -> Overview:
-    """Count a store exactly, as `stats` does, and find out who keeps what, what gc would free, when the disk is full.
+    """Count a store exactly, and find who keeps what, what gc would free, and when the disk will be full.
 
     After the one walk that counts, the headers of what each root keeps are read, and a dry run of `gc` is made.
 

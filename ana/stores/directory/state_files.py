@@ -30,7 +30,7 @@ class StateFiles:
         self._cut = itemgetter(*digits, slice(8), slice(8, 12), slice(12, 16), slice(16, 20), slice(20, 32))
         self._form = "%s/" * levels + "%s-%s-%s-%s-%s" + address.SUFFIX
         self._last = ("", -1)
-        """The name that was yielded last, and its number: usually it is looked up next."""
+        """The name that was yielded last, and its number, because it is usually looked up next."""
         self._high, self._low = array("Q"), array("Q")
         self._others: list[str] = []
         self._number_of_other: dict[str, int] = {}
@@ -99,11 +99,11 @@ class StateFiles:
         return self._sizes[number] if self._sizes and number >= 0 else 0
 
     def since(self, before: float) -> Iterator[str]:
-        """Yield the names of files that were changed at `before` or later, of those that were noted."""
+        """Yield the names of noted files that were changed at `before` or later."""
         return (self[number] for number, modified in enumerate(self._times) if modified >= before)
 
     def count_since(self, before: float) -> tuple[int, float]:
-        """Return how many files `since` yields, and the least of their times; without any, infinity."""
+        """Return how many files `since` yields, and the least of their times, or infinity if there is none."""
         count, oldest = 0, math.inf
         for modified in self._times:
             if modified >= before:
@@ -112,7 +112,7 @@ class StateFiles:
         return count, oldest
 
     def youngest_first(self) -> Iterator[tuple[float, str]]:
-        """Yield the negative time of last change, and the name, of each file that was noted, the youngest first."""
+        """Yield the negative time of last change and the name of each noted file, the youngest first."""
         noted = [number for number, modified in enumerate(self._times) if not math.isnan(modified)]
         times = self._times
         for number in sorted(noted, key=lambda number: -times[number]):
