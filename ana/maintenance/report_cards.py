@@ -80,8 +80,7 @@ def damage(found: Overview) -> str:
     note = _checked(found.verification) + (f"; {more:,} more problems are not shown" if more > 0 else "")
     if found.stats.damaged:
         note += f"; {some(found.stats.damaged, 'file')} set aside (.bad-…)"
-    nothing = "No problems are known." if not wrong else ""
-    return card("Is it intact?", note, items(lines) or f"<p>{nothing}</p>")
+    return card("Is it intact?", note, items(lines) or "<p>No problems are known.</p>")
 
 
 def problems_of(found: Overview) -> list[Problem]:
