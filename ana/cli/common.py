@@ -63,7 +63,7 @@ class NoStoreError(ANAError):
 
 
 class WrongArgumentError(click.ClickException):
-    """An argument that makes no sense. Nothing was changed."""
+    """An argument is invalid. Nothing was changed."""
 
     exit_code = USAGE
 

@@ -25,7 +25,7 @@ def outlook(growth: maintenance.Growth, last: maintenance.Verification | None) -
 
 def _forecast(growth: maintenance.Growth) -> str:
     if growth.bytes_per_day is None:
-        return "full when is unknown: no two exact counts are a day apart"
+        return "growth unknown: needs exact counts a day apart"
     rate = f"{'+' if growth.bytes_per_day >= 0 else '-'}{size(abs(growth.bytes_per_day))} a day"
     if growth.full_in_days is None:
         return f"no growth ({rate})"

@@ -27,7 +27,7 @@ def save(store: DirectoryStore, name: str, result: Any) -> bool:
 
 
 def load(root: str, name: str, kind: type[Made]) -> Made | None:
-    """Return what was saved as `name`; None if that is nothing, or makes no sense."""
+    """Return what was saved as `name`; None if there is nothing, or it is invalid."""
     try:
         return made(kind, json_files.parse(files.read_whole(f"{root}/{name}", LIMIT_BYTES) or b""))
     except (ValueError, TypeError, ANAError):

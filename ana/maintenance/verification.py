@@ -1,4 +1,4 @@
-"""What is known of a store's damage: the result of the last verification, saved for `stats` and the report."""
+"""The known damage of a store: the result of the last verification, saved for `stats` and the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
