@@ -63,7 +63,7 @@ def test_what_is_no_executor_of_ana_is_refused(recording):
         ExecutorBackend(recording, 2)
     with ana.Executor(recording) as executor, pytest.raises(ValueError, match="at least 1, not 0"):
         ExecutorBackend(executor, 0)
-    with ana.Executor(recording) as executor, pytest.raises(ValueError, match="n_jobs == 0"):
+    with ana.Executor(recording) as executor, pytest.raises(ValueError, match="n_jobs must not be 0"):
         joblib.Parallel(0, backend=ExecutorBackend(executor, 2))(joblib.delayed(double)(x) for x in range(3))
 
 
