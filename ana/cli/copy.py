@@ -23,8 +23,8 @@ Examples:
 JSON: to, uuids (as requested), found (a number, with all they refer to),
 copied (UUIDs), present, size_bytes, roots (kept there now, too), problems.
 Exit codes: 0; 4 if some were not copied, because they are missing or damaged,
-or the other store has other content under their UUIDs; 11 if other
-maintenance of the other store runs.
+could not be written, or the other store has other content under their UUIDs;
+11 if other maintenance of the other store runs.
 """
 
 DIFF_EXAMPLES = """\b

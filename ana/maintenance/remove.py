@@ -82,10 +82,11 @@ def remove(pickle_dir: StoreOrPath, uuids: Iterable[str], *, dry_run: bool = Fal
         survey = Survey(store)
         _check_needless(store, keys, Referrers(survey, work.get("on_progress", lambda _: None)))
         done = Removed([], dry_run=dry_run)
-        for key in keys:
-            _note(done, survey, key)
+        sizes = _sizes(survey, keys)
+        done.uuids = list(sizes)
         if not dry_run:
             _move(store, survey, done)
+        done.size_bytes = sum(sizes[key] for key in done.uuids)
         return done
 
 
@@ -110,11 +111,10 @@ def _check_needless(store: DirectoryStore, keys: Collection[str], referrers: Ref
         raise InUseError(used_by)
 
 
-def _note(done: Removed, survey: Survey, key: str) -> None:
-    found = survey.stat(survey.name_of(key))
-    if found is not None:
-        done.uuids.append(key)
-        done.size_bytes += found.size_bytes
+def _sizes(survey: Survey, keys: Iterable[str]) -> dict[str, int]:
+    """Return the size in bytes of each state that is not in the trash already."""
+    found = {key: survey.stat(survey.name_of(key)) for key in keys}
+    return {key: entry.size_bytes for key, entry in found.items() if entry is not None}
 
 
 def _move(store: DirectoryStore, survey: Survey, done: Removed) -> None:

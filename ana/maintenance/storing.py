@@ -76,9 +76,10 @@ class Storing:
         """Store states in cycles, and those that came before their children. The rest lack a child."""
         left = self._waiting
         while missing := {key: child for key, state in left.items() if (child := self._missing(state, left))}:
+            failed = {wrong.uuid for wrong in self._problems}
             for key, child in missing.items():
-                reason = f"it refers to {child}, which is neither in the source nor in the store"
-                self._problems.append(Problem(key, left[key].name, "missing", reason))
+                why = "was not stored" if child in failed else "is neither in the source nor in the store"
+                self._problems.append(Problem(key, left[key].name, "missing", f"it refers to {child}, which {why}"))
             left = {key: state for key, state in left.items() if key not in missing}
         order = postorder(left, lambda key: [child for child in left[key].children if child in left])
         for keys in by_level(order, lambda key: left[key].children):

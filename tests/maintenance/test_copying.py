@@ -127,6 +127,10 @@ def test_damage_stays_where_it_is(store, tmp_path):
     (store / large).write_bytes(data)
     done = maintenance.copy_states(store, ["sweep"], tmp_path / "other")
     assert {wrong.kind for wrong in done.problems} == {"damaged", "missing"}
+    # Its children are in the source: they were not stored.
+    assert {wrong.reason.partition(", ")[2] for wrong in done.problems if wrong.kind == "missing"} == {
+        "which was not stored"
+    }
     assert len(done.copied) == done.found - len(done.problems)
     assert maintenance.verify(tmp_path / "other").problems == []
     (root,) = roots.read(DirectoryStore(str(tmp_path / "other")))

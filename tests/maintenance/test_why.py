@@ -180,6 +180,7 @@ def test_a_pack_that_is_being_written_is_left_alone(tmp_path, capfd):
         uuids = layer.store_many([ana.Ref(number) for number in range(2)])
         done = ran(capfd, "-d", layer.home, "rm", uuids[0])
         assert (done.code, "still be adding" in done.err) == (1, True)
+        assert done.out == "moved to the trash: 0 states, 0 B\n"
         layer.store.packs.seal()
     assert present(tmp_path / "store") == set(uuids)
 
