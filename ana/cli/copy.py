@@ -5,7 +5,19 @@ import sys
 import click
 
 from ana import maintenance
-from ana.cli.common import DAMAGE, DONE, Output, counted, emit, lock_option, printable, size, store_options, warn_of
+from ana.cli.common import (
+    DAMAGE,
+    DONE,
+    Output,
+    counted,
+    emit,
+    lock_option,
+    printable,
+    size,
+    store_options,
+    warn,
+    warn_of,
+)
 from ana.cli.progress import progress
 from ana.cli.tables import problems_table, said
 from ana.cli.uuid_arguments import given, uuids_argument
@@ -94,6 +106,9 @@ def diff(output: Output, /, other: str) -> int:
         emit(found)
     elif not output.quiet:
         _lines(found)
+    elif found.lacks:
+        # With -q, the only sign of it besides the exit code.
+        warn(f"{printable(found.other)} lacks states or roots of this store, or has others in their place")
     warn_of(found.problems, output)
     return DAMAGE if found.lacks or found.problems else DONE
 

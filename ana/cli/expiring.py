@@ -22,9 +22,10 @@ Examples:
 JSON: by, age_seconds, within_seconds, now, files (all), roots (a list of
 name, files, size_bytes, first_goes, last_goes, due, soon, soon_bytes; soon:
 by the end of --within; the last has the name "", for what no root needs),
-untold (why roots is empty), problems. Times are in s since 1970, and as ISO
-8601 under the same name with _iso.
-Exit codes: 0; 4 if a root loses a file by the end of --within.
+untold (what is missing in roots, and why), problems. Times are in s since
+1970, and as ISO 8601 under the same name with _iso.
+Exit codes: 0; 4 if a root loses a file by the end of --within, or something
+cannot be read, so that a root may.
 """
 
 
@@ -78,7 +79,7 @@ def expiring(output: Output, /, purge: maintenance.Purge, **options: Any) -> int
         count = counted(len(at_risk), "root loses", "roots lose")
         warn(f"{count} files within {age(found.within_seconds)} (first: {at_risk[0].name})")
     warn_of(found.problems, output)
-    return DAMAGE if at_risk else DONE
+    return DAMAGE if at_risk or found.problems else DONE
 
 
 def _tell(found: maintenance.Expiring) -> None:

@@ -26,6 +26,10 @@ _UNTOLD = (
     "roots are not told apart: headers would have to be read, and on this filesystem (%s) a server may count that as a "
     "use of the file, which delays a purge by atime"
 )
+_UNREAD = (
+    "what no root needs is not told, because some roots or states cannot be read: run this as their owner, who can "
+    "read them without a trace, or with --read (the first: %s)"
+)
 _BATCH = 1024
 
 
@@ -73,10 +77,10 @@ class Expiring:
     files: Expiry
     """All files of states and packs."""
     roots: list[Expiry] = field(default_factory=list)
-    """The files of each root, sorted by when the root loses its first one; then what no root needs. A file that several
-    roots need counts for each."""
+    """The files of each root, sorted by when the root loses its first one; then what no root needs, if all roots and
+    headers could be read. A file that several roots need counts for each."""
     untold: str = ""
-    """Why `roots` is empty although there may be some; "" otherwise."""
+    """What is missing in `roots`, and why; "" if nothing is."""
     problems: list[Problem] = field(default_factory=list)
     """What could not be listed or read. What a state that cannot be read refers to is missing in `roots`."""
 
@@ -176,7 +180,10 @@ class _Looking:
             needed |= names
             self.done.roots.append(self._expiry(name, {*names, *self._own_files(name)}))
         self.done.roots.sort(key=lambda each: (math.inf if each.first_goes is None else each.first_goes, each.name))
-        self.done.roots.append(self._expiry("", self._files.keys() - needed))
+        if self.done.problems:
+            self.done.untold = _UNREAD % self.done.problems[0].reason
+        else:
+            self.done.roots.append(self._expiry("", self._files.keys() - needed))
 
     def _needed(self, uuids: Iterable[str]) -> set[str]:
         """Return the names of the files that hold states, and all that they refer to."""

@@ -241,6 +241,8 @@ def test_the_commands_say_what_they_did(store, tmp_path, capfd):
     (lost,) = unkept(store)
     assert differs.code == 4
     assert f"< {lost}\n" in differs.out
+    quiet = ran(capfd, "-q", "-d", store, "diff", other)
+    assert (quiet.code, quiet.out, "lacks states or roots" in quiet.err) == (4, "", True)
     again = ran(capfd, "-d", store, "--json", "copy", "sweep", "--to", other)
     assert again.document["present"] == again.document["found"]
     assert ran(capfd, "-d", store, "--json", "diff", other).document["only_here"] == [lost]

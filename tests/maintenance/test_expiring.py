@@ -153,7 +153,18 @@ def test_files_of_others_are_named():
             seen = maintenance.expiring(tree, Purge("mtime", 30 * DAY))
     assert [wrong.kind for wrong in found.problems] == ["failed"]
     assert by_name(found)["one"].files == 2
+    # What it refers to is unknown, so nothing is known to be needed by no root.
+    assert ("" in by_name(found), "" in by_name(seen)) == (False, True)
+    assert found.problems[0].reason in found.untold
     assert (seen.problems, by_name(seen)["one"].files) == ([], 3)
+
+
+def test_a_root_that_cannot_be_read_is_a_risk(store, capfd):
+    """Its files are not told to be those of no root, and the exit code says that something is unknown."""
+    (store / ".ana/roots/damaged.0123456789abcdef.json").write_text("damaged")
+    done = ran(capfd, "-d", store, "expiring", "--purge", "atime:30d")
+    assert (done.code, "no root  " in done.out) == (4, False)
+    assert "what no root needs is not told" in done.out
 
 
 @pytest.mark.parametrize("purge", [Purge("btime", DAY), Purge("atime", 0), Purge("mtime", float("inf"))])
