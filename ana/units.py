@@ -37,7 +37,10 @@ def seconds(given: object) -> float:
     """Return the seconds that a number or a text means. Raises as `size_bytes`."""
     if isinstance(given, str):
         number, unit = _matched(_DURATION, given).groups()
-        return float(number) * _SECONDS[(unit or "s").lower()]
+        found = float(number) * _SECONDS[(unit or "s").lower()]
+        if found == float("inf"):
+            raise ValueError
+        return found
     try:
         return float(_not_negative(given, whole=False))
     except OverflowError as error:

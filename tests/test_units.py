@@ -33,7 +33,7 @@ DURATIONS = {
     "5 min": 300.0,
 }
 NO_SIZES = ("", "G", "1X", "-1", "1e3", "1,000", "lots", "1GG", "1 0", "٣")
-NO_DURATIONS = ("", "d", "-1s", "1 month", "1e3", "soon", "nan")
+NO_DURATIONS = ("", "d", "-1s", "1 month", "1e3", "soon", "nan", f"{'9' * 400}d")
 
 
 @pytest.mark.parametrize("text", SIZES)
