@@ -428,3 +428,9 @@ def test_each_room_is_on_the_map():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert {name for name in packages if f"\n| `{name}` |" not in text or name not in picture} == set()
     assert len(names_on_the_map()) > 25
+
+
+def test_no_two_test_modules_have_one_name():
+    """Workers that are started anew import a test's functions by the module's name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

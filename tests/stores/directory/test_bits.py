@@ -339,7 +339,7 @@ def test_the_object_itself_heals_its_state(make_place):
 def test_a_record_that_may_be_of_a_newer_format_is_not_replaced(tmp_path):
     """Where version or flags are unknown nobody can say that it is damage: it stays, and the error says so."""
     place = TreePlace("state", tmp_path)
-    known = {18 * 8 + bit for bit in range(4)}  # flags: signed, with `bytes` objects, with hints, with parts
+    known = {18 * 8 + bit for bit in range(5)}  # flags: signed, with `bytes` objects, hints, parts, a summary
     for bit in {*range(16 * 8, 20 * 8)} - known:
         damaged = _flipped(place.good, bit)
         place.write(damaged)
