@@ -88,7 +88,7 @@ def init(
         if error.errno != 2:  # noqa: PLR2004 - ENOENT, as expected
             raise
     else:
-        raise StoreError(root, 17, "there is a store already")
+        raise StoreError(root, 17, "there is a store already, and what `ana init` chooses is for new ones only")
     believed = opening.trust(shared=shared or None)
     if not keyed:
         store = opening.folder(root, trusted=keyring.Trusted(believed))

@@ -14,6 +14,8 @@ __all__ = ["AmbiguousPrefixError", "beginning", "find", "find_in", "states_of"]
 
 _HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
+NEITHER = "it is neither a root's name nor the beginning of a UUID there"
+
 
 class AmbiguousPrefixError(ANAError, ValueError):
     """Several UUIDs begin with a prefix. Attributes: `prefix`, `uuids` (some of them)."""
@@ -81,7 +83,7 @@ def find_in(store: DirectoryStore, prefix: str) -> str:
         raise AmbiguousPrefixError(prefix, sorted(found)[:3])
     if not found:
         # It may be in a folder that cannot be listed.
-        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home))
+        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home, NEITHER))
     return found[0]
 
 
