@@ -55,7 +55,8 @@ def test_a_packed_state_is_as_large_as_its_record_and_as_old_as_its_pack(store):
     header, file = survey.header(name)
     assert header.key == second.key
     assert header.children == (first.key,)
-    assert file == (name, len(second.data), path.stat().st_mtime, path.name, len(first.data))
+    owner = path.stat().st_uid
+    assert file == (name, len(second.data), path.stat().st_mtime, path.name, len(first.data), owner)
     assert survey.stat(name) == file
 
 
