@@ -255,7 +255,7 @@ SCHEMES = [(1200, 1), (1200, 0), (360, 1), (360, 0)]
 """The width of a desktop and of a phone, in light (1) and dark (0)."""
 
 
-@pytest.mark.once
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason=INSTALL)
 @pytest.mark.parametrize(("width", "scheme"), SCHEMES)
 def test_a_browser_draws_it(store, tmp_path, width, scheme):

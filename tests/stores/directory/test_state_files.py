@@ -72,7 +72,7 @@ def test_marks_are_a_set_of_names(keys, others):
     assert all((name in marks) == (name in chosen) for name in listed | marked)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_a_name_takes_little_memory():
     """A table of 50,000 files with sizes, times and marks takes at most 45 bytes for each."""
     count = 50_000
