@@ -1,7 +1,7 @@
 """Marking: find all states that given ones refer to, through their headers. Nothing is unpickled."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import filterfalse, islice
+from itertools import compress, filterfalse, islice
 from types import MappingProxyType
 
 from ana.errors import ANAError
@@ -9,6 +9,7 @@ from ana.format import address, pack
 from ana.format.pack import Spot
 from ana.format.record import Brief, Header
 from ana.maintenance.common import OnProgress, Problem, Progress, problem
+from ana.maintenance.number_set import NumberSet
 from ana.stores.directory.pack_survey import PackFile, number_of_name
 from ana.stores.directory.scan import Answer, File, Survey
 from ana.stores.directory.state_files import Marks, StateFiles
@@ -42,8 +43,8 @@ class Marking:
         self.survey = survey
         self.marked = Marks(files)
         """The states with files of their own that were reached and exist."""
-        self.packed: set[int] = set()
-        """The states in packs that were reached, by the numbers of their keys: less memory than by their names."""
+        self.packed = NumberSet()
+        """The states in packs that were reached, by the numbers of their keys."""
         self.in_trash: set[str] = set()
         """Those of `marked` that are in the trash."""
         self.packs_in_trash: set[str] = set()
@@ -68,7 +69,7 @@ class Marking:
 
     def is_packed(self, name: str) -> bool:
         """Return whether a state was reached in a pack."""
-        return bool(self.packed) and number_of_name(name) in self.packed
+        return len(self.packed) > 0 and number_of_name(name) in self.packed
 
     def unmarked(self) -> Iterator[str]:
         """Yield those of `files` that were not reached."""
@@ -94,16 +95,11 @@ class Marking:
 
         Returns how many of the states in the packs were not marked before.
         """
-        new: set[int] = set()
-        for one in packs:
-            new.update(number for number, _ in one.table.items() if not self._is_known_number(number))
-        self.packed |= new
-        count = len(new)
+        # All are marked before any is read, so that `wanted` stays small. A record in several packs is read once.
+        new = [bytes(self._is_new(number) for number, _ in one.table.items()) for one in packs]
         wanted: dict[str, str] = {}
-        for one in packs:
-            spots = [item for item in one.table.items() if item[0] in new]
-            # One that lies in several packs is read once.
-            new.difference_update(number for number, _ in spots)
+        for one, flags in zip(packs, new, strict=True):
+            spots = list(compress(one.table.items(), flags))
             try:
                 for name, children in self._below(one, spots):
                     wanted |= dict.fromkeys((child for child in children if not self._is_known(child)), name)
@@ -112,7 +108,12 @@ class Marking:
             if one.trashed:
                 self.packs_in_trash.add(one.path)
         self._follow(wanted)
-        return count
+        return sum(map(sum, new))
+
+    def _is_new(self, number: int) -> bool:
+        """Mark a state in a pack; return whether it was not marked before."""
+        beside = self._beside
+        return not (beside is not None and number in beside.packed) and self.packed.add(number)
 
     def _below(self, one: PackFile, spots: Collection[tuple[int, Spot]]) -> Iterator[tuple[str, Iterable[str]]]:
         """Yield the states of a pack that refer to others which are not marked yet, and those others."""
@@ -136,7 +137,7 @@ class Marking:
     def take_over(self, other: "Marking") -> None:
         """Add what another marking has marked."""
         self.marked.update(other.marked)
-        self.packed |= other.packed
+        self.packed.update(other.packed)
         self.in_trash |= other.in_trash
         self.packs_in_trash |= other.packs_in_trash
         self.missing |= other.missing

@@ -85,7 +85,14 @@ class _Children:
 class _Task:
     """One object on its way into the store."""
 
-    def __init__(self, target: Target, obj: Any, only: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        obj: Any,
+        only: tuple[str, ...] | None = None,
+        scratch: record.Scratch | None = None,
+    ) -> None:
+        """`scratch`: see `record.content`."""
         self.obj = obj
         self.children = _Children(only)
         try:
@@ -97,7 +104,8 @@ class _Task:
 
                 unpicklable.explain(error, obj)
             raise
-        content = record.content(class_name(loaded_class(obj)), pickled.views, pickled.sizes, pickled.bytes_segments)
+        name = class_name(loaded_class(obj))
+        content = record.content(name, pickled.views, pickled.sizes, pickled.bytes_segments, scratch)
         self.content = content.described_by(obj._ana_summary)
         # A class that would go by value into any other store has other bytes there.
         self.has_address = not (target.store.process_local and pickling.may_go_by_value(pickled))
@@ -226,15 +234,17 @@ def _address(target: Target, top: Any, expected: str | None, obj: Any) -> identi
     mark = identity.mark_of(obj)
     if mark is not None:
         return mark
-    task = _Task(target, obj)
-    key = address.content_uuid(task.content.digest) if task.has_address else address.random_uuid()
-    if expected is not None and obj is top:
-        _check_expected(key, expected)
-    for child in task.pending:
-        _store_all(target, child)
-    write = Write(target, task, key, given=not task.has_address)
-    write.is_right = True
-    return _submit(write)
+    with record.Scratch() as scratch:
+        # A batch writes later.
+        task = _Task(target, obj, scratch=scratch if _batch_of(target) is None else None)
+        key = address.content_uuid(task.content.digest) if task.has_address else address.random_uuid()
+        if expected is not None and obj is top:
+            _check_expected(key, expected)
+        for child in task.pending:
+            _store_all(target, child)
+        write = Write(target, task, key, given=not task.has_address)
+        write.is_right = True
+        return _submit(write)
 
 
 def _check_expected(key: str, expected: str | None) -> None:
