@@ -135,9 +135,10 @@ NOT_MET = """\
 ## What is not met, and why
 
 * **Hashing.** BLAKE3 runs at about 1.9 GB/s per thread here, so 1 MB takes 0.5 ms. A store hashes content for its
-  address, and hashes again what it writes, so that a state that changes meanwhile is never published under a wrong
-  address. A load hashes what it has read. Writing a pickle file of 1 MB takes 0.35 ms, and reading it 0.14 ms. So one
-  thread can't reach a ratio below 2 from 100 kB on. From 4 MB on, threads share the work if cores are idle.
+  address. Above 4 MiB it also hashes what it writes, so that a state that changes meanwhile is never published under a
+  wrong address; below, it writes a copy of what it has hashed. A load hashes what it has read. Writing a pickle file of
+  1 MB takes 0.35 ms, and reading it 0.14 ms. So one thread can't reach a ratio below 2 from 100 kB on. From 4 MB on,
+  threads share the work if cores are idle.
 * **Python.** A small state costs 200 to 250 Python calls, 0.3 to 0.7 µs each, and 15 to 20 µs in libraries. A state
   with a file of its own also takes 12 system calls, one of them for its folder; a pickle file takes 4.
 * **Pickling a reference** runs one Python function, as for any class with a `__reduce__`. A class whose `__reduce__`
