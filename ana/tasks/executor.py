@@ -111,8 +111,8 @@ class Executor(concurrent.futures.Executor):
             The wrapped executor's future. Its `result()` loads a large result from the store.
 
         Raises:
-            PicklingError: Something does not pickle; or the function is a lambda or of `__main__`, and cloudpickle is
-                not installed. Other errors of pickling pass as they are.
+            pickle.PicklingError: Something does not pickle; or the function is a lambda or of `__main__`, and
+                cloudpickle is not installed. Other errors of pickling pass as they are.
             StoreError: A large argument could not be stored.
             StateChangedError: Another thread changed an argument meanwhile.
             RuntimeError: The executor has been shut down.

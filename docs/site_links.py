@@ -1,0 +1,81 @@
+"""Makes the links of the pages work on the site as they do on a forge, and links names of the API to their reference.
+
+On a forge, a page may link to any file of the project. The site has pages for some of these files; examples are in its
+gallery; any other file is offered for download. A link to a file that does not exist is a warning.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    "CHANGELOG.md": "docs/changelog.md",
+    "CONTRIBUTING.md": "docs/contributing.md",
+    "README.md": "docs/index.md",
+    "SECURITY.md": "docs/security.md",
+    "examples": "docs/gallery.md",
+}
+"""Files outside of docs/, and the pages that show them."""
+_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+_log = logging.getLogger(__name__)
+
+
+def _show_file(app: Sphinx, name: str, source: list[str]) -> None:
+    """Replace a page that stands for a file with that file, and adapt a page's links."""
+    shown = {Path(page).stem: path for path, page in PAGES.items() if path.endswith(".md")}.get(name)
+    folder = "docs"
+    if shown not in {None, "README.md"}:
+        path = ROOT / shown
+        app.env.note_dependency(path)
+        source[0], folder = path.read_text(encoding="utf-8"), ""
+    source[0] = _LINK.sub(lambda link: _adapted(link[1], link[2] or "", folder, name), source[0])
+
+
+def _adapted(target: str, anchor: str, folder: str, name: str) -> str:
+    """Return the link from a page of the site that leads where a link leads from a file in `folder`."""
+    path = os.path.normpath(os.path.join(folder, target))
+    if not (ROOT / path).exists():
+        _log.warning("%s does not exist", path, location=name, type="site")
+    example = re.fullmatch(r"examples/(\w+)\.py", path)
+    if example and (ROOT / "docs/gallery.md").exists():
+        path, anchor = "docs/gallery.md", f"#{example[1]}py"
+    return os.path.relpath(PAGES.get(path, path), "docs") + anchor
+
+
+class _LinkNames(SphinxPostTransform):
+    """Links inline code that names something of the API."""
+
+    default_priority = 5
+
+    def run(self, **_: Any) -> None:
+        domain = self.env.get_domain("py")
+        for code in list(self.document.findall(nodes.literal)):
+            name = re.sub(r"\(.*\)$", "", code.astext())
+            if name.startswith("ana.") and name in domain.objects and not _within_link(code):
+                link = addnodes.pending_xref(
+                    "", code.deepcopy(), refdomain="py", reftype="obj", reftarget=name, refdoc=self.env.docname
+                )
+                code.replace_self(link)
+
+
+def _within_link(node: nodes.Node) -> bool:
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, nodes.reference | addnodes.pending_xref | nodes.title):
+            return True
+    return False
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("source-read", _show_file)
+    app.add_post_transform(_LinkNames)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
