@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from support import processes, raw_record
 
 import ana
+from ana import maintenance
 from ana.format import record
 from ana.format.signature import Seal
 
-SAMPLE = Path(__file__).parents[1] / "data" / "tree-1"
+DATA = Path(__file__).parents[1] / "data"
+SAMPLE, SAMPLE_2 = DATA / "tree-1", DATA / "tree-2"
 SUPPORT = Path(raw_record.__file__).parent
 
 KIB = 1 << 10
@@ -201,7 +203,7 @@ def test_small_segments_share_pieces(lengths):
 
 def _sample(name):
     """Load the module that made the sample tree."""
-    spec = importlib.util.spec_from_file_location(name, SAMPLE.parent / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, DATA / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -220,15 +222,18 @@ def _examples():
     ]
 
 
-def test_the_sample_tree_is_what_its_script_makes():
+@pytest.mark.parametrize("name", make.TREES)
+def test_the_sample_trees_are_what_their_script_makes(name):
     """The stored files and the script beside them say the same (another zstd may compress differently)."""
-    found = {str(path.relative_to(SAMPLE)) for path in SAMPLE.rglob("*") if path.is_file()}
-    assert found == set(make.files())
-    assert (SAMPLE / "ana.json").read_bytes() == make.files()["ana.json"]
-    for part, segments, path in _examples():
-        stored, content = raw_record.read(path.read_bytes())
-        assert content == segments
-        assert replace(stored, chunks=()) == replace(part, chunks=())
+    tree, made = DATA / name, make.TREES[name]()
+    assert {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()} == set(made)
+    for path, data in made.items():
+        stored = (tree / path).read_bytes()
+        if path.endswith(".pkl.zst"):
+            (first, content), (second, expected) = raw_record.read(stored), raw_record.read(data)
+            assert (replace(first, chunks=()), content) == (replace(second, chunks=()), expected)
+        else:
+            assert stored == data
 
 
 def test_the_sample_tree_is_read_without_ana():
@@ -262,6 +267,23 @@ def test_the_sample_tree_is_read_by_ana():
         assert (bytes(value["noise"]), bytes(value["more"])) == (make.NOISE, make.MORE_NOISE)
         assert ana.Ref.ana_load(text.key).value == make.TEXT
         assert type(ana.Ref.ana_load(text.key).value) is bytes
+
+
+def test_the_sample_tree_with_packs_is_read_by_ana(tmp_path):
+    """Packs, sealed and torn, hints, parts, summaries and roots of format 2 are read for ever."""
+    first, second, third = make.packed()
+    holder, part = make.with_part()
+    with ana.using_dl(pickle_dir=SAMPLE_2):
+        (value,) = ana.load(second.key).value.values()
+        assert (value.uuid, value.value) == (first.key, {"x": 1})
+        assert ana.load(third.key).value == {"x": 3}
+        assert ana.load(holder.key).value == make.TEXT
+    kept = {root.name: set(root.uuids) for root in maintenance.roots(SAMPLE_2)}
+    assert kept == {"named": {second.key}, "job": {holder.key, third.key}}
+    states = {state.uuid: state.summary for state in maintenance.ls(SAMPLE_2)}
+    assert states == {first.key: "dict of 1", second.key: "dict of 1", third.key: "", holder.key: "", part.key: ""}
+    shutil.copytree(SAMPLE_2, tmp_path / "tree")
+    assert (maintenance.verify(tmp_path / "tree").checked, maintenance.verify(tmp_path / "tree").problems) == (5, [])
 
 
 @pytest.mark.parametrize("number", [1, 2], ids=["buffers", "bytes"])

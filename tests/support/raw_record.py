@@ -54,10 +54,12 @@ class Record:
     content: bytes = bytes(32)
     version: int = 1
     flags: int = 0
-    """Without the one of `bytes_segments`."""
+    """Without those that follow from the other fields."""
     bytes_segments: tuple[int, ...] = ()
     """The numbers of the segments that are `bytes` objects."""
     summary: str = ""
+    hints: tuple[str, ...] = ()
+    """For each child, or none."""
     claims: dict[str, int] = field(default_factory=dict)
 
     def under(self, key: str) -> "Record":
@@ -141,6 +143,11 @@ def raw_chunk(data: bytes) -> Chunk:
     return Chunk(lead, len(data), RAW, digest(data))
 
 
+def part_chunk(size: int, leaf: bytes) -> Chunk:
+    """Return a chunk of a part, which is elsewhere: `leaf` is the digest of its content."""
+    return Chunk(b"", size, PART, leaf)
+
+
 def write(record: Record) -> bytes:
     """Return a record's bytes."""
     names = [text(child) for child in record.children]
@@ -157,6 +164,7 @@ def write(record: Record) -> bytes:
         **{name: claim for name, claim in record.claims.items() if name != "frame"},
     }
     flags = record.flags | WHOLES * bool(record.bytes_segments) | SUMMARY * bool(record.summary)
+    flags |= HINTS * bool(record.hints) | PARTS * any(chunk.method == PART for chunk in record.chunks)
     summary = [text(record.summary)] if record.summary else []
     payload = b"".join(
         (
@@ -169,6 +177,7 @@ def write(record: Record) -> bytes:
                 CHUNK.pack(size, chunk.raw, chunk.method, chunk.digest)
                 for size, chunk in zip(stored, record.chunks, strict=True)
             ),
+            *(struct.pack("<H", len(hint)) + hint.encode() for hint in record.hints),
         )
     )
     head = PREFIX.pack(SKIPPABLE, record.claims.get("frame", len(payload) + DIGEST_BYTES)) + payload
@@ -199,9 +208,10 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
     at += 8 * len(segments)
     table = [CHUNK.unpack_from(data, at + number * CHUNK.size) for number in range(counts["n_chunks"])]
     at += len(table) * CHUNK.size
+    hints = []
     for _ in range(counts["n_children"] if counts["flags"] & HINTS else 0):
-        # Where the child lay, which is nobody's business here.
-        _, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
+        hint, at = _take(data, at + 2, struct.unpack_from("<H", data, at)[0])
+        hints.append(hint)
     assert at == end - DIGEST_BYTES
     chunks, content = _contents(data, end, table)
     assert counts["stored_bytes"] == len(data) - end
@@ -213,6 +223,7 @@ def read(data: bytes) -> tuple[Record, list[bytes]]:
         key=key,
         class_name=class_name,
         summary=summary,
+        hints=tuple(hints),
         children=tuple(children),
         segments=segments,
         bytes_segments=bytes_segments,
@@ -241,7 +252,7 @@ def _contents(data: bytes, at: int, table: Sequence[tuple[int, int, int, bytes]]
     for stored, raw, method, expected in table:
         if method == PART:
             assert not stored
-            chunks.append(Chunk(b"", raw, method, expected))
+            chunks.append(part_chunk(raw, expected))
             continue
         frame = data[at : at + stored]
         content = decompress(frame)
