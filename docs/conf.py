@@ -23,6 +23,8 @@ extensions = [
 ]
 exclude_patterns = ["_*"]
 nitpicky = True
+# Quotes in texts are often code.
+smartquotes = False
 
 # The anchors that forges give to headings, too.
 myst_heading_anchors = 4

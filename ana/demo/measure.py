@@ -25,10 +25,15 @@ class Settings:
     """What to run. The temporary folder is created in `folder` (None: the system's default)."""
 
     size_bytes: int = 100_000_000
+    """The size of the object."""
     tasks: int = 8
+    """How many tasks take it."""
     workers: int = 2
+    """How many processes run the tasks."""
     folder: Path | None = None
+    """Where the temporary folder is created; None: the system's default."""
     keep: bool = False
+    """Whether the folder stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +41,27 @@ class Round:
     """The measurements of all tasks, sent in one of the two ways."""
 
     sent_bytes: int
+    """Bytes of the pickles that went to the workers."""
     received_bytes: int
+    """Bytes of the pickles that came back."""
     wall_seconds: float
+    """The time of all tasks."""
     store_seconds: float
+    """How much of it storing the object took."""
     disk_bytes: int
+    """The size of the store."""
     copies: int
+    """How many copies of the object the workers made."""
     workers: int
+    """How many workers had tasks."""
     later_tasks: int
+    """Tasks that were not the first of their worker."""
     same_object_tasks: int
+    """How many of these got the object that an earlier task had."""
     original_came_back: bool
+    """Whether a task that returned the object gave back the original."""
     heats: tuple[float, ...]
+    """The tasks' results."""
 
     @property
     def pipe_bytes(self) -> int:
@@ -58,9 +74,13 @@ class StoredAgain:
     """An equal object, built and stored a second time."""
 
     same_uuid: bool
+    """Whether it got the UUID of the first."""
     files_before: int
+    """The number of files in the store."""
     files_changed: int
+    """How many of them the second one changed or added."""
     wall_seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +88,23 @@ class FlippedByte:
     """One byte of the stored file was changed, the state loaded, and the equal object stored again."""
 
     offset: int
+    """Which byte of the file."""
     path: Path
+    """The file."""
     error: str
+    """The class of the error that loading raised; "" for none."""
     reason: str
+    """The error's reason."""
     message: str
+    """The error's message."""
     names_uuid: bool
+    """Whether the message names the UUID."""
     names_path: bool
+    """Whether the message names the file."""
     healed: bool
+    """Whether the state loads again, once an equal object has been stored."""
     wall_seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +120,25 @@ class DemoResult:
     """All measurements of one run."""
 
     settings: Settings
+    """What was run."""
     points: int
+    """The number of points of the mesh."""
     object_bytes: int
+    """The size of the object."""
     uuid: str
+    """Its UUID."""
     pickle_dir: Path
+    """The store's folder."""
     by_value: Round
+    """The tasks that got the object as usual."""
     by_reference: Round
+    """The tasks that got it by reference."""
     stored_again: StoredAgain
+    """The equal object, stored a second time."""
     flipped_byte: FlippedByte
+    """The flipped byte."""
     total_seconds: float
+    """The time of everything."""
 
     @property
     def checks(self) -> tuple[Check, ...]:

@@ -55,6 +55,7 @@ class Collected:
     states: int = 0
     """States at the beginning, without the trash."""
     roots: int = 0
+    """The number of roots that were followed."""
     kept: int = 0
     """States that stay: the sum of `kept_by_root`, `kept_young`, `kept_by_others` and `kept_within_limits`."""
     kept_bytes: int = 0
@@ -114,3 +115,4 @@ class Collected:
     refused: bool = False
     """Nothing was collected, because states that stay, or folders, could not be read: what they refer to is unknown."""
     dry_run: bool = False
+    """Whether nothing was changed."""

@@ -74,10 +74,13 @@ class Problem:
     """A state with a problem: its UUID and its file (relative to the store), as far as known, and the reason."""
 
     uuid: str
+    """The state's UUID; "" if unknown."""
     name: str
+    """Its file, relative to the store."""
     kind: str
     """`damaged`, `missing`, or `failed` (the system refused, or a newer version wrote it: the data may be intact)."""
     reason: str
+    """What is wrong."""
 
 
 def open_store(pickle_dir: StoreOrPath, *, create: bool = False) -> DirectoryStore:

@@ -24,11 +24,15 @@ class Difference:
     both: int = 0
     """How many states both have."""
     only_here: list[str] = field(default_factory=list)
+    """States that the other store lacks."""
     only_there: list[str] = field(default_factory=list)
+    """States that this store lacks."""
     differing: list[str] = field(default_factory=list)
     """UUIDs that a program chose, under which the stores have different contents."""
     roots_only_here: list[str] = field(default_factory=list)
+    """Roots that the other store lacks."""
     roots_only_there: list[str] = field(default_factory=list)
+    """Roots that this store lacks."""
     roots_differing: list[str] = field(default_factory=list)
     """Roots that keep other states there, or have another time to live."""
     problems: list[Problem] = field(default_factory=list)

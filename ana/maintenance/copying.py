@@ -37,6 +37,7 @@ class Copied:
     found: int = 0
     """The number of these states and of all that they refer to."""
     copied: list[str] = field(default_factory=list)
+    """The states that were copied."""
     present: int = 0
     """States that the other store already had, with the same content."""
     size_bytes: int = 0

@@ -26,8 +26,11 @@ class Finding:
     """A finding of the doctor. `kind`: `unsafe`, `slow` or `note`."""
 
     kind: str
+    """`unsafe`, `slow` or `note`."""
     what: str
+    """What was found."""
     cure: str
+    """What to do about it."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +38,39 @@ class Information:
     """A store as this host sees it. Sizes in bytes; None if a test was not possible."""
 
     path: str
+    """The store's folder."""
     exists: bool
     """Whether there is a store. If not, the next five are empty, and the nearest folder was tested."""
     host: str
+    """This host's name."""
     format: int
+    """The version of the store's format."""
     levels: int
+    """How many levels of shard folders it has."""
     store_id: str
+    """The store's id."""
     mode: str
     """The mode of the store's folder, in octal: 0700, or 2770 for a group."""
     keyed: bool
     """Whether its states are signed."""
     filesystem: str
+    """The filesystem's type, as in `nfs4`."""
     mount_point: str
+    """Where it is mounted."""
     mount_source: str
+    """What is mounted there."""
     mount_options: str
+    """The options of the mount."""
     access_times: str
     """Which reads change a file's access time, by the mount's options. A purge by atime depends on that."""
     network: bool
+    """Whether it is a network filesystem."""
     writable: bool
+    """Whether this user may write there."""
     hard_links: bool | None
+    """Whether hard links work."""
     fsync_seconds: float | None
+    """How long an fsync of a small file takes."""
     lock: str | None
     """"" if a lock excludes another process on this host, else what is wrong."""
     other: str
@@ -64,9 +80,13 @@ class Information:
     clock_difference_seconds: float | None
     """The server's clock minus this host's."""
     total_bytes: int
+    """The size of the filesystem."""
     free_bytes: int
+    """What this user may still write, without regard to quotas."""
     total_inodes: int | None
+    """The number of its inodes; None if it does not count them."""
     free_inodes: int | None
+    """How many of them are free."""
     quota: str
     """The output of `quota` for this user and filesystem."""
     states: int
@@ -74,8 +94,11 @@ class Information:
     small_states: int
     """Those of them that may go into packs."""
     folders: int
+    """Shard folders."""
     packs: int
+    """Packs."""
     findings: list[Finding] = field(default_factory=list)
+    """What is unsafe or slow here, with the cures."""
 
 
 def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Information:

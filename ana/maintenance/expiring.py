@@ -54,6 +54,7 @@ class Expiry:
     files: int = 0
     """Files of states, packs, and the root's own files."""
     size_bytes: int = 0
+    """The size of these files."""
     first_goes: float | None = None
     """When the purge may take the first of them: from then on the root is incomplete."""
     last_goes: float | None = None
@@ -63,6 +64,7 @@ class Expiry:
     soon: int = 0
     """How many files it may take within the given time, including those that are due."""
     soon_bytes: int = 0
+    """The size of these."""
 
 
 @dataclass
@@ -70,8 +72,11 @@ class Expiring:
     """What a purge takes next."""
 
     by: str
+    """The time that the purge goes by: `atime`, `mtime` or `ctime`."""
     age_seconds: float
+    """The age at which the purge takes a file."""
     within_seconds: float
+    """How far ahead `soon` looks."""
     now: float
     """This host's clock, in s since 1970."""
     files: Expiry

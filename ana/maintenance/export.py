@@ -30,6 +30,7 @@ class Exported:
     """What is in an exported file."""
 
     path: str
+    """The file."""
     uuids: list[str]
     """The states that were requested."""
     states: list[str] = field(default_factory=list)

@@ -24,6 +24,7 @@ class Growth:
     free_bytes: int | None
     """What this user may still write, without regard to quotas; None if the system does not say."""
     total_bytes: int | None
+    """The size of the filesystem."""
     free_inodes: int | None
     """None if the filesystem does not count inodes."""
     over_days: float = 0.0
@@ -31,6 +32,7 @@ class Growth:
     bytes_per_day: float | None = None
     """None if unknown: no two exact counts lie at least a day apart."""
     inodes_per_day: float | None = None
+    """None if unknown."""
     full_in_days: float | None = None
     """When bytes or inodes are used up at these rates; None if unknown, or if the store does not grow."""
     full_of: str = ""

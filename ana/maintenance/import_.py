@@ -57,6 +57,7 @@ class Imported:
     found: int = 0
     """States in the source."""
     imported: list[str] = field(default_factory=list)
+    """The states that were imported."""
     present: int = 0
     """States that the store already had, with the same content."""
     size_bytes: int = 0

@@ -34,9 +34,13 @@ class Initialised:
     """A new store: its path, id, mode, and key file ("" for none)."""
 
     path: str
+    """The store's folder."""
     store_id: str
+    """Its id."""
     mode: str
+    """The folder's mode, in octal: 0700, or 2770 for a group."""
     key_file: str = ""
+    """The file with its key; "" for none."""
 
 
 @dataclass
@@ -44,12 +48,15 @@ class Rotated:
     """The result of a rotation. `finished`: the old keys are gone."""
 
     key_file: str
+    """The file with the key."""
     states: int = 0
+    """The number of states."""
     signed: int = 0
     """States that were signed with the new key."""
     resumed: bool = False
     """An interrupted rotation was finished, and no further key was created."""
     finished: bool = False
+    """Whether the old key is no longer valid."""
     problems: list[Problem] = field(default_factory=list)
     """States that could not be signed, such as damaged ones."""
 

@@ -35,11 +35,15 @@ class StateInfo:
     """One state, as `ls` lists it. Sizes in bytes, ages in s by this host's clock."""
 
     uuid: str
+    """The state's UUID."""
     class_name: str
+    """Its class, as in `package.module:Class`."""
     size_bytes: int
     """The size of its file, or of its record in a pack."""
     raw_bytes: int
+    """Its size before compression, with its parts."""
     children: int
+    """The number of states that it refers to."""
     age_seconds: float
     """Time since it was stored, or brought back from the trash; in a pack, since the last state was added to it."""
     name: str
@@ -58,25 +62,35 @@ class Shown:
     """A state's header. Times in s since 1970."""
 
     uuid: str
+    """The state's UUID."""
     class_name: str
+    """Its class, as in `package.module:Class`; "" for a bare state."""
     path: str
+    """Its file, or its pack."""
     size_bytes: int
+    """The size of its file, or of its record in a pack."""
     raw_bytes: int
+    """Its size before compression, with its parts."""
     header_bytes: int
+    """The size of the record's header."""
     stored_bytes: int
+    """The size of the record's compressed chunks."""
     segments: list[int]
     """The size of the pickle stream, then of each out-of-band buffer."""
     chunks: list[dict[str, object]]
     """For each chunk: `stored` and `raw` size, `method` (`zstd`, `raw` or `part`), `digest`."""
     children: list[str]
+    """The UUIDs of the states that it refers to."""
     parts: list[dict[str, Any]]
     """For each buffer that is a state of its own: `segment` (its number), `size_bytes`, `uuid`."""
     content_digest: str
+    """The BLAKE3 digest of its raw content, in hex."""
     created: float
     """By the writer's clock."""
     modified: float
     """By the server's clock. `gc` counts its age from here."""
     in_trash: bool = False
+    """Whether a collection has moved it to the trash."""
     pack: str = ""
     """The file name of its pack; "" if it has a file of its own."""
     offset: int = 0
@@ -95,10 +109,15 @@ class Child:
     """A state in a tree of references."""
 
     uuid: str
+    """The state's UUID."""
     class_name: str
+    """Its class, as in `package.module:Class`; "" if its header cannot be read."""
     size_bytes: int
+    """The size of its file, or of its record in a pack."""
     problem: Problem | None = None
+    """Set if the state is missing or damaged."""
     children: list["Child"] = field(default_factory=list)
+    """The states that it refers to."""
     repeated: bool = False
     """Whether its children are listed at another place in the tree."""
     summary: str = ""

@@ -49,12 +49,15 @@ class Packed:
     files_removed: int = 0
     """Files of states, of states that had been packed before, and of packs that were merged."""
     folders_removed: int = 0
+    """Empty shard folders that were removed."""
     merged: int = 0
     """Packs whose records are in larger ones now."""
     new_packs: int = 0
+    """Packs that were written."""
     problems: list[Problem] = field(default_factory=list)
     """Damaged states, which were left where they are, and what could not be read."""
     dry_run: bool = False
+    """Whether nothing was changed."""
 
 
 @dataclass
@@ -64,8 +67,11 @@ class Unpacked:
     states: int = 0
     """States that have files of their own now."""
     size_bytes: int = 0
+    """The size of these files."""
     packs_removed: int = 0
+    """Packs that were removed."""
     problems: list[Problem] = field(default_factory=list)
+    """States that stay in their packs, with the reason."""
 
 
 def pack_states(

@@ -51,9 +51,11 @@ class Removed:
     uuids: list[str]
     """The states that were moved to the trash."""
     size_bytes: int = 0
+    """The size of the states that were removed."""
     failed: dict[str, str] = field(default_factory=dict)
     """UUIDs of states that could not be moved, with the reason."""
     dry_run: bool = False
+    """Whether nothing was changed."""
 
 
 def remove(pickle_dir: StoreOrPath, uuids: Iterable[str], *, dry_run: bool = False, **work: Unpack[Work]) -> Removed:

@@ -22,6 +22,7 @@ class Kept:
     """The result of `keep`."""
 
     name: str
+    """The root's name."""
     uuids: list[str]
     """The states that this call added."""
     problems: list[Problem]
@@ -35,6 +36,7 @@ class Extended:
     """The result of `extend`."""
 
     name: str
+    """The root's name."""
     until: float | None
     """When the root ends now, by the server's clock, in s since 1970; None if it does not end."""
     problems: list[Problem]
@@ -46,7 +48,9 @@ class RootInfo:
     """A named root. Times are Unix timestamps; `since` is by the writer's clock, `until` by the server's."""
 
     name: str
+    """The root's name."""
     uuids: list[str]
+    """The states that were kept under it."""
     since: float
     """When the first state was kept under the name."""
     by: str

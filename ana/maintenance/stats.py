@@ -56,8 +56,11 @@ class Group:
     """States with a class, age or size in common."""
 
     name: str
+    """The class, age, size or user."""
     states: int
+    """The number of these states."""
     raw_bytes: int
+    """Their size before compression."""
     stored_bytes: int
     """The size of their files, and of their records in packs."""
 
@@ -67,9 +70,11 @@ class Large:
     """One of the largest states."""
 
     uuid: str
+    """The state's UUID."""
     value: str
     """Its class and what its writer said about its value; of a Ref only that, as in `ndarray (1000, 1000) float64`."""
     raw_bytes: int
+    """Its size before compression."""
     stored_bytes: int
     """The size of its file, or of its record in a pack."""
 
@@ -79,18 +84,25 @@ class StoreSummary:
     """Sums over the headers of all states. Sizes in bytes, times in s since 1970."""
 
     taken: float
+    """When they were counted."""
     states: int
+    """The number of states."""
     raw_bytes: int
+    """Their size before compression."""
     stored_bytes: int
     """The size of all states' files, and of their records in packs."""
     trash_bytes: int
+    """The size of the trash."""
     references: int = 0
     """The number of references between states."""
     shared_raw_bytes: int = 0
     """The raw bytes saved by sharing: what would be stored in addition if each reference held a copy."""
     by_class: list[Group] = field(default_factory=list)
+    """The states of each class."""
     by_age: list[Group] = field(default_factory=list)
+    """By the time since they were stored."""
     by_size: list[Group] = field(default_factory=list)
+    """By the size before compression."""
     parts: int = 0
     """Large buffers that are states of their own."""
     holders: int = 0
@@ -106,10 +118,15 @@ class Moment:
     """A store's totals at one time (s since 1970). Each exact count saves one."""
 
     taken: float
+    """When they were counted."""
     states: int
+    """The number of states."""
     inodes: int
+    """The number of files and folders."""
     raw_bytes: int
+    """The states' size before compression."""
     stored_bytes: int
+    """The size of their files, and of their records in packs."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +134,25 @@ class StoreStats:
     """What a store holds."""
 
     states: int
+    """States outside of the trash."""
     trash: int
+    """States in the trash."""
     damaged: int
     """Damaged files that were set aside."""
     temporaries: int
+    """Temporary files of writers."""
     foreign: int
     """Files that are not ANA's."""
     folders: int
+    """Shard folders."""
     inodes: int
     """Files and folders together."""
     summary: StoreSummary | None
     """Sizes: current if `exact`, else from the last exact count; None if there was none."""
     summary_age_seconds: float
+    """How long ago `summary` was counted."""
     exact: bool
+    """Whether `summary` was counted now."""
     packs: int = 0
     """Packs outside of the trash: files of many small states."""
     packed: int = 0

@@ -22,14 +22,17 @@ class Verification:
     taken: float
     """When the last verification began."""
     states: int
+    """The number of states in the store."""
     checked: int
     """How many of them it read."""
     size_bytes: int
+    """The size of the files that it read."""
     whole_taken: float | None = None
     """When the last one began that read all states; None if there was none."""
     problems: list[Problem] = field(default_factory=list)
     """The first 100 problems that were not repaired, those that earlier runs found and that persist included."""
     n_problems: int = 0
+    """The number of all problems."""
 
 
 def last_verification(pickle_dir: StoreOrPath) -> Verification | None:

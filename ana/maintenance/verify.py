@@ -42,8 +42,11 @@ class Verified:
     """The result of `verify`: `checked` of `states` states were read, whose files have `size_bytes` bytes."""
 
     states: int
+    """The number of states in the store."""
     checked: int
+    """How many of them were read."""
     size_bytes: int
+    """The size of their files."""
     problems: list[Problem] = field(default_factory=list)
     """States that are damaged, missing (another one refers to them) or unreadable, and were not repaired."""
     repaired: list[str] = field(default_factory=list)

@@ -34,7 +34,9 @@ class Why:
     """Why a state stays. Without any reason, a collection may take it."""
 
     uuid: str
+    """The state's UUID."""
     reasons: list[Reason]
+    """What keeps it."""
     referred_by: list[str]
     """The states that refer to it. They keep it as long as they stay themselves."""
     in_trash: bool = False

@@ -1,4 +1,4 @@
-"""What programs read: every key of every command's JSON is in its `--help`."""
+"""What programs read: every key of every command's JSON is in its `--help`, and docs/json.md has exactly these keys."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import re
 import pytest
 from support import classes
 from support.care import ran
+from support.reference import generate
 
 import ana
 
@@ -60,3 +61,12 @@ def test_each_key_is_in_the_help(tmp_path, capfd, words):
     found = {key.removesuffix("_iso") for key in keys(documents)} - {"root", "more"}
     assert found
     assert {key for key in found if not re.search(rf"\b{re.escape(key)}\b", said)} == set()
+    described = generate.documented_keys(" ".join(word for word in words if word in {words[0], "--tree"}))
+    assert all({key.removesuffix("_iso") for key in document} == described for document in documents)
+
+
+def test_each_command_with_json_is_run_here():
+    """All that docs/json.md describes, but for what other tests run: it takes a key, a node's cache or five seconds."""
+    run = {" ".join(word for word in words if word in {words[0], "--tree"}) for words in COMMANDS}
+    elsewhere = {"demo", "import", "key new", "key rotate", "stage --node-cache", "stats --jobs"}
+    assert set(generate.DOCUMENTS) - elsewhere == run
