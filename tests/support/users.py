@@ -18,10 +18,11 @@ class Trap:
 
 
 @contextlib.contextmanager
-def user(uid, *groups, umask=0o022):
-    """Be another user, whose own group comes first, in this very process."""
-    os.setgroups([uid, *groups])
-    os.setegid(uid)
+def user(uid, *groups, gid=None, umask=0o022):
+    """Be another user, in this very process: of the group `gid`, or else of their own, and of `groups`."""
+    gid = uid if gid is None else gid
+    os.setgroups([gid, *groups])
+    os.setegid(gid)
     os.seteuid(uid)
     before = os.umask(umask)
     try:

@@ -1,6 +1,5 @@
 """Whose files are believed: a planted pickle of another user is refused, whatever way it came into the tree."""
 
-import contextlib
 import ctypes
 import os
 import pickle
@@ -16,7 +15,7 @@ from pathlib import Path
 # Another user may not be able to read what is imported late.
 import filelock  # noqa: F401 - see above
 import pytest
-from support.users import Trap
+from support.users import Trap, user
 
 import ana
 from ana.format import record
@@ -34,20 +33,6 @@ class A(ana.Storable):
 
     def __init__(self, x):
         self.x = x
-
-
-@contextlib.contextmanager
-def user(uid, gid=None, umask=0o022):
-    """Be another user, in this very process."""
-    os.setegid(uid if gid is None else gid)
-    os.seteuid(uid)
-    before = os.umask(umask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-        os.seteuid(0)
-        os.setegid(0)
 
 
 @pytest.fixture
@@ -419,11 +404,11 @@ def test_a_race_wins_nothing(folder, place):
 
 def test_a_shared_store_is_its_groups(place):
     """New ones have mode 2770; each member reads and writes what the others have stored, whatever their umask."""
-    with user(OWNER, GROUP, umask=0o077):
+    with user(OWNER, gid=GROUP, umask=0o077):
         first = store(place / "store", "first", shared=True)
     root = place / "store"
     assert stat.S_IMODE(root.stat().st_mode) == 0o2770
-    with user(COLLEAGUE, GROUP, umask=0o022):
+    with user(COLLEAGUE, gid=GROUP, umask=0o022):
         # The folder is OWNER's: a member says that they trust them, and the group.
         with pytest.raises(ana.UntrustedStoreError):
             load(root, first, shared=True)
@@ -431,7 +416,7 @@ def test_a_shared_store_is_its_groups(place):
         assert load(root, first, **options) == "first"
         second = store(root, "second", **options)
         third = store(root, "x" * 3_000_000, **options)
-    with user(OWNER, GROUP, umask=0o077):
+    with user(OWNER, gid=GROUP, umask=0o077):
         assert load(root, second, shared=True) == "second"
         assert load(root, third, shared=True) == "x" * 3_000_000
         assert store(root, "second", shared=True) == second
@@ -446,7 +431,7 @@ def test_a_shared_store_is_its_groups(place):
 
 def test_a_groups_store_has_to_be_called_shared(place):
     """A folder that a group can write to, because of somebody's umask, is an accident else."""
-    with user(OWNER, GROUP):
+    with user(OWNER, gid=GROUP):
         uuid = store(place / "store", "mine", shared=True)
         with pytest.raises(ana.UntrustedStoreError, match=r"chmod -R go-w .*, or shared=True to trust.*ANA_SHARED=1"):
             load(place / "store", uuid)
@@ -454,11 +439,11 @@ def test_a_groups_store_has_to_be_called_shared(place):
 
 def test_the_environment_says_it_for_workers(place, monkeypatch):
     """`ANA_SHARED` and `ANA_TRUSTED_UIDS`; nonsense in them is an error that names them."""
-    with user(OWNER, GROUP):
+    with user(OWNER, gid=GROUP):
         uuid = store(place / "store", "mine", shared=True)
         monkeypatch.setenv("ANA_SHARED", "1")
         assert load(place / "store", uuid) == "mine"
-    with user(COLLEAGUE, GROUP):
+    with user(COLLEAGUE, gid=GROUP):
         monkeypatch.setenv("ANA_TRUSTED_UIDS", f"5,{OWNER}")
         assert load(place / "store", uuid) == "mine"
         monkeypatch.setenv("ANA_TRUSTED_UIDS", "root")
