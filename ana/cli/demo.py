@@ -192,7 +192,7 @@ def _checks_rows(result: demo.DemoResult) -> list[tuple[str, str]]:
     loads = "it loads, equal to the original" if flipped.healed else "it does not load"
     return [
         ("results", f"Results of all {len(result.by_reference.heats)} tasks {answers} both ways"),
-        ("stored_again", f"Equal object built and stored: {uuid}, {files}, {again.wall_seconds:.2f} s"),
+        ("stored_again", f"Equal object stored again: {uuid}, {files}, {again.wall_seconds:.2f} s"),
         ("damage_caught", f"Byte {flipped.offset:,} of the stored file flipped: {_caught(result)}"),
         ("damage_healed", f"Object stored once more: {loads}"),
     ]

@@ -244,10 +244,11 @@ def test_the_table_shows_the_measurements(result):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_fits_a_terminal(result, width):
-    """No row of the upper table is wrapped or cut at 80 columns."""
+    """At 80 columns no line is wrapped or cut."""
     lines = [line.rstrip() for line in rendered(result, width=width).splitlines()]
     assert all(len(line) <= width for line in lines)
     assert not any("…" in line for line in lines)
+    assert len(lines) == len(rendered(result).splitlines())
     for name in ("bytes through the pipe", "wall time", "same object in", "comes back"):
         assert sum(name in line for line in lines) == 1
     assert "".join(lines).count("times less") == 1
