@@ -23,8 +23,8 @@ extensions = [
 ]
 exclude_patterns = ["_*"]
 nitpicky = True
-# Quotes in texts are often code.
-smartquotes = False
+# Dashes only: quotes in texts are often code.
+smartquotes_action = "D"
 
 # The anchors that forges give to headings, too.
 myst_heading_anchors = 4
@@ -41,6 +41,7 @@ python_use_unqualified_type_names = True
 autodoc_mock_imports = ["mpi4py", "ray"]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -250,7 +250,9 @@ def _epilog(text: str, command: str) -> list[str]:
     codes = re.search(r"Exit codes:(.*)", text, re.DOTALL)
     parts = []
     if examples:
-        parts.append(f"```sh\n{inspect.cleandoc(examples[1])}\n```\n")
+        # Some say what they do, in a column.
+        lines = re.sub(r"^(ana .*?\S   +)(?=\S)(.*)$", r"\1# \2", inspect.cleandoc(examples[1]), flags=re.MULTILINE)
+        parts.append(f"```sh\n{lines}\n```\n")
     if codes and "\n  0 " in codes[0]:
         rows = re.findall(r"^  (\d+) +(.*)$", codes[1], re.MULTILINE)
         parts.append("Exit codes:\n\n" + _table(("code", "meaning"), [(code, _prose(said)) for code, said in rows]))

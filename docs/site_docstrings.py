@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
@@ -43,7 +44,7 @@ def _no_fields(_app: Sphinx, what: str, _name: str, obj: object, *_: object) -> 
 
 def _directive(fence: re.Match[str]) -> str:
     code = textwrap.indent(textwrap.dedent(fence[3]), f"{fence[1]}    ")
-    return f"{fence[1]}.. code-block:: {fence[2]}\n\n{code}\n"
+    return f"{fence[1]}.. code-block:: {fence[2] or 'text'}\n\n{code}\n"
 
 
 @cache
@@ -80,6 +81,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", _to_rest)
     app.connect("autodoc-process-signature", _no_fields)
     app.connect("missing-reference", _resolve)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     for name in ("hex", "holder", "pack"):
         # Code blocks of docs/format.md that tests find by these names.
         app.add_lexer(name, TextLexer)

@@ -50,20 +50,30 @@ def _adapted(target: str, anchor: str, folder: str, name: str) -> str:
     return os.path.relpath(PAGES.get(path, path), "docs") + anchor
 
 
-class _LinkNames(SphinxPostTransform):
-    """Links inline code that names something of the API."""
+class _Finish(SphinxPostTransform):
+    """Links inline code that names something of the API, and marks charts for the style sheet."""
 
     default_priority = 5
 
     def run(self, **_: Any) -> None:
-        domain = self.env.get_domain("py")
+        for image in self.document.findall(nodes.image):
+            image["classes"].append(os.path.dirname(image["uri"]))
         for code in list(self.document.findall(nodes.literal)):
-            name = re.sub(r"\(.*\)$", "", code.astext())
-            if name.startswith("ana.") and name in domain.objects and not _within_link(code):
-                link = addnodes.pending_xref(
-                    "", code.deepcopy(), refdomain="py", reftype="obj", reftarget=name, refdoc=self.env.docname
-                )
-                code.replace_self(link)
+            target = self._target(code.astext())
+            if target and not _within_link(code):
+                code.replace_self(addnodes.pending_xref("", code.deepcopy(), refdoc=self.env.docname, **target))
+
+    def _target(self, text: str) -> dict[str, Any] | None:
+        """Return what inline code is about: a page, or something of the API."""
+        page = re.fullmatch(r"docs/([\w-]+)\.md", text)
+        if page and page[1] in self.env.found_docs:
+            return {"refdomain": "std", "reftype": "doc", "reftarget": f"/{page[1]}", "refexplicit": True}
+        name = re.sub(r"\(.*\)$", "", text)
+        # `Ref` and `set_dl` can only mean ana's; `load` could be anything.
+        name = f"ana.{name}" if re.fullmatch(r"[A-Z]\w*[a-z]\w*|\w+_\w+", name) else name
+        if name.startswith("ana.") and name in self.env.get_domain("py").objects:
+            return {"refdomain": "py", "reftype": "obj", "reftarget": name}
+        return None
 
 
 def _within_link(node: nodes.Node) -> bool:
@@ -77,5 +87,5 @@ def _within_link(node: nodes.Node) -> bool:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("source-read", _show_file)
-    app.add_post_transform(_LinkNames)
+    app.add_post_transform(_Finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

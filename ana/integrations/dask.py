@@ -1,8 +1,10 @@
 """dask.distributed: opens workers' layers before their first task, and tokenizes subclasses of dict and list.
 
+```
 client.register_plugin(AnaPlugin())                     # in the program that called set_dl
 dask worker ADDRESS --preload ana.integrations.dask     # or on the command line, with ANA_PICKLE_DIR
 dask scheduler --preload ana.integrations.dask          # passes objects on without loading them
+```
 """
 
 from collections import OrderedDict

@@ -1,7 +1,9 @@
 """joblib: a backend whose tasks run on an `ana.Executor`, and so on mpi4py, Dask, Parsl or any pool that it wraps.
 
+```python
 with ana.Executor(pool) as executor, joblib.parallel_config(ExecutorBackend(executor, workers=64), n_jobs=-1):
     GridSearchCV(model, parameters).fit(X, y)          # X and y are stored once, and loaded once per worker
+```
 """
 
 import concurrent.futures
