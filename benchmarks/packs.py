@@ -61,7 +61,7 @@ def _small_states(options: Options) -> list[Table]:
         "`pickle.loads` of the reference and the use of its value."
     )
     if importlib.util.find_spec(OBJECT_STORE) is None:
-        note += " disk-objectstore is not installed: `pip install 'ana[bench]'`."
+        note += " disk-objectstore is not installed: `pip install -e '.[bench]'`."
     files: Row = {
         "what": f"files and folders of {count:,} states, `store_many`",
         "value": bench.entries,

@@ -250,7 +250,7 @@ def run(options: Options) -> Result:
     tables.append(_damage(options, here))
     missing = sorted(peer.needs for peer in PEERS if peer not in here)
     if missing:
-        tables[0].note += f" Not installed: {', '.join(missing)}; get them with `pip install 'ana[bench]'`."
+        tables[0].note += f" Not installed: {', '.join(missing)}; get them with `pip install -e '.[bench]'`."
     return Result("peers", options.size, tables, machine(options.folder))
 
 

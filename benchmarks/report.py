@@ -50,8 +50,8 @@ objects by value (`min_bytes`), unless they would pass through a scheduler or a 
     "parts": """\
 ## Objects that share an array
 
-A [part](parts.md) is stored once, however many objects hold it. So a sweep of objects that share an array costs as much
-as one of them, plus a hash of the array for each.
+A [part](sweeps.md) is stored once, however many objects hold it. So a sweep of objects that share an array costs as
+much as one of them, plus a hash of the array for each.
 
 The figures of this section are written by `python -m benchmarks parts --size full --update docs/performance.md`.""",
     "tier": """\

@@ -39,7 +39,7 @@ def run(options: Options) -> Result:
                 found[name].append(WAYS[name][1](array, counts[name], options.workers, folder))
     rows = [_row(name, sent, counts[name]) for name, sent in found.items()]
     _compare(rows)
-    rows += [{"way": f"{name}: not installed, `pip install 'ana[bench]'`"} for name in WAYS if name not in here]
+    rows += [{"way": f"{name}: not installed, `pip install -e '.[bench]'`"} for name in WAYS if name not in here]
     title = f"An array of {size_text(size_bytes)} for the tasks of a pool of {options.workers} processes"
     note = (
         "A task sums 1000 numbers of the array. The workers are started first. The time includes storing the array, "

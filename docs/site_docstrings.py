@@ -84,7 +84,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
-    for name in ("hex", "holder", "pack"):
-        # Code blocks of docs/format.md that tests find by these names.
+    for name in ("cron", "hex", "holder", "pack"):
+        # Code blocks that tests find by these names: those of docs/format.md, and lines of a crontab.
         app.add_lexer(name, TextLexer)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("ana")
 
 # Its wheel on PyPI brings 2 GB of CUDA with it: who wants this says `pip install torch`; CI takes one without, where
 # its index has one.
-collect_ignore = [] if importlib.util.find_spec("torch") else ["objects/test_torch.py"]
+collect_ignore = [] if importlib.util.find_spec("torch") else ["docs/test_docs_torch.py", "objects/test_torch.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

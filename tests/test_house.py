@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: what an import costs, who calls the system, what the README says."""
+"""The house rules that no linter knows: what an import costs, who calls the system, what is said of installing."""
 
 import ast
 import io
@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from support import code_blocks
 
 from ana._version import __version__
 
@@ -154,16 +155,10 @@ def run_python(*arguments, cwd, **variables):
     return done.stdout
 
 
-def blocks(*languages):
-    """Return the README's fenced blocks in one of the languages."""
-    pattern = rf"^```(?:{'|'.join(languages)})\n(.*?)^```$"
-    return re.findall(pattern, README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
 def readme_commands():
     """Return the README's commands that start from nothing: the demo's and the tests'."""
-    lines = "".join(blocks("sh", "bash", "console")).splitlines()
-    return [line.removeprefix("$ ") for line in lines if "python3 -m venv" in line]
+    text = "".join(block.text for block in code_blocks.blocks(README) if block.language in ("sh", "console"))
+    return [line.removeprefix("$ ") for line in text.splitlines() if "python3 -m venv" in line]
 
 
 def imported(tree):
@@ -191,14 +186,6 @@ def system_names(tree):
     return used
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_readme_code_runs(number, tmp_path):
-    """Each Python block of the README runs as it is written, as a script in an empty folder."""
-    script = tmp_path / "example.py"
-    script.write_text(blocks("python")[number], encoding="utf-8")
-    run_python("-W", "error", script.name, cwd=tmp_path)
-
-
 @pytest.mark.once
 def test_readme_has_two_commands_and_ci_runs_them():
     """The README's way to the demo and to the tests is, to the letter, what CI does."""
@@ -208,6 +195,37 @@ def test_readme_has_two_commands_and_ci_runs_them():
     lines = CI.read_text(encoding="utf-8").splitlines()
     assert f'readme_demo="{demo}"' in lines
     assert f'readme_tests="{tests}"' in lines
+
+
+BY_NAME = re.compile(r"pip3?\s+(?:install|download|wheel)\s+(?:-{1,2}[\w-]+\s+)*['\"]?ana\b(?!/)")
+"""A command that gets the original of 2019: PyPI has it under this name."""
+SHOWN = [".github", "ana", "benchmarks", "docs", "examples"]
+"""Folders of what users see."""
+
+
+def shown_to_users():
+    """Return the files that users see: documents, docstrings and messages, examples, and what files are made from."""
+    files = [*ROOT.glob("*.md"), ROOT / "setup.cfg", ROOT / "pyproject.toml"]
+    for folder in SHOWN:
+        files += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md", ".yml", ".rst", ".html"}]
+    return files
+
+
+@pytest.mark.once
+def test_nobody_is_sent_to_the_original_on_pypi():
+    """No line that users see installs `ana` by its name: from a clone it is `pip install .`, or a wheel's path."""
+    assert BY_NAME.search("pip install ana")
+    assert BY_NAME.search("pip install -q 'ana[cli]'")
+    assert not BY_NAME.search("pip install dist/ana-2.0.0-py3-none-any.whl")
+    files = shown_to_users()
+    assert len(files) > 150
+    assert [str(path) for path in files if BY_NAME.search(path.read_text("utf-8"))] == []
+
+
+@pytest.mark.once
+def test_the_readme_is_short():
+    """A newcomer reads at most 120 lines."""
+    assert len(README.read_text("utf-8").splitlines()) <= 120
 
 
 @pytest.mark.once

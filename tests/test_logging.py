@@ -147,13 +147,6 @@ pickle.loads(bytes.fromhex(sys.argv[1])).x
     assert said == f"INFO ana.current adopted {tree}\n"
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_the_documents_code_runs(number, tmp_path):
-    """Each Python block of docs/observing.md runs as it is written, as a script in an empty folder."""
-    (tmp_path / "example.py").write_text(BLOCKS[number], encoding="utf-8")
-    processes.run(sys.executable, "-W", "error", "example.py", cwd=tmp_path)
-
-
 def test_the_document_says_what_is_logged(tmp_path):
     """The line that it shows is the one that the program prints, but for numbers and paths."""
     text = DOCUMENT.read_text(encoding="utf-8")

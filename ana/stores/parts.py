@@ -1,7 +1,7 @@
 """Parts: large buffers that are states of their own. Puts them before the state that holds them, and gets them with it.
 
 Stores know nothing of this: a part is a state under the address of its content, and a child of its holders.
-`docs/parts.md` says what parts are for.
+`docs/sweeps.md` says what parts are for.
 """
 
 import weakref

@@ -1,6 +1,6 @@
 """Where large buffers wait for the tasks that take them: one store, opened for states that can be made again.
 
-A buffer is stored as a part (`docs/parts.md`), under the address of its content. So it is stored once however often it
+A buffer is stored as a part (`docs/sweeps.md`), under the address of its content. So it is stored once however often it
 is sent, and is the same state as the part of an object that holds it.
 """
 

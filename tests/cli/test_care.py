@@ -937,7 +937,7 @@ def examples():
     commands = [group.get_command(None, name) for name in group.list_commands(None)]
     texts = [group.epilog, *(command.epilog or "" for command in commands)]
     texts.append((Path(ana.__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8"))
-    found = {line for text in texts for line in re.findall(r"(?:^ +|\* +|`)(ana [^`#|>\n]*)", text, re.MULTILINE)}
+    found = {line for text in texts for line in re.findall(r"(?:^ *|\* +|`)(ana [^`#|>\n]*)", text, re.MULTILINE)}
     # In a table of examples a remark follows after some blanks.
     return sorted({re.split(r" {2,}|\s\(", line)[0].strip() for line in found})
 
