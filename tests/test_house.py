@@ -115,6 +115,8 @@ ALLOWED = {
     "maintenance/doctor": {"os.uname"},
     # Which process of which job on which host it is.
     "layers/stats_file": {"os.environ", "os.getpid", "os.uname", "os.urandom"},
+    # joblib's own files: which results there are, and when they were last used.
+    "integrations/joblib": {"open", "os.path", "os.stat", "os.utime", "os.walk", "pathlib.Path"},
     # A mapped path, in its normal form.
     "layers/path_map": {"os.path"},
 }

@@ -1,20 +1,34 @@
-"""joblib: a backend whose tasks run on an `ana.Executor`, and so on mpi4py, Dask, Parsl or any pool that it wraps.
+"""joblib: `Parallel` on an `ana.Executor`, and so on mpi4py, Dask or Parsl; `Memory` with its results in an ANA store.
 
 ```python
 with ana.Executor(pool) as executor, joblib.parallel_config(ExecutorBackend(executor, workers=64), n_jobs=-1):
     GridSearchCV(model, parameters).fit(X, y)          # X and y are stored once, and loaded once per worker
+
+memory = joblib.Memory("cache", backend="ana")         # arrays are stored once, and results are verified when read
 ```
 """
 
 import concurrent.futures
-from collections.abc import Callable
-from typing import Any
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from joblib import hashing, register_store_backend
+from joblib._store_backends import CacheItemInfo, CacheWarning, FileSystemStoreBackend
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 
+from ana.errors import CorruptedStateError, StateNotFoundError
+from ana.layers import current, kinds, path_map, resolve
+from ana.layers.layer import DataLayer
+from ana.storable import Ref
 from ana.tasks.executor import Executor
 
-__all__ = ["ExecutorBackend"]
+__all__ = ["AnaStoreBackend", "ExecutorBackend", "load_result"]
 
 
 class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -84,3 +98,123 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
     def terminate(self) -> None:
         """Forget how long batches took: the next `Parallel` runs other tasks."""
         self.reset_batch_stats()
+
+
+class AnaStoreBackend(FileSystemStoreBackend):
+    """Keeps the results of `joblib.Memory(location, backend="ana")` as states. Safe between threads and processes.
+
+    `location` holds joblib's own small files, and a reference for each result. The states are in the store of the
+    current layer, or in `backend_options={"pickle_dir": PATH}`. So equal results, and arrays of `part_bytes` or more
+    that several results share, are stored once. Each load is verified, and returns new objects, as joblib does. If a
+    state is damaged or missing, joblib warns and calls the function again, which repairs it. This backend and joblib's
+    own read each other's results.
+
+    A root for each function (`ana roots`) keeps its results from collection. `clear` of the function or of the memory,
+    and `reduce_size`, remove results from the root; `ana gc` then removes their states. A result that was cleared alone
+    stays in the root until then. `reduce_size` counts raw sizes, and a shared array with each of its results.
+
+    `mmap_mode` and `compress` have no effect: states are compressed, and a node cache (`docs/node-cache.md`) maps them.
+    """
+
+    def configure(self, location: str, verbose: int = 1, backend_options: dict[str, Any] | None = None) -> None:
+        """Use a folder for joblib's files, and a store for the results. Both are made if they are missing.
+
+        Raises ValueError if there is neither an option `pickle_dir` nor a current layer with a folder.
+        """
+        super().configure(location, verbose, {})
+        chosen = (backend_options or {}).get("pickle_dir")
+        self.pickle_dir = current.get_dl().home if chosen is None else DataLayer(chosen).home
+        if kinds.is_process_local(self.pickle_dir):
+            msg = 'results need a folder: ana.set_dl(pickle_dir=...), or backend_options={"pickle_dir": ...}'
+            raise ValueError(msg)
+
+    def dump_item(self, call_id: Any, item: Any, verbose: int = 1) -> None:
+        """Store a result. Warns (CacheWarning) if it does not pickle, or if the store fails."""
+        try:
+            result = self._store(call_id, Ref(item))
+        except Exception as error:  # noqa: BLE001 - the caller of the function gets its result all the same
+            warnings.warn(f"Unable to cache a result of {call_id[0]}: {error}", CacheWarning, stacklevel=2)
+        else:
+            super().dump_item(call_id, result, verbose)
+
+    def get_items(self) -> list[Any]:
+        """Return the results, with the raw sizes of their states."""
+        found = super().get_items()
+        return [CacheItemInfo(path, size + _read(f"{path}/output.pkl").raw_bytes, used) for path, size, used in found]
+
+    def clear_location(self, location: str) -> None:
+        """Remove a result, the results of a function and its root, or all of them."""
+        functions = self._functions(location)
+        super().clear_location(location)
+        self._renew_roots(functions)
+
+    def enforce_store_limits(self, bytes_limit: Any, items_limit: Any = None, age_limit: Any = None) -> None:
+        """Remove the results that were not used for longest, also from the roots."""
+        super().enforce_store_limits(bytes_limit, items_limit, age_limit)
+        self._renew_roots(self._functions(self.location))
+
+    def _store(self, call_id: Any, ref: Ref[Any]) -> "_Result":
+        layer = resolve.layer_at(self.pickle_dir)
+        mark = layer.make_address(ref, None)
+        if self.contains_item(call_id):  # It could not be loaded.
+            layer.store_again(ref)
+        layer.keep(self._root(call_id[0]), ref)
+        return _Result(layer.home, mark.uuid, layer.store.hint(mark.uuid), mark.raw_bytes)
+
+    def _functions(self, location: str) -> list[str]:
+        # Not by func_code.py: joblib writes one per process and function, whatever the location.
+        folders = [folder for folder, _, _ in os.walk(location) if not re.search("/[0-9a-f]{32}$", folder)]
+        return [os.path.relpath(folder, self.location) for folder in folders]
+
+    def _root(self, function: str) -> str:
+        return f"joblib {function[-120:]} {hashing.hash(os.path.realpath(os.path.join(self.location, function)))}"
+
+    def _renew_roots(self, functions: Iterable[str]) -> None:
+        """Make the roots of functions keep the results that are left."""
+        store = resolve.layer_at(self.pickle_dir).store
+        for function in functions if store.supports_roots else ():
+            store.forget(self._root(function))
+            for path in Path(self.location, function).glob("*/output.pkl"):
+                with suppress(StateNotFoundError, CorruptedStateError):
+                    if uuid := _read(path).uuid:
+                        store.keep(self._root(function), [uuid])
+
+
+class _Result(NamedTuple):
+    """Stands for a result in joblib's file, which unpickles into the result."""
+
+    home: str
+    uuid: str
+    hint: str
+    raw_bytes: int
+
+    def __reduce__(self) -> Any:
+        return load_result, tuple(self)
+
+
+def load_result(home: str, uuid: str, hint: str, raw_bytes: int) -> Any:  # noqa: ARG001 - `reduce_size` reads it
+    """Load a result. joblib's files name this function: it never moves, and its arguments never change."""
+    layer = resolve.layer_at(path_map.here(home))
+    layer.store.note_hint(uuid, hint)
+    return layer.load_state(uuid)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds out what `load_result` would be called with."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Result if (module, name) == (__name__, "load_result") else super().find_class(module, name)
+
+
+def _read(path: str | os.PathLike[str]) -> _Result:
+    found = None
+    with suppress(Exception):  # One of joblib's own results, or another process has just removed it.
+        used = os.stat(path)
+        with open(path, "rb") as file:
+            found = _Unpickler(file).load()
+        # To look at it is not to use it.
+        os.utime(path, ns=(used.st_atime_ns, used.st_mtime_ns))
+    return found if isinstance(found, _Result) else _Result("", "", "", 0)
+
+
+register_store_backend("ana", AnaStoreBackend)
