@@ -45,5 +45,6 @@ pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_use_index = False
 html_show_sphinx = False
 copybutton_exclude = ".linenos, .gp, .go"

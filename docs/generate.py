@@ -1,8 +1,8 @@
 """Writes the pages of the reference that follow from the code: `python docs/generate.py`.
 
 docs/cli.md is made from the `ana` command, docs/json.md from the types of what its `--json` prints, the tree in
-docs/errors.md from the classes. The pages are part of the repository, so that they can be read on a forge, too;
-tests/test_reference.py compares them with the code.
+docs/errors.md from the classes, docs/gallery.md from examples/ and the outputs that tests/test_examples.py records. The
+pages are part of the repository, so that they can be read on a forge, too; tests/test_reference.py compares.
 """
 
 import ast
@@ -123,6 +123,13 @@ interface: keys are added, never renamed.
 
 Sizes are in bytes, durations in seconds. A time is given twice: in seconds since 1970, as `created`, and as ISO 8601 in
 UTC, as `created_iso`. A number that is infinite or unknown is `null`.
+"""
+
+_GALLERY_HEAD = """# Gallery
+
+Each example is a short script in `examples/`. Start it in a clone of the repository, with the packages installed that
+it imports. Its store is the folder `pickles`. The outputs are real: CI runs all examples, and
+compares what they print.
 """
 
 
@@ -291,10 +298,48 @@ def _add_errors(error: type[errors.ANAError], rows: list[tuple[str, ...]], depth
     attributes = re.findall(r"^    (\w+): ", doc.partition("Attributes:")[2], re.MULTILINE)
     code = exit_code(error.__new__(error))
     words = (", ".join(f"`{word}`" for word in group) for group in (also, attributes))
-    rows.append((f"{'└ ' * depth}[{name}](#{name.lower()})", *words, str(code)))
+    rows.append((f"{'└&nbsp;' * depth}[{name}](#{name.lower()})", *words, str(code)))
     for name in errors.__all__:
         if error in (inner := getattr(errors, name)).__bases__:
             _add_errors(inner, rows, depth + 1)
+
+
+# docs/gallery.md
+
+
+def gallery_page() -> str:
+    """Return the page with all examples and their outputs."""
+    examples = sorted((DOCS.parent / "examples").glob("*.py"))
+    rows = [(f"[{path.name}](#{path.name.replace('.', '')})", _said(path)[0]) for path in examples]
+    parts = [_NOTE, _GALLERY_HEAD, _table(("example", "what it shows"), rows)]
+    for path in examples:
+        shows, command, *more = _said(path)
+        source = path.read_text(encoding="utf-8").split('"""', 2)[2].strip("\n")
+        output = (DOCS / "outputs" / f"{path.stem}.txt").read_text(encoding="utf-8")
+        parts += [f"## {path.name}\n", f"{shows}\n", f"```sh\n{command}\n```\n", *(f"{text}\n" for text in more)]
+        parts += [f"```python\n{source}\n```\n"]
+        parts += [*_script(path), f"It prints:\n\n```text\n{output}```\n"]
+    return "\n".join(parts)
+
+
+def _said(path: Path) -> list[str]:
+    """Return what an example shows, how to start it, and what else its docstring says."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    command = re.search(r"(?:mpiexec -n \d+ )?python (?:-m \S+ )?examples/\w+\.py(?: \[[^]]+\])?", text)
+    if command is None:
+        msg = f"{path} does not say how to start it"
+        raise ValueError(msg)
+    shows, *more = text.split("\n\n")
+    shows = shows.replace("\n", " ").partition(f": {command[0]}")[0].rstrip(".") + "."
+    notes = (part for part in more if not part.strip().startswith(command[0]))
+    return [shows, command[0], *(f"```sh\n{inspect.cleandoc(part)}\n```" if part[0] == " " else part for part in notes)]
+
+
+def _script(path: Path) -> list[str]:
+    """Return the shell script that goes with an example, if there is one."""
+    script = path.with_suffix(".sh")
+    text = script.read_text(encoding="utf-8") if script.exists() else ""
+    return [f"`{script.name}`:\n\n```sh\n{text}```\n"] if text else []
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -302,7 +347,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-PAGES = {"cli.md": cli_page, "errors.md": errors_page, "json.md": json_page}
+PAGES = {"cli.md": cli_page, "errors.md": errors_page, "gallery.md": gallery_page, "json.md": json_page}
 
 
 def main() -> None:

@@ -1,5 +1,9 @@
-"""The examples that users copy, run for real."""
+"""The examples that users copy, run for real.
 
+RECORD_OUTPUTS=1 records what they print, for docs/gallery.md: `python docs/generate.py` makes it.
+"""
+
+import os
 import re
 import sys
 
@@ -8,6 +12,7 @@ from support import processes
 from support.engines import LAB, on_ranks, require, run
 
 EXAMPLES = processes.ROOT / "examples"
+OUTPUTS = processes.ROOT / "docs" / "outputs"
 SUM = sum(range(100_000)) * sum(range(100))
 """What the examples compute of their model, in 100 tasks."""
 SUM_OF_ARRAY = sum(range(100_000)) * sum(range(8))
@@ -64,7 +69,16 @@ def test_example(command, how, short_folder):
     printed = run(*starter, *how.get("module", []), EXAMPLES / script, *arguments, folder=short_folder, timeout=timeout)
     assert how.get("prints", f"sum of results: {how.get('total', SUM)}") in printed
     assert how.get("more", "") in printed
+    recorded = OUTPUTS / f"{script.removesuffix('.py')}.txt"
+    if "RECORD_OUTPUTS" in os.environ:
+        recorded.write_text(stable(printed), encoding="utf-8")
+    assert stable(printed) == recorded.read_text(encoding="utf-8")
     assert list((short_folder / "pickles").rglob("*.pkl.zst")) or list((short_folder / "pickles").rglob("*.pack.zst"))
+
+
+def stable(printed):
+    """Return what an example prints without submitit's warnings: the lab has no sacct, so there are more or fewer."""
+    return "".join(line for line in printed.splitlines(keepends=True) if not line.startswith("submitit WARNING"))
 
 
 def test_each_example_is_run():

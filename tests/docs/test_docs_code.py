@@ -83,6 +83,7 @@ PLACES = {
 
 OTHERS = {
     "docs/cli.md": "tests/cli/test_care.py",  # made from the commands' help, whose examples that runs
+    "docs/gallery.md": "tests/test_examples.py",
     "docs/format.md": "tests/format/test_format_document.py",
     "docs/writing-a-store.md": "tests/stores/test_writing_a_store.py",
 }
