@@ -128,8 +128,7 @@ UTC, as `created_iso`. A number that is infinite or unknown is `null`.
 _GALLERY_HEAD = """# Gallery
 
 Each example is a short script in `examples/`. Start it in a clone of the repository, with the packages installed that
-it imports. Its store is the folder `pickles`. The outputs are real: CI runs all examples, and
-compares what they print.
+it imports. Its store is the folder `pickles`. The outputs are real: CI runs all examples, and compares what they print.
 """
 
 
