@@ -7,6 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ana import reference
 from ana.compat import literal
+from ana.errors import ANAError
 from ana.format import address
 from ana.layers import current, resolve
 from ana.objects import (
@@ -303,14 +304,30 @@ class Ref(Storable, Generic[Value]):
             return f"<{name}, not loaded>"
         return f"<{name}: {value_repr.describe(value)}>"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the value's type and size, and the UUID. Loads nothing."""
+        from ana.objects import html_repr  # noqa: PLC0415 - in notebooks only
+
+        mark = identity.mark_of(self)
+        value = getattr(self, "_value", _MISSING)
+        said = "not loaded" if value is _MISSING else value_repr.describe(value)
+        uuid = "none yet: it gets one when it is pickled" if mark is None else mark.uuid
+        home = getattr(mark.loader, "home", "") if mark is not None else ""
+        return html_repr.table("ana.Ref", [("value", said), ("UUID", uuid), *([("store", home)] if home else [])])
+
     @property
     def value(self) -> Value:
         """The value, loaded from the store on first access. Raises what `ana_load` raises."""
         try:
             return self._value
         except AttributeError:
+            pass  # Not in here: the error of a load would be shown as one that followed this one.
+        try:
             ghost.use(self)
-            return self._value
+        except ANAError as error:
+            # How ANA found out is of no use to the caller.
+            raise error.with_traceback(None)  # noqa: B904 - the same error
+        return self._value
 
     def _ana_getstate(self) -> Value:
         try:

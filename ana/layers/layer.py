@@ -93,6 +93,14 @@ class DataLayer:
     def __repr__(self) -> str:
         return f"<ana.{type(self).__name__} {self.home}>"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: where the states are, and what this process has done there."""
+        from ana.layers import statistics  # noqa: PLC0415 - in notebooks only
+        from ana.objects import html_repr  # noqa: PLC0415 - as above
+
+        rows = [("store", self.home), *statistics.rows_of(self.stats())]
+        return html_repr.table(f"ana.{type(self).__name__}", rows)
+
     @property
     def home(self) -> str:
         """Where the store is, as references say it: a folder's absolute path, or a scheme, ":" and the rest."""
@@ -212,7 +220,11 @@ class DataLayer:
         if isinstance(uuids, str):
             msg = f"load_many takes many UUIDs, not one string: {uuids!r:.100}"
             raise TypeError(msg)
-        return bulk.load(self, checked_class(cls), [address.check_key(uuid) for uuid in uuids])
+        keys = [address.check_key(uuid) for uuid in uuids]
+        try:
+            return bulk.load(self, checked_class(cls), keys)
+        except ANAError as error:
+            raise error.with_traceback(None)  # noqa: B904 - the same error
 
     def keep(self, name: str, *objects: "Storable", ttl: float | str | None = None) -> list[str]:
         """Store objects, and keep them and all that they refer to under a name: `ana gc` does not remove them.

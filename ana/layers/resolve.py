@@ -71,10 +71,14 @@ def load_now(cls: type, uuid: object) -> Any:
     """Return the object of a UUID from the current layer or the layer of `ANA_PICKLE_DIR`. Raises as `load`."""
     key = address.check_key(uuid)
     layer = current.get_dl()
-    if inflight.loading_from() is None and not settings.PICKLE_DIR.value():
-        # The only place to search: its answer is final.
-        return loading.load(layer, cls, key)
-    return _Search(key, None).load(cls, None)
+    try:
+        if inflight.loading_from() is None and not settings.PICKLE_DIR.value():
+            # The only place to search: its answer is final.
+            return loading.load(layer, cls, key)
+        return _Search(key, None).load(cls, None)
+    except ANAError as error:
+        # How ANA found out is of no use to the caller.
+        raise error.with_traceback(None)  # noqa: B904 - the same error
 
 
 @overload

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from ana import units
 from ana.errors import ANAError
 from ana.fs import files, json_files, paths
 from ana.layers import stats_file
 from ana.runtime.counters import Counters
 
-__all__ = ["Stats", "Summary", "stats_of", "summarize"]
+__all__ = ["Stats", "Summary", "rows_of", "stats_of", "summarize"]
 
 LIMIT_BYTES = 4 << 20
 """The largest file to read; a process that uses a thousand stores writes less."""
@@ -71,6 +72,12 @@ class Stats:
         """Raw bytes that did not have to be moved: found in the store, in live objects or in the node cache."""
         return self.found_raw_bytes + self.from_memory_raw_bytes + self.from_tier_raw_bytes
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from ana.objects import html_repr  # noqa: PLC0415 - in notebooks only
+
+        return html_repr.table("ana.Stats", rows_of(self) or [("nothing stored or loaded yet",)])
+
     def __add__(self, other: "Stats") -> "Stats":
         return Stats(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
 
@@ -120,6 +127,23 @@ class Summary:
 def stats_of(counters: Counters) -> Stats:
     """Return the counts of a store. Each number is exact, but they are read one after the other."""
     return Stats.read(counters.values())
+
+
+def rows_of(stats: Stats) -> list[tuple[str, ...]]:
+    """Return what happened, as texts: what, how often, raw size or duration, size of files. Without zeros."""
+    written, read = units.size(stats.stored_file_bytes), units.size(stats.from_store_file_bytes)
+    lines: list[tuple[str, int, list[str]]] = [
+        ("stored", stats.stored, [units.size(stats.stored_raw_bytes), f"{written} in files"]),
+        ("found in the store", stats.found, [units.size(stats.found_raw_bytes)]),
+        ("from memory", stats.from_memory, [units.size(stats.from_memory_raw_bytes)]),
+        ("from the node cache", stats.from_tier, [units.size(stats.from_tier_raw_bytes)]),
+        ("from the store", stats.from_store, [units.size(stats.from_store_raw_bytes), f"{read} in files"]),
+        ("damaged", stats.damaged, []),
+        ("waits", stats.waits, [f"{stats.wait_seconds:.3g} s"]),
+        ("retries", stats.retries, []),
+        ("lock timeouts", stats.lock_timeouts, []),
+    ]
+    return [(what, f"{count:,}", *sizes) for what, count, sizes in lines if count]
 
 
 def summarize(folder: str | os.PathLike[str]) -> Summary:

@@ -158,7 +158,11 @@ def use(obj: Any) -> None:
     """Load the state of a ghost. Raises whatever prevents that."""
     found = identity.mark_of(obj)
     if found is not None and found.loader is not None:
-        found.loader()
+        try:
+            found.loader()
+        except ANAError as error:
+            # How ANA found out is of no use to the caller.
+            raise error.with_traceback(None)  # noqa: B904 - the same error
 
 
 _FREE = frozenset(
@@ -199,6 +203,7 @@ class _Ghost:
             if name == "uuid" and not _defines_uuid(loaded_class(self)):
                 # The UUID is known without the state.
                 return object.__getattribute__(self, "_ana_uuid")
+            __tracebackhide__ = True  # by IPython and pytest
             raise
         return getattr(self, name)
 
