@@ -24,6 +24,8 @@ class Needs:
     slurm: bool = False
     mpi: bool = False
     clone: bool = False
+    cells: bool = False
+    """Its Python blocks are the cells of a notebook: one process runs all of them."""
     slow: bool = True
     before: str = ""
     """A script of Python that makes what the page takes as given."""
@@ -58,6 +60,7 @@ NEEDS: dict[str, Needs] = {
     "docs/installing.md": Needs(clone=True),
     "docs/migrating.md": Needs(["click", "distributed", "joblib", "numpy", "proxystore", "rich"], before=OLD_FOLDER),
     "docs/mpi.md": Needs(["mpi4py", "numpy"], mpi=True),
+    "docs/notebooks.md": Needs(cells=True, slow=False),
     "docs/observing.md": Needs(["click", "rich"], slurm=True),
     "docs/operating.md": Needs(["click", "rich"], before=STORES, variables={"ANA_PICKLE_DIR": "/shared/pickles"}),
     "docs/processes.md": Needs(["joblib", "numpy"]),
@@ -132,6 +135,8 @@ def test_a_page_does_what_it_says(name, short_folder):
     if needs.before:
         reader.python("before.py", reader.here(needs.before))
     page = [block for block in code_blocks.blocks(PAGES[name]) if is_run(name, block)]
+    if needs.cells:
+        page = [code_blocks.Block("python", "".join(block.text for block in page), page[0].line)]
     for number, block in enumerate(page):
         try:
             reader.follow(block, page[number + 1 :])
