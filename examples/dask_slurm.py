@@ -1,4 +1,9 @@
-"""dask-jobqueue, with Slurm jobs as workers: python examples/dask_slurm.py."""
+"""Dask workers that are Slurm jobs (dask-jobqueue) take a model by reference.
+
+python examples/dask_slurm.py
+
+Needs sbatch.
+"""
 
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client

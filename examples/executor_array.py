@@ -1,4 +1,7 @@
-"""A process pool and a large array, with tasks that know nothing of ANA: python examples/executor_array.py."""
+"""A process pool takes a large array by reference; its tasks know nothing of ANA.
+
+python examples/executor_array.py
+"""
 
 from concurrent.futures import ProcessPoolExecutor
 

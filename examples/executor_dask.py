@@ -1,4 +1,7 @@
-"""Dask and a DataFrame, with tasks that know nothing of ANA: python examples/executor_dask.py."""
+"""Dask takes a DataFrame by reference; its tasks know nothing of ANA.
+
+python examples/executor_dask.py
+"""
 
 import distributed
 import numpy as np

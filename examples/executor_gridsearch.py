@@ -1,4 +1,7 @@
-"""scikit-learn's GridSearchCV on any executor, its arrays stored once: python examples/executor_gridsearch.py."""
+"""scikit-learn's GridSearchCV runs on any executor, and stores its arrays once.
+
+python examples/executor_gridsearch.py
+"""
 
 from concurrent.futures import ProcessPoolExecutor
 

@@ -1,4 +1,6 @@
-"""Samplers whose likelihood holds large data: python examples/executor_samplers.py.
+"""emcee and dynesty run on a pool, and a likelihood with large data travels once.
+
+python examples/executor_samplers.py
 
 A sampler pickles its likelihood into each call of `pool.map`. By value that takes most of the time.
 """
@@ -8,26 +10,18 @@ from concurrent.futures import ProcessPoolExecutor
 import dynesty
 import emcee
 import numpy as np
-import schwimmbad
 
 import ana
 
 
 class Likelihood:
-    """How well a straight line fits a million points."""
-
-    def __init__(self, count=500_000):
+    def __init__(self, count):
         self.x = np.linspace(0, 1, count)
         self.y = 2 * self.x + 1
 
     def __call__(self, line):
         slope, offset = line
-        return -0.5 * float(np.mean((slope * self.x[::100] + offset - self.y[::100]) ** 2)) * 1000
-
-
-@ana.unwrap
-def log_probability(line, likelihood):
-    return likelihood(line)
+        return -500 * float(np.mean((slope * self.x[::100] + offset - self.y[::100]) ** 2))
 
 
 def prior(cube):
@@ -36,20 +30,11 @@ def prior(cube):
 
 if __name__ == "__main__":
     ana.set_dl(pickle_dir="pickles")
-    likelihood = Likelihood()
-    start = np.random.default_rng(0).normal([2, 1], 0.1, (16, 2))
-
+    likelihood = Likelihood(500_000)
     with ProcessPoolExecutor(2) as pool, ana.Executor(pool) as executor:
         sampler = emcee.EnsembleSampler(16, 2, likelihood, pool=executor)
-        sampler.run_mcmc(start, 100)
+        sampler.run_mcmc(np.random.default_rng(0).normal([2, 1], 0.1, (16, 2)), 100)
         print("emcee:", sampler.get_chain().shape)
-
         nested = dynesty.NestedSampler(likelihood, prior, 2, nlive=50, pool=executor, queue_size=2)
         nested.run_nested(dlogz=1, print_progress=False)
         print("dynesty:", nested.results.samples.shape[1])
-
-    # schwimmbad's pools are no executors: the likelihood is a Ref among the arguments.
-    with schwimmbad.MultiPool(2) as pool:
-        sampler = emcee.EnsembleSampler(16, 2, log_probability, args=[ana.Ref(likelihood)], pool=pool)
-        sampler.run_mcmc(start, 20)
-        print("schwimmbad:", sampler.get_chain().shape)

@@ -1,4 +1,7 @@
-"""executorlib: python examples/executorlib_pool.py."""
+"""executorlib's workers take a model by reference.
+
+python examples/executorlib_pool.py
+"""
 
 from executorlib import SingleNodeExecutor
 

@@ -1,4 +1,7 @@
-"""concurrent.futures: python examples/futures_pool.py."""
+"""concurrent.futures takes a model by reference, in a partial.
+
+python examples/futures_pool.py
+"""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial

@@ -1,4 +1,7 @@
-"""joblib and its loky workers: python examples/joblib_loky.py."""
+"""joblib's workers take a model by reference, and joblib.Memory knows it by its UUID.
+
+python examples/joblib_loky.py
+"""
 
 import joblib
 

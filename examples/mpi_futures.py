@@ -1,4 +1,7 @@
-"""mpi4py.futures: mpiexec -n 3 python -m mpi4py.futures examples/mpi_futures.py."""
+"""mpi4py.futures takes a model by reference.
+
+mpiexec -n 3 python -m mpi4py.futures examples/mpi_futures.py
+"""
 
 from functools import partial
 

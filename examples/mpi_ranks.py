@@ -1,4 +1,7 @@
-"""mpi4py, plain ranks: mpiexec -n 4 python examples/mpi_ranks.py."""
+"""MPI ranks share a model: one rank of each node reads it first.
+
+mpiexec -n 4 python examples/mpi_ranks.py
+"""
 
 from mpi4py import MPI
 

@@ -1,4 +1,7 @@
-"""multiprocessing: python examples/multiprocessing_pool.py [fork | spawn | forkserver]."""
+"""A multiprocessing pool takes a model by reference, however its workers start.
+
+python examples/multiprocessing_pool.py [fork | spawn | forkserver]
+"""
 
 import multiprocessing
 import sys

@@ -1,4 +1,9 @@
-"""Parsl's HighThroughputExecutor: python examples/parsl_htex.py (needs Parsl's scripts on PATH)."""
+"""Parsl's HighThroughputExecutor takes a model by reference.
+
+python examples/parsl_htex.py
+
+Needs Parsl's scripts on PATH.
+"""
 
 import parsl
 

@@ -1,4 +1,7 @@
-"""Ray: python examples/ray_tasks.py."""
+"""Ray tasks take a model by reference.
+
+python examples/ray_tasks.py
+"""
 
 import ray
 

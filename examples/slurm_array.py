@@ -1,6 +1,8 @@
-"""A Slurm job array: one script makes the object, submits the array, and collects the results.
+"""A Slurm job array: one script stores the model, submits itself, and collects the results by name.
 
-python examples/slurm_array.py            # needs sbatch
+python examples/slurm_array.py
+
+Needs sbatch.
 """
 
 import os
@@ -9,12 +11,8 @@ import sys
 
 import ana
 
-TASKS = 8
-
 
 class Model(ana.Storable):
-    """A large object that never changes."""
-
     def __init__(self, weights):
         self.weights = weights
 
@@ -22,37 +20,20 @@ class Model(ana.Storable):
         return x * sum(self.weights)
 
 
-class Result(ana.Storable):
-    """The result of a task."""
-
-    def __init__(self, model, value):
-        self.model = model  # a reference in the result's state, too
-        self.value = value
-
-
-def submit():
+if __name__ == "__main__" and "SLURM_ARRAY_TASK_ID" in os.environ:
+    uuid, number = sys.argv[1], int(os.environ["SLURM_ARRAY_TASK_ID"])
+    model = Model.ana_load(uuid)
+    result = ana.Ref({"model": model, "value": model.predict(number)})
+    result.make_uuid(f"{uuid}/{number}")  # a name that the collector knows
+    result.ana_store()
+elif __name__ == "__main__":
+    ana.set_dl(pickle_dir="pickles")  # on a filesystem that the nodes see
     model = Model(list(range(100_000)))
     uuid = model.make_uuid()
-    task = f"exec '{sys.executable}' '{os.path.abspath(__file__)}' {uuid}"
-    job = f"#!/bin/bash\nexport ANA_PICKLE_DIR='{ana.get_dl().home}'\n{task}\n"
-    array = ["sbatch", "--wait", f"--array=0-{TASKS - 1}", "--export=NONE", "--output=%a.log"]
+    command = f"'{sys.executable}' '{os.path.abspath(__file__)}' {uuid}"
+    job = f"#!/bin/bash\nexport ANA_PICKLE_DIR='{ana.get_dl().home}'\nexec {command}\n"
+    array = ["sbatch", "--wait", "--array=0-7", "--export=NONE", "--output=%a.log"]
     subprocess.run(array, input=job, text=True, check=True)
-
-    results = [Result.ana_load(f"{uuid}/{number}") for number in range(TASKS)]
-    print("sum of results:", sum(result.value for result in results))
-    print("of the same model:", all(result.model is model for result in results))
-
-
-def task(uuid, number):
-    model = Model.ana_load(uuid)
-    result = Result(model, model.predict(number))
-    result.make_uuid(uuid=f"{uuid}/{number}")  # a name that the collector knows
-    result.ana_store()
-
-
-if __name__ == "__main__":
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        task(sys.argv[1], int(os.environ["SLURM_ARRAY_TASK_ID"]))
-    else:
-        ana.set_dl(pickle_dir="pickles")
-        submit()
+    results = [ana.Ref.ana_load(f"{uuid}/{number}").value for number in range(8)]
+    print("sum of results:", sum(result["value"] for result in results))
+    print("of the same model:", all(result["model"] is model for result in results))

@@ -1,4 +1,9 @@
-"""submitit: python examples/submitit_slurm.py."""
+"""submitit's Slurm jobs take a model by reference.
+
+python examples/submitit_slurm.py
+
+Needs sbatch.
+"""
 
 import submitit
 

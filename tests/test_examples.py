@@ -3,6 +3,8 @@
 RECORD_OUTPUTS=1 records what they print, for docs/gallery.md: `python docs/generate.py` makes it.
 """
 
+import ast
+import importlib.util
 import os
 import re
 import sys
@@ -25,11 +27,18 @@ EXAMPLE = {
     "executor_array.py": {"needs": ["numpy"]},
     "executor_dask.py": {"needs": ["distributed", "pandas"], "slow": True},
     "executor_gridsearch.py": {"needs": ["joblib", "sklearn"], "slow": True, "prints": "fits: 20 best: {'C': 0.01}"},
-    "executor_samplers.py": {
-        "needs": ["dynesty", "emcee", "schwimmbad"],
-        "slow": True,
-        "prints": "emcee: (100, 16, 2)\ndynesty: 2\nschwimmbad: (20, 16, 2)\n",
+    "executor_results.py": {
+        "needs": ["numpy"],
+        "prints": "means: [0.798, 0.796, 0.798, 0.798]\nloaded here: 84 of 32,000,000 bytes\n",
     },
+    "executor_samplers.py": {
+        "needs": ["dynesty", "emcee"],
+        "slow": True,
+        "prints": "emcee: (100, 16, 2)\ndynesty: 2\n",
+    },
+    "executor_torch.py": {"needs": ["torch"], "slow": True, "prints": "sum of results: 2800000.0"},
+    "ref_unwrap.py": {"needs": ["emcee", "schwimmbad"], "slow": True, "prints": "chain: (20, 16, 2)"},
+    "sweep_shared_array.py": {"needs": ["numpy"], "prints": "sum of results: 3062500000.0\nstored: 20 MB\n"},
     "joblib_loky.py": {"needs": ["joblib"], "more": "in the cache: True"},
     "dask_workers.py": {"needs": ["distributed"], "more": f"of a half: {sum(range(100_000)) / 2}", "slow": True},
     "dask_slurm.py": {"needs": ["dask_jobqueue"], "slurm": True},
@@ -55,6 +64,7 @@ def example_parameters():
     return [
         pytest.param(command, how, id=command, marks=[pytest.mark.slow] if not_for_every_day & how.keys() else [])
         for command, how in EXAMPLE.items()
+        if "torch" not in how.get("needs", []) or importlib.util.find_spec("torch")  # see tests/conftest.py
     ]
 
 
@@ -87,3 +97,14 @@ def test_each_example_is_run():
     assert {command.split()[0] for command in EXAMPLE} == scripts_here
     pages = [path.read_text(encoding="utf-8") for path in (processes.ROOT / "docs").glob("*.md")]
     assert set(re.findall(r"examples/(\w+\.py)", "".join(pages))) == scripts_here
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short_and_begins_with_its_use(path):
+    """At most 40 lines. First a line that says what it shows, then the command that starts it."""
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 40
+    summary, _, start, *_ = ast.get_docstring(ast.parse(source), clean=False).split("\n")
+    assert summary.endswith(".")
+    assert re.match(rf"(mpiexec -n \d+ )?python (-m [\w.]+ )?examples/{path.name}( \[[\w |]+\])?$", start)
