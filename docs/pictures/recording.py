@@ -35,7 +35,7 @@ def record(command: str, rows: int, seconds: float, path: Path) -> None:
         took = json.loads(cast.read_text(encoding="utf-8").splitlines()[-1])[0]
         pause_ms = 1000 * max(LAST_FRAME_SECONDS, seconds - took)
         _termtosvg(
-            "render", cast, path, "-m", FRAME_MS, "-D", f"{pause_ms:.0f}", "-t", "window_frame", "--theme", "dracula"
+            "render", cast, path, "-m", FRAME_MS, "-D", f"{pause_ms:.0f}", "-t", "window_frame", "--theme", "gjm8"
         )
     text = path.read_text(encoding="utf-8")
     last = re.findall(r"translateY\([^)]*\)", text)[-1]
