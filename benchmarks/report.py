@@ -44,9 +44,9 @@ This is ANA's main use: the object is stored once, each process loads it once, a
 ## Objects that pass between tasks
 
 With [`ana.Executor`](executor.md) a task sees plain values. For an object that all tasks take, a reference is faster
-than a value from 100 kB on. For an object that one task takes once, a reference is not faster on one node: ANA hashes the
-object when it is sent and verifies it when it arrives, which takes longer than writing and reading a file. Send such
-objects by value (`min_bytes`), unless they would pass through a scheduler or a slow network.""",
+than a value from 100 kB on. For an object that one task takes once, a reference is slower below a few MB on one node:
+ANA hashes the object when it is sent and verifies it when it arrives, which takes longer than writing and reading a
+file. Send such objects by value (`min_bytes`), unless they would pass through a scheduler or a slow network.""",
     "parts": """\
 ## Objects that share an array
 
