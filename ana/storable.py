@@ -22,6 +22,7 @@ from ana.objects import (
     value_repr,
 )
 from ana.persist import addressing, saving
+from ana.runtime.tracebacks import shortened
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
@@ -326,7 +327,7 @@ class Ref(Storable, Generic[Value]):
             ghost.use(self)
         except ANAError as error:
             # How ANA found out is of no use to the caller.
-            raise error.with_traceback(None)  # noqa: B904 - the same error
+            raise shortened(error)  # noqa: B904 - the same error
         return self._value
 
     def _ana_getstate(self) -> Value:

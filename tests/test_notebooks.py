@@ -108,6 +108,48 @@ def test_errors_of_a_users_own_code_show_it(tmp_path):
     assert "raise ValueError" in "".join(traceback.format_exception(caught.value))
 
 
+class Asking(ana.Storable):
+    """A class that needs another object to take its state, through a function of the user."""
+
+    def __init__(self, other):
+        self.other = ana.Ref(other)
+
+    def _ana_setstate(self, s):
+        self.other = value_of(s["other"])
+
+
+def value_of(ref):
+    """Load what a hook needs."""
+    return ref.value
+
+
+OUTER = {
+    "an attribute": (Asking, lambda uuid, data: pickle.loads(data).other),
+    "a Ref's value": (lambda other: ana.Ref(Asking(other)), lambda uuid, data: pickle.loads(data).value),
+    "ana.load": (Asking, lambda uuid, data: ana.load(uuid)),
+    "ana_load": (Asking, lambda uuid, data: Asking.ana_load(uuid)),
+    "load_many": (Asking, lambda uuid, data: ana.get_dl().load_many([uuid])),
+}
+
+
+@pytest.mark.parametrize("how", OUTER)
+def test_frames_of_a_users_own_code_stay(tmp_path, how):
+    """An error of ANA's that comes out of a user's hook shows the hook's lines: the caller never heard of that UUID."""
+    make, access = OUTER[how]
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    inner = ana.Ref([1, 2]).make_uuid()
+    obj = make([1, 2])
+    uuid, data = obj.make_uuid(), pickle.dumps(obj)
+    del obj
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    next((tmp_path / "store").rglob(f"{inner}.pkl.zst")).unlink()
+    with pytest.raises(ana.StateNotFoundError, match=inner) as caught:
+        access(uuid, data)
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert [name for name in names if name in ("_ana_setstate", "value_of")] == ["_ana_setstate", "value_of"]
+    assert len(names) <= 8
+
+
 class Refusing(ana.Storable):
     """A class whose objects do not load."""
 

@@ -16,6 +16,7 @@ from ana.layers import inheritance, kinds, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import AllowedGlobals
 from ana.persist import bulk, keeping, loading, saving, writing
+from ana.runtime.tracebacks import shortened
 from ana.stores import parts
 from ana.stores.base import Put, ReplacedError, Store
 from ana.stores.memory import SCHEME, MemoryStore
@@ -224,7 +225,7 @@ class DataLayer:
         try:
             return bulk.load(self, checked_class(cls), keys)
         except ANAError as error:
-            raise error.with_traceback(None)  # noqa: B904 - the same error
+            raise shortened(error)  # noqa: B904 - the same error
 
     def keep(self, name: str, *objects: "Storable", ttl: float | str | None = None) -> list[str]:
         """Store objects, and keep them and all that they refer to under a name: `ana gc` does not remove them.

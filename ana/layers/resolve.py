@@ -18,6 +18,7 @@ from ana.layers import current, kinds, path_map
 from ana.layers.layer import DataLayer, by_home, checked_class, existing_layer, live_by_home
 from ana.objects import class_names, ghost, identity
 from ana.persist import bulk, class_lookup, inflight, loading
+from ana.runtime.tracebacks import shortened
 
 if TYPE_CHECKING:
     from ana.storable import Storable
@@ -78,7 +79,7 @@ def load_now(cls: type, uuid: object) -> Any:
         return _Search(key, None).load(cls, None)
     except ANAError as error:
         # How ANA found out is of no use to the caller.
-        raise error.with_traceback(None)  # noqa: B904 - the same error
+        raise shortened(error)  # noqa: B904 - the same error
 
 
 @overload

@@ -17,6 +17,7 @@ from typing import Any
 
 from ana.errors import ANAError
 from ana.objects import identity
+from ana.runtime.tracebacks import shortened
 
 __all__ = ["ghostify", "has_ghost_class", "is_ghost", "loaded_class", "make", "member", "restore_class"]
 
@@ -162,7 +163,7 @@ def use(obj: Any) -> None:
             found.loader()
         except ANAError as error:
             # How ANA found out is of no use to the caller.
-            raise error.with_traceback(None)  # noqa: B904 - the same error
+            raise shortened(error)  # noqa: B904 - the same error
 
 
 _FREE = frozenset(
