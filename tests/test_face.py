@@ -1,7 +1,9 @@
 """The public face: which names `ana` offers, and what they cost."""
 
 import pickle
+import re
 import rlcompleter
+from pathlib import Path
 
 import pytest
 from support import processes
@@ -48,3 +50,9 @@ def test_what_is_not_public_is_no_attribute():
     """With Python's own words."""
     with pytest.raises(AttributeError, match="module 'ana' has no attribute 'Stat'"):
         ana.Stat
+
+
+def test_the_typed_program_uses_each_public_name():
+    """Nothing that ana exports is left unchecked."""
+    program = (Path(__file__).parent / "typing" / "example.py").read_text(encoding="utf-8")
+    assert {name for name in PUBLIC if not re.search(rf"\bana\.{name}\b", program)} == set()

@@ -1,6 +1,7 @@
 """The house rules that no linter knows: what an import costs, who calls the system, what is said of installing."""
 
 import ast
+import importlib.util
 import io
 import os
 import pkgutil
@@ -379,11 +380,29 @@ def test_public_interface_is_typed():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.once
+def test_public_interface_is_typed_for_pyright():
+    """The same program passes pyright, strict, which finds no marked misuse right; so editors know the types, too."""
+    if importlib.util.find_spec("basedpyright") is None:
+        pytest.skip("no basedpyright: pip install -e '.[ci]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable],
+        cwd=ROOT,
+        # It does not follow the import hook of an editable install.
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 errors, 0 warnings" in done.stdout
+
+
 def test_public_interface_example_runs(tmp_path):
     """The program that is checked by mypy also does what it says."""
-    program = (
-        f"import example as e; e.identity(); e.references(); e.layers({str(tmp_path / 's')!r}); e.tasks(); e.errors()"
-    )
+    folder = str(tmp_path / "s")
+    calls = f"e.identity(); e.references(); e.layers({folder!r}); e.tasks({folder!r}); e.care({folder!r}); e.errors()"
+    program = f"import example as e; {calls}"
     run_python("-W", "error", "-c", program, cwd=ROOT / "tests" / "typing")
 
 

@@ -6,7 +6,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ana import units
 from ana.fs import temporary
@@ -18,6 +18,18 @@ from ana.tasks import futures, packing, worker
 from ana.tasks.depot import Depot
 from ana.tasks.rooting import Rooting
 
+if TYPE_CHECKING:
+    import typing_extensions
+
+    from ana.storable import Ref
+
+    Results = typing_extensions.TypeVar(
+        "Results", bound=Literal["value", "ref"], default=Literal["value"], covariant=True
+    )
+else:
+    # Only type checkers need its default.
+    Results = TypeVar("Results")
+
 __all__ = ["Executor"]
 
 Result = TypeVar("Result")
@@ -25,7 +37,7 @@ Result = TypeVar("Result")
 MIN_BYTES = 100_000
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(concurrent.futures.Executor, Generic[Results]):
     """Wraps an executor, so that what is large in a task's arguments and result travels by reference.
 
     Tasks stay as they are: they take and return plain values. Arrays and other buffers, and `bytes` objects, leave the
@@ -48,6 +60,28 @@ class Executor(concurrent.futures.Executor):
         ```
 
     """
+
+    @overload
+    def __init__(
+        self: "Executor[Literal['value']]",
+        executor: concurrent.futures.Executor,
+        *,
+        min_bytes: int | str = MIN_BYTES,
+        writable: bool = False,
+        results: Literal["value"] = "value",
+        durable: bool = False,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Executor[Literal['ref']]",
+        executor: concurrent.futures.Executor,
+        *,
+        min_bytes: int | str = MIN_BYTES,
+        writable: bool = False,
+        results: Literal["ref"],
+        durable: bool = False,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -99,7 +133,17 @@ class Executor(concurrent.futures.Executor):
     def __repr__(self) -> str:
         return f"<ana.Executor of {self._executor!r}>"
 
-    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> "concurrent.futures.Future[Result]":
+    @overload
+    def submit(
+        self: "Executor[Literal['value']]", fn: Callable[..., Result], /, *args: Any, **kwargs: Any
+    ) -> "concurrent.futures.Future[Result]": ...
+
+    @overload
+    def submit(
+        self: "Executor[Literal['ref']]", fn: Callable[..., Result], /, *args: Any, **kwargs: Any
+    ) -> "concurrent.futures.Future[Ref[Result]]": ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "concurrent.futures.Future[Any]":
         """Send a task. Function and arguments are pickled before this returns, so they may change afterwards.
 
         Args:
@@ -124,14 +168,34 @@ class Executor(concurrent.futures.Executor):
         call = sending.packer.pack((fn, args, kwargs), packing.pieces_of((fn, *args, *kwargs.values())))
         return self._send(sending, None, call, worker.ONE)
 
+    @overload
     def map(
-        self,
+        self: "Executor[Literal['value']]",
         fn: Callable[..., Result],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         **more: Any,
-    ) -> Iterator[Result]:
+    ) -> Iterator[Result]: ...
+
+    @overload
+    def map(
+        self: "Executor[Literal['ref']]",
+        fn: Callable[..., Result],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **more: Any,
+    ) -> "Iterator[Ref[Result]]": ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **more: Any,
+    ) -> Iterator[Any]:
         """Call a function with the items of iterables, in tasks. The function is pickled once for all of them.
 
         Args:

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, assert_type
 
 import ana
+from ana import maintenance, statistics
+from ana.integrations.multiprocessing import preload
 
 
 class Model(ana.Storable):
@@ -134,13 +136,43 @@ def count(words: list[str]) -> int:
     return len(words)
 
 
-def tasks() -> None:
+def tasks(pickle_dir: str) -> None:
     """An executor's futures have the type of the function's result; so has an unwrapped function."""
+    ana.set_dl(pickle_dir=pickle_dir)
     with ThreadPoolExecutor(1) as pool, ana.Executor(pool, min_bytes="1MB", results="value") as executor:
         assert_type(executor.submit(len, "abc"), Future[int])
         assert_type(executor.submit(len, ana.Ref("abc")).result(), int)
         assert_type(list(executor.map(len, ["abc"], chunksize=2)), list[int])
+    with ThreadPoolExecutor(1) as pool, ana.Executor(pool, results="ref") as stays:
+        assert_type(stays.submit(len, "abc"), Future[ana.Ref[int]])
+        assert_type(stays.submit(len, "abc").result().value, int)
+        assert_type(list(stays.map(len, ["abc"])), list[ana.Ref[int]])
     assert_type(count(ana.Ref(["a"])), int)
+    ana.set_dl()
+
+
+def fork_server(ref: ana.Ref[int]) -> None:
+    """Only a program that starts a fork server may call this."""
+    preload([ref])
+
+
+def care(pickle_dir: str) -> None:
+    """What keeps states, counts them and looks after them has results with typed fields."""
+    layer = ana.set_dl(pickle_dir=pickle_dir)
+    with layer.keeping("a sweep", ttl="14d"):
+        ref = ana.Ref([1])
+        uuid = ref.make_uuid()
+    assert_type(layer.keep("mine", ref, ttl=60.0), list[str])
+    states = list(maintenance.ls(pickle_dir))
+    assert_type(states, list[maintenance.StateInfo])
+    assert_type((states[0].uuid, states[0].size_bytes, states[0].age_seconds), tuple[str, int, float])
+    assert_type(maintenance.show(pickle_dir, uuid).summary, str)
+    assert_type(maintenance.roots(pickle_dir), list[maintenance.RootInfo])
+    assert_type(maintenance.verify(pickle_dir, sample=0.5).problems, list[maintenance.Problem])
+    assert_type(maintenance.gc(pickle_dir, maintenance.Scope(unreachable=True), dry_run=True), maintenance.Collected)
+    assert_type(maintenance.stats(pickle_dir), maintenance.StoreStats)
+    assert_type(statistics.summarize(pickle_dir), statistics.Summary)
+    ana.set_dl()
 
 
 def errors() -> None:
@@ -175,6 +207,14 @@ def attributes(error: Exception) -> None:
             assert_type(error.uuid, str)
         case ana.UnsupportedFormatError():
             assert_type(error.path, str)
+        case _:
+            changed(error)
+
+
+def changed(error: Exception) -> None:
+    """The attributes of one more."""
+    if isinstance(error, ana.StateChangedError):
+        assert_type((error.uuid, error.class_name, error.what), tuple[str, str, str])
 
 
 def misuses(model: Model, ref: ana.Ref[int]) -> None:
@@ -195,5 +235,5 @@ def misuses(model: Model, ref: ana.Ref[int]) -> None:
     ana.get_dl().stats().stored = 1  # type: ignore[misc]  # what was counted is not changed
     ana.Stat  # type: ignore[attr-defined]  # no public name
     ana.set_dl(3)  # type: ignore[arg-type]  # neither layer nor path
-    ana.Executor(3)  # type: ignore[arg-type]  # an executor
+    ana.Executor(3)  # type: ignore[call-overload]  # an executor
     ana.unwrap(3)  # type: ignore[arg-type]  # a function
