@@ -23,6 +23,8 @@ extensions = [
 ]
 exclude_patterns = ["_*"]
 nitpicky = True
+# A TypeVar: signatures of overloads are read from the source, where it has no module.
+nitpick_ignore = [("py:class", "Result")]
 # Dashes only: quotes in texts are often code.
 smartquotes_action = "D"
 
