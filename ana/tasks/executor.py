@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from ana.storable import Ref
 
-    Results = typing_extensions.TypeVar(
-        "Results", bound=Literal["value", "ref"], default=Literal["value"], covariant=True
-    )
+    Results = typing_extensions.TypeVar("Results", bound=Literal["value", "ref"], default=Literal["value"])
 else:
     # Only type checkers need its default.
     Results = TypeVar("Results")
