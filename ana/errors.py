@@ -67,7 +67,7 @@ class StateNotFoundError(ANAError, KeyError):
         message = f"no state {uuid!r} in {_place(store)}"
         super().__init__(f"{message}: {hint}" if hint else message)
         # Python takes a KeyError with one argument that is raised within dict(a=1, **it) for a repeated keyword.
-        self.args = (self.message, uuid)
+        self.args: tuple[object, ...] = (self.message, uuid)
         self.uuid = uuid
         self.store = store
 
@@ -158,7 +158,7 @@ class StoreError(ANAError, OSError):
         message = f"{_place(path)}: {reason}"
         super().__init__(f"{message}: {hint}" if hint else message)
         self.path = path
-        self.errno = errno
+        self.errno: int = errno
         self.hint = hint
 
 

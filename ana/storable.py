@@ -3,7 +3,7 @@
 import copyreg
 from abc import ABCMeta
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ana import reference
 from ana.compat import literal
@@ -77,10 +77,16 @@ class Storable:
 
     _ana_lazy = False
 
-    uuid = _UUID()
-    """The object's UUID, or None before it has one."""
+    if TYPE_CHECKING:
+        # No annotations at run time: libraries would take them for fields of subclasses.
+        uuid: str | None
+        """The object's UUID, or None before it has one."""
 
-    __dask_tokenize__ = _Token()
+        def __dask_tokenize__(self) -> object:
+            """Return the UUID. Objects that have none do not have the method."""
+    else:
+        uuid = _UUID()
+        __dask_tokenize__ = _Token()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse classes whose instances cannot be weakly referenced, and so cannot be found by their UUID."""

@@ -1,6 +1,7 @@
 """`ana stats --jobs`: the counts of jobs' processes, as a table or as JSON."""
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from ana.units import size
 
 __all__ = ["document", "jobs_option", "show_jobs", "view"]
 
-jobs_option = click.option(
+jobs_option: Callable[[Callable[..., int]], Callable[..., int]] = click.option(
     "--jobs",
     metavar="DIR",
     help="Sum up the counts that jobs wrote to DIR (ANA_STATS=DIR) instead.",

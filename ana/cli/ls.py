@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -42,7 +42,7 @@ Exit codes: 0; 4 if a state's header or a folder cannot be read.
 """
 
 
-SORTS = {
+SORTS: dict[str, Callable[[maintenance.StateInfo], Any]] = {
     "age": lambda state: -state.age_seconds,
     "size": lambda state: -state.size_bytes,
     "class": lambda state: (state.class_name, state.uuid),

@@ -22,8 +22,8 @@ class Array:
     __slots__ = ("data", "typecode")
 
     def __init__(self, data: bytes | bytearray | memoryview, typecode: str) -> None:
-        self.data = data
-        self.typecode = typecode
+        self.data: bytes | bytearray | memoryview = data
+        self.typecode: str = typecode
 
     @property
     def values(self) -> "memoryview[Any]":
@@ -41,7 +41,7 @@ class Array:
         # Compares numbers, not bytes: one comparison per eight bytes.
         return self.typecode == other.typecode and self.values == other.values
 
-    __hash__ = None  # type: ignore[assignment]  # equal by content, which is large
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # equal by content, which is large
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from functools import lru_cache
 
 try:
     import blake3
-except ImportError as error:
-    if "subinterpreter" not in str(error):
+except ImportError as _error:
+    if "subinterpreter" not in str(_error):
         raise
     msg = "ana does not run in subinterpreters, because blake3 cannot be loaded there: use threads or processes"
-    raise ImportError(msg) from error
+    raise ImportError(msg) from _error
 
 __all__ = ["MAX_KEY_CHARACTERS", "SUFFIX", "check_key", "content_uuid", "file_name", "key_bytes", "place", "shard"]
 

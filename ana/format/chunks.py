@@ -85,7 +85,7 @@ class SegmentedView:
 
     def __init__(self, segments: Sequence[memoryview]) -> None:
         self.segments = segments
-        self.starts = list(accumulate((len(segment) for segment in segments), initial=0))
+        self.starts: list[int] = list(accumulate((len(segment) for segment in segments), initial=0))
 
     def views(self, start: int, size: int) -> list[memoryview]:
         """Return the views that make up the `size` bytes from `start` on, in order."""

@@ -37,22 +37,24 @@ class Draft:
         self, key: str, content: Described, n_chunks: int, children: Sequence[str], hints: Sequence[str] = ()
     ) -> None:
         segments, bytes_segments = content.sizes, content.bytes_segments
-        self.digest = content.digest
-        self.raw_bytes = sum(segments)
-        self.n_children = len(children)
-        self.children = _prefixed(map(address.key_bytes, children)) if children else b""
-        self.hints = _prefixed(said.encode("ascii") for said in hint_texts.shortened(hints)) if any(hints) else b""
+        self.digest: bytes = content.digest
+        self.raw_bytes: int = sum(segments)
+        self.n_children: int = len(children)
+        self.children: bytes = _prefixed(map(address.key_bytes, children)) if children else b""
+        self.hints: bytes = (
+            _prefixed(said.encode("ascii") for said in hint_texts.shortened(hints)) if any(hints) else b""
+        )
         summary = content.describe()
         said = summary_bytes(summary) if summary else b""
-        self.summary = len(said).to_bytes(2, "little") + said if said else b""
+        self.summary: bytes = len(said).to_bytes(2, "little") + said if said else b""
         self.flags = (WHOLES if bytes_segments else 0) | (HINTS if self.hints else 0) | (SUMMARY if self.summary else 0)
-        self.segments = marked(segments, bytes_segments) if bytes_segments else segments
+        self.segments: Sequence[int] = marked(segments, bytes_segments) if bytes_segments else segments
         self.name = key
-        self.key = address.key_bytes(key)
-        self.class_name = address.key_bytes(content.class_name)
+        self.key: bytes = address.key_bytes(key)
+        self.class_name: bytes = address.key_bytes(content.class_name)
         named = len(self.summary) + len(self.children) + len(self.hints) + len(self.key) + len(self.class_name)
         numbered = 8 * len(segments) + CHUNK.size * n_chunks
-        self.header_bytes = MIN_RECORD_BYTES + named + numbered
+        self.header_bytes: int = MIN_RECORD_BYTES + named + numbered
         if self.header_bytes > MAX_HEADER_BYTES:
             counts = f"{len(segments)} buffers with {len(children)} references"
             msg = f"a state of {counts} has too large a header: use fewer"

@@ -13,7 +13,7 @@ class OffsetAllocator:
 
     def __init__(self, offset: int) -> None:
         self.table: list[Chunk] = []
-        self.end = offset
+        self.end: int = offset
         self._changed = threading.Condition()
         self._broken = False
 

@@ -131,9 +131,9 @@ class Index:
     def __init__(self, columns: Sequence["array[int]"], end: int, about: bytes | None = None) -> None:
         self._high, self._low, self._offsets, self._sizes = columns
         self._most = MAX_RECORD_BYTES if about is None else end
-        self.end = end
+        self.end: int = end
         """The size in bytes of all records together: where the index begins."""
-        self.about = about
+        self.about: bytes | None = about
         """What a wide index says about its file; None: it is not a wide one."""
 
     @classmethod

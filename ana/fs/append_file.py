@@ -34,7 +34,7 @@ class AppendFile:
 
         Raises StoreError; then no file is left.
         """
-        self.path = path
+        self.path: str = path
         self._descriptor = -1
         with files.reported(path):
             # Not for reading too: an NFS client would read the last page again before it appends.
@@ -51,7 +51,7 @@ class AppendFile:
                 with suppress(OSError):
                     os.unlink(path)
                 raise
-        self.identity = (found.st_dev, found.st_ino)
+        self.identity: tuple[int, int] = (found.st_dev, found.st_ino)
 
     @property
     def is_open(self) -> bool:
@@ -138,8 +138,8 @@ class KeptFile:
     __slots__ = ("_descriptor", "path", "status")
 
     def __init__(self, path: str, descriptor: int, status: Status) -> None:
-        self.path = path
-        self.status = status
+        self.path: str = path
+        self.status: Status = status
         """Its status when it was opened."""
         self._descriptor = descriptor
 

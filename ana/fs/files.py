@@ -105,7 +105,7 @@ class reported:  # noqa: N801 - used as a function; a generator would cost more 
     __slots__ = ("path",)
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path: str = path
 
     def __enter__(self) -> None:
         return None
@@ -146,8 +146,8 @@ class Opened:
     def __init__(self, path: str, descriptor: int, size_bytes: int, status: os.stat_result, start: bytearray) -> None:
         self.path = path
         self.size_bytes = size_bytes
-        self.modified = status.st_mtime
-        self.uid = status.st_uid
+        self.modified: float = status.st_mtime
+        self.uid: int = status.st_uid
         self.start = start
         """The file's first bytes, read by `open_file`."""
         self._descriptor = descriptor

@@ -36,7 +36,7 @@ class NodeLock(Generic[Result]):
 
     def __init__(self, path: str, ready: Callable[[], Result | None], seconds: float) -> None:
         self.found: Result | None = None
-        self.waited = False
+        self.waited: bool = False
         self._path = path
         self._ready = ready
         self._seconds = seconds

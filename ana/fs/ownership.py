@@ -51,9 +51,9 @@ class Trust:
 
         `root` is the store's top folder, named in the cures.
         """
-        self.uids = frozenset(uids)
-        self.shared = shared
-        self.root = root
+        self.uids: frozenset[int] = frozenset(uids)
+        self.shared: bool = shared
+        self.root: str = root
         self._refused_bits = _OTHERS if shared else _OTHERS | _GROUP
         self._bits = _KIND | self._refused_bits
 

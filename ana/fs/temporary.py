@@ -23,7 +23,7 @@ class TemporaryFolder:
 
     def __init__(self, prefix: str) -> None:
         """Make the folder, whose name begins with `prefix`. Raises OSError."""
-        self.path = tempfile.mkdtemp(prefix=prefix)
+        self.path: str = tempfile.mkdtemp(prefix=prefix)
         weakref.finalize(self, _remove, self.path, os.getpid())
 
 

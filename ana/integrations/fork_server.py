@@ -47,5 +47,5 @@ def _loaded(said: bytes) -> Any:
     return found
 
 
-preloaded = _load()
+preloaded: Any = _load()
 """What the fork server keeps alive for its workers."""

@@ -123,7 +123,7 @@ class AnaStoreBackend(FileSystemStoreBackend):
         """
         super().configure(location, verbose, {})
         chosen = (backend_options or {}).get("pickle_dir")
-        self.pickle_dir = current.get_dl().home if chosen is None else DataLayer(chosen).home
+        self.pickle_dir: str = current.get_dl().home if chosen is None else DataLayer(chosen).home
         if kinds.is_process_local(self.pickle_dir):
             msg = 'results need a folder: ana.set_dl(pickle_dir=...), or backend_options={"pickle_dir": ...}'
             raise ValueError(msg)

@@ -75,16 +75,16 @@ class DataLayer:
         """
         said = settings.checked({"pickle_dir": pickle_dir, **options})
         stats_file.begin()
-        self.allowed_globals = None if said.allowed is None else AllowedGlobals(said.allowed)
-        self.max_state_bytes = said.max_state_bytes
-        self.level = said.level
-        self.uuid = os.urandom(16).hex()
-        self.errors = said.errors
-        self.strict = said.strict
-        self.recheck_seconds = said.recheck_seconds
-        self.part_bytes = settings.PART_BYTES.value() if said.part_bytes is None else said.part_bytes
-        self.shared_parts = parts.Shared(all_parts=said.share_parts)
-        self.live = identity.LiveObjects(said.keep_bytes)
+        self.allowed_globals: AllowedGlobals | None = None if said.allowed is None else AllowedGlobals(said.allowed)
+        self.max_state_bytes: int | None = said.max_state_bytes
+        self.level: int = said.level
+        self.uuid: str = os.urandom(16).hex()
+        self.errors: str = said.errors
+        self.strict: bool = said.strict
+        self.recheck_seconds: float = said.recheck_seconds
+        self.part_bytes: int = settings.PART_BYTES.value() if said.part_bytes is None else said.part_bytes
+        self.shared_parts: parts.Shared = parts.Shared(all_parts=said.share_parts)
+        self.live: identity.LiveObjects = identity.LiveObjects(said.keep_bytes)
         # Released with the layer, and before the interpreter shuts down: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
         self.store: Store = self._open(said)
@@ -317,7 +317,7 @@ class DictDataLayer(DataLayer):
             raise TypeError(msg)
         super().__init__(**options)
         if the_dict is not None:
-            self.store = MemoryStore(the_dict, self.home, self.level)
+            self.store: Store = MemoryStore(the_dict, self.home, self.level)
 
 
 class SimpleDataLayer(DataLayer):

@@ -41,9 +41,9 @@ class Marking:
             beside: Another marking, whose marked states count as marked here, too.
         """
         self.survey = survey
-        self.marked = Marks(files)
+        self.marked: Marks = Marks(files)
         """The states with files of their own that were reached and exist."""
-        self.packed = NumberSet()
+        self.packed: NumberSet = NumberSet()
         """The states in packs that were reached, by the numbers of their keys."""
         self.in_trash: set[str] = set()
         """Those of `marked` that are in the trash."""
@@ -53,7 +53,7 @@ class Marking:
         """States that are referred to and do not exist, with what refers to them."""
         self.unreadable: list[Problem] = []
         """States that were reached but cannot be read, so that what they refer to is unknown."""
-        self.bytes = 0
+        self.bytes: int = 0
         self._on_progress = on_progress
         self._what = what
         self.ahead: dict[str, Answer] = beside.ahead if beside is not None else {}

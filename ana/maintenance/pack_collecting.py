@@ -30,7 +30,7 @@ class PackCollection:
         self.done = done
         self.now = now
         self.before = before
-        self.listed = survey.packed.files
+        self.listed: list[PackFile] = survey.packed.files
         done.packs = sum(not one.trashed for one in self.listed)
 
     def recover(self) -> None:

@@ -48,9 +48,9 @@ class Storing:
 
         """
         self.stored: list[str] = []
-        self.present = 0
+        self.present: int = 0
         """States that the store already had."""
-        self.size_bytes = 0
+        self.size_bytes: int = 0
         """The size of the stored states in the source."""
         self._store = store
         self._put = put

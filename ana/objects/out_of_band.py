@@ -35,10 +35,10 @@ class Pickled:
     def __init__(
         self, views: list[memoryview], sizes: list[int], bytes_segments: Sequence[int], frames: Sequence[bytes]
     ) -> None:
-        self.views = views
-        self.sizes = sizes
-        self.bytes_segments = bytes_segments
-        self.frames = frames
+        self.views: list[memoryview] = views
+        self.sizes: list[int] = sizes
+        self.bytes_segments: Sequence[int] = bytes_segments
+        self.frames: Sequence[bytes] = frames
 
     def segments(self) -> "list[list[memoryview]]":
         """Return the views of each segment."""

@@ -48,7 +48,7 @@ class AllowedGlobals:
     """The modules, with all below them, whose globals a state may name. Immutable, so safe to use from many threads."""
 
     def __init__(self, modules: Iterable[str]) -> None:
-        self.modules = tuple(modules)
+        self.modules: tuple[str, ...] = tuple(modules)
         self._below = tuple(f"{name}." for name in self.modules)
         allowed = self
 

@@ -54,10 +54,10 @@ class Reduced:
     __slots__ = ("arguments", "items", "pairs", "state")
 
     def __init__(self, arguments: tuple[Any, ...] | None, state: Any, items: Any, pairs: Any) -> None:
-        self.arguments = arguments
-        self.state = state
-        self.items = items
-        self.pairs = pairs
+        self.arguments: tuple[Any, ...] | None = arguments
+        self.state: Any = state
+        self.items: Any = items
+        self.pairs: Any = pairs
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Reduced, (self.arguments, self.state, self.items, self.pairs)

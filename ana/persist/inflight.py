@@ -63,11 +63,11 @@ class Load:
         self.layer = layer
         self.cls = cls
         self.key = key
-        self.obj = obj
+        self.obj: Any = obj
         self.session = session
-        self.is_open = False
+        self.is_open: bool = False
         self.children: Iterator[tuple[int, str]] = iter(())
-        self.prefetched_to = 0
+        self.prefetched_to: int = 0
         self.shared = False
         """Another load holds the object, which may be incomplete."""
         self.over = False
@@ -116,24 +116,24 @@ class Session:
     """One thread's nested loads. Their objects become known to other threads together."""
 
     def __init__(self) -> None:
-        self.depth = 0
+        self.depth: int = 0
         self.layer: Source | None = None
         """The layer whose state is being unpickled."""
         self.unpickling: Load | None = None
-        self.entangled = False
+        self.entangled: bool = False
         """An incomplete object was borrowed from this session, or by it."""
-        self.prefetcher = prefetching.Prefetcher()
+        self.prefetcher: prefetching.Prefetcher = prefetching.Prefetcher()
         self.held: list[Any] = []
         self.put_off: list[Any] = []
         self.filled: list[Load] = []
-        self.published = 0
+        self.published: int = 0
         """How many of `filled` other threads know."""
         self.borrowed: list[Load] = []
         self.awaits: Load | None = None
-        self.open_loads = 0
-        self.ended = False
-        self.reading = False
-        self.thread = thread_progress.Thread()
+        self.open_loads: int = 0
+        self.ended: bool = False
+        self.reading: bool = False
+        self.thread: thread_progress.Thread = thread_progress.Thread()
 
     def run(self, end: Callable[["Session"], None], load: Callable[..., Any], *arguments: Any) -> Any:
         """Call `load` with this session and the arguments, one level deeper; after the outermost level, call `end`."""

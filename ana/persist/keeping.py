@@ -41,7 +41,7 @@ MOST_IDLE = 8
 
 _log = logging.getLogger("ana.keeping")
 
-watch = True
+watch: bool = True
 """Whether `note` has anything to do. Checked by callers, because most processes keep nothing."""
 
 
@@ -202,7 +202,7 @@ class Heartbeat:
         """Give the first sign of life, and begin. Raises StoreError."""
         keeper.renew()
         self.keeper = keeper
-        self.stopped = threading.Event()
+        self.stopped: threading.Event = threading.Event()
         self._generation = _generation
         self._thread: threading.Thread | None = None
         if ttl_seconds < math.inf:

@@ -55,9 +55,9 @@ class Write:
         repair: bool = False,
     ) -> None:
         self.target = target
-        self.obj = pickled.obj
-        self.content = pickled.content
-        self.children = pickled.child_keys()
+        self.obj: Any = pickled.obj
+        self.content: record.Content = pickled.content
+        self.children: tuple[str, ...] = pickled.child_keys()
         self.key = key
         self.given = given
         self.repair = repair

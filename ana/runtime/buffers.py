@@ -67,7 +67,7 @@ class Whole:
     def __init__(self, size: int) -> None:
         """Allocate `size` bytes. Raises MemoryError."""
         self._file = _Memory(bytes(size))
-        self.view = self._file.getbuffer()
+        self.view: memoryview = self._file.getbuffer()
 
     def take(self, size: int | None = None) -> bytes:
         """Return the object, or its first `size` bytes. No view other than `view` may be left."""

@@ -14,7 +14,7 @@ class OutputError(Exception):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"standard output: {error.strerror}")
-        self.errno = error.errno
+        self.errno: int | None = error.errno
 
 
 class _Output(io.FileIO):

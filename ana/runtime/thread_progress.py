@@ -33,13 +33,13 @@ class Thread:
     """The creating thread, as others see it. The thread must be alive when a method is called."""
 
     def __init__(self) -> None:
-        self.number = threading.get_ident()
+        self.number: int = threading.get_ident()
         self._native_number = threading.get_native_id()
         self.forget()
 
     def forget(self) -> None:
         """Discard earlier observations."""
-        self.asked = False
+        self.asked: bool = False
         """Whether `idle_seconds` was called since."""
         self._computed_seconds = -1.0
         self._since = 0.0

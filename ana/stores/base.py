@@ -111,7 +111,7 @@ class Store(ABC):
 
     def __init__(self, home: str) -> None:
         self.home = home
-        self.counters = Counters(home)
+        self.counters: Counters = Counters(home)
 
     @property
     def process_local(self) -> bool:

@@ -19,7 +19,7 @@ class StoredRecord:
     def __init__(self, data: bytes, key: str, where: str, counters: Counters) -> None:
         self.where = where
         self._counters = counters
-        self.header = record.parse_header(data, len(data), key, where)
+        self.header: record.Header = record.parse_header(data, len(data), key, where)
         self._data = data
 
     may_be_lost = False

@@ -46,7 +46,7 @@ class StagedFile:
     """
 
     def __init__(self, opened: files.Opened, index: pack.Index, home: str, said: config.Config) -> None:
-        self.path = opened.path
+        self.path: str = opened.path
         self.home = home
         self.config = said
         self._opened = opened

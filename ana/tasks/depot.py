@@ -71,7 +71,7 @@ class Depot:
             durable: Whether a buffer is safe on the disk before it counts as stored.
 
         """
-        self.store = store if durable else store.as_scratch()
+        self.store: Store = store if durable else store.as_scratch()
         self._live = identity.LiveObjects(keep_bytes)
         weakref.finalize(self, self._live.forget_kept)
         self.on_stored: Callable[[str], object] = str

@@ -21,7 +21,7 @@ class Rooting:
 
     def __init__(self, store: Store) -> None:
         """Begin to keep. Failures are only logged, because what is shipped is young, and can be shipped again."""
-        self.name = f"tasks of {unique_name()}"
+        self.name: str = f"tasks of {unique_name()}"
         self._store = store
         self._beat: keeping.Heartbeat | None = None
         if store.supports_roots:

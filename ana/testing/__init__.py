@@ -2,9 +2,9 @@
 
 try:
     import pytest
-except ImportError as error:
+except ImportError as _error:
     msg = "ana.testing checks stores with pytest, which is not installed: pip install pytest"
-    raise ImportError(msg) from error
+    raise ImportError(msg) from _error
 
 # Before the import: pytest then shows the values in an assertion that fails.
 pytest.register_assert_rewrite("ana.testing.contract")

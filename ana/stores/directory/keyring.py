@@ -57,10 +57,10 @@ class KeyRing:
 
     def __init__(self, keys: Sequence[bytes], store_id: str = "", folders: Sequence[str] = (), path: str = "") -> None:
         """Take keys of 32 bytes, the store's id ("" for any store), its folders, and the key file's path."""
-        self.keys = tuple(keys)
-        self.store_id = store_id
-        self.folders = tuple(folders)
-        self.path = path
+        self.keys: tuple[bytes, ...] = tuple(keys)
+        self.store_id: str = store_id
+        self.folders: tuple[str, ...] = tuple(folders)
+        self.path: str = path
         self.stores: dict[str, str] = {}
         """Folders, by id, of the stores created with a key for any store: a store that loses its id is unreadable."""
 

@@ -46,8 +46,8 @@ class PackWriter:
             StoreError: The system refused.
 
         """
-        self.name = f"{unique_name()}{pack.SUFFIX}"
-        self.path = f"{folder}/{self.name}"
+        self.name: str = f"{unique_name()}{pack.SUFFIX}"
+        self.path: str = f"{folder}/{self.name}"
         self._syncs = durable or synced
         self._written: dict[int, Spot] = {}
         self._end = self._synced = 0

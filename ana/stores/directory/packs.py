@@ -47,12 +47,12 @@ class Packs:
 
         """
         self.tree = tree
-        self.folder = f"{tree.root}/{PACKS}"
-        self.pack_bytes = tree.config.pack_bytes
+        self.folder: str = f"{tree.root}/{PACKS}"
+        self.pack_bytes: int = tree.config.pack_bytes
         """States of at most this raw size, in bytes, go into packs; 0: none do."""
-        self.catalog = Catalog()
+        self.catalog: Catalog = Catalog()
         """What is known of the packs, this process's own excepted."""
-        self.known = False
+        self.known: bool = False
         """Whether a look-up in memory could find anything."""
         self.unreadable: dict[str, ANAError] = {}
         """Packs that could not be read when they were looked at last."""
@@ -65,7 +65,7 @@ class Packs:
         """When each pack was last seen under its name, and how much of it is on the disk for sure, in bytes."""
         self._writer: PackWriter | None = None
         self._lock = threading.RLock()
-        self.files = PackFiles(tree)
+        self.files: PackFiles = PackFiles(tree)
         _all.add(self)
 
     def use_seal(self, seal: Seal | None) -> None:

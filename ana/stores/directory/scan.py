@@ -82,10 +82,10 @@ class Survey:
 
     def __init__(self, store: DirectoryStore) -> None:
         self.store = store
-        self.root = store.tree.root
+        self.root: str = store.tree.root
         self.unreadable: dict[str, ANAError] = {}
         """Folders that could not be listed and packs that could not be read; their contents are unknown."""
-        self.packed = PackSurvey(store)
+        self.packed: PackSurvey = PackSurvey(store)
         self._pattern = pattern_of_uuids(store.config.levels)
         self._at_once = threads.WAITING if store.high_latency else 1
 

@@ -51,7 +51,7 @@ class DirectoryStore(CacheableStore):
     """
 
     process_local = False
-    durable = True
+    durable: bool = True
     supports_roots = True
     keeps_records = True
 
@@ -81,7 +81,7 @@ class DirectoryStore(CacheableStore):
             UnsupportedFormatError: A newer version made the store.
         """
         super().__init__(root)
-        self.tree = Tree(root, durable=durable, create=create, trusted=trusted)
+        self.tree: Tree = Tree(root, durable=durable, create=create, trusted=trusted)
         self._check = self.tree.trust.check_file
         self._ring = trusted.ring
         self.seal = signing.seal_of(self.tree.config, root, trusted.ring)
@@ -91,7 +91,7 @@ class DirectoryStore(CacheableStore):
         self._suspects: set[str] = set()
         # A cycle would keep the files of a store that is not used any more open until Python looks for cycles.
         check_same = partial(DirectoryStore._check_same, weakref.proxy(self))
-        self.packs = Packs(self.tree, check_same, durable=durable)
+        self.packs: Packs = Packs(self.tree, check_same, durable=durable)
         self.packs.use_seal(self.seal)
         self._finder = Finder(self.tree, self.packs, self.counters)
 

@@ -54,8 +54,10 @@ def read_header(source: Source, key: str, where: str, seal: Seal | None) -> tupl
 class StoredFile:
     """A state in a tree: a small one is held in memory, a large one as an open file, reopened if needed."""
 
+    header: record.Header
+
     def __init__(self, store: "DirectoryStore", key: str, opened: files.Opened) -> None:
-        self.where = opened.path
+        self.where: str = opened.path
         self._store = store
         self._key = key
         self._opened: files.Opened | None = opened

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ana.errors import ANAError, StoreError, UntrustedStoreError
 from ana.format import address
 from ana.fs import atomic, files, mounts
+from ana.fs.ownership import Trust
 from ana.fs.permissions import Access, adjust
 from ana.runtime import threads
 from ana.stores.directory import config, keyring, signing, trash, walking
@@ -67,13 +68,13 @@ class Tree:
         trust, self._ring = trusted
         self._told: dict[_Seen, object] = {}
         self._root_identity: tuple[int, int] | None = None
-        self.is_purged = False
+        self.is_purged: bool = False
         """Whether `ana.json` was purged and, because this process only reads, has not been written again."""
-        self.trust = trust.within(root)
-        self.access = Access(trust.new_mode, shared=trust.shared)
+        self.trust: Trust = trust.within(root)
+        self.access: Access = Access(trust.new_mode, shared=trust.shared)
         """The root's permissions; everything created below it gets the same."""
         self._believed: set[str] = set()
-        self.config = self._open(create=create)
+        self.config: Config = self._open(create=create)
         self._seen = _Seen(None, self.config.id, self._root_identity)
 
     @cached_property

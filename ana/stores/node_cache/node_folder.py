@@ -107,7 +107,7 @@ class NodeFolder:
         """`limit_bytes` limits all files of this user below `base`, over all stores; None: half of the free space."""
         self._base = base
         self._user = f"{base}/ana-{os.geteuid()}"
-        self.path = f"{self._user}/{store}"
+        self.path: str = f"{self._user}/{store}"
         self._limit_bytes = limit_bytes
         self._refused_until = 0.0
         self._survey_until = 0.0
