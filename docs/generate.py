@@ -256,9 +256,7 @@ def _epilog(text: str, command: str) -> list[str]:
     codes = re.search(r"Exit codes:(.*)", text, re.DOTALL)
     parts = []
     if examples:
-        # Some say what they do, in a column.
-        lines = re.sub(r"^(ana .*?\S   +)(?=\S)(.*)$", r"\1# \2", inspect.cleandoc(examples[1]), flags=re.MULTILINE)
-        parts.append(f"```sh\n{lines}\n```\n")
+        parts.append(f"```sh\n{inspect.cleandoc(examples[1])}\n```\n")
     if codes and "\n  0 " in codes[0]:
         rows = re.findall(r"^  (\d+) +(.*)$", codes[1], re.MULTILINE)
         parts.append("Exit codes:\n\n" + _table(("code", "meaning"), [(code, _prose(said)) for code, said in rows]))
@@ -324,7 +322,7 @@ def gallery_page() -> str:
 def _said(path: Path) -> list[str]:
     """Return what an example shows, how to start it, and what else its docstring says."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    command = re.search(r"(?:mpiexec -n \d+ )?python (?:-m \S+ )?examples/\w+\.py(?: \[[^]]+\])?", text)
+    command = re.search(r"(?:mpiexec -n \d+ )?python (?:-m \S+ )?examples/\w+\.py", text)
     if command is None:
         msg = f"{path} does not say how to start it"
         raise ValueError(msg)

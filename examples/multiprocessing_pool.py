@@ -1,6 +1,8 @@
 """A multiprocessing pool takes a model by reference, however its workers start.
 
-python examples/multiprocessing_pool.py [fork | spawn | forkserver]
+python examples/multiprocessing_pool.py
+
+To use another start method, name it: `fork`, `spawn` or `forkserver`.
 """
 
 import multiprocessing

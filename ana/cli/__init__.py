@@ -21,13 +21,13 @@ __all__ = ["ana", "run"]
 
 EPILOG = """\b
 Examples:
-  ana demo                                  see what ANA saves, in five seconds
-  ana -d /shared/pickles info               is this a good place for a store?
-  ana -d /shared/pickles stats --by class   what is in the store?
-  ana -d /shared/pickles verify             check every byte
-  ana ls --larger 1G --sort size -n 20      the largest states
-  ana keep experiment-7 5f3ac0e1            never collect this state
-  ana gc --unreachable                      collect what no root refers to
+  ana demo                                  # see what ANA saves, in five seconds
+  ana -d /shared/pickles info               # is this a good place for a store?
+  ana -d /shared/pickles stats --by class   # what is in the store?
+  ana -d /shared/pickles verify             # check every byte
+  ana ls --larger 1G --sort size -n 20      # the largest states
+  ana keep experiment-7 5f3ac0e1            # never collect this state
+  ana gc --unreachable                      # collect what no root refers to
   ana --json stats | jq .states
 
 \b

@@ -36,12 +36,12 @@ _MOST_LISTED = 20
 GC_EXAMPLES = """\b
 Examples:
   ana gc --unreachable --dry-run
-  ana gc                          in a store with a time to live
+  ana gc                          # in a store with a time to live
   ana gc --unreachable
   ana gc --older-than 90d
   ana gc --all-but paper --dry-run
   ana gc --max-bytes 2T --older-than 7d
-  17 3 * * *  ana -q -d /shared/pickles gc --unreachable     (a crontab line)
+  ana -q -d /shared/pickles gc --unreachable   # every night, from cron
 
 \b
 JSON: states, roots, kept, kept_bytes, kept_by_root (name: states),

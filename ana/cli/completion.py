@@ -15,7 +15,7 @@ MOST = 100
 
 EXAMPLES = """\b
 Examples:
-  eval "$(ana completion bash)"                         in ~/.bashrc
+  eval "$(ana completion bash)"   # in ~/.bashrc
   ana completion zsh > ~/.zfunc/_ana
   ana completion fish > ~/.config/fish/completions/ana.fish
 """

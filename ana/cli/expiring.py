@@ -16,7 +16,7 @@ EXAMPLES = """\b
 Examples:
   ana expiring --purge atime:30d
   ana expiring --purge mtime:90d --within 14d
-  17 6 * * *  ana -q expiring --purge atime:60d       in the crontab
+  ana -q expiring --purge atime:60d   # every day, from cron
 
 \b
 JSON: by, age_seconds, within_seconds, now, files (all), roots (a list of

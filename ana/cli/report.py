@@ -14,7 +14,7 @@ EXAMPLES = """\b
 Examples:
   ana report -o report.html
   ana report -o report.html --purge-after 30d --jobs numbers
-  0 6 * * 1  ana -q -d /shared/pickles report -o /home/me/public/store.html
+  ana -q report -o /home/me/public/store.html   # every week, from cron
 
 \b
 JSON: path, size_bytes. Exit codes: 0; 1 if the file cannot be written;

@@ -31,7 +31,9 @@ Examples:
   ana keep experiment-7 5f3ac0e1 77b0c1d2
   ana keep sweep-7 5f3ac0e1 --ttl 14d
   ana ls --class '^paper[.]' -0 | ana keep paper -0 --from-file -
-  python: ana.get_dl().keep("experiment-7", model, mesh)
+
+\b
+From Python: ana.get_dl().keep("experiment-7", model, mesh)
 
 \b
 JSON: name, uuids, problems (missing or damaged states that they refer to),

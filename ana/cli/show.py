@@ -37,7 +37,6 @@ damaged (with --tree, also if any state in the tree is).
 CAT_EXAMPLES = """\b
 Examples:
   ana cat 5f3ac0e1 >state.pkl; python -m pickletools state.pkl | less
-  ana cat 5f3ac0e1 > state.pkl
 
 \b
 Exit codes: 0; 2 if the prefix is ambiguous; 4 if the state is missing or

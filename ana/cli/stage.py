@@ -12,9 +12,9 @@ __all__ = ["stage"]
 
 STAGE_EXAMPLES = """\b
 Examples:
-  ana stage sweep-7 -o sweep.ana        then, in the job:
-    sbcast sweep.ana /local/sweep.ana
-    ANA_STAGED=/local/sweep.ana srun python task.py
+  ana stage sweep-7 -o sweep.ana   # then, in the job:
+  sbcast sweep.ana /local/sweep.ana
+  ANA_STAGED=/local/sweep.ana srun python task.py
   srun -n $SLURM_NNODES --ntasks-per-node=1 ana stage sweep-7 --node-cache
 
 \b
