@@ -9,9 +9,11 @@ memory = joblib.Memory("cache", backend="ana")         # arrays are stored once,
 """
 
 import concurrent.futures
+import math
 import os
 import pickle
 import re
+import secrets
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -26,9 +28,13 @@ from ana.errors import CorruptedStateError, StateNotFoundError
 from ana.layers import current, kinds, path_map, resolve
 from ana.layers.layer import DataLayer
 from ana.storable import Ref
+from ana.stores.base import Store
 from ana.tasks.executor import Executor
 
 __all__ = ["AnaStoreBackend", "ExecutorBackend", "load_result"]
+
+BRIDGE_SECONDS = 86_400.0
+"""How long what was left stays kept if a process is killed while it renews a root, in s."""
 
 
 class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -132,10 +138,11 @@ class AnaStoreBackend(FileSystemStoreBackend):
         """Store a result. Warns (CacheWarning) if it does not pickle, or if the store fails."""
         try:
             result = self._store(call_id, Ref(item))
+            super().dump_item(call_id, result, verbose)
+            # Last, so that a process that renews the root meanwhile has seen joblib's file, or loses to this.
+            resolve.layer_at(self.pickle_dir).store.keep(self._root(call_id[0]), [result.uuid])
         except Exception as error:  # noqa: BLE001 - the caller of the function gets its result all the same
             warnings.warn(f"Unable to cache a result of {call_id[0]}: {error}", CacheWarning, stacklevel=2)
-        else:
-            super().dump_item(call_id, result, verbose)
 
     def get_items(self) -> list[Any]:
         """Return the results, with the raw sizes of their states."""
@@ -158,7 +165,6 @@ class AnaStoreBackend(FileSystemStoreBackend):
         mark = layer.make_address(ref, None)
         if self.contains_item(call_id):  # It could not be loaded.
             layer.store_again(ref)
-        layer.keep(self._root(call_id[0]), ref)
         return _Result(layer.home, mark.uuid, layer.store.hint(mark.uuid), mark.raw_bytes)
 
     def _functions(self, location: str) -> list[str]:
@@ -173,11 +179,23 @@ class AnaStoreBackend(FileSystemStoreBackend):
         """Make the roots of functions keep the results that are left."""
         store = resolve.layer_at(self.pickle_dir).store
         for function in functions if store.supports_roots else ():
-            store.forget(self._root(function))
-            for path in Path(self.location, function).glob("*/output.pkl"):
-                with suppress(StateNotFoundError, CorruptedStateError):
-                    if uuid := _read(path).uuid:
-                        store.keep(self._root(function), [uuid])
+            root = self._root(function)
+            # Without it, a collection, or a kill before the end, would find results that nothing keeps.
+            bridge = f"{root} (renewed {secrets.token_hex(4)})"
+            self._keep_left(store, function, bridge, BRIDGE_SECONDS)
+            store.forget(root)
+            self._keep_left(store, function, root)
+            store.forget(bridge)
+
+    def _keep_left(self, store: Store, function: str, root: str, ttl_seconds: float = math.inf) -> None:
+        uuids = {_read(path).uuid for path in Path(self.location, function).glob("*/output.pkl")} - {""}
+        while uuids:
+            try:
+                store.keep(root, sorted(uuids), ttl_seconds=ttl_seconds)
+            except (StateNotFoundError, CorruptedStateError) as error:
+                uuids.remove(error.uuid)
+            else:
+                break
 
 
 class _Result(NamedTuple):

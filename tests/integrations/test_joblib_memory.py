@@ -1,6 +1,7 @@
 """`joblib.Memory` with its results in an ANA store."""
 
 import importlib.resources
+import itertools
 import json
 import pickle
 import threading
@@ -10,10 +11,12 @@ import pytest
 from support import care, extras, processes
 
 import ana
+from ana.stores.directory.store import DirectoryStore
 
 joblib = pytest.importorskip("joblib", reason="pip install joblib")
 np = pytest.importorskip("numpy", reason="pip install numpy")
-pytest.importorskip("ana.integrations.joblib")
+integration = pytest.importorskip("ana.integrations.joblib")
+FileSystemStoreBackend = pytest.importorskip("joblib._store_backends").FileSystemStoreBackend
 
 
 @pytest.fixture
@@ -204,6 +207,59 @@ def test_reduce_size(memory, tree, capfd):
     memory.reduce_size(items_limit=0)
     collect(capfd, tree)
     assert states(tree) == set()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_result_that_is_written_meanwhile_stays_kept(memory, tree, capfd, monkeypatch, when):
+    """Another process reduces the cache while a result is written, before or after joblib's file: it is kept."""
+    write = FileSystemStoreBackend.dump_item
+
+    def beside_another(self, *arguments):
+        if when == "before":
+            memory.reduce_size(items_limit=100)
+        write(self, *arguments)
+        if when == "after":
+            memory.reduce_size(items_limit=100)
+
+    monkeypatch.setattr(FileSystemStoreBackend, "dump_item", beside_another)
+    memory.cache(squares)(10)
+    collect(capfd, tree)
+    assert len(states(tree)) == 1
+    assert len(roots(capfd, tree)) == 1
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_kill_while_the_cache_is_reduced_takes_no_kept_result(memory, tree, capfd, monkeypatch, step):
+    """At each step of it, some root keeps all results that are left."""
+    cached = memory.cache(squares)
+    for number in range(3):
+        cached(10 + number)
+    memory.reduce_size(items_limit=2)
+    left = states_of(memory)
+    steps = itertools.count(1)
+
+    def killed(work):
+        def call(*arguments, **options):
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            return work(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("keep", "forget"):
+            patch.setattr(DirectoryStore, name, killed(getattr(DirectoryStore, name)))
+        with pytest.raises(KeyboardInterrupt):
+            memory.reduce_size(items_limit=2)
+    collect(capfd, tree)
+    assert len(left) == 2
+    assert left <= states(tree)
+
+
+def states_of(memory):
+    """Return the UUIDs of the states that joblib's files refer to."""
+    paths = [f"{item.path}/output.pkl" for item in memory.store_backend.get_items()]
+    return {integration._read(path).uuid for path in paths}
 
 
 def test_both_backends_read_each_others_results(memory, tmp_path):
