@@ -67,7 +67,7 @@ class Storable:
 
     A subclass may define `_ana_getstate` and `_ana_setstate`, which work like `__getstate__` and `__setstate__`.
     Without them, ANA uses pickle's hooks. Unpickling calls neither `__new__` nor `__init__`, unless the class's
-    `__reduce__` says so. A class whose objects cannot be made before their state is there is refused.
+    `__reduce__` says so. Classes whose objects cannot be created before their state is known are refused.
 
     Methods may be called from many threads at once.
     """

@@ -100,10 +100,10 @@ _SUMS = (
 )
 
 _CODE = re.compile(
-    rf"(`[^`]*`|\bana (?:{'|'.join(cli.COMMANDS)})\b(?: --?[\w-]+)*|[~.]/[\w./-]*\w"
+    rf"(`[^`]*`|\b\w+\([\w=., ]*=[\w=., ]*\)|\bana (?:{'|'.join(cli.COMMANDS)})\b(?: --?[\w-]+)*|[~.]/[\w./-]*\w"
     r"|(?<![\w-])--?[a-zA-Z0-9][\w-]*|\$?\b_?[A-Za-z]+_[\w.]*\w(?:=\w+)?)"
 )
-"""What is code in a help text: what it says so, commands, options, and names with an underscore."""
+"""What is code in a help text: what is marked so, calls, commands, options, and names with an underscore."""
 
 _NOTE = "<!-- Made by docs/generate.py. Do not edit. -->"
 

@@ -77,7 +77,7 @@ runs.
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="How long new states are safe, and how long states stay in the trash.",
+    help="The grace period: how long new states are safe, and how long states stay in the trash.",
 )
 @click.option(
     "--without-roots", is_flag=True, help="Confirm that the store has no roots, so that --unreachable takes everything."
@@ -87,21 +87,22 @@ runs.
 @store_options
 @click.pass_obj
 def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: Any) -> int:
-    """Move unneeded states to the trash, and delete them after the grace.
+    """Move unneeded states to the trash; delete them after the grace period.
 
     --unreachable, --older-than, --max-bytes, --max-files and --all-but say
-    what may go. If several are given, all must match. At least one is needed,
-    except in a store with a time to live (ana init --ttl): there, no option
-    means the same as --unreachable, and both take only states older than
-    that. These always stay: states that a root keeps, states stored within
-    the grace, and all that remaining states refer to.
+    which states may be collected. If several are given, all must match. At
+    least one is needed, except in a store with a time to live (ana init
+    --ttl): there, no option means the same as --unreachable, and both collect
+    only states older than that. These always stay: states that a root keeps,
+    states stored within the grace period (--grace), and all states that
+    remaining ones refer to.
 
-    Safe while jobs run. A state first moves to the trash in its own folder.
-    A read that misses it brings it back. It is deleted after the grace, which
-    must be longer than recheck_seconds (300 s by default): for that time, a
-    process assumes without checking that a state exists. Ages are by the file
-    server's clock. Two collections may run at once, and a collection may be
-    killed at any moment. Run it from cron, once a day.
+    Safe while jobs run. A state first moves to the trash in its own folder,
+    and a read brings it back from there. It is deleted after the grace period,
+    which must be longer than recheck_seconds (300 s by default): for that
+    time, a process assumes without checking that a state exists. Ages are by
+    the file server's clock. Two collections may run at once, and a collection
+    may be killed at any moment. Run it from cron, once a day.
     """
     dry_run, without_roots = options.pop("dry_run"), options.pop("without_roots")
     if options["max_bytes"] is not None:

@@ -82,7 +82,7 @@ def _bytes_of(text: str) -> int:
 @output_options
 @click.pass_obj
 def demo_command(output: Output, /, **settings: Any) -> int:
-    """Ship a large object to worker processes, as usual and by reference.
+    """Send a large object to worker processes, by value and by reference.
 
     Builds a mesh and sends it with several tasks to new processes: first
     pickled as usual, then by reference. Measures the bytes through the pipe,

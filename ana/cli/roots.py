@@ -114,7 +114,7 @@ def keep(
 @store_options
 @click.pass_obj
 def extend(output: Output, /, name: str, ttl: float | None) -> int:
-    """Let a root end later: its time to live begins anew.
+    """Extend a root: its time to live starts again now.
 
     A root that has ended can be extended until a collection removes it. Its
     states are brought back from the trash. --ttl sets a longer time to live; a
@@ -156,7 +156,7 @@ def forget(output: Output, /, name: str) -> int:
 @store_options
 @click.pass_obj
 def roots(output: Output, /) -> int:
-    """List the roots: what they keep, how large it is, until when, by whom.
+    """List the roots: states, size, when they end, and who added to them.
 
     States and bytes include all that is referred to, so their headers are
     read. States that several roots keep count for each.

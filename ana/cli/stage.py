@@ -43,7 +43,7 @@ a state is missing or damaged.
 def stage(
     output: Output, /, path: str | None, from_file: str | None, *, node_cache: bool, uuids: tuple[str, ...], null: bool
 ) -> int:
-    """Bring states, and all that they refer to, to the nodes before tasks start.
+    """Copy states, and all that they refer to, to the nodes before tasks start.
 
     Tasks that have the file (ANA_STAGED=FILE), or share the node cache, load
     these states without opening the store. Every state is verified when it is

@@ -70,10 +70,10 @@ if other maintenance runs.
 @store_options
 @click.pass_obj
 def why(output: Output, /, uuid: str, grace_seconds: float) -> int:
-    """Say what keeps a state from being collected, and until when.
+    """Show what keeps a state from being collected, and until when.
 
-    Names each root that leads to the state, and the youngest state that does,
-    with the states in between. Reads the headers of all states. A unique
+    Names each root that keeps the state, and the youngest state that refers
+    to it, with the states in between. Reads the headers of all states. A unique
     prefix of the UUID is enough.
     """
     store = output.store
@@ -124,12 +124,12 @@ def rm(
     dry_run: bool,
     lock_seconds: float,
 ) -> int:
-    """Move states to the trash that nothing else needs, whatever their age.
+    """Move states that nothing else needs to the trash, whatever their age.
 
-    Refuses, and names what needs them, if other states refer to them or a
-    root names them. The next gc after its grace deletes them. Until then,
-    reading one brings it back. What they refer to stays, until gc takes it.
-    The headers of all states are read.
+    If other states refer to them, or a root names them, refuses and shows
+    which. ana gc deletes them after the grace period. Until then, reading one
+    brings it back. What they refer to stays until ana gc collects it. Reads
+    the headers of all states.
     """
     keys = given(uuids, from_file, null=null)
     with progress(output, "ana rm") as on_progress:

@@ -28,9 +28,15 @@ class AnaPlugin(WorkerPlugin):
     name = "ana"
 
     def __init__(self, pickle_dir: str | None = None, **options: Unpack[settings.DataLayerOptions]) -> None:
-        """Take the folder (default: that of the current layer) and other options of `set_dl`.
+        """Choose the folder and the options of the workers' layers.
 
-        Raises ValueError where the current layer is in memory, which workers do not see.
+        Args:
+            pickle_dir: The folder. Default: that of the current layer.
+            **options: Other options of `set_dl`.
+
+        Raises:
+            ValueError: The current layer is in memory, which workers do not see.
+
         """
         home = current.get_dl().home if pickle_dir is None else pickle_dir
         if kinds.is_process_local(home):

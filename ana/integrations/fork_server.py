@@ -1,6 +1,6 @@
-"""What a fork server imports to load states before it forks; `ana.integrations.multiprocessing.preload` tells it which.
+"""Imported by a fork server, to load the objects that `ana.integrations.multiprocessing.preload` names before it forks.
 
-A module of its own: the program's main module may import the other one, and has to be complete before this.
+Not part of that module, because the program's main module may import that one, and has to be complete before this.
 """
 
 import base64
@@ -18,7 +18,7 @@ __all__ = ["preloaded"]
 
 
 def _load() -> Any:
-    """Load what `preload` asked for. Nothing in another process than the fork server that it has started."""
+    """Load what `preload` asked for. Does nothing except in the fork server that it started."""
     said = os.environ.pop(VARIABLE, "")
     if not said:
         return None

@@ -24,7 +24,7 @@ def bcast(obj: Any, root: int = 0, comm: MPI.Intracomm = MPI.COMM_WORLD) -> Any:
     lazy. A missing or damaged state gives an object that raises on first use.
 
     Args:
-        obj: The object; only the sending rank's is used.
+        obj: The object. Only that of the sending rank is used.
         root: The sending rank.
         comm: The communicator.
 

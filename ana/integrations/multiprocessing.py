@@ -3,7 +3,7 @@
     ana.integrations.multiprocessing.preload([model])      # before the first process is started
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("forkserver")) as pool: ...
 
-`fork` shares what the parent has loaded. A fork server starts empty, so that each worker would load for itself.
+`fork` shares what the parent has loaded. A fork server starts empty, so without this each worker loads for itself.
 """
 
 import base64
@@ -37,11 +37,11 @@ def preload(objects: Iterable[Storable]) -> None:
     3.14 on), and not while a module is imported that workers import, too.
 
     Args:
-        objects: What the workers will be sent.
+        objects: The objects that workers will be sent.
 
     Raises:
-        RuntimeError: The fork server runs already, so that nothing can be loaded into it.
-        TypeError: One is not a Storable.
+        RuntimeError: The fork server is running already, so nothing can be loaded into it.
+        TypeError: An object is not a Storable.
         ValueError: The current layer keeps its states in this process's memory, or there are too many objects.
         StoreError: A state could not be stored.
     """

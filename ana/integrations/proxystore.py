@@ -39,8 +39,8 @@ class AnaKey(NamedTuple):
 class AnaConnector:
     """ProxyStore's `DeferrableConnector` over a folder. Safe to use from many threads and processes.
 
-    Objects are states like any other: `ana ls`, `ana verify` and `ana gc` see them. Nothing keeps them from collection
-    but a root: put them inside `with dl.keeping(NAME):`, or keep their UUIDs by `ana keep NAME UUID`.
+    Objects are states like any other: `ana ls`, `ana verify` and `ana gc` see them. Only a root keeps them from
+    collection: put them inside `with dl.keeping(NAME):`, or keep their UUIDs by `ana keep NAME UUID`.
 
     `evict` makes this connector forget a key, and no other key. It removes nothing, because another key, process or
     object may have the same bytes: `ana gc` removes the state when no root keeps it. Other processes still find it.
@@ -93,7 +93,7 @@ class AnaConnector:
         return self.put_batch([obj])[0]
 
     def put_batch(self, objs: Sequence[BytesLike]) -> list[AnaKey]:
-        """Store many, at the same time on a network filesystem. Raises as `put`."""
+        """Store several objects; on a network filesystem, at the same time. Raises as `put`."""
         found = self._depot.put_all([(memoryview(obj).cast("B"), True) for obj in objs])
         return [AnaKey(uuid, hint, secrets.randbits(64)) for uuid, hint, _ in found]
 

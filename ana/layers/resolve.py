@@ -121,9 +121,8 @@ def prefetch(refs: "Iterable[Storable | str]") -> None:
     network filesystems it uses threads of its own, which end before it returns.
 
     Args:
-        refs: Refs and other Storables, loaded or not, and UUIDs of states in the current layer. The layer's
-        `keep_bytes`
-            keep the objects of the UUIDs alive.
+        refs: Refs and other Storables, loaded or not, and UUIDs of states in the current layer. Objects loaded by UUID
+            are kept alive within the layer's `keep_bytes`.
 
     Raises:
         TypeError: An item is neither a Storable nor a UUID. Nothing is loaded then.

@@ -9,7 +9,7 @@ __all__ = ["Collected", "Scope"]
 
 @dataclass(frozen=True)
 class Scope:
-    """Which states may be collected, of those that no root keeps and that are older than the grace.
+    """Which states may be collected, of those that no root keeps and that are older than the grace period.
 
     If several conditions are given, all must hold. If no age and no size is given, the store's own time to live
     (`init(ttl=)`) is the least age. What a remaining state refers to stays, too.
@@ -83,7 +83,7 @@ class Collected:
     trashed_bytes: int = 0
     """The size of these, and of the packs that were moved."""
     deleted: list[str] = field(default_factory=list)
-    """States that had been in the trash for the grace, and were deleted."""
+    """States that had been in the trash for the grace period, and were deleted."""
     deleted_bytes: int = 0
     """The size of these, and of the packs that were deleted."""
     brought_back: list[str] = field(default_factory=list)
@@ -97,11 +97,11 @@ class Collected:
     packs_trashed: list[str] = field(default_factory=list)
     """Packs in which nothing was needed, and that were moved to the trash. Packs are named relative to the store."""
     packs_rewritten: list[str] = field(default_factory=list)
-    """Packs of which less than half was needed: that is in new packs now, and the old ones are in the trash."""
+    """Packs of which less than half was needed: what was needed is in new packs now, and the old ones are in the trash."""
     packs_sealed: list[str] = field(default_factory=list)
     """Packs of killed writers that got their index."""
     packs_deleted: list[str] = field(default_factory=list)
-    """Packs that had been in the trash for the grace, and were deleted."""
+    """Packs that had been in the trash for the grace period, and were deleted."""
     packs_brought_back: list[str] = field(default_factory=list)
     """Packs that were in the trash although a state that stays is in them."""
     dead_bytes: int = 0

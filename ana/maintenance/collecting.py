@@ -1,4 +1,4 @@
-"""Garbage collection: to the trash, and deleted after the grace. `docs/collecting.md` shows why it is safe."""
+"""Garbage collection: to the trash, and deleted after the grace period. `docs/collecting.md` shows why it is safe."""
 
 import heapq
 from collections.abc import Iterator
@@ -46,10 +46,10 @@ def gc(
     dry_run: bool = False,
     **work: Unpack[Work],
 ) -> Collected:
-    """Move states that may go to the trash, and delete what has been there for the grace.
+    """Move states that may go to the trash, and delete what has been there for the grace period.
 
-    These stay: states that roots name, states stored or brought back within the grace, states outside the scope, and
-    all that any of them refer to. A read that misses brings a state back from the trash. Safe while jobs and other
+    These stay: states that roots name, states stored or brought back within the grace period, states outside the scope,
+    and all that any of them refer to. A read that misses brings a state back from the trash. Safe while jobs and other
     collections run, with or without locks. Can be killed at any moment and run again.
 
     Args:
@@ -281,7 +281,7 @@ class _Collection:
         return trash.MOVED if self.dry_run else trash.discard(f"{self.root}/{name}", self.before)
 
     def _delete(self, trashed: set[str]) -> None:
-        """Delete what has been in the trash for the grace, unless a state that can still be loaded refers to it."""
+        """Delete what was in the trash for the grace period, unless a state that can still be loaded refers to it."""
         old, waiting = self._by_age(trashed)
         old_packs, waiting_packs = self.packs.by_age(self.kept)
         waiting_packs += self.packs.moved()
@@ -377,7 +377,7 @@ class _Collection:
         self.packs.listed = self.survey.packed.files
 
     def _remove_folders(self) -> None:
-        """Remove folders that have been empty for the grace. Those emptied just now are left to a later collection."""
+        """Remove folders that were empty for the grace period. Those emptied just now are left to a later collection."""
         if self.dry_run:
             return
         used = {name.rpartition("/")[0] for names in self.contents[:-1] for name in names}

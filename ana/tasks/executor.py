@@ -36,13 +36,13 @@ MIN_BYTES = 100_000
 
 
 class Executor(concurrent.futures.Executor, Generic[Results]):
-    """Wraps an executor, so that what is large in a task's arguments and result travels by reference.
+    """Wraps an executor, so that large arguments and results travel by reference.
 
-    Tasks stay as they are: they take and return plain values. Arrays and other buffers, and `bytes` objects, leave the
-    task wherever they hide: in a `partial`, a closure, a bound method's object, a list, a DataFrame, a torch module.
+    Tasks stay as they are: they take and return plain values. Large arrays and other buffers, and `bytes` objects, are
+    found anywhere in a task: in a `partial`, a closure, a bound method's object, a list, a DataFrame, a torch module.
     Each is stored once, in the current layer's folder, and loaded once per worker process. Arguments that are large
     without holding large buffers (a long list, a `str`) are stored as a whole. A `Ref` among the arguments arrives as
-    its value. Everything small travels with the task, as ever.
+    its value. Small values travel with the task, as usual.
 
     Arrays that tasks take are read-only, because all tasks of a process share them. Results are the caller's own.
 
@@ -95,7 +95,7 @@ class Executor(concurrent.futures.Executor, Generic[Results]):
         Args:
             executor: Any executor with processes: ProcessPoolExecutor, loky's, mpi4py's, Dask's
                 (`client.get_executor()`), executorlib's, Parsl's (`ParslPoolExecutor`).
-            min_bytes: From which size on a value goes by reference; a number of bytes, or a size such as "1MB".
+            min_bytes: Values of at least this size travel by reference; a number of bytes, or a size such as "1MB".
                 `bytes` objects below 64 KiB never do. Default: 100,000.
             writable: Whether each task gets copies of its arrays, which it may write to. Default: False.
             results: "value", or "ref" if each result is to stay in the store, as an `ana.Ref` that is loaded on first
@@ -106,7 +106,7 @@ class Executor(concurrent.futures.Executor, Generic[Results]):
         Raises:
             TypeError: `executor` is not an executor, or runs its tasks in subinterpreters.
             ValueError: `min_bytes` or `results` is invalid, or `results` is "ref" and the layer is in memory, where
-                nothing can stay.
+                results cannot stay.
             StoreError: The current layer's folder cannot be opened.
 
         """
