@@ -97,7 +97,7 @@ class Collected:
     packs_trashed: list[str] = field(default_factory=list)
     """Packs in which nothing was needed, and that were moved to the trash. Packs are named relative to the store."""
     packs_rewritten: list[str] = field(default_factory=list)
-    """Packs of which less than half was needed: what was needed is in new packs now, and the old ones are in the trash."""
+    """Packs of which less than half was needed. That part is in new packs now, and the old ones are in the trash."""
     packs_sealed: list[str] = field(default_factory=list)
     """Packs of killed writers that got their index."""
     packs_deleted: list[str] = field(default_factory=list)

@@ -377,7 +377,7 @@ class _Collection:
         self.packs.listed = self.survey.packed.files
 
     def _remove_folders(self) -> None:
-        """Remove folders that were empty for the grace period. Those emptied just now are left to a later collection."""
+        """Remove folders empty for the grace period. Those emptied just now are left to a later collection."""
         if self.dry_run:
             return
         used = {name.rpartition("/")[0] for names in self.contents[:-1] for name in names}
