@@ -182,7 +182,7 @@ NO_WHEELS = {
     "3.11": set(),
     "3.13": set(),
     "3.14": set(),
-    "3.15": {"atheris", "executorlib", "lmdb", "ray", "zstandard"},
+    "3.15": {"atheris", "executorlib", "lmdb", "ray", "termtosvg-ng", "zstandard"},
 }
 """What the tests do without on a Python, until its makers publish a wheel."""
 

@@ -25,6 +25,8 @@ from ana.tasks.depot import Depot
 KIB = 1 << 10
 LEAST = 256 * KIB
 SIZE_BYTES = 600 * KIB
+LARGE_BYTES = 5 << 20
+"""More than is copied when it is hashed."""
 PARTS = {"part_bytes": "256KiB", "durable": False}
 
 
@@ -390,9 +392,12 @@ def _changing(layer, monkeypatch, change):
 
 @pytest.mark.parametrize("bulk", [False, True])
 def test_a_buffer_that_changes_while_it_is_stored(tmp_path, monkeypatch, bulk):
-    """What was hashed is stored or nothing: an error that names the class of the object, not of the part."""
+    """What was hashed is stored or nothing: an error that names the class of the object, not of the part.
+
+    Alone, a buffer of less than 4 MiB is copied when it is hashed.
+    """
     layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
-    array = noise(1)
+    array = noise(1) if bulk else noise(1, LARGE_BYTES)
     obj = A(array)
 
     def change():
@@ -409,7 +414,7 @@ def test_a_buffer_that_changes_while_it_is_stored(tmp_path, monkeypatch, bulk):
 def test_a_buffer_that_changed_once_is_stored_as_it_is_now(tmp_path, monkeypatch):
     """The object is pickled again, and gets the address of what is stored."""
     layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
-    array = noise(1)
+    array = noise(1, LARGE_BYTES)
     todo = [1]
 
     def change():
@@ -420,6 +425,18 @@ def test_a_buffer_that_changed_once_is_stored_as_it_is_now(tmp_path, monkeypatch
     uuid = A(array).make_uuid()
     anew(tmp_path)
     assert (A.ana_load(uuid).x == array).all()
+
+
+def test_what_was_hashed_of_a_smaller_buffer_is_stored(tmp_path, monkeypatch):
+    """Below 4 MiB, what is written is a copy of what was hashed, whatever becomes of the buffer meanwhile."""
+    layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
+    array = noise(1)
+    was = array.copy()
+    _changing(layer, monkeypatch, lambda: array.fill(0))
+    uuid = A(array).make_uuid()
+    anew(tmp_path)
+    assert (A.ana_load(uuid).x == was).all()
+    assert uuid == A(was).make_uuid()
 
 
 def test_one_part_that_fails_fails_its_holders_alone(tmp_path, monkeypatch):
