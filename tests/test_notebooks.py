@@ -150,6 +150,40 @@ def test_frames_of_a_users_own_code_stay(tmp_path, how):
     assert len(names) <= 8
 
 
+def test_what_cannot_be_pickled_is_said_once(tmp_path):
+    """Both pickle and cloudpickle fail with the same error: one traceback, with the user's line."""
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    with pytest.raises(ValueError, match="not today") as caught:
+        ana.Ref(Unwilling()).make_uuid()
+    assert caught.value.__context__ is None
+    assert "__reduce__" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+
+def test_the_cause_of_what_cannot_be_pickled_stays(tmp_path):
+    """An error that a user's own code raised from another one keeps that one."""
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    with pytest.raises(ValueError, match="not today") as caught:
+        ana.Ref(UnwillingForAReason()).make_uuid()
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+class Unwilling:
+    """An object that does not pickle."""
+
+    def __reduce__(self):
+        raise ValueError("not today")
+
+
+class UnwillingForAReason:
+    """An object that does not pickle, because something is missing."""
+
+    def __reduce__(self):
+        try:
+            return {}["missing"]
+        except KeyError as error:
+            raise ValueError("not today") from error
+
+
 class Refusing(ana.Storable):
     """A class whose objects do not load."""
 

@@ -167,6 +167,9 @@ def _dump_what_pickle_refuses(state: object, error: Exception, into: Collector) 
         # cloudpickle raises another error for a state that is nested too deeply.
         if isinstance(error, RecursionError) and not into.is_final(last):
             raise error from None
+        if last.__context__ is error and repr(last) == repr(error):
+            # Both say the same: once is enough for the traceback.
+            last.__context__ = None
         raise
     _check_readable(pickled, into)
     if _EXTENSIONS:
