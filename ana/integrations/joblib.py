@@ -189,13 +189,13 @@ class AnaStoreBackend(FileSystemStoreBackend):
 
     def _keep_left(self, store: Store, function: str, root: str, ttl_seconds: float = math.inf) -> None:
         uuids = {_read(path).uuid for path in Path(self.location, function).glob("*/output.pkl")} - {""}
-        while uuids:
-            try:
+        try:
+            if uuids:
                 store.keep(root, sorted(uuids), ttl_seconds=ttl_seconds)
-            except (StateNotFoundError, CorruptedStateError) as error:
-                uuids.remove(error.uuid)
-            else:
-                break
+        except (StateNotFoundError, CorruptedStateError):
+            for uuid in uuids:
+                with suppress(StateNotFoundError, CorruptedStateError):
+                    store.keep(root, [uuid], ttl_seconds=ttl_seconds)
 
 
 class _Result(NamedTuple):

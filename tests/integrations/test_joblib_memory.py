@@ -209,6 +209,23 @@ def test_reduce_size(memory, tree, capfd):
     assert states(tree) == set()
 
 
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_lost_result_takes_no_other_with_it(memory, tree, capfd, harm):
+    """Where a state is damaged or missing, the root keeps the others when it is renewed."""
+    cached = memory.cache(squares)
+    cached(9)
+    lost = states_of(memory)
+    damage(tree)
+    if harm == "missing":
+        next(tree.rglob(f"{min(lost)}.pkl.zst")).unlink()
+    cached(10)
+    cached(11)
+    memory.reduce_size(items_limit=100)
+    collect(capfd, tree)
+    assert states(tree) - lost == states_of(memory) - lost
+    assert len(states_of(memory)) == 3
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_result_that_is_written_meanwhile_stays_kept(memory, tree, capfd, monkeypatch, when):
     """Another process reduces the cache while a result is written, before or after joblib's file: it is kept."""
