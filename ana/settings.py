@@ -64,33 +64,63 @@ class MemoryOptions(TypedDict, total=False):
     """Options of every layer. See `set_dl`."""
 
     keep_bytes: int | str
+    """How much loaded objects to keep alive for reuse, by the size of their raw states. In bytes, or as "2GiB".
+    Default: 256 MiB."""
     errors: Literal["defer", "raise"]
+    """What unpickling a reference does if its state is missing or damaged. "defer" makes an object that raises when it
+    is used; "raise" raises at once. Default: "defer"."""
     strict: bool
+    """Whether to raise UUIDConflictError if an explicit UUID already names other content. Default: False."""
     recheck_seconds: float | str
+    """How long to assume that a stored object is still in the store before checking. In s, or as "10m". Default:
+    300 s."""
     level: int
+    """zstd's compression level, from -22 (fastest) to 22 (smallest). 0 does not compress. Default: 1."""
     allowed: Iterable[str] | None
+    """Modules whose classes and functions a state may name when it is loaded. Default: any module."""
     max_state_bytes: int | str | None
+    """Size of the largest raw state that is loaded. In bytes, or as "2GiB". Default: the memory of this machine or
+    cgroup."""
     part_bytes: int | str | None
+    """Buffers (arrays, `bytes`) of at least this size are stored once, as states of their own that many states can
+    share; at least 256 KiB. In bytes, or as "1MiB". 0 stores them with each state. Default: `ANA_PART_BYTES`, else
+    8 MiB."""
     share_parts: bool
+    """Whether objects that hold the same part share its memory in this process. Their arrays are then read-only.
+    Default: False."""
 
 
 class DataLayerOptions(MemoryOptions, total=False):
     """Options of a layer over a folder. See `set_dl`."""
 
     store: "Store | None"
+    """A store of any kind. Default: none."""
     durable: bool | None
+    """Whether to wait for the disk before a state counts as stored. Default: True."""
     key: bytes | Path | None
+    """32 bytes, or the path of a key file. Default: the store's own key file, else `ANA_KEY_FILE`."""
     shared: bool | None
+    """Whether members of the store's group are trusted and may write to the store. Default: `ANA_SHARED`, else
+    False."""
     trusted_uids: Iterable[int | str] | None
+    """User ids whose files are trusted, besides this user's and root's. Or "unmapped". Default: `ANA_TRUSTED_UIDS`,
+    else none."""
     node_cache: Path | None
+    """A folder on this node's own disk that keeps large states for all processes of the node. "auto" finds one; "" is
+    none. Default: `ANA_NODE_CACHE`, else none."""
     node_cache_bytes: int | str | None
+    """Limit for everything that this user has in the node cache. In bytes, or as "20GiB". Default:
+    `ANA_NODE_CACHE_BYTES`, else half of the free space there."""
     pack_bytes: int | str | None
+    """States of at most this raw size share files, the packs; at most 1 MiB. In bytes, or as "64KiB". 0 gives each
+    state a file of its own. Default: `ANA_PACK_BYTES`, else what `ana init --pack-bytes` said, else 0."""
 
 
 class CurrentLayerOptions(DataLayerOptions, total=False):
     """Options of `set_dl` and `using_dl`."""
 
     pickle_dir: Path | None
+    """The folder. Or the home of a store of a registered kind. Default: none, states are in memory."""
 
 
 class Options:

@@ -3,7 +3,7 @@
 import copyreg
 from abc import ABCMeta
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from ana import reference
 from ana.compat import literal
@@ -77,16 +77,11 @@ class Storable:
 
     _ana_lazy = False
 
-    if TYPE_CHECKING:
-        # No annotations at run time: libraries would take them for fields of subclasses.
-        uuid: str | None
-        """The object's UUID, or None before it has one."""
+    # Type comments: libraries would take annotations for fields of subclasses.
+    uuid = cast("str | None", _UUID())  # type: str | None
+    """The object's UUID, or None before it has one."""
 
-        def __dask_tokenize__(self) -> object:
-            """Return the UUID. Objects that have none do not have the method."""
-    else:
-        uuid = _UUID()
-        __dask_tokenize__ = _Token()
+    __dask_tokenize__ = _Token()  # type: Any
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse classes whose instances cannot be weakly referenced, and so cannot be found by their UUID."""
@@ -190,7 +185,16 @@ class Storable:
     def to_literal(self, known_set: set[str] | None = None, objects: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the object, and the Storables that it holds, as literals for JSON.
 
-        See `ana.compat.literal.to_literal`. Override `_ana_getliteral` to change what a class's objects look like.
+        Every Storable inside gets a UUID. Tuples and sets become lists. Override `_ana_getliteral` to change what a
+        class's objects look like.
+
+        Args:
+            known_set: The UUIDs of objects that the result only names. The others are added to it. Default: none.
+            objects: Gets the literals of the others, by UUID. Default: a new dict.
+
+        Returns:
+            {"objects": `objects`, "value": {"ana_uuid": the object's UUID}}. Each item of `objects` is {"class": ...,
+            "object": ...}.
         """
         return literal.to_literal(self, known_set, objects)
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -67,6 +68,20 @@ def test_each_option_is_described_and_typed():
     assert set(settings.CurrentLayerOptions.__annotations__) == set(settings.OPTIONS)
     folders = {name for name, option in settings.OPTIONS.items() if option.folder_only}
     assert set(settings.MemoryOptions.__annotations__) == set(settings.OPTIONS) - folders - {"pickle_dir", "store"}
+
+
+def test_editors_show_what_set_dl_says():
+    """Each key of the types begins with the summary in `set_dl`, and ends with its default: an editor shows no more."""
+    shown = {}
+    for cls in (settings.MemoryOptions, settings.DataLayerOptions, settings.CurrentLayerOptions):
+        (tree,) = ast.parse(inspect.getsource(cls)).body
+        for key, text in itertools.pairwise(tree.body):
+            if isinstance(key, ast.AnnAssign):
+                shown[key.target.id] = " ".join(text.value.value.split())
+    assert shown.keys() == settings.OPTIONS.keys()
+    for name, said in described().items():
+        assert shown[name].startswith(f"{said.partition('. ')[0]}. "), name
+        assert shown[name].partition(" Default: ")[2] == said.partition(" Default: ")[2] != "", name
 
 
 def test_every_variable_is_defined_in_one_place():

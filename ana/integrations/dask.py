@@ -23,7 +23,12 @@ normalize_token: Any = _dask_tokens  # it is not typed
 
 
 class AnaPlugin(WorkerPlugin):
-    """Makes a folder the current layer of each worker process, also of workers that start later."""
+    """Makes a folder the current layer of each worker process, also of workers that start later.
+
+    Attributes:
+        name: The name that dask registers the plugin under.
+        options: The options of the workers' layer.
+    """
 
     name = "ana"
 

@@ -211,7 +211,19 @@ class _Result(NamedTuple):
 
 
 def load_result(home: str, uuid: str, hint: str, raw_bytes: int) -> Any:  # noqa: ARG001 - `reduce_size` reads it
-    """Load a result. joblib's files name this function: it never moves, and its arguments never change."""
+    """Load a result. joblib's files name this function: it never moves, and its arguments never change.
+
+    Args:
+        home: The home of the store.
+        uuid: The state's UUID.
+        hint: Where the state lies in the store, or "".
+        raw_bytes: The result's raw size, in bytes, for `reduce_size`.
+
+    Raises:
+        StateNotFoundError: The state is not in the store.
+        CorruptedStateError: The state is damaged.
+        StoreError: The store cannot be read.
+    """
     layer = resolve.layer_at(path_map.here(home))
     layer.store.note_hint(uuid, hint)
     return layer.load_state(uuid)

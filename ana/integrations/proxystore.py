@@ -98,11 +98,20 @@ class AnaConnector:
         return [AnaKey(uuid, hint, secrets.randbits(64)) for uuid, hint, _ in found]
 
     def new_key(self, obj: BytesLike | None = None) -> AnaKey:  # noqa: ARG002 - the protocol's signature
-        """Return a key for bytes that `set` stores later, as `Store.future` needs it."""
+        """Return a key for bytes that `set` stores later, as `Store.future` needs it.
+
+        Args:
+            obj: Not used: the bytes are not known yet. Default: None.
+        """
         return AnaKey(address.random_uuid(), "", secrets.randbits(64))
 
     def set(self, key: AnaKey, obj: BytesLike) -> None:
-        """Store bytes under a new key, in a file of its own. The first `set` of a key wins. Raises as `put`."""
+        """Store bytes under a new key, in a file of its own. The first `set` of a key wins. Raises what `put` does.
+
+        Args:
+            key: A key from `new_key`.
+            obj: The bytes.
+        """
         content = record.content(parts.CLASS_NAME, [memoryview(obj).cast("B")], None, (0,))
         self._depot.store.put(key.uuid, content, (), repair=False)
         keeping.note(self._depot.store, key.uuid)

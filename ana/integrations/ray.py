@@ -17,7 +17,14 @@ _TABLES = ("_DYNAMIC_CLASS_TRACKER_BY_CLASS", "_DYNAMIC_CLASS_TRACKER_BY_ID", "_
 
 
 def runtime_env(**options: Any) -> dict[str, Any]:
-    """Return a `runtime_env` with `options`, whose workers share their classes, and do the same in this process."""
+    """Return a `runtime_env` whose workers share their classes, and do the same in this process.
+
+    Args:
+        **options: Other fields of the `runtime_env`.
+
+    Raises:
+        AttributeError: This version of cloudpickle has no tables of classes.
+    """
     share_classes()
     return {**options, "worker_process_setup_hook": f"{__name__}.share_classes"}
 

@@ -132,7 +132,12 @@ def set_dl(
 def using_dl(
     layer: DataLayer | str | os.PathLike[str] | None = None, /, **options: Unpack[settings.CurrentLayerOptions]
 ) -> Iterator[DataLayer]:
-    """Make a layer the current one within a `with` block, in all threads of the process. Arguments as for `set_dl`."""
+    """Make a layer the current one within a `with` block, in all threads of the process. Raises what `set_dl` does.
+
+    Args:
+        layer: A layer, the path of a folder, or the home of a store of a registered kind. Default: a new dict.
+        **options: The options of a new layer, as `set_dl` describes them.
+    """
     global _current  # noqa: PLW0603 - the one current layer
     before = _current
     made = set_dl(layer, **options)

@@ -76,18 +76,29 @@ class DataLayer:
         said = settings.checked({"pickle_dir": pickle_dir, **options})
         stats_file.begin()
         self.allowed_globals: AllowedGlobals | None = None if said.allowed is None else AllowedGlobals(said.allowed)
+        """What `allowed` said. None: states may name any global."""
         self.max_state_bytes: int | None = said.max_state_bytes
+        """Size in bytes of the largest raw state that is loaded. None: the memory of this machine or cgroup."""
         self.level: int = said.level
+        """zstd's compression level for new states, from -22 to 22. 0 does not compress."""
         self.uuid: str = os.urandom(16).hex()
+        """A random id of this layer."""
         self.errors: str = said.errors
+        """What unpickling a reference does if its state is missing or damaged: "defer" or "raise"."""
         self.strict: bool = said.strict
+        """Whether an explicit UUID that already names other content raises UUIDConflictError."""
         self.recheck_seconds: float = said.recheck_seconds
+        """How long to assume that a stored object is still in the store, in s."""
         self.part_bytes: int = settings.PART_BYTES.value() if said.part_bytes is None else said.part_bytes
+        """The smallest buffer that is stored as a state of its own, in bytes. 0: none is."""
         self.shared_parts: parts.Shared = parts.Shared(all_parts=said.share_parts)
+        """The parts whose memory the loaded objects of this process share."""
         self.live: identity.LiveObjects = identity.LiveObjects(said.keep_bytes)
+        """The live objects."""
         # Released with the layer, and before the interpreter shuts down: destructors need their modules.
         weakref.finalize(self, self.live.forget_kept)
         self.store: Store = self._open(said)
+        """The store."""
         by_home[self.home] = self
         live_by_home[self.home] = self.live
 
@@ -139,7 +150,12 @@ class DataLayer:
         return MemoryStore({}, home, self.level)
 
     def make_address(self, obj: "Storable", expected: str | None) -> identity.Mark:
-        """Give an object the UUID of its content, which must be `expected`, if given, and store it. As `make_uuid`."""
+        """Give an object the UUID of its content, and store it. Raises what `make_uuid` does.
+
+        Args:
+            obj: An object without a UUID.
+            expected: The UUID that its content must have; None for any.
+        """
         return saving.make_address(self, obj, expected=expected)
 
     def foresee_address(self, obj: "Storable") -> None:
@@ -276,7 +292,16 @@ class DataLayer:
             yield
 
     def store_state(self, uuid: str, state: object) -> None:
-        """Store a bare state under a UUID. The first writer wins. Raises what pickling or the store raises."""
+        """Store a bare state under a UUID. The first writer wins.
+
+        Args:
+            uuid: 1 to 200 characters.
+            state: Anything that pickles.
+
+        Raises:
+            ValueError: The UUID is empty or too long.
+            StoreError: The store cannot be written. Pickling raises its own errors.
+        """
         key = address.check_key(uuid)
         content, children = saving.serialise("", state)
         one = Put(key, content, children, repair=False)
@@ -301,7 +326,12 @@ class DirDataLayer(DataLayer):
     def __init__(
         self, pickle_dir: str | os.PathLike[str] | None = None, **options: Unpack[settings.DataLayerOptions]
     ) -> None:
-        """Open the store in a folder, or make it if it is missing. Options and errors as for `DataLayer`."""
+        """Open the store in a folder, or make it if it is missing. Raises what `DataLayer` does.
+
+        Args:
+            pickle_dir: The folder. Default: `$PWD/pickles`.
+            **options: As `set_dl` describes them.
+        """
         super().__init__("pickles" if pickle_dir is None else pickle_dir, **options)
 
 
@@ -311,7 +341,12 @@ class DictDataLayer(DataLayer):
     def __init__(
         self, the_dict: MutableMapping[str, bytes] | None = None, **options: Unpack[settings.MemoryOptions]
     ) -> None:
-        """Use the given mapping, or a new dict. Options as for `DataLayer`, without those of folders."""
+        """Use a mapping. Raises what `DataLayer` does.
+
+        Args:
+            the_dict: The mapping. Default: a new dict.
+            **options: As `set_dl` describes them, without those of folders.
+        """
         if the_dict is not None and not hasattr(the_dict, "__setitem__"):
             msg = f"the_dict is a mapping from strings to bytes, not {type(the_dict).__name__}"
             raise TypeError(msg)

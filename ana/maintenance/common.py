@@ -48,12 +48,16 @@ StoreOrPath = Path | DirectoryStore
 
 
 class Progress(NamedTuple):
-    """How far a task is: its name, states done, states in all if known, and bytes read or written."""
+    """How far a task is."""
 
     what: str
+    """The task's name."""
     done: int
+    """How many states are done."""
     total: int | None = None
+    """How many states there are; None if that is not known."""
     size_bytes: int = 0
+    """How many bytes were read or written."""
 
 
 OnProgress = Callable[[Progress], object]
@@ -108,8 +112,16 @@ def open_store(pickle_dir: StoreOrPath, *, create: bool = False) -> DirectorySto
 def write_file(path: Path, data: bytes) -> None:
     """Write a small file outside of any store. Readers see the old or the new file, never a part.
 
-    Links are followed. Pipes and devices are written to directly. Raises StoreError, UntrustedStoreError for a link
-    that others may have planted, and ValueError for a path in a store.
+    Links are followed. Pipes and devices are written to directly.
+
+    Args:
+        path: The file. Its folder must exist.
+        data: The file's content.
+
+    Raises:
+        StoreError: The folder does not exist, or the system refused.
+        UntrustedStoreError: Others may have planted a link at the path.
+        ValueError: `path` is in a store.
     """
     place = outside(path)
     if files.stat(os.path.dirname(place)) is None:
@@ -163,7 +175,12 @@ def host_now() -> float:
 
 
 def date(seconds: float, pattern: str) -> str:
-    """Format a Unix timestamp. Outside of the calendar (a broken server, a bad restore), give seconds."""
+    """Format a time in UTC. Outside of the calendar (a broken server, a bad restore), give seconds.
+
+    Args:
+        seconds: The time, in s since 1970.
+        pattern: The format, as for `strftime`.
+    """
     from datetime import UTC, datetime  # noqa: PLC0415 - most commands write none
 
     try:

@@ -34,10 +34,12 @@ _BATCH = 1024
 
 
 class Purge(NamedTuple):
-    """The rule of a purge: which time of a file counts ("atime", "mtime" or "ctime"), and the age in s."""
+    """The rule of a purge."""
 
     by: str
+    """Which time of a file counts: "atime", "mtime" or "ctime"."""
     age_seconds: float
+    """The age at which files go, in s."""
 
 
 class _File(NamedTuple):

@@ -175,10 +175,18 @@ def ls(
 
 
 def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
-    """Return a state's header. A unique prefix of its UUID is enough.
+    """Return a state's header. A state in the trash is shown from there, and not brought back.
 
-    A state in the trash is shown from there, and not brought back. Raises StateNotFoundError, AmbiguousPrefixError,
-    CorruptedStateError, UnsupportedFormatError, StoreError.
+    Args:
+        pickle_dir: The store.
+        uuid: The state's UUID, or a unique prefix of it.
+
+    Raises:
+        StateNotFoundError: The state does not exist.
+        AmbiguousPrefixError: Several UUIDs begin with `uuid`.
+        CorruptedStateError: The header is damaged.
+        UnsupportedFormatError: A newer version stored the state.
+        StoreError: The store cannot be read.
     """
     store = open_store(pickle_dir)
     key = find_in(store, uuid)
@@ -193,8 +201,16 @@ def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
 def tree(pickle_dir: StoreOrPath, uuid: str) -> Child:
     """Return a state and all that it refers to, as a tree. A missing or damaged state has its `problem` set.
 
-    A state that is referred to several times has its children at the first place only. Raises StateNotFoundError,
-    AmbiguousPrefixError, StoreError.
+    A state that is referred to several times has its children at the first place only.
+
+    Args:
+        pickle_dir: The store.
+        uuid: The state's UUID, or a unique prefix of it.
+
+    Raises:
+        StateNotFoundError: The state does not exist.
+        AmbiguousPrefixError: Several UUIDs begin with `uuid`.
+        StoreError: The store cannot be read.
     """
     store = open_store(pickle_dir)
     survey = Survey(store)
@@ -218,9 +234,16 @@ def tree(pickle_dir: StoreOrPath, uuid: str) -> Child:
 def cat(pickle_dir: StoreOrPath, uuid: str) -> list[bytes | memoryview]:
     """Return a state's verified pickle stream and out-of-band buffers, or the bytes of a part.
 
-    A unique prefix of its UUID is enough.
+    Args:
+        pickle_dir: The store.
+        uuid: The state's UUID, or a unique prefix of it.
 
-    Raises StateNotFoundError, AmbiguousPrefixError, CorruptedStateError, UnsupportedFormatError, StoreError.
+    Raises:
+        StateNotFoundError: The state, or one of its parts, does not exist.
+        AmbiguousPrefixError: Several UUIDs begin with `uuid`.
+        CorruptedStateError: The state is damaged.
+        UnsupportedFormatError: A newer version stored the state.
+        StoreError: The store cannot be read.
     """
     store = open_store(pickle_dir)
     return parts.segments(store, store.get(find_in(store, uuid)))

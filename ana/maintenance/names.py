@@ -18,7 +18,12 @@ NEITHER = "it is neither a root's name nor the beginning of a UUID there"
 
 
 class AmbiguousPrefixError(ANAError, ValueError):
-    """Several UUIDs begin with a prefix. Attributes: `prefix`, `uuids` (some of them)."""
+    """Several UUIDs begin with a prefix.
+
+    Attributes:
+        prefix: The prefix.
+        uuids: Some of the UUIDs.
+    """
 
     def __init__(self, prefix: str, uuids: list[str]) -> None:
         super().__init__(f"more than one UUID begins with {prefix!r}: {', '.join(uuids)} ...: give a longer prefix")
@@ -27,12 +32,30 @@ class AmbiguousPrefixError(ANAError, ValueError):
 
 
 def find(pickle_dir: StoreOrPath, prefix: str) -> str:
-    """Return the only UUID with this prefix. Raises StateNotFoundError, AmbiguousPrefixError."""
+    """Return the only UUID with a prefix.
+
+    Args:
+        pickle_dir: The store.
+        prefix: The first characters of the UUID, or all of it.
+
+    Raises:
+        StateNotFoundError: No UUID begins with the prefix.
+        AmbiguousPrefixError: Several UUIDs do.
+        StoreError: The store cannot be read.
+    """
     return find_in(open_store(pickle_dir), prefix)
 
 
 def beginning(pickle_dir: StoreOrPath, prefix: str) -> list[str]:
-    """Return all UUIDs with this prefix, sorted. Raises as `open_store`."""
+    """Return all UUIDs with a prefix, sorted.
+
+    Args:
+        pickle_dir: The store.
+        prefix: The first characters of the UUIDs.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
     store = open_store(pickle_dir)
     return sorted(
         _beginning(Survey(store), prefix, prefix[: 2 * store.config.levels] if _HEX.fullmatch(prefix) else "")

@@ -41,11 +41,15 @@ class Overview:
     """What `overview` returns."""
 
     stats: StoreStats
+    """The exact counts."""
     growth: Growth
+    """How fast the store grows, and when the disk will be full."""
     verification: Verification | None
     """The last verification; None if none was saved."""
     roots: list[RootInfo]
+    """All roots, and what they keep."""
     collectable: Collectable
+    """What `gc` would free."""
 
 
 def overview(pickle_dir: StoreOrPath, *, on_progress: OnProgress = lambda _: None) -> Overview:

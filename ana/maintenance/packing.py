@@ -121,7 +121,20 @@ def unpack_states(pickle_dir: StoreOrPath, **work: Unpack[Work]) -> Unpacked:
     """Give each state in a pack a file of its own again, and remove the packs. Safe while jobs run.
 
     The store no longer packs by itself (`ana init --pack-bytes`); programs that say `pack_bytes` still do. Otherwise as
-    `pack_states`. Raises the same, but for ValueError.
+    `pack_states`.
+
+    Args:
+        pickle_dir: The store.
+        **work: `on_progress` and `lock_seconds`, see `Work`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        StoreError: The store does not exist, or the system refused.
+        UntrustedStoreError: The folder is not a store.
+        UnsupportedFormatError: A newer version made the store.
+        LockTimeoutError: Other maintenance holds the lock.
     """
     store = open_store(pickle_dir)
     with locked(store, work.get("lock_seconds", LOCK_SECONDS)):

@@ -125,6 +125,10 @@ def extend(pickle_dir: StoreOrPath, name: str, *, ttl: float | str | None = None
 def forget(pickle_dir: StoreOrPath, name: str) -> int:
     """Remove a root. Its states stay in the store until a collection takes them.
 
+    Args:
+        pickle_dir: The store.
+        name: The root's name.
+
     Returns:
         The number of entries that the root had.
 
@@ -156,7 +160,16 @@ def roots(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> 
 
 
 def root_names(pickle_dir: StoreOrPath, *, problems: list[Problem] | None = None) -> list[str]:
-    """Return the names of all roots, sorted. Reads no state. Arguments and errors are those of `roots`."""
+    """Return the names of all roots, sorted. Reads no state.
+
+    Args:
+        pickle_dir: The store.
+        problems: A list. Roots that cannot be read are added to it. Default: the first error is raised.
+
+    Raises:
+        StoreError: The system refused, or a root cannot be read.
+        UntrustedStoreError: Others may have planted files in the store.
+    """
     return sorted(_by_name(open_store(pickle_dir), problems))
 
 

@@ -44,8 +44,20 @@ def stage_states(
 ) -> Exported:
     """Write states, and all that they refer to, to a file that tasks read in place of the store (`ANA_STAGED`).
 
-    The file is like that of `export_states`, but records keep their signatures, and an index follows. Arguments, result
-    and errors are those of `export_states`.
+    The file is like that of `export_states`, but records keep their signatures, and an index follows.
+
+    Args:
+        pickle_dir: The store.
+        uuids: The states: UUIDs, unique prefixes of UUIDs, or names of roots.
+        path: The new file. It must be outside of any store. Pipes and devices are written to directly.
+        on_progress: Called for each state. Default: none.
+
+    Raises:
+        StateNotFoundError: A state does not exist. In every case, no file is left.
+        AmbiguousPrefixError: One of `uuids` is the prefix of several.
+        CorruptedStateError: A state is damaged.
+        StoreError: The file exists (errno EEXIST), or the system refused.
+        ValueError: `path` is in a store.
     """
     return write_states(chosen_by(pickle_dir, uuids), path, on_progress, staged=True)
 

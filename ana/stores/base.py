@@ -175,7 +175,12 @@ class Store(ABC):
         return ""
 
     def note_hint(self, key: str, said: str) -> None:  # noqa: B027 - optional
-        """Remember where a state lies, as a reference says: it may be old or wrong, and never decides. Never raises."""
+        """Remember where a state lies, as a reference says: it may be old or wrong, and never decides. Never raises.
+
+        Args:
+            key: The state's key.
+            said: What `hint` returned, perhaps in another process.
+        """
 
     @abstractmethod
     def has(self, key: str) -> bool:

@@ -66,7 +66,12 @@ class Place(Protocol):
         """Return a record's raw bytes."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Replace a record's raw bytes."""
+        """Replace a record's raw bytes.
+
+        Args:
+            key: The record's key.
+            data: The new bytes.
+        """
 
     def remove(self, key: str) -> None:
         """Remove a record, as a purge does."""
@@ -103,15 +108,31 @@ class StoreContract:
         raise NotImplementedError
 
     def remove(self, folder: Path, key: str) -> None:
-        """Remove an existing record without the store's methods."""
+        """Remove an existing record without the store's methods.
+
+        Args:
+            folder: The store's folder.
+            key: The record's key.
+        """
         raise NotImplementedError
 
     def read(self, folder: Path, key: str) -> bytes:
-        """Return the raw bytes of an existing record."""
+        """Return the raw bytes of an existing record.
+
+        Args:
+            folder: The store's folder.
+            key: The record's key.
+        """
         return bytes(self._records(folder).read_record(key))
 
     def write(self, folder: Path, key: str, data: bytes) -> None:
-        """Replace a record by any bytes."""
+        """Replace a record by any bytes.
+
+        Args:
+            folder: The store's folder.
+            key: The record's key.
+            data: The new bytes.
+        """
         self._records(folder).write_record(key, data, replace=True)
 
     def picture(self, folder: Path) -> dict[str, bytes]:

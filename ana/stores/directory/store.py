@@ -48,6 +48,13 @@ class DirectoryStore(CacheableStore):
     """A tree of records. Safe between threads, processes and hosts; survives fork.
 
     It keeps packs open for reading, and one of its own for writing, which a forked child leaves to its parent.
+
+    Attributes:
+        tree: The folders and the files of the states.
+        packs: The packs of small states.
+        seal: What signs records; None if the store has no key.
+        level: zstd's compression level, from -22 to 22. 0 does not compress.
+        wait_seconds: How long to wait for a state that another host may have just written, in s.
     """
 
     process_local = False
@@ -272,7 +279,12 @@ class DirectoryStore(CacheableStore):
         return len(data)
 
     def is_there_anyway(self, key: str, error: Exception) -> bool:
-        """Return whether a state that could not be written (the store is read-only, the disk full) is there already."""
+        """Return whether a state that could not be written (the store is read-only, the disk full) is there already.
+
+        Args:
+            key: The state's key.
+            error: Why it could not be written.
+        """
         return isinstance(error, StoreError) and not isinstance(error, ReplacedError) and self.has(key)
 
     def _encoding(self, children: tuple[str, ...]) -> record.Encoding:
@@ -330,6 +342,10 @@ class DirectoryStore(CacheableStore):
         """Call `attempt`; retry if bytes were wrong or the file was replaced meanwhile: see `Finder.watch`.
 
         A state that is still wrong is remembered, so that this process does not take it for stored.
+
+        Args:
+            place: The state's place.
+            attempt: Reads and verifies.
         """
         try:
             return self._finder.watch(place, attempt)
@@ -339,7 +355,12 @@ class DirectoryStore(CacheableStore):
             raise
 
     def open_state(self, place: Place, *, wait: bool) -> files.Opened:
-        """Open a state's file, or read its record in a pack; owner and mode are checked on the opened file."""
+        """Open a state's file, or read its record in a pack; owner and mode are checked on the opened file.
+
+        Args:
+            place: The state's place.
+            wait: Whether to wait for a state that another host may have just written.
+        """
         return self._finder.open(place, wait_seconds=self.wait_seconds if wait else 0.0)
 
     def _presence(self, place: Place, *, check: bool) -> "_Presence":
@@ -385,9 +406,15 @@ class DirectoryStore(CacheableStore):
         return False
 
     def publish(self, place: Place, fill: Callable[[record.Write], None]) -> bool:
-        """Let `fill` write a record at its place; return False if the file exists.
+        """Write a record at its place, and return whether it was written: False if the file exists.
 
-        Raises StoreError, and UntrustedStoreError for a planted folder: a link would lead out of the store.
+        Args:
+            place: The state's place.
+            fill: Writes the record.
+
+        Raises:
+            StoreError: The system refused.
+            UntrustedStoreError: Others may have planted a folder: a link would lead out of the store.
         """
         self.tree.check_folders(place)
         return atomic.publish(
