@@ -1,6 +1,7 @@
 """Hovering over a public name in an editor says what each parameter and attribute is."""
 
 import ast
+import copyreg
 import dataclasses
 import importlib
 import inspect
@@ -11,6 +12,7 @@ import textwrap
 from unittest.mock import MagicMock
 
 import pytest
+from support import extras
 
 import ana
 import ana.integrations
@@ -29,11 +31,16 @@ RUN_BY_PYTEST = re.compile(r"test_|place$|store$")
 
 
 @pytest.fixture(autouse=True)
-def _no_mpi(monkeypatch):
-    """Importing mpi4py would start MPI in this process."""
-    monkeypatch.setitem(sys.modules, "mpi4py", MagicMock())
+def _engines(monkeypatch):
+    """mpi4py would start MPI in this process, ray would change its paths, and dask how exceptions pickle."""
+    for name in ("mpi4py", "ray", "ray.cloudpickle", "ray.cloudpickle.cloudpickle"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    before = dict(copyreg.dispatch_table)
     yield
-    sys.modules.pop("ana.integrations.mpi", None)
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+    for name in ("mpi", "ray"):
+        sys.modules.pop(f"ana.integrations.{name}", None)
 
 
 def section(doc, title):
@@ -44,8 +51,13 @@ def section(doc, title):
 
 def public(module):
     """Yield the public functions and classes of a module, with their names."""
-    for name in importlib.import_module(module).__all__:
-        found = getattr(importlib.import_module(module), name)
+    try:
+        face = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        extras.require(error.name)
+        raise
+    for name in face.__all__:
+        found = getattr(face, name)
         if inspect.isclass(found) or inspect.isfunction(found):
             yield f"{module}.{name}", found
 
