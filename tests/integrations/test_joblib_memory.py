@@ -3,6 +3,7 @@
 import importlib.resources
 import itertools
 import json
+import os
 import pickle
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -343,7 +344,9 @@ def test_joblibs_own_tests_pass(tmp_path):
     """Those of Memory, but for three, pass with this backend in place of its own."""
     extras.require("joblib.test")
     tests = importlib.resources.files("joblib.test") / "test_memory.py"
-    options = ("-q", "-W", "ignore", "-p", "no:cacheprovider", "-k", NOT_FOR_US, "--rootdir", tmp_path)
+    # Not with the settings of ours, above the environment that joblib is in.
+    alone = ("-c", os.devnull, "--rootdir", tmp_path, "-p", "no:cacheprovider")
+    options = (*alone, "-q", "-W", "ignore", "-k", NOT_FOR_US)
     said = processes.run_program(
         JOBLIBS_TESTS, tests, *options, cwd=tmp_path, env=processes.environment(ANA_PICKLE_DIR=str(tmp_path / "store"))
     )
