@@ -150,7 +150,7 @@ pickle.loads(bytes.fromhex(sys.argv[1])).x
 def test_the_document_says_what_is_logged(tmp_path):
     """The line that it shows is the one that the program prints, but for numbers and paths."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    (shown,) = re.findall(r"says `(DEBUG:.*?)`\.", text)
+    (shown,) = re.findall(r"logs `(DEBUG:.*?)`\.", text)
     (tmp_path / "example.py").write_text(BLOCKS[1], encoding="utf-8")
     said = processes.run(sys.executable, "example.py", cwd=tmp_path, stderr=processes.STDOUT)
     pattern = re.compile(r"'[0-9a-f-]+…?'|\d[\d.e-]*|/.*")
