@@ -215,7 +215,7 @@ class Store(ABC):
 
         Args:
             key: The state's UUID.
-            state: Its content.
+            state: Its content. Its memory may be reused once this returns, so a store must not keep the views.
             children: The keys that the state refers to. They are in the store already, and become part of the record.
             repair: Read and verify an existing state, and replace it if it is damaged. Otherwise, an
                 existing state is trusted after one look-up.
