@@ -260,9 +260,12 @@ def test_what_has_no_wheel_may_be_skipped(project):
 
 @pytest.mark.parametrize(("version", "names"), NO_WHEELS.items(), ids=NO_WHEELS)
 def test_which_packages_have_no_wheel(version, names):
-    """Nothing is left out but what is named here."""
+    """Nothing is left out but what is named here, and tests may be skipped for want of each of these."""
     machine = {"platform_machine": "x86_64", "sys_platform": "linux"}
-    assert wheels.left_out({"python_version": version, **machine}) == names
+    python = {"python_version": version, **machine}
+    assert wheels.left_out(python) == names
+    skipped = [f"Skipped: no {name}: pip install {name}" for name in NO_WHEELS["3.15"]]
+    assert [wheels.are_missing(reason, python) for reason in skipped] == [version == "3.15"] * len(skipped)
 
 
 def test_a_run_in_the_background_tests_as_one_in_front(project):

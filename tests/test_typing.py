@@ -1,6 +1,7 @@
 """The package's types are complete, so that editors and type checkers infer nothing."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -16,13 +17,15 @@ UNTYPED_BASES = {"ana.integrations.joblib.AnaStoreBackend", "ana.integrations.jo
 def test_types_are_complete():
     """Each public symbol of each public module has a type that every checker understands alike."""
     extras.require("basedpyright", "joblib")
-    words = ["--pythonpath", sys.executable, "--verifytypes", "ana", "--ignoreexternal", "--outputjson"]
+    words = ["--verifytypes", "ana", "--ignoreexternal", "--outputjson"]
+    # With --verifytypes it looks for packages in the first Python of the path, whatever --pythonpath says.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     done = subprocess.run(
         [sys.executable, "-m", "basedpyright", *words],
         stdout=subprocess.PIPE,
         check=False,
         cwd=processes.ROOT,
-        env=processes.environment(),
+        env=processes.environment(PATH=path),
         timeout=processes.PATIENCE_SECONDS,
     )
     symbols = [symbol for symbol in json.loads(done.stdout)["typeCompleteness"]["symbols"] if symbol["isExported"]]

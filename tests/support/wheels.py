@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 import ana
 
 SETUP = Path(ana.__file__).parents[1] / "setup.cfg"
-MISSING = re.compile(r"Skipped: no (\w+): pip install ")
+MISSING = re.compile(r"Skipped: no ([\w-]+): pip install ")
 """How a test says that it is skipped for want of a package."""
 
 
@@ -23,7 +23,7 @@ def left_out(python: Mapping[str, str] | None = None) -> set[str]:
     return {wanted.name for wanted in requirements if wanted.marker and not wanted.marker.evaluate(python)}
 
 
-def are_missing(reason: str) -> bool:
-    """Return whether a test was skipped for a package that has no wheel here."""
+def are_missing(reason: str, python: Mapping[str, str] | None = None) -> bool:
+    """Return whether a test was skipped for a package that has no wheel here, or on another Python."""
     found = MISSING.match(reason)
-    return found is not None and found[1] in left_out()
+    return found is not None and found[1] in left_out(python)
