@@ -84,6 +84,7 @@ def column(rows, name):
     return {row[name] for row in rows}
 
 
+@pytest.mark.slow
 def test_plain_has_all_workloads_and_targets(tmp_path):
     """Each state is stored and loaded next to a pickle file; each target is there with its verdict."""
     tables = run_part("plain", tmp_path, "--durable")
@@ -184,6 +185,7 @@ def test_packs_have_all_targets(tmp_path):
         assert row["met"] or row["what"] not in {"store one, pack open", "cold load by reference: at random"}
 
 
+@pytest.mark.slow
 def test_parts_have_all_targets(tmp_path):
     """A sweep shares its array on the disk and in memory, whatever it takes on this machine."""
     tables = run_part("parts", tmp_path)
@@ -211,6 +213,7 @@ def test_the_list_and_the_help_name_all_parts():
         assert re.search(rf"^  {part} ", helped, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_report_is_written_of_results(tmp_path):
     """The document has the tables, the missed targets, and charts that are there; so has the one of two files."""
     extras.require("matplotlib", extra="bench")
@@ -232,6 +235,7 @@ def test_a_report_is_written_of_results(tmp_path):
     assert (len(titles), titles[0], titles[-1]) == (6, "One object for many tasks", "What is not met, and why")
 
 
+@pytest.mark.slow
 def test_a_part_replaces_its_own_section_of_a_document(tmp_path):
     """The other parts stay as they are, and the count of missed targets is that of all."""
     extras.require("matplotlib", extra="bench")

@@ -128,6 +128,7 @@ def unexplained(cls):
     return found - said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_docstrings_explain_each_parameter(module):
     """The Args of public functions and methods are their parameters; a single one may be left to the summary."""
@@ -148,6 +149,7 @@ def test_docstrings_explain_each_parameter(module):
     assert {name: what for name, what in wrong.items() if what} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_docstrings_explain_each_attribute(module):
     """In the class's `Attributes:`, or in a string below the assignment."""

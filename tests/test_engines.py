@@ -70,6 +70,7 @@ def python_path():
     return os.pathsep.join([str(processes.ROOT), str(ENGINES)])
 
 
+@pytest.mark.slow
 @EACH
 def test_nothing_but_references_travels(engine):
     """The engine's own pickles of 8 tasks are a few kB each, the state being 2 MB; the counter does see states."""

@@ -68,6 +68,7 @@ def example_parameters():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "how"), example_parameters())
 def test_example(command, how, short_folder):
     """An example, run as its first line says, prints what it should, and leaves its model in the store."""

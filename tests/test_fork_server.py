@@ -55,6 +55,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_find_what_their_fork_server_has_loaded(tmp_path):
     """Nothing is read again, their memory is the server's; what is missing raises in its task, and the pool goes on."""
     script = tmp_path / "program.py"
@@ -67,6 +68,7 @@ def test_workers_find_what_their_fork_server_has_loaded(tmp_path):
     assert "the fork server runs already" in again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "error"),
     [

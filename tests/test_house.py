@@ -332,6 +332,7 @@ def _is_changed(node):
     return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("owned", OWNERS)
 def test_only_its_own_module_changes_an_object(owned):
@@ -356,6 +357,7 @@ def test_no_module_imports_the_face(name):
     assert {what for _, what in inside} <= {module.split("/")[0] for module in MODULES}
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("folder", ["ana", "benchmarks", "examples", "tests"])
 def test_exceptions_from_the_linters_have_reasons(folder):
@@ -371,6 +373,7 @@ def test_exceptions_from_the_linters_have_reasons(folder):
     assert bare == []
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_public_interface_is_typed():
     """A program that uses each public name passes mypy --strict, and its marked misuses do not."""
@@ -380,6 +383,7 @@ def test_public_interface_is_typed():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_public_interface_is_typed_for_pyright():
     """The same program passes pyright, strict, which finds no marked misuse right; so editors know the types, too."""

@@ -219,6 +219,7 @@ def lines_about(output, name):
     return after.partition("\n___")[0].splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMED)
 def test_a_leak_fails_its_test(name, project, leaking_run):
     """Each kind of leak turns its own test into an error, and is named in it."""
@@ -232,6 +233,7 @@ def test_a_leak_fails_its_test(name, project, leaking_run):
     assert fnmatch.fnmatchcase(told[2], NAMED[name])
 
 
+@pytest.mark.slow
 def test_what_is_cleaned_up_is_no_leak(project, monkeypatch):
     """Ending threads, joined pools, garbage and monkeypatches pass; each test starts fresh."""
     monkeypatch.setenv("ANA_OUTSIDE", "hidden")
@@ -240,6 +242,7 @@ def test_what_is_cleaned_up_is_no_leak(project, monkeypatch):
     result.assert_outcomes(passed=10)
 
 
+@pytest.mark.slow
 def test_skips_fail_only_where_asked(project):
     """With --fail-on-skip a skipped test fails the run and is listed; without, it is only skipped."""
     project.makepyfile(test_skips=SKIPS)
@@ -249,6 +252,7 @@ def test_skips_fail_only_where_asked(project):
     strict.stdout.fnmatch_lines(["*skips are failures here: *test_skips.py*"])
 
 
+@pytest.mark.slow
 def test_what_has_no_wheel_may_be_skipped(project):
     """With --fail-on-skip a test may want a package that setup.cfg leaves out on this Python, and no other one."""
     left_out = sorted(wheels.left_out({"python_version": "3.15"}))
@@ -268,6 +272,7 @@ def test_which_packages_have_no_wheel(version, names):
     assert [wheels.are_missing(reason, python) for reason in skipped] == [version == "3.15"] * len(skipped)
 
 
+@pytest.mark.slow
 def test_a_run_in_the_background_tests_as_one_in_front(project):
     """Ignored signals and options of the run are not handed on to the programs that tests start."""
     project.makepyfile(test_inherited=INHERITED)

@@ -107,6 +107,7 @@ def test_the_lab_explains_itself():
     assert INSTALL in done.stdout
 
 
+@pytest.mark.slow
 def test_the_nfs_tests_say_what_they_need():
     """Asked for by name where there is no shared filesystem, they skip and say how to get one."""
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/nfs/test_writers.py"]

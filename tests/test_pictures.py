@@ -17,6 +17,7 @@ def test_travel_is_what_its_script_draws():
     assert (PICTURES / "travel.svg").read_text(encoding="utf-8") == drawn, "run python docs/pictures/travel.py"
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_recording_plays_what_the_command_printed(tmp_path):
     """A recording has the typed command and its output, in colour; the last frame stays for the rest of the time."""

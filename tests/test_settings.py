@@ -84,6 +84,7 @@ def test_editors_show_what_set_dl_says():
         assert shown[name].partition(" Default: ")[2] == said.partition(" Default: ")[2] != "", name
 
 
+@pytest.mark.slow
 def test_every_variable_is_defined_in_one_place():
     """No other module spells the name of a variable in code, and each that a text names is there."""
     known = {each.name for each in settings.VARIABLES}

@@ -831,6 +831,7 @@ def test_an_interrupted_verify_can_be_run_again(large, capfd):
 # Work that takes long
 
 
+@pytest.mark.slow
 def test_a_collection_of_a_large_store(capfd):
     """Of many states in chains of ten, all but those that a root leads to are moved, then deleted."""
     with memory.folder() as folder:
@@ -850,6 +851,7 @@ def test_a_collection_of_a_large_store(capfd):
         assert raw_tree.strangers(store) == []
 
 
+@pytest.mark.slow
 def test_a_collection_that_is_interrupted_can_be_run_again(capfd):
     """SIGTERM and SIGINT in the middle leave a consistent store; the next run finishes."""
     with memory.folder() as folder:

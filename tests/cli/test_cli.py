@@ -53,6 +53,7 @@ def result(tmp_path_factory) -> demo.DemoResult:
 # Programs
 
 
+@pytest.mark.slow
 def test_json_is_one_document_of_measurements(tmp_path):
     """`--json` prints one document, whose figures keep the promises."""
     done = run(*TINY, "--json", "--dir", str(tmp_path))
@@ -73,6 +74,7 @@ def test_json_is_one_document_of_measurements(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_small_is_a_size(tmp_path):
     """`--size small` is 4 MB."""
     done = run("demo", "--size", "small", "--tasks", "1", "--workers", "1", "--json", "--dir", str(tmp_path))
@@ -254,6 +256,7 @@ def test_the_table_fits_a_terminal(result, width):
     assert "".join(lines).count("times less") == 1
 
 
+@pytest.mark.slow
 def test_the_human_view_of_a_real_run(tmp_path):
     """In a pipe the tables come without colours, nothing is on stderr, and the folder is gone."""
     done = run(*TINY, "--dir", str(tmp_path))
@@ -264,6 +267,7 @@ def test_the_human_view_of_a_real_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_output_in_an_encoding_without_box_characters(tmp_path):
     """An ASCII terminal gets ASCII, not a UnicodeEncodeError."""
     done = run(*TINIEST, "--dir", str(tmp_path), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
@@ -271,6 +275,7 @@ def test_output_in_an_encoding_without_box_characters(tmp_path):
     assert done.stdout.isascii()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_and_progress(tmp_path):
     """On a terminal there are colours, and a bar that says which step runs and is gone in the end."""
     code, seen = on_a_terminal(*TINY, "--dir", str(tmp_path), COLUMNS="100")
@@ -280,6 +285,7 @@ def test_a_terminal_gets_colours_and_progress(tmp_path):
     assert "starting" not in seen[seen.index("A mesh of") :]
 
 
+@pytest.mark.slow
 def test_no_color_is_respected(tmp_path):
     """With NO_COLOR a terminal gets no colour: at most bold and dim."""
     code, seen = on_a_terminal(*TINIEST, "--dir", str(tmp_path), NO_COLOR="1", COLUMNS="100")
@@ -346,6 +352,7 @@ MOMENTS = {
 """Moments of a run: the object's size in MB, the number of tasks, and what is seen from outside then."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_leaves_nothing(moment, tmp_path):
     """Ctrl-C, sent to all processes as a terminal does, leaves no folder and no process, and one line."""
@@ -410,6 +417,7 @@ def test_a_broken_library_is_not_taken_for_a_missing_one(tmp_path):
     assert "No module named 'something_that_click_needs'" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_needs_the_cli_extra_only(tmp_path):
     """The core's dependencies, click and rich are enough: no numpy."""
     site = tmp_path / "site"

@@ -148,6 +148,7 @@ def test_a_second_signal_ends_it_at_once():
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ana: interrupted\n")
 
 
+@pytest.mark.slow
 def test_ignored_signals_stay_ignored(place):
     """Under nohup, and in the background of a script, the command goes on."""
     for number in CODES:
@@ -179,6 +180,7 @@ def test_within_a_program_handlers_come_back():
     assert {number: signal.getsignal(number) for number in CODES} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_import_leaves_no_temporaries(place, tmp_path):
     """A command that writes can be interrupted, and run again: nothing half done is left."""
     maintenance.export_states(place / "store", [numbered(number) for number in range(20)], tmp_path / "all.ana")

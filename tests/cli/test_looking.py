@@ -61,6 +61,7 @@ def test_json_times_are_dates_too(tmp_path, capfd):
         assert date.timestamp() == pytest.approx(shown[name], abs=0.001)
 
 
+@pytest.mark.slow
 def test_on_a_terminal_columns_have_names_and_uuids_stay_in_one_piece(tmp_path):
     """At 80 columns, whatever is listed; a pipe gets no heading."""
     ana.set_dl(pickle_dir=tmp_path)

@@ -302,6 +302,7 @@ onload = () => {
 """Measures a page from inside: the smallest text, the lowest contrast of a text, how far to the right any reaches."""
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.skipif(BROWSER is None, reason=INSTALL)
 @pytest.mark.parametrize(("width", "scheme"), SCHEMES)

@@ -130,6 +130,7 @@ def filled(words, place):
     return [names.get(word, word) for word in words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_with_every_stream(words, place):
     """Closed streams lead nowhere; an output that is full is a line and exit code 1; nothing else changes."""
@@ -169,6 +170,7 @@ def test_a_closed_output_is_not_the_next_file(place):
     assert (len(there.imported), there.problems) == (3, [])
 
 
+@pytest.mark.slow
 def test_readers_that_have_enough(place):
     """Of a pipe whose reader has gone, nothing is said; the exit code is that of SIGPIPE."""
     for words in (
@@ -223,6 +225,7 @@ def hostile(place):
     return store
 
 
+@pytest.mark.slow
 def test_names_are_escaped_for_people(hostile, place):
     """No command sends a control character, a line's end or markup that is a name's own, in any encoding."""
     shown = [word for key in HOSTILE for word in (("show", key), ("show", "--tree", key), ("keep", key, key))]
@@ -287,6 +290,7 @@ def test_terminals_of_odd_widths(columns, place, monkeypatch):
         assert said(place, words).code == 0
 
 
+@pytest.mark.slow
 def test_any_argument(place):
     """Words that are no text are wrong usage or name nothing: a line, never a traceback."""
     odd = itertools.cycle(("caf\udce9", "ä" * 300))

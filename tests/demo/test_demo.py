@@ -121,6 +121,7 @@ def test_each_check_fails_on_its_figure(result, check, part, figure, broken):
     assert not altered.passed
 
 
+@pytest.mark.slow
 def test_nothing_is_left_unless_kept(tmp_path):
     """The temporary folder goes, or stays with a store in it that still loads."""
     demo.run(dataclasses.replace(SETTINGS, tasks=1, workers=1, folder=tmp_path))

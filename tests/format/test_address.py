@@ -150,6 +150,7 @@ def test_names_that_are_not_shortened_are_short_enough_to_be_read(key):
         assert address.key_of_name(address.file_name(key)) == key
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=60), st.text(max_size=60).map(lambda text: text + ".pkl.zst")))
 @example(".pkl.zst")
 @example("%2f.pkl.zst")

@@ -46,6 +46,7 @@ def _segments(head, data):
     return [None if segment is parts.ABSENT else bytes(segment) for segment in found]
 
 
+@pytest.mark.slow
 @given(lists, st.data())
 def test_a_holder_and_its_parts_have_all_of_the_content(lengths, data):
     """Whatever is a part: the content digest is the same, and the segments come back, some from the parts."""

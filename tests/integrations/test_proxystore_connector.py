@@ -157,6 +157,7 @@ def test_proxies_of_equal_values_share_a_file(store, tmp_path):
     assert once == proxies[0]
 
 
+@pytest.mark.slow
 def test_proxies_resolve_in_a_new_process(store):
     """A worker that was started anew makes the store from the proxy, and resolves it."""
     spawn = multiprocessing.get_context("spawn")

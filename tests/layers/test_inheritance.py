@@ -70,6 +70,7 @@ def test_results_go_into_the_parents_store(folder, method):
     assert {f"{ref.uuid}.pkl.zst" for ref in refs} <= set(classes.states(folder))
 
 
+@pytest.mark.slow
 @METHODS
 def test_results_of_pool_process_and_queue(folder, method):
     """`multiprocessing.Pool`, a `Process` that puts into a queue, children of children."""
@@ -98,6 +99,7 @@ def put(queue):
     queue.put(ana.Ref(["made below"]))
 
 
+@pytest.mark.slow
 @OTHERS
 def test_a_layer_of_a_with_block(tmp_path, method):
     """Workers take the layer that is current when they are started, also through a fork server that runs already."""
@@ -278,6 +280,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_of_loky(tmp_path):
     """Those that were there before the layer send by value; the next ones take the layer over."""
     require("joblib")

@@ -141,6 +141,7 @@ def test_a_wrong_argument_begins_nothing(layer, name, ttl):
     assert maintenance.roots(layer.home) == []
 
 
+@pytest.mark.slow
 @METHODS
 def test_workers_keep_what_they_store(layer, method):
     """Workers that were started in the block, also if they are terminated like those of a Pool."""
@@ -149,6 +150,7 @@ def test_workers_keep_what_they_store(layer, method):
     assert kept(layer) == {obj.uuid for obj in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chooses", [False, True])
 @METHODS
 def test_a_workers_worker_keeps_too(layer, method, chooses):

@@ -281,6 +281,7 @@ def test_layers_leave_no_counters_behind():
 # Threads and forks
 
 
+@pytest.mark.slow
 def test_counting_is_exact_between_threads(tree):
     """Eight threads that all unpickle references: not one is lost, however often the interpreter changes threads."""
     made = classes.A("state")

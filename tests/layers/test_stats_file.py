@@ -114,6 +114,7 @@ for number in range(3):
     assert _counts(summary) == (4, 0, 7, 0)
 
 
+@pytest.mark.slow
 def test_the_folder_is_meant_where_the_program_began(tmp_path):
     """A relative path is not lost when the program goes elsewhere; `~` is the user's home."""
     (tmp_path / "elsewhere").mkdir()

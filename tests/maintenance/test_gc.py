@@ -616,6 +616,7 @@ def test_nothing_is_lost_where_there_are_no_hard_links(action, share, monkeypatc
         one_run(at, action)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.usefixtures("lying_locks")
 def test_a_reader_that_is_interrupted_at_any_step():

@@ -351,6 +351,7 @@ def one_circle(at, *, killed_after=0):
         return made.steps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lying_locks")
 @pytest.mark.parametrize("killed_after", [0, 1, 4, 9])
 def test_a_circle_stays_if_one_of_it_is_brought_back(killed_after):
@@ -514,6 +515,7 @@ def test_nothing_is_lost_whichever_call_fails(kind, code, share):
 # Much
 
 
+@pytest.mark.slow
 def test_a_collection_keeps_no_object_for_each_packed_state(store):
     """Memory is for packs, and a few dozen bytes for each state that is reached."""
     import tracemalloc

@@ -164,6 +164,7 @@ class Jobs(RuleBasedStateMachine):
         return found
 
 
+@pytest.mark.slow
 def test_jobs_are_killed_at_any_step():
     """In any order of jobs, kills, waiting and collecting."""
     bounds = hypothesis.settings(

@@ -289,6 +289,7 @@ def given_names(data, *words):
 EXPORT, KEEP = ("export", "-o", "NEW"), ("keep", "root")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "command"),
     [
@@ -331,6 +332,7 @@ def test_names_come_from_a_file(many, command, how, tmp_path):
     assert sorted(json.loads(out)["uuids"]) == sorted(names)
 
 
+@pytest.mark.slow
 def test_more_names_than_arguments(tmp_path):
     """States whose names xargs would give to more than one command become one file."""
     store = care.store(tmp_path / "store")
@@ -479,6 +481,7 @@ def test_keep_behind_a_node_cache(tmp_path):
         assert raw_tree.path_of(tmp_path / "store", uuid).exists()
 
 
+@pytest.mark.slow
 def test_many_keep_at_once(tmp_path):
     """Processes that keep under one name at the same time lose nothing."""
     store = care.store(tmp_path / "store")

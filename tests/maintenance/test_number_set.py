@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ def test_it_is_a_set(added, asked):
     assert len(found) == len(model)
 
 
+@pytest.mark.slow
 @given(st.lists(NUMBERS), st.lists(NUMBERS))
 def test_two_become_one(first, second):
     """`update` adds another's numbers."""
@@ -34,6 +36,7 @@ def test_two_become_one(first, second):
     assert sorted(found) == sorted({*first, *second})
 
 
+@pytest.mark.slow
 def test_it_takes_a_fifth_of_the_memory_of_a_set():
     """50,000 numbers, spread as those of digests are."""
     numbers = [(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % (1 << 128) for number in range(50_000)]

@@ -138,6 +138,7 @@ def test_small_packs_are_merged(tmp_path):
     assert everything(tree, keys)
 
 
+@pytest.mark.slow
 def test_an_unsealed_pack_of_a_living_writer_loses_nothing(tmp_path):
     """It is merged, and its writer goes on in another."""
     tree = tmp_path / "s"
@@ -208,6 +209,7 @@ maintenance.pack_states(sys.argv[1], smaller_bytes=64000, older_than_seconds=0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.leaves_temporaries(reason="its lock file may just be made")
 @pytest.mark.parametrize("seconds", [0.0, 0.03, 0.1])
 def test_killed_at_any_moment_it_loses_nothing(tmp_path, seconds):
@@ -241,6 +243,7 @@ def test_senseless_arguments_are_refused(tmp_path, wrong):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path):
     """What they print, for people and as JSON."""
     tree = tmp_path / "s"

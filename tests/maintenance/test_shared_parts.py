@@ -210,6 +210,7 @@ print(rounds)
 """
 
 
+@pytest.mark.slow
 def test_collections_never_take_a_part_from_who_stores_a_holder_of_it(tmp_path):
     """Another process collects all the time, and parts are old; each object that is kept loads at the end."""
     tree = tmp_path / "store"

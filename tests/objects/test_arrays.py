@@ -250,6 +250,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_any_nesting(value):
     """Dicts, lists and tuples of arrays of all kinds come as plain pickle makes them, from both kinds of store."""
@@ -343,6 +344,7 @@ print(json.dumps([before, loaded, resident(), kept.nbytes, total]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["noise", "numbers"])
 def test_the_memory_of_a_large_array_goes_while_a_small_one_stays(tmp_path, content):
     """Of a state of 64 MB, compressed or not, whoever keeps 5 kB has its memory back."""

@@ -44,6 +44,7 @@ def test_a_scripts_own_class_in_pools(tmp_path, prefix):
     assert classes.states(tmp_path / "s") == [f"{uuid}.pkl.zst"]
 
 
+@pytest.mark.slow
 def test_a_scripts_own_class_has_the_same_uuid_in_each_run(tmp_path):
     """A rerun of a script stores nothing again."""
     first = classes.run(OWN_CLASS, str(tmp_path / "s"), cwd=tmp_path)

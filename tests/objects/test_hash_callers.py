@@ -220,6 +220,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("makes", "equal"),
     [
@@ -355,6 +356,7 @@ print(memory.cache(total)(big), memory.cache(total).check_call_in_cache(big), jo
 """
 
 
+@pytest.mark.slow
 def test_joblib_memory_finds_results_by_uuid(tmp_path):
     """A rerun with its store elsewhere computes nothing, and no state is pickled for the look-up."""
     script = tmp_path / "program.py"
@@ -387,6 +389,7 @@ for digest in (joblib.hash, tokenize):
 """
 
 
+@pytest.mark.slow
 def test_dicts_and_lists_of_our_own(tmp_path):
     """What derives from dict, list or set is hashed by its UUID, too, once dask knows of us."""
     require("dask")

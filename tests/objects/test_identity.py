@@ -266,6 +266,7 @@ def test_the_least_recently_used_goes_first(tmp_path):
     assert kept(uuids, layer) == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_last_one_always_stays(tmp_path):
     """Larger than the budget, and with a budget of 0, the last loaded object stays for the next task."""
     references, uuids = stored(tmp_path / "s", 3, 1000)
@@ -319,6 +320,7 @@ EVERY_DEEP = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uuids", ["content", "given"])
 def test_chains_deeper_than_the_recursion_limit_in_a_folder(tmp_path, uuids):
     """As below, with as many links as an everyday run can afford to make files for."""
@@ -332,6 +334,7 @@ def test_chains_deeper_than_the_recursion_limit_in_a_folder(tmp_path, uuids):
     assert sys.getrecursionlimit() == limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "uuids"), EVERY_DEEP)
 def test_deep_chains(tmp_path, uuids, where):
     """10,000 addressed objects in a chain store and load; the recursion limit is as it was."""
@@ -458,6 +461,7 @@ def test_deep_chains_of_a_scripts_own_class(tmp_path, uuids):
     assert classes.run(DEEP_WORKER, handed, cwd=tmp_path) == str(DEEP)
 
 
+@pytest.mark.slow
 def test_chains_of_a_scripts_own_class(tmp_path):
     """300 links of a class of `__main__` load in a worker that has neither class nor configuration."""
     handed = str(tmp_path / "top.pickle")
@@ -465,6 +469,7 @@ def test_chains_of_a_scripts_own_class(tmp_path):
     assert classes.run(DEEP_WORKER, handed, cwd=tmp_path) == "300"
 
 
+@pytest.mark.slow
 def test_chains_of_a_scripts_own_class_in_a_worker_with_a_store_of_its_own(tmp_path):
     """The same where the worker has set another layer: every link is looked for where its parent came from."""
     handed = str(tmp_path / "top.pickle")
@@ -507,6 +512,7 @@ def test_a_forked_child_has_the_objects_of_its_parent(tmp_path):
     assert len(classes.states(tmp_path / "s")) == 2
 
 
+@pytest.mark.slow
 def test_fork_while_other_threads_load(tmp_path, switching):
     """A child that is forked in the middle of other threads' loads does not wait for them, and sees whole objects."""
     fresh(tmp_path / "s", keep_bytes=0)

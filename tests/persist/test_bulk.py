@@ -151,6 +151,7 @@ def test_children_are_stored_first(layer, monkeypatch):
     assert [len(layer.store.get(uuid).header.children) for uuid in uuids] == [0] * 50 + [5] * 10 + [10]
 
 
+@pytest.mark.slow
 def test_a_chain_and_rings(layer):
     """Long chains, and objects in a circle, addressed by content or given, come back as they were."""
     chain = [Node(0)]
@@ -290,6 +291,7 @@ def test_the_wrong_class_is_refused(layer):
         layer.load_many(uuids, "A")
 
 
+@pytest.mark.slow
 def test_many_children_are_loaded_as_one_by_one(late):
     """An object with 1,000 children is the same whether they are read ahead or not, also where one is missing."""
     children = [Counted(number) for number in range(1000)]
@@ -424,6 +426,7 @@ def test_memory_is_bounded(late, monkeypatch):
     assert max(ahead) <= 1 << 20
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_work_going_on_and_no_false_marks(tmp_path, monkeypatch):
     """After Ctrl-C every object with a UUID is in the store, and a second call stores the rest."""
     layer = ana.DirDataLayer(tmp_path / "store")

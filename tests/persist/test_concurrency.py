@@ -110,6 +110,7 @@ def test_states_in_common_are_stored_once(tmp_path, writers, states):
     assert all(layer.load_state(uuid) == {"x": x} for uuid, x in acknowledged)
 
 
+@pytest.mark.slow
 @pytest.mark.leaves_temporaries("writers are killed")
 def test_killed_writers_lose_nothing_that_they_acknowledged(tmp_path):
     """Half of the writers are killed at some moment: what all have acknowledged loads, and the rest goes on."""
@@ -153,6 +154,7 @@ def kill_writers(store, number, states, seconds):
     assert layer.load_state("the store") == "works"
 
 
+@pytest.mark.slow
 def test_store_against_delete(tmp_path):
     """While someone keeps removing a state, its writers and readers see it whole or not at all, and get no error."""
     store = tmp_path / "store"

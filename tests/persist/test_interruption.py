@@ -70,6 +70,7 @@ print(interrupted, number)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.leaves_temporaries("a handler may raise just where a temporary is about to be removed")
 def test_exceptions_out_of_signal_handlers(tmp_path):
     """A handler that raises at any moment of storing and loading: what has a UUID is stored, no claim stays."""
@@ -119,6 +120,7 @@ def lock_path(store, key):
     return store / ".ana" / "locks" / f"{raw_tree.path_of(store, key).parts[-3]}.lock"
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_never_released_costs_time_only(tmp_path, impatient, locking):
     """A writer waits for the lock's holder for a bounded time, and then writes."""
     store = tmp_path / "store"
@@ -153,6 +155,7 @@ def test_a_killed_holder_blocks_nobody(tmp_path, locking):
     assert layer.stats().lock_timeouts == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_bytes", [0, 1 << 20], ids=["whole", "part"])
 def test_one_of_many_writers_writes_a_large_state(tmp_path, part_bytes):
     """Of writers of the same large state, or part, that begin together, one creates a file, and the others find it."""
@@ -199,6 +202,7 @@ def test_locks_that_do_not_work_are_passed_over(tmp_path, monkeypatch, impatient
     assert layer.load_state("large") == LARGE
 
 
+@pytest.mark.slow
 def test_a_lock_server_that_hangs_is_left_behind(tmp_path, monkeypatch, impatient):
     """A lock call that does not return holds a writer up for a bounded time."""
     on_a_network(monkeypatch)

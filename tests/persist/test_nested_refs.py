@@ -126,6 +126,7 @@ def test_states_that_make_new_refs_are_stored_in_a_circle(layer):
     assert [one.name, two.name] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_what_has_no_end_is_an_error(layer):
     """States that go on making new Refs: a RecursionError, in the end."""
     one, two = Wrapped("one"), Wrapped("two")

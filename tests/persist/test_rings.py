@@ -53,18 +53,21 @@ def test_helper_threads_of_setstate_have_what_the_load_has(folder, how):
     assert ask_python(MESH, reference_of_mesh(knows_whole=False), how) == [6, True, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [how for how in HOW if how != "by_asyncio"])
 def test_helper_threads_of_setstate_get_the_unfinished_object(folder, how):
     """As the loading thread itself would, where parts know the whole: it is one object afterwards."""
     assert ask_python(MESH, reference_of_mesh(knows_whole=True), how) == [6, True, 2]
 
 
+@pytest.mark.slow
 def test_helper_threads_of_an_event_loop_are_no_hang(folder):
     """A loop wakes when the first helper is done. Another that looks just then may load an object of its own."""
     total, _, x = ask_python(MESH, reference_of_mesh(knows_whole=True), "by_asyncio")
     assert [total, x] == [6, 2]
 
 
+@pytest.mark.slow
 def test_helper_threads_that_nobody_sees_are_no_hang(folder):
     """A thread that answers by a queue, and needs the object that waits for it: the sum is right, in the end."""
     total, _, x = ask_python(MESH, reference_of_mesh(knows_whole=True), "by_queue")
@@ -127,6 +130,7 @@ print(json.dumps([found[0].x.x, found[1].x.x]))
 """
 
 
+@pytest.mark.slow
 def test_an_import_that_loads_what_needs_the_import(folder, tmp_path):
     """A module loads an object when it is imported, while another thread loads it and imports the module for that."""
     module = tmp_path / "loads_when_imported.py"
@@ -161,6 +165,7 @@ print(json.dumps([len(rings.loaded), len(set(map(id, found)))]))
 """
 
 
+@pytest.mark.slow
 def test_who_computes_is_waited_for(folder):
     """A load that takes long, because it computes, is not done twice."""
     busy = rings.Busy(1.0)
@@ -168,6 +173,7 @@ def test_who_computes_is_waited_for(folder):
     assert ask_python(WAITED_FOR, pickle.dumps(busy).hex()) == [1, 1]
 
 
+@pytest.mark.slow
 def test_who_reads_is_waited_for(folder):
     """A store that takes long to answer is not asked twice."""
     config = rings.Config(2)
@@ -185,6 +191,7 @@ DirectoryStore.get, rings.loaded = slowly, gets
     assert ask_python(program, pickle.dumps(config).hex()) == [1, 1]
 
 
+@pytest.mark.slow
 def test_whoever_waits_in_vain_loads_an_object_of_the_same_uuid(folder):
     """A load that sleeps is done once more by who waits for it; nobody gets half an object, and all get one."""
     sleeper = rings.Sleeper()

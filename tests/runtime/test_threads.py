@@ -148,6 +148,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_whenever_a_signal_handler_raises_no_work_goes_on_after_the_call():
     """Not while threads are started, nor while they are waited for: what they do has ended when the error comes out."""
     # In a process of its own: at some moments `threading` itself is left with a thread that never begins.
@@ -184,6 +185,7 @@ print(json.dumps([list(sizes.values()), many, [main(["-q", "-d", folder, *words]
 """
 
 
+@pytest.mark.slow
 def test_where_no_thread_can_be_had_all_of_it_works(short_folder):
     """Under RLIMIT_NPROC, small and large states are stored and loaded, and the commands do their work."""
     short_folder.chmod(0o777)

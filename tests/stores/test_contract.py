@@ -261,6 +261,7 @@ class LeadsElsewhere(Shelf):
 """
 
 
+@pytest.mark.slow
 def test_stores_that_break_the_contract_fail_it(tmp_path):
     """A store over a dict passes in any program; one that overwrites, loses, mixes up or misleads does not."""
     (tmp_path / "test_shelves.py").write_text(BROKEN, encoding="utf-8")

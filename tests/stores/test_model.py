@@ -568,6 +568,7 @@ def _quiet(caplog):
     caplog.set_level(logging.ERROR, "ana")
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_any_order():
     """Nothing wrong is ever loaded, nothing that was acknowledged is lost, what is damaged or gone is said to be."""

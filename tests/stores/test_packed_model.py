@@ -321,6 +321,7 @@ def _quiet(caplog, monkeypatch):
     monkeypatch.setattr("ana.stores.directory.pack_writer.CHECK_SECONDS", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_any_order():
     """Nothing wrong is ever loaded, and nothing that was acknowledged is lost but what was damaged or collected."""

@@ -140,6 +140,7 @@ def _check(found, content):
     assert all(one.flags.writeable for one in found if isinstance(one, np.ndarray))
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @settings(max_examples=40)
 @given(st.lists(st.tuples(values, least_sizes), min_size=1, max_size=5), st.booleans())

@@ -145,6 +145,7 @@ def test_tasks_need_nothing_of_the_store(bed):
     assert (found["from_store"], found["damaged"]) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace: apt-get install strace")
 def test_no_system_call_names_the_store(bed):
@@ -198,6 +199,7 @@ def flip(path, at, bit):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_damage_is_noticed_and_the_store_has_the_state(bed, caplog):
     """Whatever bit of the file is flipped, all values are right: the store has what the file has no more."""
     caplog.set_level(logging.CRITICAL)

@@ -55,6 +55,7 @@ def test_a_layer_uses_a_store_of_the_page(folder):
     assert run(folder, "use_shelf.py") == "[1, 2, 3]\n"
 
 
+@pytest.mark.slow
 def test_references_lead_workers_to_the_database(folder):
     """Spawned workers load by the home; so does who only imports the module; who does not is told the cure."""
     uuid, results = run(folder, "jobs.py").splitlines()

@@ -19,6 +19,7 @@ def keyed(tmp_path, monkeypatch):
     return tmp_path / "keyed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_signed_store(keyed, method):
     """What is shipped is signed, both ways; a state that is no longer what was signed fails in its task alone."""
@@ -38,6 +39,7 @@ def test_a_signed_store(keyed, method):
         assert executor.submit(total, data).result() == data.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_node_cache(tmp_path, monkeypatch, method):
     """Workers map what is large from the node's cache, once for all of them."""

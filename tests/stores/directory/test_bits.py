@@ -149,6 +149,7 @@ def test_every_flipped_bit_is_noticed(make_place, value, share):
     assert _unnoticed(place, range(0, len(place.good) * 8, step)) == []
 
 
+@pytest.mark.slow
 def test_flipped_bits_of_a_large_record_are_noticed(make_place):
     """Every bit of the header, of the blocks' own headers, and a sample of all others."""
     place = make_place(LARGE)
@@ -172,6 +173,7 @@ def _block_headers(data, head):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", SMALL.values(), ids=SMALL)
 def test_every_truncation_is_noticed(make_place, value):
     """A record that ends too early, after any number of bytes, is damaged."""
@@ -303,6 +305,7 @@ def _plain(value):
 # Healing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", SMALL.values(), ids=SMALL)
 def test_storing_again_heals_every_damage(tmp_path, value):
     """`ana_store()` of an equal object: the state is whole again, the damaged file kept as it was as `.bad-…`."""

@@ -434,6 +434,7 @@ layer.store_state("large", [os.urandom(1 << 20) for _ in range(34)])
         assert (path, oct(_mode(path))) == (path, oct(wanted))
 
 
+@pytest.mark.slow
 def test_a_group_shares_a_tree(public):
     """Two users of a group, umask 002, in a setgid folder: each stores into the other's folders and loads all."""
     if os.geteuid():
@@ -504,6 +505,7 @@ print(os.stat(raw_tree.path_of(tree, part.uuid)).st_uid - os.getuid())
     assert _as_member(shared, "attempt(lambda: type(Part.ana_load(sys.argv[4])).__name__)", uuid) == ["'Part'"]
 
 
+@pytest.mark.slow
 def test_members_wait_for_each_others_locks(shared):
     """A lock file that one member has made excludes the other, though it is not theirs."""
     hold = """
@@ -543,6 +545,7 @@ def test_a_member_sweeps_what_another_left(shared):
     assert raw_tree.strangers(shared) == []
 
 
+@pytest.mark.slow
 def test_all_that_members_make_is_the_groups(shared):
     """Folders, files, locks: of the group, setgid where folders, readable and folders writable for all members."""
     program = 'layer.store_state(f"large {os.getuid()}", [os.urandom(1 << 20) for _ in range(34)])'

@@ -92,6 +92,7 @@ def _check_all(tree, number_of_states):
         assert str(raw_tree.path_of(tree, part.key).relative_to(tree)) == path
 
 
+@pytest.mark.slow
 def test_a_new_tree_is_made_once_by_many(tree):
     """Eight processes open the same new store at once: all get the same store, whose `ana.json` stays."""
 
@@ -164,6 +165,7 @@ def test_different_contents_under_one_uuid_first_writer_wins(tree):
     _check_all(tree, 1)
 
 
+@pytest.mark.slow
 def test_many_processes_heal_one_state(tree):
     """16 processes find the same damage and store the state again: afterwards it is whole, for all of them."""
     store = DirectoryStore(str(tree))

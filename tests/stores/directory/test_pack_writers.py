@@ -107,6 +107,7 @@ for thread in threads: thread.join()
 """
 
 
+@pytest.mark.slow
 def test_threads_share_syncs(tree):
     """Sixteen threads store 400 states, each waits for the disk, and far fewer syncs than states are made."""
     if shutil.which("strace") is None:
@@ -208,6 +209,7 @@ def test_a_pack_that_is_deleted_under_threads_harms_no_other_file(tree, tmp_path
 # Disks
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """What was acknowledged is there, the error names the disk, and with room again all can be stored."""
     with mounts.ext4(tmp_path / "disk", 8 * MIB) as place, packing(place / "tree", **PACKS):

@@ -317,6 +317,7 @@ def _is_used(node, uuid, reads):
     return reads == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_of_the_header_shows(node, reads):
     """Each byte of what an entry says of itself is covered; a flipped one means fetching it anew."""
     uuid = node.store(noise(1))

@@ -60,6 +60,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_processes_of_a_node_share_the_memory(node):
     """Of an array that eight processes have read, each pays an eighth, and none has memory of its own."""
     array = noise(1, 16 * MIB)
@@ -77,6 +78,7 @@ def test_processes_of_a_node_share_the_memory(node):
     assert len(node.entries()) == 1
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once_read_the_tree_once(node, tmp_path):
     """As the kernel sees it: the state's content is read by one process, the others read a header at the most."""
     if shutil.which("strace") is None:
@@ -346,6 +348,7 @@ print(interrupted)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.leaves_temporaries("a handler may raise just where a temporary is about to be removed")
 def test_exceptions_out_of_signal_handlers_hold_up_nobody(node):
     """A handler that raises at any moment of fetching and mapping: no lock stays held, nothing wrong is cached."""

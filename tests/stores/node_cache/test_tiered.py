@@ -130,6 +130,7 @@ def test_who_asks_for_what_is_behind_a_buffer_gets_that_buffer(node, size_bytes,
         assert found == value
 
 
+@pytest.mark.slow
 def test_pandas_and_scipy_work_on_mapped_memory(node):
     """What reads its arrays only does not notice."""
     extras.require("pandas", "scipy")
