@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import blake3
 
 from ana.format import codec
+from ana.runtime import buffers
 
 __all__ = [
     "Changed",
@@ -123,15 +124,12 @@ class Scratch:
             except IndexError:
                 memory = memoryview(bytearray(SCRATCH_BYTES))
             self._memory = memory
-        return memory[:size] if size <= len(memory) else memoryview(bytearray(size))
+        # Not kept: with the huge pages that such a size gets, new memory costs half of a hash.
+        return memory[:size] if size <= len(memory) else buffers.allocate(size)
 
     def fill(self, views: Sequence[memoryview], size: int) -> memoryview:
         """Return a copy of the views, one after the other."""
-        copied, at = self.take(size), 0
-        for view in views:
-            copied[at : at + len(view)] = view
-            at += len(view)
-        return copied
+        return fill(self.take(size), views)
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +141,15 @@ class Scratch:
 
 
 _spare: list[memoryview] = []
+
+
+def fill(target: memoryview, views: Sequence[memoryview]) -> memoryview:
+    """Copy the views into `target`, one after the other, and return it."""
+    at = 0
+    for view in views:
+        target[at : at + len(view)] = view
+        at += len(view)
+    return target
 
 
 _log = logging.getLogger("ana.chunks")

@@ -64,6 +64,8 @@ PIECE_BYTES = 4 << 20
 """The largest piece that content is cut into; each piece is one chunk, and one leaf of the address."""
 LARGE_BYTES = 256 << 10
 """A buffer of at least this size has chunks of its own, so that it can be read straight into its place."""
+COPIED_BYTES = 32 << 20
+"""The largest raw size of content that is copied in order to be hashed only once."""
 PARALLEL_BYTES = 4 << 20
 """From this raw size on, threads are worthwhile: starting one takes as long as hashing 1 MiB."""
 
@@ -120,17 +122,20 @@ def content(
     """Hash a state's pieces, then compute its content digest from theirs, the segments' sizes and the class name.
 
     Without `sizes`, each view is a segment. Small mutable content is copied, so that what is stored is what was hashed.
-    Larger content is copied into `scratch` if it fits; otherwise it is checked when it is written. Copying costs a
-    tenth of hashing it a second time. The result is then valid until `scratch` is used again.
+    Larger content is copied into `scratch`, up to `COPIED_BYTES`; otherwise it is checked when it is written. Copying
+    costs a tenth of hashing it a second time, in new memory a third. The result is then valid until `scratch` is used
+    again.
     """
     if sizes is None:
         sizes = [len(view) for view in views]
     pieces = plan(sizes)
     raw_bytes = sum(sizes)
-    own = scratch is not None and chunks.SMALL_BYTES <= raw_bytes <= chunks.SCRATCH_BYTES
-    if scratch is not None and own:
-        views = [scratch.fill(views, raw_bytes)]
+    source, own = SegmentedView(views), False
+    if scratch is not None and _copy_pays(raw_bytes):
+        views, own = [scratch.take(raw_bytes)], True
     if len(pieces) == 1:
+        if own:
+            chunks.fill(views[0], source.segments)
         if pieces[0][1] < chunks.SMALL_BYTES and not chunks.is_stable(views):
             views = [memoryview(b"".join(views))]
         leaves = [chunks.digest(views)]
@@ -140,11 +145,33 @@ def content(
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
-        leaves[number] = chunks.digest(segmented.views(*pieces[number]))
+        found = segmented.views(*pieces[number])
+        if own:
+            chunks.fill(found[0], source.views(*pieces[number]))
+        leaves[number] = chunks.digest(found)
 
     threads.run(hash_piece, range(len(pieces)), _worthwhile_threads(raw_bytes))
     digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
     return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, own=own)
+
+
+def _copy_pays(raw_bytes: int) -> bool:
+    """Return whether to copy content before it is hashed, so that it need not be hashed again when it is written.
+
+    A large copy is wasted if the state is stored already. Then the next one probably is, too: 50 objects with the same
+    array.
+    """
+    global _last_was_written  # noqa: PLW0603 - of the process: a wrong guess costs time only
+    if raw_bytes <= chunks.SCRATCH_BYTES:
+        return raw_bytes >= chunks.SMALL_BYTES
+    pays = raw_bytes <= COPIED_BYTES and _last_was_written
+    if pays:
+        # Until it is.
+        _last_was_written = False
+    return pays
+
+
+_last_was_written = True
 
 
 def write(sink: Write, key: str, state: Content, children: Sequence[str], encoding: Encoding) -> int:
@@ -160,6 +187,9 @@ def write(sink: Write, key: str, state: Content, children: Sequence[str], encodi
         size, data = _small(key, state, children, encoding)
         sink(0, data)
         return size
+    if state.own_bytes > chunks.SCRATCH_BYTES:
+        global _last_was_written  # noqa: PLW0603 - see `_copy_pays`
+        _last_was_written = True
     draft = Draft(key, state, len(state.pieces), children, hints)
     segmented = SegmentedView(state.views)
     numbers = range(len(state.pieces))

@@ -201,6 +201,28 @@ def test_small_segments_share_pieces(lengths):
 # Other programs
 
 
+def test_large_content_is_copied_while_large_states_are_new(monkeypatch):
+    """A copy that is not written is wasted: the next content is hashed as it is, until a large state is written."""
+    monkeypatch.setattr(record, "_last_was_written", True)
+    large = [memoryview(bytearray(5 << 20))]
+
+    def hashed(views=large):
+        with record.Scratch() as scratch:
+            found = record.content("m:C", views, scratch=scratch)
+            assert found.own == (found.views[0].obj is not views[0].obj)
+        return found
+
+    assert hashed([memoryview(bytearray(1 << 20))]).own
+    first = hashed()
+    assert first.own
+    assert first == hashed()._replace(views=first.views, own=True)
+    assert not hashed().own
+    assert hashed([memoryview(bytearray(1 << 20))]).own
+    record.encode(KEY, hashed())
+    assert hashed().own
+    assert not hashed([memoryview(bytearray(record.COPIED_BYTES + 1))]).own
+
+
 def _sample(name):
     """Load the module that made the sample tree."""
     spec = importlib.util.spec_from_file_location(name, DATA / f"{name}.py")

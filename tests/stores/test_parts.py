@@ -393,10 +393,8 @@ def _changing(layer, monkeypatch, change):
 
 @pytest.mark.parametrize("bulk", [False, True])
 def test_a_buffer_that_changes_while_it_is_stored(tmp_path, monkeypatch, bulk):
-    """What was hashed is stored or nothing: an error that names the class of the object, not of the part.
-
-    Alone, a buffer of less than 4 MiB is copied when it is hashed.
-    """
+    """What was hashed is stored or nothing: an error that names the class of the object, not of the part."""
+    monkeypatch.setattr(record, "COPIED_BYTES", 0)
     layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
     array = noise(1) if bulk else noise(1, LARGE_BYTES)
     obj = A(array)
@@ -414,6 +412,7 @@ def test_a_buffer_that_changes_while_it_is_stored(tmp_path, monkeypatch, bulk):
 
 def test_a_buffer_that_changed_once_is_stored_as_it_is_now(tmp_path, monkeypatch):
     """The object is pickled again, and gets the address of what is stored."""
+    monkeypatch.setattr(record, "COPIED_BYTES", 0)
     layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
     array = noise(1, LARGE_BYTES)
     todo = [1]
@@ -428,10 +427,12 @@ def test_a_buffer_that_changed_once_is_stored_as_it_is_now(tmp_path, monkeypatch
     assert (A.ana_load(uuid).x == array).all()
 
 
-def test_what_was_hashed_of_a_smaller_buffer_is_stored(tmp_path, monkeypatch):
-    """Below 4 MiB, what is written is a copy of what was hashed, whatever becomes of the buffer meanwhile."""
+@pytest.mark.parametrize("size_bytes", [SIZE_BYTES, LARGE_BYTES])
+def test_what_was_hashed_of_a_buffer_is_stored(tmp_path, monkeypatch, size_bytes):
+    """Below 32 MiB, what is written is a copy of what was hashed, whatever becomes of the buffer meanwhile."""
+    monkeypatch.setattr(record, "_last_was_written", True)
     layer = ana.set_dl(pickle_dir=tmp_path, **PARTS)
-    array = noise(1)
+    array = noise(1, size_bytes)
     was = array.copy()
     _changing(layer, monkeypatch, lambda: array.fill(0))
     uuid = A(array).make_uuid()
