@@ -21,7 +21,7 @@ __all__ = ["ana", "run"]
 
 EPILOG = """\b
 Examples:
-  ana demo                                  # see what ANA saves, in five seconds
+  ana demo                                  # see what ANA saves, in seconds
   ana -d /shared/pickles info               # is this a good place for a store?
   ana -d /shared/pickles stats --by class   # what is in the store?
   ana -d /shared/pickles verify             # check every byte
@@ -119,7 +119,7 @@ def run(argv: Sequence[str]) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
-        click.echo(printable(shown.getvalue(), lines=True), err=True, nl=False)
+        click.echo(printable(shown.getvalue().expandtabs(4), lines=True), err=True, nl=False)
         return error.exit_code
     except (OutputError, BrokenPipeError) as error:
         if error.errno == errno.EPIPE:

@@ -202,7 +202,7 @@ def _outlook(found: maintenance.Collected, max_bytes: int | None) -> list[str]:
         young = f"all {counted(found.states, 'state', 'states')} are younger than {duration(found.young_seconds)}"
         lines.append(f"nothing to collect{f': {young}' if every else ''}")
     if found.young_until is not None:
-        lines.append(f"the oldest of the young states can go from {when(found.young_until)}")
+        lines.append(f"the first of the young states can be collected from {when(found.young_until)}")
     if found.free_from is not None:
         verb = "would be" if found.dry_run else "is"
         lines.append(f"the space {verb} free after a run later than {when(found.free_from)}; until then, reads restore")

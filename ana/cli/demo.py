@@ -1,4 +1,4 @@
-"""`ana demo`: what ANA is good for, shown in five seconds."""
+"""`ana demo`: what ANA is good for, shown in seconds."""
 
 import dataclasses
 from collections.abc import Iterator

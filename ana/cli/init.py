@@ -82,7 +82,7 @@ def key() -> None:
     """Create and replace the keys of stores."""
 
 
-@key.command("new")
+@key.command("new", short_help="Create a key in a new file.")
 @click.argument("path", type=click.Path(path_type=Path))
 @store_options
 @click.pass_obj
@@ -99,7 +99,7 @@ def new(output: Output, /, path: Path) -> int:
     return DONE
 
 
-@key.command("rotate", epilog=ROTATE_EXAMPLES)
+@key.command("rotate", short_help="Replace a store's key.", epilog=ROTATE_EXAMPLES)
 @lock_option
 @store_options
 @click.pass_obj

@@ -197,9 +197,11 @@ def make_folders(path: str, access: Access = FREE) -> None:
     except StoreError as error:
         if error.errno != errno.ENOENT:
             raise
-        with files.reported(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        make_folder(path, durable=False, access=access)
+    else:
+        return
+    with files.reported(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_folder(path, durable=False, access=access)
 
 
 def replace(path: str, data: bytes, *, access: Access = FREE, make_folder_too: bool = False) -> None:

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from typing import Any, Unpack
 
 from ana import settings
+from ana.errors import ANAError
 from ana.format import codec
 from ana.layers import inheritance, kinds
 from ana.layers.layer import DataLayer, DirDataLayer, by_home, parents_layer
 from ana.objects import identity
 from ana.persist import keeping, loading
+from ana.runtime.tracebacks import shortened
 
 __all__ = ["adopt", "chosen", "get_dl", "set_dl", "using_dl"]
 
@@ -122,7 +124,11 @@ def set_dl(
         UnsupportedFormatError: A newer version of ana has made the store.
     """
     global _current  # noqa: PLW0603 - the one current layer
-    made = _make(layer, options)
+    try:
+        made = _make(layer, options)
+    except ANAError as error:
+        # How ANA found out is of no use to the caller.
+        raise shortened(error)  # noqa: B904 - the same error
     _current = made
     inheritance.hand_down(_home_to_hand_down, _roots_to_hand_down)
     return made

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ana import settings
-from ana.errors import ANAError, StateNotFoundError
+from ana.errors import ANAError, StateNotFoundError, StoreError
 from ana.format import address
 from ana.layers import current, kinds, path_map
 from ana.layers.layer import DataLayer, by_home, checked_class, existing_layer, live_by_home
@@ -223,7 +223,9 @@ class _Search:
         if self.error is None and self.missing is not None and len(self.places) == 1:
             # The message of the only store may hold a hint.
             raise self.missing
-        raise self.error or StateNotFoundError(self.uuid, ", ".join(self.places), _hint(self.home))
+        # This process's own memory is of no interest if there are other places.
+        places = [place for place in self.places if not kinds.is_process_local(place)] or self.places
+        raise self.error or StateNotFoundError(self.uuid, ", ".join(places), _hint(self.home))
 
     def _note(self, error: ANAError) -> None:
         if not isinstance(error, StateNotFoundError) or error.uuid != self.uuid:
@@ -288,7 +290,11 @@ class _Search:
         return layer
 
     def _unreachable(self, error: Exception) -> None:
-        self.places.append(str(error))
+        # Without the host and the process, which the message of StateNotFoundError names.
+        said = str(error)
+        if isinstance(error, StoreError) and error.hint:
+            said = f"{error.path} ({error.hint})"
+        self.places.append(said)
 
     def _make_ghost(self, cls: type, layer: DataLayer | None) -> Any:
         """Make a ghost, which loads its state when it is used."""
@@ -336,7 +342,10 @@ def layer_at(home: str) -> DataLayer:
 def _hint(home: str | None) -> str:
     if home is not None and kinds.is_process_local(home):
         return "it was stored in memory, which other processes do not see: use set_dl(pickle_dir=...) or ANA_PICKLE_DIR"
-    return "it was never stored there, was removed or purged, or this host mounts another filesystem at that path"
+    return (
+        "it was never stored there, was removed, or the store is elsewhere on this host: then set ANA_PICKLE_DIR to "
+        "its folder, or ANA_PATH_MAP"
+    )
 
 
 def _after_fork() -> None:

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-__all__ = ["MAIN", "came_by_value", "class_name", "find_class", "generation", "known_as", "newest", "note_origin"]
+__all__ = [
+    "MAIN",
+    "came_by_value",
+    "class_name",
+    "find_class",
+    "generation",
+    "known_as",
+    "newest",
+    "note_origin",
+    "why_missing",
+]
 
 MAIN = frozenset({"__main__", "__mp_main__", "__worker__"})
 """Names that workers of multiprocessing and mpi4py.futures give to the main module, which is the same script."""
@@ -80,12 +90,27 @@ def find_class(name: str, relative: type, allows: Callable[[str, str], bool] | N
         # A class of another program's main module. Only the reference itself knows it.
         return None
     try:
-        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
-        for part in path.split("."):
-            found = getattr(found, part)
+        found = _imported(module_name, path)
     except Exception:  # noqa: BLE001 - a module may raise anything while it is imported
         return None
     return found if isinstance(found, type) else None
+
+
+def why_missing(name: str) -> str:
+    """Return why a class that `find_class` may import is not found."""
+    module_name, _, path = name.partition(":")
+    try:
+        found = _imported(module_name, path)
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"{type(error).__name__}: {error}"
+    return f"{module_name}.{path} is a {type(found).__name__}"
+
+
+def _imported(module_name: str, path: str) -> Any:
+    found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _is_from_main(cls: type) -> bool:

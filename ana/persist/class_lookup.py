@@ -2,7 +2,7 @@
 
 from ana.errors import StateLoadError
 from ana.objects import ghost, restricted
-from ana.objects.class_names import MAIN, came_by_value, class_name, find_class, newest
+from ana.objects.class_names import MAIN, came_by_value, class_name, find_class, newest, why_missing
 from ana.persist import inflight
 
 __all__ = ["inside", "to_find", "to_make"]
@@ -54,14 +54,24 @@ def to_make(cls: type, stored: str, load: inflight.Load) -> type:
         raise load.error(msg)
     if stored in ("", class_name(cls)):
         return cls
-    found = find_class(stored, cls, restricted.allows(load.layer.allowed_globals))
+    allows = restricted.allows(load.layer.allowed_globals)
+    found = find_class(stored, cls, allows)
     if found is not None and issubclass(found, cls):
         return found
     if found is None and stored.rpartition(":")[2] == cls.__qualname__:
         # The class has moved to another module.
         return cls
-    reason = "it is" if found is not None else "its class is not to be found here, and is"
-    msg = f"{reason} no {class_name(cls)}: {_right_call(stored, load.key)}"
+    if found is not None:
+        msg = f"it is a {stored}, not a {class_name(cls)}: {_right_call(stored, load.key)}"
+    else:
+        module, _, path = stored.partition(":")
+        if module in MAIN:
+            why = f"it belongs to a script or notebook: {_right_call(stored, load.key)}"
+        elif allows is not None and not allows(module, path):
+            why = f"its module is {module}, which allowed= does not include"
+        else:
+            why = f"{why_missing(stored)}: make {module} importable here, in the version that stored the state"
+        msg = f"its class is not found here: {why}"
     raise load.error(msg)
 
 

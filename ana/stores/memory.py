@@ -15,7 +15,10 @@ SCHEME = "memory"
 class MemoryStore(RecordStore):
     """A store in a mapping, as safe between threads and processes as the mapping's own item access."""
 
-    missing_hint = "it lives in the memory of the process that stored it; set_dl(pickle_dir=...) shares states"
+    missing_hint = (
+        "this process stores in its own memory: to load what another one stored, choose its folder with "
+        "set_dl(pickle_dir=...) or ANA_PICKLE_DIR"
+    )
 
     def __init__(self, mapping: MutableMapping[str, Any], home: str, level: int = chunks.DEFAULT_LEVEL) -> None:
         super().__init__(home, level)

@@ -120,6 +120,7 @@ def test_version_and_help(capfd):
         (("demo", "--dir", "/nowhere/at/all"), "does not exist"),
         (("demo", "--dir", __file__), "is a file"),
         (("demo", "more"), "unexpected extra argument"),
+        (("completion",), "\n    bash,\n    zsh,"),
     ],
 )
 def test_wrong_usage_exits_2_before_anything_is_done(arguments, said, capfd):

@@ -1,6 +1,8 @@
 """`ana.load(uuid)`: an object by its UUID alone; and what an error says where the class is the wrong one."""
 
+import importlib
 import pickle
+import sys
 
 import pytest
 from support import classes
@@ -100,3 +102,62 @@ print(ana.load(uuid, Own).x, Own.ana_load(uuid).x)
 def test_classes_of_a_script(tmp_path):
     """Another script may have one of the same name: the class has to be given, and the error says so."""
     assert classes.run(OF_A_SCRIPT, str(tmp_path / "s"), cwd=tmp_path).split() == ["True", "True", "True", "3", "3"]
+
+
+MOVED = """
+import pickle, ana
+try:
+    pickle.load(open("saved", "rb")).value
+except ana.StateNotFoundError as error:
+    print(error)
+"""
+
+
+def test_a_state_that_is_not_there_names_the_place_and_the_cure(tmp_path):
+    """By UUID, by the beginning of one, in a process without a folder, and by a reference to a store that moved."""
+    layer = ana.set_dl(tmp_path / "s", durable=False)
+    missing = "c819f7bc-c55c-8067-8599-38fea03effb3"
+    for wanted, cure in ((missing, "pickle_dir, ANA_PICKLE_DIR"), ("c819f7bc", f"`ana -d {layer.home} show c819f7bc`")):
+        with pytest.raises(ana.StateNotFoundError) as raised:
+            ana.load(wanted)
+        assert f"{wanted!r} in {layer.home} (host" in str(raised.value)
+        assert cure in str(raised.value)
+    (tmp_path / "saved").write_bytes(pickle.dumps(ana.Ref(1)))
+    (tmp_path / "s").rename(tmp_path / "moved")
+    said = classes.run(MOVED, cwd=tmp_path)
+    assert f"in {layer.home} (there is no ANA store at this path on this host) (host" in said
+    assert "set ANA_PICKLE_DIR" in said
+    assert "memory:" not in said
+    assert said.count("(host") == 1
+    ana.set_dl()
+    with pytest.raises(ana.StateNotFoundError, match=r"choose its folder with set_dl\(pickle_dir=...\)"):
+        ana.load(missing)
+
+
+def test_a_class_that_is_not_there_says_why(tmp_path, monkeypatch):
+    """A module that is missing or lacks the class: the error of the import is named, and no call that fails again."""
+    ana.set_dl(tmp_path / "s", durable=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "of_users.py").write_text("import ana\nclass Own(ana.Storable): pass\n")
+    uuid = importlib.import_module("of_users").Own().make_uuid()
+    for source, why in (("", "has no attribute 'Own'"), (None, "No module named 'of_users'"), ("Own = 1", "is a int")):
+        monkeypatch.delitem(sys.modules, "of_users", raising=False)
+        if source is None:
+            (tmp_path / "of_users.py").unlink()
+        else:
+            (tmp_path / "of_users.py").write_text(source)
+        importlib.invalidate_caches()
+        with pytest.raises(ana.StateLoadError, match=f"{why}.*make of_users importable here") as raised:
+            ana.load(uuid)
+        assert "call " not in str(raised.value)
+
+
+def test_a_folder_that_cannot_be_made_is_told_on_one_screen(tmp_path):
+    """Not in twelve frames of ANA, nor twice."""
+    (tmp_path / "file").touch()
+    with pytest.raises(AssertionError) as raised:
+        classes.run(f"import ana\nana.set_dl({str(tmp_path / 'file' / 'deep' / 's')!r})", cwd=tmp_path)
+    said = str(raised.value)
+    assert len(said.splitlines()) < 20, said
+    assert "During handling" not in said

@@ -87,7 +87,7 @@ def test_a_first_time_owner_learns_when(tmp_path, capfd):
     said = ran(capfd, "-d", folder, "gc", "--unreachable", "--without-roots").out
     assert "nothing to collect: all 20 states are younger than 24 h" in said
     when = maintenance.date(time.time() + 0.75 * DAY_SECONDS, "%Y-%m-%d")
-    assert f"the oldest of the young states can go from {when}" in said
+    assert f"the first of the young states can be collected from {when}" in said
 
 
 def test_it_says_when_space_will_be_free(store, capfd):

@@ -180,7 +180,7 @@ def test_a_header_imports_no_module_that_is_not_allowed(folder, tmp_path, sentin
     monkeypatch.syspath_prepend(tmp_path)
     layer = ana.set_dl(fenced(folder, __name__))
     plant(layer, pickle.dumps({}, 5), "trap_module:A")
-    with pytest.raises(ana.StateLoadError, match="not to be found"):
+    with pytest.raises(ana.StateLoadError, match="not found here"):
         ana.Ref.ana_load("planted")
     with pytest.raises(ana.StateLoadError):
         layer.load_many(["planted"])

@@ -1,6 +1,7 @@
 """Finds a state's record: in a pack, in a file of its own, or in the trash; and again, if it changed meanwhile."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ SMALL_BYTES = 256 << 10
 """Files up to this size are read in one go when they are opened."""
 FIRST_PAUSE_SECONDS = 0.05
 
+_BEGINNING = re.compile("[0-9a-f]{4}[0-9a-f-]{0,31}")
 _log = logging.getLogger("ana.stores")
 
 Result = TypeVar("Result")
@@ -160,4 +162,8 @@ class Finder:
         if key != key.lower() and address.is_canonical(key.lower()):
             return "UUIDs are lower-case here"
         refused = next(iter(self._packs.unreadable.values()), None)
-        return "" if refused is None else f"but it may be in a pack that is refused: {refused}"
+        if refused is not None:
+            return f"but it may be in a pack that is refused: {refused}"
+        if _BEGINNING.fullmatch(key):
+            return f"a UUID has 36 characters: `ana -d {self._tree.root} show {key}` finds one by its beginning"
+        return "it was never stored there, or was removed: is this the writer's folder (pickle_dir, ANA_PICKLE_DIR)?"
