@@ -50,7 +50,6 @@ def new(cls: type, uuid: str | None = None) -> Any:
         # A shared store gives the object its own address, because classes may go into it by value.
         return obj
     identity.mark(obj, uuid, given=True).defer(_empty)
-    layer.live.add(uuid, obj, cls)
     return obj
 
 
@@ -62,6 +61,11 @@ def fill(obj: Any, state: tuple[Any]) -> None:
     obj._ana_setstate(state[0])
     if mark is not None:
         mark.note_state_set()
+        # Not before: another thread that finds it here uses it.
+        live = current.get_dl().live
+        first = live.find(mark.uuid, type(obj))
+        if first is None or ghost.is_ghost(first):
+            live.put(mark.uuid, obj)
 
 
 def hashed(uuid: str, generation: int = 0) -> Any:  # noqa: ARG001 - a part of the hash

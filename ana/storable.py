@@ -220,7 +220,7 @@ class Storable:
         if type(s) is reference.Reduced:
             states.restore(self, s)
             return
-        if states.plan_of(type(self)).plain:
+        if states.plan_of(ghost.loaded_class(self)).plain:
             attributes.fill_plain(self, s)
             return
         content = states.CONTENT.get(ghost.builtin_base(type(self)))

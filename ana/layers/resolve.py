@@ -321,16 +321,8 @@ class _Loader:
 
     def __call__(self) -> None:
         obj = self.obj()
-        if obj is None:
-            return
-        found = _Search(self.uuid, self.home or None).load(self.cls, obj)
-        if found is not obj:
-            # Another object of this UUID became known in the meantime. This one becomes equal to it.
-            ghost.restore_class(obj)
-            obj._ana_setstate(found._ana_getstate())
-            mark = identity.mark_of(obj)
-            if mark is not None:
-                mark.note_state_set()
+        if obj is not None:
+            _Search(self.uuid, self.home or None).load(self.cls, obj)
 
 
 def layer_at(home: str) -> DataLayer:

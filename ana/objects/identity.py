@@ -22,7 +22,10 @@ class Mark(weakref.ref[Any]):
     Any module may read the fields. Only the methods change them.
     """
 
-    __slots__ = ("children", "given", "layer", "live_objects", "loader", "looked", "number", "raw_bytes", "uuid")
+    __slots__ = (
+        *("admitted", "children", "given", "layer", "live_objects"),
+        *("loader", "looked", "number", "raw_bytes", "uuid"),
+    )
 
     uuid: str
     number: int
@@ -33,7 +36,9 @@ class Mark(weakref.ref[Any]):
     looked: float
     """When the state was last seen there (time.monotonic, s)."""
     loader: Callable[[], None] | None
-    """Loads the state of a ghost into the object. None if the object has its state."""
+    """Loads the state of a ghost into the object. None if the object is whole, so that any thread may use it."""
+    admitted: tuple[object, ...]
+    """The threads that may use the object while it is being filled."""
     live_objects: "LiveObjects | None"
     """The table that the object was last put into. Kept alive here even if its layer is no longer in use."""
     children: tuple[str, ...]
@@ -50,9 +55,18 @@ class Mark(weakref.ref[Any]):
         """Note that the object has no state yet, and what loads it."""
         self.loader = loader
 
+    def admit(self, thread: object) -> None:
+        """Note a thread that may use the object while it is being filled. One that gets lost is admitted again."""
+        self.admitted += (thread,)
+
+    def dismiss(self) -> None:
+        """Note that no thread is filling the object any more."""
+        self.admitted = ()
+
     def note_state_set(self) -> None:
-        """Note that the object has its state. From now on other threads may use it."""
+        """Note that the object is whole. From now on other threads may use it."""
         self.loader = None
+        self.admitted = ()
 
     def note_loaded(self, layer: str, children: tuple[str, ...], raw_bytes: int, looked: float) -> None:
         """Note that the object has its state, and from which layer."""
@@ -63,8 +77,6 @@ class Mark(weakref.ref[Any]):
         self.raw_bytes = raw_bytes
         self.layer = layer
         self.looked = looked
-        # Last: from here on other threads use the object.
-        self.loader = None
 
     def note_content(self, children: tuple[str, ...], raw_bytes: int) -> None:
         """Note what the stored state refers to, and its size."""
@@ -115,6 +127,7 @@ def mark(obj: object, uuid: str, *, given: bool) -> Mark:
     made.layer = ""
     made.looked = 0.0
     made.loader = None
+    made.admitted = ()
     made.children = ()
     made.live_objects = None
     made.raw_bytes = 0

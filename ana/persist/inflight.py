@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from ana.errors import StateLoadError
 from ana.objects import ghost, identity, pickling
@@ -197,6 +197,7 @@ class Session:
             self.published = len(self.filled)
             for load in ready:
                 first = load.layer.live.find(load.key, load.cls) if load.contested else None
+                ghost.complete(load.obj)
                 if first is None or ghost.is_ghost(first):
                     load.layer.live.put(load.key, load.obj)
                 else:
@@ -295,13 +296,43 @@ def begin(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> tuple[
                 if obj is not None and obj is not live and not ghost.is_ghost(obj):
                     return obj, None
                 return None, _enter(Load(layer, cls, key, obj if live is None else live, mine), place)
-            if load.session is mine or deadlock.would_close_a_ring(load, mine):
+            way = _way_out(load, mine)
+            if way == "borrow":
                 return _borrow(load, mine), None
-            if deadlock.stands_still(load.session, _patience_seconds(load.loads)):
-                if thread_progress.is_waiting_for_me(load.session.thread.number):
-                    return _borrow(load, mine), None
+            if way == "contest":
                 return None, _contest(load, cls, mine, place)
             _wait(load, mine)
+
+
+def begin_copy(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> Load | None:
+    """Begin to fill a ghost whose UUID another object got meanwhile; None if this thread need not or must not.
+
+    Waits for another thread that fills it. Raises StateLoadError as `begin`.
+    """
+    place = (layer.uuid, key, id(obj))
+    with _lock:
+        while ghost.is_ghost(obj):
+            load = _by_key.get(place)
+            if load is None:
+                return _enter(Load(layer, cls, key, obj, mine), place)
+            way = _way_out(load, mine)
+            if way == "borrow":
+                _borrow(load, mine)
+                return None
+            if way == "contest":
+                made = _contest(load, cls, mine, place)
+                made.set_object(obj)
+                return made
+            _wait(load, mine)
+    return None
+
+
+def end_copy(load: Load, obj: Any) -> None:
+    """Have all threads use a ghost that was filled from another object."""
+    with _lock:
+        ghost.complete(obj)
+        _release(load)
+        _tell()
 
 
 def begin_child(parent: Load, cls: type, key: str, stored: base.StoredState) -> Load | None:
@@ -323,7 +354,9 @@ def fail(load: Load, reload: Reload) -> None:
     has_destructor = hasattr(type(load.obj), "__del__") and not ghost.is_ghost(load.obj)
     with _lock:
         # Under the lock: between the look and the release another thread could borrow the object.
-        if (load.shared or has_destructor) and not ghost.has_ghost_class(load.obj):
+        if ghost.is_ghost(load.obj):
+            ghost.revert(load.obj)
+        elif load.shared or has_destructor:
             load.make_ghost(reload)
         _release(load)
         _tell()
@@ -365,6 +398,15 @@ def _release(load: Load) -> None:
     load.session.open_loads -= 1
     if _by_key.get(load.place) is load:
         del _by_key[load.place]
+
+
+def _way_out(load: Load, mine: Session) -> Literal["borrow", "contest", "wait"]:
+    """Return what to do about a load in flight: its thread may be, or wait for, the calling one, or stand still."""
+    if load.session is mine or deadlock.would_close_a_ring(load, mine):
+        return "borrow"
+    if not deadlock.stands_still(load.session, _patience_seconds(load.loads)):
+        return "wait"
+    return "borrow" if thread_progress.is_waiting_for_me(load.session.thread.number) else "contest"
 
 
 def _borrow(load: Load, mine: Session) -> Any:

@@ -37,10 +37,16 @@ SURELY_FITS_BYTES = 1 << 20
 def load(layer: inflight.Source, cls: type, key: str, obj: Any = None, *, wait: bool = True) -> Any:
     """Return the one object of `key` in `layer`, loading its state if necessary (into `obj`, if given).
 
-    `wait`: allow for a state that another host wrote a moment ago. States that it refers to and that are missing come
-    as ghosts. Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError and whatever the store raises.
+    If that is another object than `obj`, and `obj` is a ghost, it gets the same state. `wait`: allow for a state that
+    another host wrote a moment ago. States that it refers to and that are missing come as ghosts.
+
+    Raises StateNotFoundError, CorruptedStateError, StateLoadError, StoreError and whatever the store raises.
     """
-    return inflight.session().run(_end, _obtain, layer, cls, key, obj, wait)
+    session = inflight.session()
+    found = session.run(_end, _obtain, layer, cls, key, obj, wait)
+    if obj is not None and found is not obj and ghost.is_ghost(obj):
+        session.run(_end, _copy, layer, cls, key, obj, found)
+    return found
 
 
 def check_size(layer: inflight.Source, stored: base.StoredState) -> None:
@@ -241,21 +247,40 @@ def _unpickle(session: inflight.Session, current: inflight.Load) -> Any:
 
 def _set_state(current: inflight.Load, state: Any) -> None:
     obj = current.obj
-    was_ghost = ghost.has_ghost_class(obj)
-    if was_ghost:
-        ghost.restore_class(obj)
+    if ghost.is_ghost(obj) and (current.session.entangled or not _is_single_step(obj)):
+        # Other threads hold it. They wait until `Session.publish`, because what it holds may not be complete either.
+        ghost.admit(obj)
+        ghost.empty(obj)
     try:
         obj._ana_setstate(state)
         member = ghost.member(obj)
         if member is not obj:
             current.set_object(member)
+    except ANAError:
+        raise
     except Exception as error:
-        if was_ghost:
-            current.make_ghost(_reload)
-        if isinstance(error, ANAError):
-            raise
-        reason = f"{class_name(type(obj))}._ana_setstate raised {type(error).__name__}: {error}"
+        reason = f"{class_name(ghost.loaded_class(obj))}._ana_setstate raised {type(error).__name__}: {error}"
         raise current.error(reason) from error
+
+
+def _is_single_step(obj: Any) -> bool:
+    """Return whether other threads see an object without its state or whole: a Ref gets its value and no more."""
+    if ghost.has_ghost_class(obj) or not getattr(type(obj), "_ana_lazy", False):
+        return False
+    return bool(type(obj)._ana_setstate.__module__ == "ana.storable")
+
+
+def _copy(session: inflight.Session, layer: inflight.Source, cls: type, key: str, obj: Any, found: Any) -> None:
+    """Fill a ghost with the state of the object that has its UUID now."""
+    begun = inflight.begin_copy(session, layer, cls, key, obj)
+    if begun is None:
+        return
+    try:
+        _set_state(begun, found._ana_getstate())
+        inflight.end_copy(begun, obj)
+    finally:
+        if not begun.over:
+            inflight.fail(begun, _reload)
 
 
 def _reload(layer: inflight.Source, cls: type, key: str, obj: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 from support import classes, engines
 
 import ana
-from ana.objects import ghost
+from ana.objects import ghost_classes
 
 
 @pytest.fixture
@@ -572,8 +572,8 @@ def test_annotations_are_not_evaluated():
     future = "from __future__ import annotations\n" if sys.version_info < (3, 14) else ""
     made = {"ana": ana, "__name__": "made"}
     exec(future + "class Own(ana.Storable):\n    uuid: nowhere.Name\n    other: nowhere()", made)
-    assert ghost._defines_uuid(made["Own"])
-    assert not ghost._defines_uuid(classes.A)
+    assert ghost_classes._defines_uuid(made["Own"])
+    assert not ghost_classes._defines_uuid(classes.A)
 
 
 def test_an_attribute_named_uuid_after_healing(folder):
