@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 
 from ana.errors import ANAError, StoreError
+from ana.format import pack
 from ana.format.pack import Spot
 from ana.format.signature import Seal
 from ana.fs import files
@@ -21,6 +22,9 @@ OPEN_PACKS = 32
 """How many packs are kept open."""
 BELIEVE_SECONDS = 1.0
 """How long an open pack is read without looking whether it still has its name."""
+STEADY_SECONDS = 3.0
+"""A folder that has been as it is for so long is listed again only when its times change, which take steps of up to 2 s
+(FAT). Not on a network, where an NFS client may have cached the times."""
 
 
 class _OpenPack:
@@ -47,6 +51,44 @@ class PackFiles:
         self._open: OrderedDict[str, _OpenPack] = OrderedDict()
         self._lock = threading.Lock()
         self._checked = False
+        self._listed: tuple[object, dict[str, bool]] = (None, {})
+        """The folder's times when it was listed, None if they say nothing, and what it held."""
+
+    def names(self) -> dict[str, bool]:
+        """Return the names of all packs, and whether each is in the trash. Raises as `Packs.refresh`."""
+        now_ns = files.now_ns()
+        folder = self._tree.check_own(PACKS) or self._appeared()
+        if folder is None:
+            return {}
+        # The time of change cannot be set, as that of modification can.
+        stamp = folder.identity, folder.stat.st_mtime_ns, folder.stat.st_ctime_ns
+        listed, found = self._listed
+        if listed != stamp:
+            found = self._list()
+            steady = now_ns - max(stamp[1:]) >= STEADY_SECONDS * 1e9 and not self._tree.is_remote
+            self._listed = (stamp if steady else None), found
+        return found
+
+    def _list(self) -> dict[str, bool]:
+        found: dict[str, bool] = {}
+        try:
+            entries = files.list_folder(self._folder)
+        except StoreError as error:
+            if files.is_missing(error):
+                return {}
+            raise
+        for entry in entries:
+            plain = entry.name.removeprefix(files.TRASH)
+            if entry.kind == "file" and pack.is_name(plain):
+                found[plain] = entry.name != plain and found.get(plain, True)
+        return found
+
+    def _appeared(self) -> files.Status | None:
+        """Return the folder's status if it is there after all: an NFS client remembers that it was not."""
+        if not self._tree.is_remote:
+            return None
+        files.revalidate([self._tree.root])
+        return self._tree.check_own(PACKS)
 
     def read(self, name: str, spot: Spot, *, trashed: bool = False) -> files.Opened | None:
         """Read a record; None if the pack has gone, or is too short. Raises as `open`."""
@@ -119,7 +161,7 @@ class PackFiles:
             self.close(name)
         if not self._checked:
             # Others may have planted the folder. It is checked once.
-            self._checked = self._tree.check_own(PACKS)
+            self._checked = self._tree.check_own(PACKS) is not None
         check = self._tree.trust.check_file
         file = KeptFile.open(path, check) or (self._open_trashed(path, bring_back=bring_back) if trashed else None)
         if file is not None and file.path == path:

@@ -207,11 +207,11 @@ class Packs:
             for name in self.unreadable.keys() - found.keys():
                 self.unreadable.pop(name, None)
             changed = False
+            # Most are sealed, and there may be hundreds.
+            sealed = {name for name, table in self.tables.items() if table.said is not None}
             for name in found:
-                table = self.tables.get(name)
-                if (table is not None and table.sealed) or self._is_own(name):
-                    continue
-                changed |= self._look_into(name, table)
+                if name not in sealed and not self._is_own(name):
+                    changed |= self._look_into(name, self.tables.get(name))
             return changed
 
     def survey(self) -> dict[str, PackTable]:
@@ -232,27 +232,7 @@ class Packs:
 
     def names(self) -> dict[str, bool]:
         """Return the names of all packs, and whether each is in the trash. Raises as `refresh`."""
-        if not self.tree.check_own(PACKS) and not self._has_appeared():
-            return {}
-        found: dict[str, bool] = {}
-        try:
-            entries = files.list_folder(self.folder)
-        except StoreError as error:
-            if files.is_missing(error):
-                return {}
-            raise
-        for entry in entries:
-            plain = entry.name.removeprefix(files.TRASH)
-            if entry.kind == "file" and pack.is_name(plain):
-                found[plain] = entry.name != plain and found.get(plain, True)
-        return found
-
-    def _has_appeared(self) -> bool:
-        """Return whether the folder is there after all: an NFS client remembers that it was not."""
-        if not self.tree.is_remote:
-            return False
-        files.revalidate([self.tree.root])
-        return self.tree.check_own(PACKS)
+        return self.files.names()
 
     def _look_into(self, name: str, table: PackTable | None) -> bool:
         try:

@@ -120,16 +120,17 @@ class Tree:
                 self.trust.check_folder(path, adjust(path, found, self.access))
         return path
 
-    def check_own(self, name: str) -> bool:
-        """Refuse one of the tree's own folders if others may have changed it; return False if it is missing."""
+    def check_own(self, name: str) -> files.Status | None:
+        """Refuse one of the tree's own folders if others may have changed it; return its status, None if missing."""
         path = self.root
+        found: files.Status | None = None
         for part in name.split("/"):
             path = f"{path}/{part}"
-            found = files.status_of(path)
+            found = files.stat(path)
             if found is None:
-                return False
-            self.trust.check_folder(path, found)
-        return True
+                return None
+            self.trust.check_folder(path, found.stat)
+        return found
 
     def begin_packs(self, pack_bytes: int = 0) -> None:
         """Make the folder of the packs, and mark the store as one that has packs, which an older ANA refuses.

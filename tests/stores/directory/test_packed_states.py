@@ -5,6 +5,7 @@ import gc
 import os
 import pickle
 import shutil
+import time
 from typing import ClassVar
 
 import pytest
@@ -626,6 +627,43 @@ def test_a_folder_of_packs_that_others_may_have_planted_is_refused(folder, kind)
     if kind == "link":
         with pytest.raises(ana.UntrustedStoreError, match="packs"):
             put(folder.writer(), b"new")
+
+
+def test_a_folder_of_packs_is_listed_when_it_has_changed(folder, monkeypatch):
+    """Not for each state that is not there; but just after a change its times may be those of the next one, too."""
+    listed = []
+    whole = pack_files.files.list_folder
+    monkeypatch.setattr(pack_files.files, "list_folder", lambda path: listed.append(path) or whole(path))
+
+    def misses(store):
+        listed.clear()
+        assert not any(store.has(content_of(b"absent %d" % number)[0]) for number in range(3))
+        return len(listed)
+
+    writer = folder.writer()
+    put(writer)
+    reader = folder.open()
+    assert misses(reader) == 3
+    monkeypatch.setattr(pack_files, "STEADY_SECONDS", 0.05)
+    for number in range(3):
+        time.sleep(0.1)
+        assert misses(reader) == 1
+        assert misses(reader) == 0
+        # In the pack that is known, and in a new one.
+        key = put(writer, b"grown %d" % number)
+        assert reader.has(key)
+        key = put(folder.writer(), b"new %d" % number)
+        assert reader.has(key)
+    # Now again with the times of the last change.
+    os.utime(folder.tree / "packs", (0, 0))
+    path = folder.packs()[-1]
+    path.rename(path.with_name(f"{path.name}.elsewhere"))
+    os.utime(folder.tree / "packs", (0, 0))
+    assert len(reader.packs.names()) == 3
+    remote = folder.open()
+    monkeypatch.setattr(remote.tree, "is_remote", True)
+    time.sleep(0.1)
+    assert misses(remote) == 3
 
 
 def test_links_and_folders_with_the_name_of_a_pack_are_none(folder):
