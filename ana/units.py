@@ -82,9 +82,12 @@ def size(size_bytes: float) -> str:
     """Write a number of bytes with three digits and a decimal unit."""
     if size_bytes < 1000:  # noqa: PLR2004 - the unit
         return f"{size_bytes:.0f} B"
-    # 999.5 would be written as 1000 already.
-    power = next((power for power in (1, 2, 3) if size_bytes < 999.5 * 1000**power), 4)
-    return f"{three_digits(size_bytes / 1000**power)} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+    for unit in ("kB", "MB", "GB"):
+        size_bytes /= 1000
+        # 999.5 would be written as 1000 already.
+        if size_bytes < 999.5:  # noqa: PLR2004 - see above
+            return f"{three_digits(size_bytes)} {unit}"
+    return f"{three_digits(size_bytes / 1000)} TB"
 
 
 def age(seconds: float) -> str:
@@ -109,5 +112,6 @@ def duration(seconds: float) -> str:
 
 def three_digits(value: float) -> str:
     """Write a number with three digits, or more where it is large."""
-    decimals = next((digits for limit, digits in ((9.995, 2), (99.95, 1)) if value < limit), 0)
-    return f"{value:,.{decimals}f}"
+    if value < 9.995:  # noqa: PLR2004 - would be written as 10.00
+        return f"{value:,.2f}"
+    return f"{value:,.1f}" if value < 99.95 else f"{value:,.0f}"  # noqa: PLR2004 - would be written as 100.0

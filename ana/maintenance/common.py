@@ -193,7 +193,8 @@ def value_text(class_name: str, summary: str) -> str:
     """Return a state's class, and what its writer said about its value: of a Ref only that."""
     if class_name == REF_CLASS and summary:
         return summary
-    return " ".join(filter(None, (class_name or "(bare state)", summary)))
+    said = class_name or "(bare state)"
+    return f"{said} {summary}" if summary else said
 
 
 def problem(error: ANAError, uuid: str = "", name: str = "") -> Problem:

@@ -45,7 +45,10 @@ def _below(
     for name in names:
         entries = found.pop(name, [])
         yield Folder(name, not levels, entries)
-        named = [entry for entry in entries if levels and digits.startswith(entry.name[: len(digits)])]
+        if not levels:
+            # Where most folders are.
+            continue
+        named = [entry for entry in entries if digits.startswith(entry.name[: len(digits)])]
         if unreadable is not None:
             unreadable.update(_planted(root, name, named))
         inner = sorted(f"{name}{entry.name}/" for entry in named if is_shard(entry))
