@@ -25,6 +25,7 @@ PAGES = {
 }
 """Files outside of docs/, and the pages that show them."""
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+_NAMED_LIKE_A_FILE = re.compile(r"\[[\w-]+\.md\]\((?![a-z]+:)([^)\s]+)\)")
 _log = logging.getLogger(__name__)
 
 
@@ -37,6 +38,8 @@ def _show_file(app: Sphinx, name: str, source: list[str]) -> None:
         app.env.note_dependency(path)
         source[0], folder = path.read_text(encoding="utf-8"), ""
     source[0] = _LINK.sub(lambda link: _adapted(link[1], link[2] or "", folder, name), source[0])
+    # The site has no files: a link that says a file's name says the title there.
+    source[0] = _NAMED_LIKE_A_FILE.sub(r"[](\1)", source[0])
 
 
 def _adapted(target: str, anchor: str, folder: str, name: str) -> str:

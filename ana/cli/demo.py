@@ -87,8 +87,7 @@ def demo_command(output: Output, /, **settings: Any) -> int:
     Builds a mesh and sends it with several tasks to new processes: first
     pickled as usual, then by reference. Measures the bytes through the pipe,
     the time, and the copies made. Then stores an equal object, which writes
-    nothing, and flips a byte of the stored file, which is detected. Takes
-    about five seconds.
+    nothing, and flips a byte of the stored file, which is detected.
     """
     chosen = demo.Settings(**settings)
     with _progress(2 * chosen.tasks + 2, output) as progress:

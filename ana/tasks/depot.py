@@ -4,6 +4,7 @@ A buffer is stored as a part (`docs/sweeps.md`), under the address of its conten
 is sent, and is the same state as the part of an object that holds it.
 """
 
+import errno
 import math
 import os
 import pickle
@@ -247,9 +248,12 @@ def _store_at(home: str) -> Store:
     """Return the store at a home; if it cannot be opened, that of the folder that this process was told to use."""
     try:
         layer = resolve.layer_at(path_map.here(home))
-    except (ANAError, ValueError):
+    except (ANAError, ValueError) as error:
         layer = current.get_dl()
         if layer.store.process_local:
+            if isinstance(error, StoreError) and error.errno == errno.ENOENT:
+                cure = "mount its filesystem here, or set ANA_PATH_MAP or ANA_PICKLE_DIR for the workers"
+                raise StoreError(error.path, error.errno, f"{error.hint}: {cure}") from None
             raise
     return layer.store
 

@@ -34,6 +34,8 @@ def run(payload: bytes) -> bytes:
     try:
         return pickle.dumps(_reply(settings, *task), 5)
     except BaseException as error:
+        if isinstance(error, ValueError) and "read-only" in str(error) and not settings.writable:
+            error.add_note("Arrays that an ana.Executor sends are read-only: copy this one, or set writable=True.")
         if not settings.by_name:
             packing.make_portable(error)
         raise

@@ -163,11 +163,19 @@ def test_arrays_are_read_only_and_shared(recording, tmp_path):
         first, second = (executor.submit(whoami, array()).result() for _ in range(2))
         assert first == second
         assert first[1] is False
-        with pytest.raises(ValueError, match="read-only"):
+        with pytest.raises(ValueError, match="read-only") as raised:
             executor.submit(grow, array()).result()
+        assert "writable=True" in raised.value.__notes__[0]
     with Recording(2) as pool, ana.Executor(pool, writable=True) as executor:
         assert executor.submit(grow, array()).result() == total(array() + 1)
         assert executor.submit(grow, array()).result() == total(array() + 1)
+
+
+def test_a_store_that_is_not_mounted_on_a_workers_host(tmp_path):
+    """The task's error says what to do there."""
+    with pytest.raises(ana.StoreError, match="mount its filesystem here, or set ANA_PATH_MAP") as raised:
+        depot.of_home(str(tmp_path / "elsewhere"), 1 << 20, durable=False, made_on="")
+    assert raised.value.path == str(tmp_path / "elsewhere")
 
 
 def test_results_are_the_callers_own(recording, tmp_path):
