@@ -3,6 +3,7 @@
 Both use the same format, so stores are interchangeable. `docs/format.md` describes it.
 """
 
+import sys
 import threading
 from typing import Any
 
@@ -78,18 +79,19 @@ class _Standard(threading.local):
 
 def compress(data: Bytes, level: int) -> bytes:
     """Return `data` as one frame that states its size and has no checksum; `level` is the zstd level."""
-    return _codec.compress(data, level)
+    return _ready().compress(data, level)
 
 
 def decompress(frame: Bytes, size: int) -> bytes:
     """Return the content of a frame, which must be `size` bytes; never allocates more. Raises FrameError."""
+    library = _ready()
     try:
-        claimed = _codec.content_size(frame)
+        claimed = library.content_size(frame)
         if claimed != size:
             msg = f"claims {claimed} bytes instead of {size}"
             raise FrameError(msg)
-        content = _codec.decompress(frame, size)
-    except _codec.error as error:
+        content = library.decompress(frame, size)
+    except library.error as error:
         msg = f"cannot be decompressed ({error})"
         raise FrameError(msg) from None
     if len(content) != size:
@@ -101,7 +103,15 @@ def decompress(frame: Bytes, size: int) -> bytes:
 def reset() -> None:
     """Replace this process's (de)compressors, because a forked child must not use its parent's."""
     global _codec  # noqa: PLW0603 - one per process, replaced after fork
-    _codec = type(_codec)(_codec.module)
+    if _codec is not None:
+        _codec = type(_codec)(_codec.module)
+
+
+def _ready() -> _Zstandard | _Standard:
+    global _codec  # noqa: PLW0603 - one per process, made when it is needed
+    if _codec is None:
+        _codec = _new_codec()
+    return _codec
 
 
 def _new_codec() -> _Zstandard | _Standard:
@@ -117,4 +127,13 @@ def _new_codec() -> _Zstandard | _Standard:
     return _Zstandard(zstandard)
 
 
-_codec = _new_codec()
+def _has_package() -> bool:
+    """Return whether `zstandard` is installed, as importlib.util tells, which takes a millisecond to import."""
+    if "zstandard" in sys.modules:
+        return sys.modules["zstandard"] is not None
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    return any(finder.find_spec("zstandard", None) is not None for finder in finders)
+
+
+# Importing the package takes a tenth of `import ana`, and many processes need none. Without it, say so at once.
+_codec: _Zstandard | _Standard | None = None if _has_package() else _new_codec()

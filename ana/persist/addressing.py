@@ -4,7 +4,6 @@ An address follows from a state, and a state contains the addresses of the objec
 made while the outer state is being pickled.
 """
 
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -217,6 +216,8 @@ def _check_depth(waiting: list[Any], obj: object) -> None:
 
 def _is_from_signal(error: Exception) -> bool:
     """Return whether a signal handler raised an error. Such an error says nothing about the object."""
+    import signal  # noqa: PLC0415 - takes 1 ms, and only a failure gets here
+
     handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
     trace = error.__traceback__
     while handlers and trace is not None:
