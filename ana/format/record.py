@@ -332,15 +332,29 @@ def copy(header: Header, read: Read, where: str, offsets: Sequence[int], put: Pu
 
 def decode_small(header: Header, data: bytearray, where: str) -> list[bytes | memoryview]:
     """Return the segments of a record that is in memory, like `decode`, but without a copy if possible."""
-    alone = len(header.segments) == len(header.chunks) == 1
+    alone = len(header.chunks) == 1
     if alone and header.chunks[0].method == chunks.RAW and header.raw_bytes <= chunks.BLOCK_BYTES:
         try:
             found = chunks.raw_content(header.chunks[0], memoryview(data)[header.header_bytes :])
         except chunks.Damaged as error:
             raise CorruptedStateError(header.key, where, f"chunk 0 {error}") from None
         _check_content(header, [header.chunks[0].digest], where)
-        return [found]
+        return [found] if len(header.segments) == 1 else _cut(header, found)
     return decode(header, reader(data), where)
+
+
+def _cut(header: Header, content: memoryview) -> list[bytes | memoryview]:
+    """Return the segments of a content, each but the pickle stream in memory of its own."""
+    segments: list[bytes | memoryview] = []
+    for number, size in enumerate(header.segments):
+        segment: bytes | memoryview = content[:size]
+        if number in header.bytes_segments:
+            segment = bytes(segment)
+        elif number:
+            segment = chunks.fill(buffers.allocate(size), [content[:size]])
+        segments.append(segment)
+        content = content[size:]
+    return segments
 
 
 def verify(header: Header, read: Read, where: str) -> None:
