@@ -98,7 +98,7 @@ def gc(output: Output, /, grace_seconds: float, lock_seconds: float, **options: 
     remaining ones refer to.
 
     Safe while jobs run. A state first moves to the trash in its own folder,
-    and a read brings it back from there. It is deleted after the grace period,
+    and a read restores it from there. It is deleted after the grace period,
     which must be longer than recheck_seconds (300 s by default): for that
     time, a process assumes without checking that a state exists. Ages are by
     the file server's clock. Two collections may run at once, and a collection
@@ -152,7 +152,7 @@ def _say(output: Output, found: maintenance.Collected, max_bytes: int | None) ->
         *((f"  {reason}", count, "") for reason, count in _reasons(found) if count),
         (f"{would}moved to the trash", len(found.trashed), size(found.trashed_bytes)),
         (f"{would}deleted", len(found.deleted), size(found.deleted_bytes)),
-        (f"{would}brought back", len(found.brought_back), "others refer to them"),
+        (f"{would}restored", len(found.brought_back), "others refer to them"),
         ("in the trash", found.waiting, "deleted by a later run"),
         *(_packs(found, would) if found.packs or found.packs_deleted or found.packs_brought_back else ()),
     ):
@@ -219,7 +219,7 @@ def _packs(found: maintenance.Collected, would: str) -> list[tuple[str, int, str
         (f"packs {would}written anew", len(found.packs_rewritten), "less than half of them is needed"),
         (f"packs {would}sealed", len(found.packs_sealed), "their writers were killed"),
         (f"packs {would}deleted", len(found.packs_deleted), ""),
-        (f"packs {would}brought back", len(found.packs_brought_back), "others refer to what is in them"),
+        (f"packs {would}restored", len(found.packs_brought_back), "others refer to what is in them"),
     ]
 
 

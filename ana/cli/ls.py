@@ -68,7 +68,7 @@ def ls(output: Output, /, sort: str | None, number: int | None, *, null: bool, *
 
     Without --sort, states come in the order of their folders, then those in
     packs. A Ref shows its value's type and shape. All filters must match.
-    A state's age counts from when it was stored (or brought back from the
+    A state's age counts from when it was stored (or restored from the
     trash), by this host's clock. Sizes: 500k, 20M, 1G (powers of 1000), 4Mi
     (of 1024). Times: 90s, 45m, 12h, 30d, 8w, 1y. Reads the header of each
     state.

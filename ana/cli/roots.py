@@ -90,7 +90,7 @@ def keep(
 
     The states are added to those that NAME keeps already. Name them by UUIDs,
     unique prefixes of UUIDs, or names of other roots. States in the trash are
-    brought back. With --ttl, the root ends that long after the last time that
+    restored. With --ttl, the root ends that long after the last time that
     it was extended or added to, with all that it keeps. Without --ttl, it has
     no end, even if it had one before.
     """
@@ -117,7 +117,7 @@ def extend(output: Output, /, name: str, ttl: float | None) -> int:
     """Extend a root: its time to live starts again now.
 
     A root that has ended can be extended until a collection removes it. Its
-    states are brought back from the trash. --ttl sets a longer time to live; a
+    states are restored from the trash. --ttl sets a longer time to live; a
     shorter one has no effect.
     """
     found = maintenance.extend(output.store, name, ttl=ttl)

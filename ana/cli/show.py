@@ -158,7 +158,7 @@ def cat(output: Output, /, uuid: str) -> int:
 
     Writes the pickle stream and then its out-of-band buffers, end to end: the
     same bytes as `zstd -dc FILE`, and those of its parts. Refuses to write to a terminal. Reading a
-    state from the trash brings it back.
+    state from the trash restores it.
     """
     if sys.stdout.isatty():
         msg = "will not write a pickle to a terminal: redirect it to a file or a program."

@@ -90,7 +90,7 @@ def why(output: Output, /, uuid: str, grace_seconds: float) -> int:
 
 def _lines(found: maintenance.Why, young_seconds: float) -> list[str]:
     if found.trashed is not None:
-        lines = [f"{found.uuid}", f"in the trash since {when(found.trashed)}; reading it brings it back"]
+        lines = [f"{found.uuid}", f"in the trash since {when(found.trashed)}; reading it restores it"]
     else:
         lines = [found.uuid]
     for reason in found.reasons:
@@ -128,7 +128,7 @@ def rm(
 
     If other states refer to them, or a root names them, refuses and shows
     which. ana gc deletes them after the grace period. Until then, reading one
-    brings it back. What they refer to stays until ana gc collects it. Reads
+    restores it. What they refer to stays until ana gc collects it. Reads
     the headers of all states.
     """
     keys = given(uuids, from_file, null=null)

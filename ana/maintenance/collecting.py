@@ -48,8 +48,8 @@ def gc(
 ) -> Collected:
     """Move states that may go to the trash, and delete what has been there for the grace period.
 
-    These stay: states that roots name, states stored or brought back within the grace period, states outside the scope,
-    and all that any of them refer to. A read that misses brings a state back from the trash. Safe while jobs and other
+    These stay: states that roots name, states stored or restored within the grace period, states outside the scope,
+    and all that any of them refer to. A read that misses restores a state from the trash. Safe while jobs and other
     collections run, with or without locks. Can be killed at any moment and run again.
 
     Args:

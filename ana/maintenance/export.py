@@ -46,7 +46,7 @@ def export_states(
 
     The file is a tar archive of a store: `ana.json`, then the states' files, children first. Each is verified. The file
     appears once it is complete. Needs no lock. Does not change the store, except that exporting a state from the trash
-    brings it back, as any read does.
+    restores it, as any read does.
 
     Args:
         pickle_dir: The store.

@@ -45,7 +45,7 @@ class StateInfo:
     children: int
     """The number of states that it refers to."""
     age_seconds: float
-    """Time since it was stored, or brought back from the trash; in a pack, since the last state was added to it."""
+    """Time since it was stored, or restored from the trash; in a pack, since the last state was added to it."""
     name: str
     """Its file, relative to the store; in a pack, the file that it would have."""
     problem: Problem | None = None
@@ -175,7 +175,7 @@ def ls(
 
 
 def show(pickle_dir: StoreOrPath, uuid: str) -> Shown:
-    """Return a state's header. A state in the trash is shown from there, and not brought back.
+    """Return a state's header. A state in the trash is shown from there, and not restored.
 
     Args:
         pickle_dir: The store.

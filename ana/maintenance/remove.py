@@ -61,7 +61,7 @@ class Removed:
 def remove(pickle_dir: StoreOrPath, uuids: Iterable[str], *, dry_run: bool = False, **work: Unpack[Work]) -> Removed:
     """Move states to the trash, whatever their age. A collection deletes them a grace period later.
 
-    Until then, a read brings a state back, and so does storing something that refers to it. What the states refer to
+    Until then, a read restores a state, and so does storing something that refers to it. What the states refer to
     stays until a collection takes it. Reads the headers of all states.
 
     Args:

@@ -40,7 +40,7 @@ class Why:
     referred_by: list[str]
     """The states that refer to it. They keep it as long as they stay themselves."""
     in_trash: bool = False
-    """Whether it has been collected. Reading it brings it back."""
+    """Whether it has been collected. Reading it restores it."""
     trashed: float | None = None
     """When it went into the trash, in s since 1970 by the server's clock; None if it is not there."""
     problems: list[Problem] = field(default_factory=list)

@@ -103,7 +103,7 @@ def why_missing(name: str) -> str:
         found = _imported(module_name, path)
     except Exception as error:  # noqa: BLE001 - as above
         return f"{type(error).__name__}: {error}"
-    return f"{module_name}.{path} is a {type(found).__name__}"
+    return f"{module_name}.{path} is of type {type(found).__name__}, not a class"
 
 
 def _imported(module_name: str, path: str) -> Any:

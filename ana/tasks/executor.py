@@ -307,7 +307,7 @@ def _checked(executor: Any) -> Any:
     """Return what can be wrapped. Raises TypeError for anything else."""
     if not (callable(getattr(executor, "submit", None)) and callable(getattr(executor, "shutdown", None))):
         msg = (
-            f"ana.Executor wraps an executor (concurrent.futures.Executor), not a {type(executor).__name__}: "
+            f"ana.Executor wraps an executor (concurrent.futures.Executor), not {type(executor).__name__}: "
             "for tasks of other engines, see ana.unwrap"
         )
         raise TypeError(msg)

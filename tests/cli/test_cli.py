@@ -109,7 +109,8 @@ def test_version_and_help(capfd):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("dmeo",), "No such command 'dmeo'"),
+        (("dmeo",), "No such command 'dmeo'. Is it 'demo'?"),
+        (("xyz",), "No such command 'xyz'.\n"),
         (("demo", "--size", "huge"), "'huge' is neither a number of MB nor 'small'"),
         (("demo", "--size", "nan"), "'nan' is neither"),
         (("demo", "--size", "inf"), "'inf' is neither"),

@@ -141,7 +141,11 @@ def test_a_class_that_is_not_there_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "of_users.py").write_text("import ana\nclass Own(ana.Storable): pass\n")
     uuid = importlib.import_module("of_users").Own().make_uuid()
-    for source, why in (("", "has no attribute 'Own'"), (None, "No module named 'of_users'"), ("Own = 1", "is a int")):
+    for source, why in (
+        ("", "has no attribute 'Own'"),
+        (None, "No module named 'of_users'"),
+        ("Own = 1", "is of type int, not a class"),
+    ):
         monkeypatch.delitem(sys.modules, "of_users", raising=False)
         if source is None:
             (tmp_path / "of_users.py").unlink()

@@ -428,7 +428,7 @@ def test_after_shutdown_nothing_is_sent(recording, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
     [
-        ({"executor": 3}, TypeError, "not a int"),
+        ({"executor": 3}, TypeError, "not int"),
         ({"executor": total}, TypeError, r"ana\.unwrap"),
         ({"min_bytes": "many"}, ValueError, "min_bytes"),
         ({"min_bytes": -1}, ValueError, "min_bytes"),
