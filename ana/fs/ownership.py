@@ -116,6 +116,9 @@ class Trust:
         who = "everyone" if others else f"the group {found.st_gid}"
         trust = "" if others else ", or shared=True to trust the group (ANA_SHARED=1 in the environment)"
         said = f"{who} may write to it ({_described(found)}), and could run code in this process"
+        if found.st_mode & stat.S_ISVTX:
+            # A folder for everyone, such as /tmp.
+            return f"{said}: use a folder of your own in it"
         place = self.root or path
         mount = mounts.mount_of(place)
         kind = mount.kind if mount is not None else ""

@@ -238,7 +238,14 @@ class Tree:
         return walking.walk(self.root, self.config.levels, digits, at_once, unreadable)
 
     def _open(self, *, create: bool) -> Config:
-        self._check_root()
+        try:
+            self._check_root()
+        except UntrustedStoreError:
+            # `chmod -R`, the cure for a store, is none for a folder of other files.
+            with suppress(StoreError):
+                if files.stat(f"{self.root}/{CONFIG}") is None:
+                    self._refuse_foreign()
+            raise
         found = self._read_config()
         if found is None:
             # Another host may have created it since this one looked.
@@ -382,10 +389,10 @@ class Tree:
         if not (strangers or others) or self._read_config() is not None:
             # Another process may have created the tree since we looked for its ana.json.
             return
-        held = (
-            f"{strangers[0]!r} and {len(strangers) - 1} more" if strangers else "folders with files that are not states"
-        )
+        held = repr(strangers[0]) if strangers else "folders with files that are not states"
+        if len(strangers) > 1:
+            held += f" and {len(strangers) - 1} more"
         reason = f"it is not empty and not an ANA store (it holds {held}{self._store_above()})"
         if any(name.endswith(".p") for name in strangers):
             reason += "; it looks like a store of the original ANA: `ana -d NEW import` imports it"
-        raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store")
+        raise UntrustedStoreError(self.root, f"{reason}: choose an empty folder or a store") from None

@@ -437,6 +437,29 @@ def test_a_groups_store_has_to_be_called_shared(place):
             load(place / "store", uuid)
 
 
+def test_a_folder_for_everyone_is_not_to_be_changed(place):
+    """`chmod -R` is the cure for a store, not for /tmp or a project's folder, which are no stores."""
+    for mode, holds, cure in (
+        (0o1777, (), "use a folder of your own in it"),
+        (0o1777, ("theirs",), r"\(it holds 'theirs'\): choose an empty folder"),
+        (0o2775, ("theirs", "another"), "and 1 more.*choose an empty folder"),
+    ):
+        folder = place / f"{mode:o}-{len(holds)}"
+        folder.mkdir()
+        for name in holds:
+            (folder / name).touch()
+        folder.chmod(mode)
+        with pytest.raises(ana.UntrustedStoreError, match=cure) as raised:
+            ana.set_dl(folder)
+        assert "chmod" not in str(raised.value)
+        assert raised.value.__cause__ is None
+    empty = place / "empty"
+    empty.mkdir()
+    empty.chmod(0o777)
+    with pytest.raises(ana.UntrustedStoreError, match=f"chmod -R go-w {empty}"):
+        ana.set_dl(empty)
+
+
 def test_the_environment_says_it_for_workers(place, monkeypatch):
     """`ANA_SHARED` and `ANA_TRUSTED_UIDS`; nonsense in them is an error that names them."""
     with user(OWNER, gid=GROUP):
