@@ -4,19 +4,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from ana import settings
 from ana.errors import ANAError
 from ana.format import address
-from ana.fs import files, paths
+from ana.fs import files
+from ana.fs.files import Check
 from ana.layers import path_map
+from ana.stores import staged
 from ana.stores.base import CacheableStore
 from ana.stores.directory import keyring
 from ana.stores.directory.config import CONFIG
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.node_cache import node_folder
-from ana.stores.staged import StagedFile, StagedStore, open_all
+from ana.stores.staged import StagedFile, StagedStore, tell_unused
 
-__all__ = ["OpenStore", "cache_folder", "in_front"]
+__all__ = ["OpenStore", "cache_folder", "in_front", "why_unused"]
+
+_used: set[str] = set()
+"""The path that `ANA_STAGED` names, once a store of this process uses the file: for other stores it need not be."""
 
 
 class OpenStore(Protocol):
@@ -39,24 +43,39 @@ def in_front(home: str, place: str, trusted: keyring.Trusted, open_store: OpenSt
         open_store: Opens the store. Never creates it, because a store with staged states existed before.
 
     """
-    # Not within the store: cures name the file, and change nothing in the store.
-    trust = trusted.owners
-    found = open_all(_named(), trust.check_file)
     folder = cache_folder(home, place) if place else None
-    if folder is not None:
-        found += open_all(folder.paths(), trust.check_file)
+    cached = [] if folder is None else folder.paths()
+    # Not within the store: cures name the file, and change nothing in the store.
+    check = trusted.owners.check_file
+    found = [file for path in (*staged.named(), *cached) if (file := _open(path, check)) is not None]
 
     def usable(wanted: Callable[[StagedFile], bool]) -> list[StagedFile]:
-        return [file for file in found if wanted(file) and file.is_usable(home, trusted.ring)]
+        return [file for file in found if wanted(file) and _has_key(file, home, trusted.ring)]
 
-    mine = usable(lambda file: home in (file.home, _here(file.home)))
-    if mine:
+    mine = usable(lambda file: _is_of(file, home))
+    if mine and not _others(found, mine):
         return StagedStore(home, mine, partial(open_store, create=False))
     if not found or files.stat(f"{home}/{CONFIG}") is None:
         return None
     opened = open_store(create=False)
-    others = usable(lambda file: file.config.id == opened.config.id != "")
-    return StagedStore(home, others, lambda: opened) if others else opened
+    mine = usable(lambda file: _is_of(file, home, opened.config.id))
+    for file in _others(found, mine):
+        if not _is_of(file, home, opened.config.id):
+            tell_unused(file.path, _of_another(file, home))
+    return StagedStore(home, mine, lambda: opened) if mine else opened
+
+
+def why_unused(store: DirectoryStore, check: Check) -> str:
+    """Return why the file that `ANA_STAGED` names is not used for a store; "" if it is used, or none is named."""
+    for path in staged.named():
+        try:
+            file = StagedFile.open(path, check)
+            file.find_key(store.home, None)
+        except ANAError as error:
+            return str(error)
+        if not _is_of(file, store.home, store.config.id):
+            return _of_another(file, store.home)
+    return ""
 
 
 def cache_folder(home: str, place: str, limit_bytes: int | None = None) -> node_folder.NodeFolder | None:
@@ -65,9 +84,37 @@ def cache_folder(home: str, place: str, limit_bytes: int | None = None) -> node_
     return None if base is None else node_folder.NodeFolder(base, f"staged-{address.short_digest(home)}", limit_bytes)
 
 
-def _named() -> list[str]:
-    said = settings.STAGED.value()
-    return [paths.absolute(said)] if said else []
+def _open(path: str, check: Check) -> StagedFile | None:
+    try:
+        return StagedFile.open(path, check)
+    except ANAError as error:
+        tell_unused(path, str(error))
+        return None
+
+
+def _has_key(file: StagedFile, home: str, ring: keyring.KeyRing | None) -> bool:
+    try:
+        file.find_key(home, ring)
+    except ANAError as error:
+        tell_unused(file.path, str(error))
+        return False
+    return True
+
+
+def _is_of(file: StagedFile, home: str, store_id: str = "") -> bool:
+    """Return whether a file is of the store at `home`, by its path or its id."""
+    return home in (file.home, _here(file.home)) or file.config.id == store_id != ""
+
+
+def _others(found: list[StagedFile], mine: list[StagedFile]) -> list[StagedFile]:
+    """Return the file that `ANA_STAGED` names, if it is not one of `mine`, nor was of another store of this process."""
+    named = staged.named()
+    _used.update(file.path for file in mine if file.path in named)
+    return [file for file in found if file.path in named and file.path not in _used]
+
+
+def _of_another(file: StagedFile, home: str) -> str:
+    return f"{file.path} holds states of the store {file.home}, not of {home}"
 
 
 def _here(home: str) -> str:

@@ -4,10 +4,13 @@ import errno
 import os
 from dataclasses import dataclass, field
 
+from ana import settings
 from ana.errors import StoreError
 from ana.fs import files, mounts, paths, probes
+from ana.layers import opening, staging
 from ana.maintenance.common import StoreOrPath, absolute, open_store
 from ana.maintenance.inodes import SMALL_BYTES, Inodes, estimate
+from ana.stores import staged
 from ana.stores.directory.store import DirectoryStore
 
 __all__ = ["Finding", "Information", "info"]
@@ -157,6 +160,7 @@ def info(pickle_dir: StoreOrPath, *, other: StoreOrPath | None = None) -> Inform
     )
     found.findings.extend(_of_no_store(path, root) if store is None else [])
     found.findings.extend(_examine(found))
+    found.findings.extend([] if store is None else _of_staged(store))
     if second is not None and found.store_id != second.config.id:
         text = f"{found.other} is another store: its locks say nothing about this one"
         found.findings.append(Finding("note", text, "pass the same store, through its other mount, to --other"))
@@ -225,6 +229,12 @@ class _Tried:
 def _examine(found: Information) -> list[Finding]:
     """Return the findings."""
     return [*_of_mount(found), *_of_trials(found), *_of_space(found), *_of_packs(found)]
+
+
+def _of_staged(store: DirectoryStore) -> list[Finding]:
+    reason = staging.why_unused(store, opening.trust().check_file)
+    what = f"{settings.STAGED.name} is not used: {reason}"
+    return [Finding("slow", what, staged.CURE)] if reason else []
 
 
 def _of_mount(found: Information) -> list[Finding]:

@@ -7,23 +7,29 @@ to use it, `docs/format.md` what it looks like.
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Self
 
+from ana import settings
 from ana.errors import ANAError, CorruptedStateError, StoreError, UntrustedStoreError
 from ana.format import chunks, pack, record
 from ana.format.pack import Spot
 from ana.format.signature import Seal
-from ana.fs import files, json_files
+from ana.fs import files, json_files, paths
 from ana.fs.files import Check
 from ana.runtime.counters import Counters
+from ana.runtime.tracebacks import users_level
 from ana.stores.base import CacheableStore, CopyableState, Store
 from ana.stores.directory import config, keyring, signing
 from ana.stores.directory.store import DirectoryStore
 from ana.stores.directory.stored_file import read_header
 from ana.stores.tier import Tier
 
-__all__ = ["StagedFile", "StagedStore", "open_all"]
+__all__ = ["CURE", "StagedFile", "StagedStore", "named", "tell_unused"]
+
+CURE = f"Copy the store's file from ana stage to this node, or unset {settings.STAGED.name}"
 
 SMALL_BYTES = 256 << 10
 """Records up to this size are read in one go."""
@@ -33,6 +39,34 @@ MOST_HINTS = 1 << 14
 """How many hints wait until the store behind is opened."""
 
 _log = logging.getLogger("ana.staged")
+_told: set[str] = set()
+
+
+def named() -> list[str]:
+    """Return the path of the file that `ANA_STAGED` names, if it names one."""
+    said = settings.STAGED.value()
+    return [paths.absolute(said)] if said else []
+
+
+def tell_unused(path: str, reason: str, *, once: str = "") -> None:
+    """Say, once in a process, that a file or a state in it is not used. What it holds comes from the store, slowly.
+
+    Args:
+        path: The file.
+        reason: Why, with all paths.
+        once: What is said once. Default: `reason`.
+
+    """
+    if (once or reason) in _told:
+        return
+    _told.add(once or reason)
+    if path not in named():
+        _log.warning("staged states are not used: %s", reason)
+        return
+    # If the user turned warnings into errors, raising here would fail the task that unpickles a reference.
+    with suppress(RuntimeWarning):
+        text = f"states come from the store and not from {settings.STAGED.name}: {reason}. {CURE}"
+        warnings.warn(text, RuntimeWarning, stacklevel=users_level())
 
 
 class StagedFile:
@@ -87,20 +121,18 @@ class StagedFile:
         except (ValueError, KeyError, TypeError) as error:
             raise UntrustedStoreError(path, f"another version of ana wrote it ({error}): stage it again") from None
 
-    def is_usable(self, home: str, ring: keyring.KeyRing | None) -> bool:
-        """Find the key to check its records with; return False, after a warning, if the store has another key.
+    def find_key(self, home: str, ring: keyring.KeyRing | None) -> None:
+        """Find the key to check its records with.
 
         Args:
             home: The path of the store that the file is used for.
             ring: The store's keys; None to look for a key file.
 
+        Raises:
+            ANAError: The key is missing, or the store has another one.
+
         """
-        try:
-            self._seal = signing.seal_of(self.config, home, ring)
-        except ANAError as error:
-            note_unusable(error)
-            return False
-        return True
+        self._seal = signing.seal_of(self.config, home, ring)
 
     def find(self, key: str, number: int) -> "tuple[record.Header, _Record] | None":
         """Return the verified header and the record of a state, given the key's number; None if it is not there.
@@ -124,6 +156,7 @@ class _Record:
 
     def __init__(self, opened: files.Opened, spot: Spot) -> None:
         self.size_bytes = spot.size
+        self.path = opened.path
         self.where = f"{opened.path}:{spot.offset}+{spot.size}"
         self._opened = opened
         self._offset = spot.offset
@@ -219,19 +252,22 @@ class StagedStore(Tier, CacheableStore):
             try:
                 found = file.find(key, number)
             except ANAError as error:
-                self.note_useless(key, error)
+                self.note_useless(file.path, key, error)
                 continue
             if found is not None:
                 return _Staged(self, *found)
         return self.store.get(key, wait=wait)
 
-    def note_useless(self, key: str, error: ANAError) -> None:
-        """Warn that a staged state cannot be used: it comes from the store."""
+    def note_useless(self, path: str, key: str, error: ANAError) -> None:
+        """Say that a state in a file cannot be used: it comes from the store. Later ones are only logged."""
         if isinstance(error, CorruptedStateError):
             self.counters.note_damaged(key, error.path, error.reason)
+            # Without the error's own cure, which is for a state in a store.
+            tell_unused(path, f"{error.path}: {error.reason}", once=path)
         else:
             # As text: a log record that holds an error keeps its frames alive, and the file open.
             _log.warning("a staged state is not used: %s", str(error))
+            tell_unused(path, str(error), once=path)
 
 
 class _Staged:
@@ -284,24 +320,8 @@ class _Staged:
 
     def _instead(self, error: ANAError) -> CopyableState:
         """Return the state from the store, because this copy is damaged or cannot be read."""
-        self._tier.note_useless(self.header.key, error)
+        self._tier.note_useless(self._record.path, self.header.key, error)
         found = self._tier.store.get(self.header.key)
         if found.header.content != self.header.content:
             raise error
         return found
-
-
-def open_all(paths: Iterable[str], check: Check) -> list[StagedFile]:
-    """Open files of staged states. One that is missing or cannot be used is named in a warning, and left out."""
-    found = []
-    for path in paths:
-        try:
-            found.append(StagedFile.open(path, check))
-        except ANAError as error:
-            note_unusable(error)
-    return found
-
-
-def note_unusable(error: ANAError) -> None:
-    """Warn that a file is not used: all states come from the store, which is correct, but may be slow."""
-    _log.warning("staged states are not used: %s", str(error))

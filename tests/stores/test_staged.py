@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from ana.errors import CorruptedStateError, StateNotFoundError, StoreError, Untr
 from ana.format import pack
 from ana.fs.ownership import EVERYDAY
 from ana.runtime import counters
+from ana.stores import staged
 from ana.stores.staged import StagedFile, StagedStore
 
 MIB = 1 << 20
@@ -243,45 +245,142 @@ def test_the_index_says_where_records_are(bed):
         spot_of(bed, key)
 
 
+# What cannot be used
+
+
+def warned(act, *arguments):
+    """Call a function, twice; return its result, and the one thing that it warned of."""
+
+    def twice():
+        return act(*arguments), act(*arguments)
+
+    with pytest.warns(RuntimeWarning) as found:
+        result, _ = twice()
+    (one,) = found
+    assert one.filename == __file__
+    assert "ANA_STAGED" in str(one.message)
+    return result, str(one.message)
+
+
 @pytest.mark.parametrize("kept", [0, 10, 0.5, -1])
-def test_half_a_file_is_not_used(bed, kept, caplog):
+def test_half_a_file_is_not_used(bed, kept):
     """A file that is cut short is named in a warning, and everything comes from the store."""
     size = bed.file.stat().st_size
     os.truncate(bed.file, int(size * kept) if 0 <= kept < 1 else size + kept if kept < 0 else kept)
-    assert load(bed.references)["from_tier"] == 0
-    assert "cut short" in caplog.text
+    found, warning = warned(load, bed.references)
+    assert found["from_tier"] == 0
+    assert f"{bed.file} (" in warning
+    assert "cut short" in warning
 
 
-def test_a_missing_file_is_no_error(bed, caplog, monkeypatch):
-    """On a node that has no such file, everything comes from the store, and a warning says so."""
+def test_a_missing_file_is_no_error(bed, monkeypatch):
+    """On a node that has no such file, everything comes from the store, and a warning says so and what to do."""
     monkeypatch.setenv("ANA_STAGED", str(bed.folder / "other.ana"))
-    load(bed.references)
-    assert "no such file on this node" in caplog.text
+    _, warning = warned(load, bed.references)
+    assert f"{bed.folder}/other.ana (" in warning
+    assert "no such file on this node. Copy the store's file from ana stage to this node, or unset" in warning
 
 
-def test_an_exported_file_is_not_a_staged_one(bed, caplog, monkeypatch):
+def test_an_exported_file_is_not_a_staged_one(bed, monkeypatch):
     """`ana export` writes no index: its file is named as the wrong one."""
     maintenance.export_states(bed.tree, ["sweep"], bed.folder / "exported.ana")
     monkeypatch.setenv("ANA_STAGED", str(bed.folder / "exported.ana"))
-    load(bed.references)
-    assert "not a file of ana stage" in caplog.text
+    assert "not a file of ana stage" in warned(load, bed.references)[1]
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646])
-def test_a_file_that_others_may_write_is_not_used(bed, mode, caplog):
+def test_a_file_that_others_may_write_is_not_used(bed, mode):
     """A file that somebody else could have written is refused."""
     bed.file.chmod(mode)
-    assert load(bed.references)["from_tier"] == 0
-    assert "may write to it" in caplog.text
-    assert f"chmod -R go-w {bed.file}" in caplog.text
+    found, warning = warned(load, bed.references)
+    assert found["from_tier"] == 0
+    assert "may write to it" in warning
+    assert f"chmod -R go-w {bed.file}" in warning
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user plants the file")
-def test_a_file_of_another_user_is_not_used(bed, caplog):
+def test_a_file_of_another_user_is_not_used(bed):
     """A file that another user has planted is refused."""
     os.chown(bed.file, 12345, 12345)
-    assert load(bed.references)["from_tier"] == 0
-    assert "another user" in caplog.text
+    found, warning = warned(load, bed.references)
+    assert found["from_tier"] == 0
+    assert "another user" in warning
+
+
+def test_a_file_that_may_not_be_read(bed, monkeypatch):
+    """What the system says is passed on."""
+
+    def refuse(path, *arguments, **options):
+        if os.fspath(path) == str(bed.file):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opening(path, *arguments, **options)
+
+    opening = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    found, warning = warned(load, bed.references)
+    assert found["from_tier"] == 0
+    assert f"{bed.file} (" in warning
+    assert "Permission denied" in warning
+
+
+def test_damage_in_the_midst_is_said_once(bed, caplog):
+    """Each damaged state is counted and logged; the warning is one for the file, whose cure is a new copy."""
+    for key in [key for key in bed.staged.states if key not in (bed.uuid, EXPLICIT)][:20]:
+        flip(bed.file, spot_of(bed, key).offset + 60, 0)
+    found, warning = warned(load, bed.references)
+    assert found["from_store"] == found["damaged"] == 20
+    assert caplog.text.count("is damaged") == 20
+    assert f"{bed.file}:" in warning
+    assert "ana_store" not in warning
+
+
+def test_the_file_of_another_store_is_no_secret(bed):
+    """A job that reads another store is told that its states are not staged, wherever it first opens the store."""
+    other = bed.folder / "other"
+    del os.environ["ANA_STAGED"]
+    with ana.using_dl(pickle_dir=other):
+        made = ana.Ref("other")
+        uuid, reference = made.make_uuid(), pickle.dumps(made)
+    os.environ["ANA_STAGED"] = str(bed.file)
+
+    def use(value):
+        with ana.using_dl(pickle_dir=other):
+            assert ana.load(uuid).value == value
+        with ana.using_dl(ana.DataLayer()):
+            assert pickle.loads(reference).value == value
+
+    warning = warned(use, "other")[1]
+    assert f"{bed.file} holds states of the store {bed.tree}, not of {other}. Copy the store's file" in warning
+
+
+def test_a_second_store_need_not_be_staged(bed, tmp_path):
+    """A program that reads the staged store, and another one, is told nothing."""
+    with ana.using_dl(pickle_dir=tmp_path / "results"):
+        ana.Ref("a result").make_uuid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(bed.references)
+        with ana.using_dl(pickle_dir=tmp_path / "results"):
+            ana.Ref("a result").make_uuid()
+    assert not [said for said in staged._told if str(bed.file) in said]
+
+
+def test_ana_info_says_what_is_not_used(bed, monkeypatch):
+    """A look at the store on the node shows it before any task runs."""
+    assert [one for one in maintenance.info(bed.tree).findings if "ANA_STAGED" in one.what] == []
+    with ana.using_dl(pickle_dir=bed.folder / "other"):
+        ana.Ref("other").make_uuid()
+    for store, file, reason in (
+        (bed.folder / "other", bed.file, "holds states of the store"),
+        (bed.tree, bed.folder / "none", "no such file"),
+    ):
+        monkeypatch.setenv("ANA_STAGED", str(file))
+        (found,) = (one for one in maintenance.info(store).findings if "ANA_STAGED" in one.what)
+        assert (found.kind, found.cure) == ("slow", staged.CURE)
+        assert reason in found.what
+
+
+# Other paths, other stores
 
 
 def test_the_same_store_by_another_path(bed):
