@@ -67,5 +67,5 @@ def _freed(found: maintenance.Collectable) -> str:
 
 
 def root_end(root: maintenance.RootInfo) -> str:
-    """Return when a root ends; "" if it does not."""
-    return "" if root.until is None else f"{when(root.until)}{' (ended)' if root.ended else ''}"
+    """Return when a root ends, as a table shows it."""
+    return "no end" if root.until is None else f"{when(root.until)}{' (ended)' if root.ended else ''}"

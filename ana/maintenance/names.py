@@ -15,6 +15,7 @@ __all__ = ["AmbiguousPrefixError", "beginning", "find", "find_in", "states_of"]
 _HEX = re.compile(r"[0-9a-f]{1,8}(-[0-9a-f-]*)?")
 
 NEITHER = "it is neither a root's name nor the beginning of a UUID there"
+A_ROOT = "it is a root's name, and this needs a UUID: `ana show {}` lists the states that it names"
 
 
 class AmbiguousPrefixError(ANAError, ValueError):
@@ -106,7 +107,8 @@ def find_in(store: DirectoryStore, prefix: str) -> str:
         raise AmbiguousPrefixError(prefix, sorted(found)[:3])
     if not found:
         # It may be in a folder that cannot be listed.
-        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home, NEITHER))
+        hint = A_ROOT.format(prefix) if roots.read(store, {}, name=prefix) else NEITHER
+        raise next(iter(survey.unreadable.values()), StateNotFoundError(prefix, store.home, hint))
     return found[0]
 
 

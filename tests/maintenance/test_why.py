@@ -89,6 +89,15 @@ def test_why_and_gc_agree(store):
     assert present(store) == kept
 
 
+@pytest.mark.parametrize("command", ["why", "rm", "cat"])
+def test_a_root_where_a_uuid_is_needed(store, capfd, command):
+    """The message does not deny that there is such a root, and says what shows its UUIDs."""
+    done = ran(capfd, "-d", store, command, "paper")
+    assert done.code == 4
+    assert "a root's name, and this needs a UUID: `ana show paper`" in done.err
+    assert "neither" in ran(capfd, "-d", store, command, "papers").err
+
+
 def test_a_state_in_the_trash(store, capfd):
     """It is said since when it is there; nothing brings it back."""
     maintenance.gc(store, Scope(unreachable=True))
