@@ -22,7 +22,7 @@ from ana.objects import (
     value_repr,
 )
 from ana.persist import addressing, saving
-from ana.runtime.tracebacks import shortened
+from ana.runtime.tracebacks import shorten_for_caller, shortened
 
 __all__ = ["Ref", "Storable", "StorableABC"]
 
@@ -123,12 +123,20 @@ class Storable:
             return saving.give_address(target, self, given).uuid
         if given is None and hash_callers.is_under_construction(self):
             return saving.give_address(target, self, address.random_uuid()).uuid
-        return target.make_address(self, given).uuid
+        try:
+            return target.make_address(self, given).uuid
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
 
     @property
     def ana_uuid(self) -> str:
         """The object's UUID. If it has none, it gets one, as by `make_uuid`."""
-        return self.make_uuid()
+        try:
+            return self.make_uuid()
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
 
     @property
     def _ana_uuid(self) -> str | None:
@@ -155,10 +163,14 @@ class Storable:
             StoreError: The state cannot be read or written.
             StateChangedError: The object has changed since it got its UUID.
         """
-        with saving.noting_written() as written:
-            uuid = self.make_uuid()
-        if uuid not in written:
-            current.get_dl().store_again(self)
+        try:
+            with saving.noting_written() as written:
+                uuid = self.make_uuid()
+            if uuid not in written:
+                current.get_dl().store_again(self)
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
         return uuid
 
     @classmethod
@@ -258,13 +270,17 @@ class Storable:
         plan = states.plan_of(cls)
         if mark is None and plan.plain:
             return _plain(self, cls)
-        if mark is None and isinstance(self, Ref):
-            return self.__reduce__()
-        if plan.reduction and not plan.asked_first:
-            return _theirs(self, mark, plan, protocol)
-        if plan.asked_first:
-            return self.__reduce__() if plan.asked_first_twice else Storable.__reduce__(self)
-        return _reduced(self, mark, cls)
+        try:
+            if mark is None and isinstance(self, Ref):
+                return self.__reduce__()
+            if plan.reduction and not plan.asked_first:
+                return _theirs(self, mark, plan, protocol)
+            if plan.asked_first:
+                return self.__reduce__() if plan.asked_first_twice else Storable.__reduce__(self)
+            return _reduced(self, mark, cls)
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
 
     def __copy__(self) -> Any:
         """Return the object itself if it has a UUID, otherwise an ordinary shallow copy. Store nothing."""

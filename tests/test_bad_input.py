@@ -156,7 +156,28 @@ def test_an_error_of_the_users_own_keeps_its_message(folder):
     with pytest.raises(ZeroDivisionError) as raised:
         classes.A({"odd": Odd()}).make_uuid()
     assert raised.value.args == ("not today",)
-    assert any(note.startswith("A.x['odd'] is a test_bad_input.Odd. ") for note in raised.value.__notes__)
+    (note,) = raised.value.__notes__
+    assert note.startswith("A.x['odd'] is a test_bad_input.Odd. Odd.__reduce__ raised this: correct it")
+
+
+class Mistaken(ana.Storable):
+    """Makes a mistake in its own hook."""
+
+    def _ana_getstate(self):
+        return len(self)
+
+
+def test_the_advice_about_a_hook_is_not_to_write_that_hook(folder):
+    """If the user's own `_ana_getstate` raises, the message names it, and does not say to leave something out there."""
+    with pytest.raises(TypeError) as alone:
+        Mistaken().make_uuid()
+    assert str(alone.value) == "object of type 'Mistaken' has no len()"
+    with pytest.raises(TypeError) as held:
+        classes.A({"inner": [Mistaken()]}).make_uuid()
+    way = "A.x['inner'][0] is a test_bad_input.Mistaken"
+    cure = "Mistaken._ana_getstate raised this: correct it there, or leave the object out of what holds it"
+    assert str(held.value) == f"{alone.value}: {way}. {cure}"
+    assert not hasattr(held.value, "__notes__")
 
 
 def test_extension_codes_are_refused(folder):

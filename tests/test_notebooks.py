@@ -1,13 +1,17 @@
 """Notebooks: what they show of ANA's objects, cells that are run again, and errors that fit on a screen."""
 
+import concurrent.futures
+import errno
 import json
 import pickle
+import threading
 import traceback
 
 import pytest
 from support import extras, processes
 
 import ana
+from ana.stores.directory.store import DirectoryStore
 
 
 class Model(ana.Storable):
@@ -148,6 +152,109 @@ def test_frames_of_a_users_own_code_stay(tmp_path, how):
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert [name for name in names if name in ("_ana_setstate", "value_of")] == ["_ana_setstate", "value_of"]
     assert len(names) <= 8
+
+
+STORING = {
+    "make_uuid": lambda obj: obj.make_uuid(),
+    "ana_uuid": lambda obj: obj.ana_uuid,
+    "ana_store": lambda obj: obj.ana_store(),
+    "pickle": lambda obj: pickle.dumps([ana.Ref(obj)]),
+    "a Ref in a Ref": lambda obj: pickle.dumps(ana.Ref([ana.Ref([ana.Ref(obj)])])),
+    "given a UUID": lambda obj: obj.make_uuid(uuid="given") and pickle.dumps(obj),
+    "store_many": lambda obj: ana.get_dl().store_many([ana.Ref(1), obj]),
+    "keep": lambda obj: ana.get_dl().keep("name", obj),
+    "store_state": lambda obj: ana.get_dl().store_state("bare", {"x": obj}),
+    "in a thread": lambda obj: from_thread(obj.make_uuid),
+}
+
+
+def from_thread(act):
+    """Call a function in a thread that runs nothing else, and raise what it raises."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+@pytest.mark.parametrize("how", STORING)
+def test_errors_of_storing_do_not_show_how_ana_stores(tmp_path, how):
+    """The traceback of what cannot be pickled ends where ANA was called, however deep it lies."""
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    obj = Model()
+    obj.x = threading.Lock()
+    with pytest.raises(TypeError, match="cannot pickle '_thread") as caught:
+        STORING[how](obj)
+    assert ours(caught.value) == []
+    assert caught.value.__context__ is None
+    assert len("".join(traceback.format_exception(caught.value)).splitlines()) <= (30 if "thread" in how else 12)
+
+
+def ours(error):
+    """Return the names of ANA's functions in an error's traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame.name for frame in frames if f"{processes.ROOT}/ana/" in frame.filename]
+
+
+class OwnHook(ana.Storable):
+    """Its state is made by a function of the user, which does not work."""
+
+    def _ana_getstate(self):
+        return fails()
+
+
+class PickleHook(ana.Storable):
+    def __getstate__(self):
+        return fails()
+
+
+class Reducing(ana.Storable):
+    def __reduce__(self):
+        return fails()
+
+
+class Holding(Model):
+    """Holds an ordinary object that fails."""
+
+    def __init__(self):
+        self.x = [Unwilling()]
+
+
+def fails():
+    """Raise an error, as a mistake in a user's code does."""
+    raise ValueError("not today")
+
+
+@pytest.mark.parametrize("how", STORING)
+@pytest.mark.parametrize("kind", [OwnHook, PickleHook, Reducing, Holding])
+def test_frames_of_a_users_own_hooks_stay(tmp_path, kind, how):
+    """An error of a user's own `_ana_getstate`, `__getstate__` or `__reduce__` shows its lines, and none of ANA's."""
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    with pytest.raises(ValueError, match="not today") as caught:
+        STORING[how](kind())
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-1] == "fails" if kind is not Holding else "__reduce__" in names
+    assert {"_ana_getstate", "__getstate__", "__reduce__"} & set(names)
+    assert ours(caught.value) == []
+
+
+def test_errors_of_the_disk_do_not_show_how_ana_stores(tmp_path, monkeypatch):
+    """A full disk: the error is ANA's, and its traceback ends where ANA was called."""
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+
+    def full(*_, **__):
+        raise ana.StoreError(str(tmp_path), errno.ENOSPC)
+
+    monkeypatch.setattr(DirectoryStore, "put", full)
+    with pytest.raises(ana.StoreError) as caught:
+        Model().make_uuid()
+    assert ours(caught.value) == []
+
+
+def test_a_mistake_of_anas_own_shows_where_it_is(tmp_path, monkeypatch):
+    """What is neither of pickling nor of the store is for a bug report, with all frames."""
+    ana.set_dl(pickle_dir=tmp_path / "store", durable=False)
+    monkeypatch.setattr(DirectoryStore, "put", None)
+    with pytest.raises(TypeError, match="not callable") as caught:
+        Model().make_uuid()
+    assert len(ours(caught.value)) > 5
 
 
 def test_what_cannot_be_pickled_is_said_once(tmp_path):

@@ -16,7 +16,7 @@ from ana.layers import inheritance, kinds, stats_file
 from ana.objects import identity, pickling
 from ana.objects.restricted import AllowedGlobals
 from ana.persist import bulk, keeping, loading, saving, writing
-from ana.runtime.tracebacks import shortened
+from ana.runtime.tracebacks import shorten_for_caller, shortened
 from ana.stores import parts
 from ana.stores.base import Put, ReplacedError, Store
 from ana.stores.memory import SCHEME, MemoryStore
@@ -206,7 +206,12 @@ class DataLayer:
                 object it is about. If an object does not pickle, its error is raised after all others are stored. An
                 object that was not stored gets no UUID.
         """
-        return bulk.store(self, bulk.check_objects(objects))
+        found = bulk.check_objects(objects)
+        try:
+            return bulk.store(self, found)
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
 
     @overload
     def load_many(self, uuids: Iterable[str]) -> list[Any]: ...
@@ -265,9 +270,13 @@ class DataLayer:
         """
         address.check_key(name)
         ttl_seconds = math.inf if ttl is None else units.ttl_seconds(ttl)
-        uuids = self.store_many(objects)
-        if self.store.supports_roots:
-            bulk.keep(self, name, objects, uuids, ttl_seconds)
+        try:
+            uuids = self.store_many(objects)
+            if self.store.supports_roots:
+                bulk.keep(self, name, objects, uuids, ttl_seconds)
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
         return uuids
 
     @contextmanager
@@ -303,7 +312,11 @@ class DataLayer:
             StoreError: The store cannot be written. Pickling raises its own errors.
         """
         key = address.check_key(uuid)
-        content, children = saving.serialise("", state)
+        try:
+            content, children = saving.serialise("", state)
+        except Exception as error:
+            shorten_for_caller(error)
+            raise
         one = Put(key, content, children, repair=False)
         try:
             parts.put(self.store, one, self.part_bytes)

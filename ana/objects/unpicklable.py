@@ -16,6 +16,7 @@ from typing import Any
 from ana.objects import identity, pickling
 from ana.objects.ghost import loaded_class
 from ana.objects.out_of_band import PROTOCOL
+from ana.runtime.tracebacks import users_frame
 
 __all__ = ["explain"]
 
@@ -42,11 +43,19 @@ def explain(error: Exception, obj: Any) -> None:
     except Exception:  # noqa: BLE001 - the state's own code may raise anything
         found = None
     what = f"in {name}" if found is None else f"{found[0]} is a {found[1]}"
-    text = f"{what}. {_cure(error)}"
+    text = f"{what}. {_theirs(error) or _cure(error)}"
     if type(error) in _ORDINARY and len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (f"{error.args[0]}: {text}",)
     else:
         error.add_note(text)
+
+
+def _theirs(error: Exception) -> str:
+    """Return what to do about an error that the code of the object's class raised; "" if it is pickle's own."""
+    frame = users_frame(error)
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_qualname} raised this: correct it there, or leave the object out of what holds it"
 
 
 def _cure(error: Exception) -> str:
