@@ -101,7 +101,7 @@ def is_canonical(key: str) -> bool:
 @lru_cache(maxsize=256)
 def is_content_uuid(key: str) -> bool:
     """Return whether `key` has the form of a content address, so that equal keys mean equal contents."""
-    return key[14:15] == "8" and is_canonical(key)
+    return _CANONICAL.fullmatch(key) is not None and key[14] == "8"
 
 
 def is_right(key: str, digest: bytes) -> bool:

@@ -130,18 +130,18 @@ def content(
         sizes = [len(view) for view in views]
     pieces = plan(sizes)
     raw_bytes = sum(sizes)
-    source, own = SegmentedView(views), False
-    if scratch is not None and _copy_pays(raw_bytes):
+    given, own = views, False
+    if scratch is not None and raw_bytes >= chunks.SMALL_BYTES and _copy_pays(raw_bytes):
         views, own = [scratch.take(raw_bytes)], True
     if len(pieces) == 1:
         if own:
-            chunks.fill(views[0], source.segments)
+            chunks.fill(views[0], given)
         if pieces[0][1] < chunks.SMALL_BYTES and not chunks.is_stable(views):
             views = [memoryview(b"".join(views))]
         leaves = [chunks.digest(views)]
         digest = address.content_digest(class_name, marked(sizes, bytes_segments) if bytes_segments else sizes, leaves)
         return Content(class_name, views, sizes, bytes_segments, pieces, leaves, digest, raw_bytes, own=own)
-    segmented = SegmentedView(views)
+    segmented, source = SegmentedView(views), SegmentedView(given)
     leaves = [b""] * len(pieces)
 
     def hash_piece(number: int) -> None:
@@ -163,7 +163,7 @@ def _copy_pays(raw_bytes: int) -> bool:
     """
     global _last_was_written  # noqa: PLW0603 - of the process: a wrong guess costs time only
     if raw_bytes <= chunks.SCRATCH_BYTES:
-        return raw_bytes >= chunks.SMALL_BYTES
+        return True
     pays = raw_bytes <= COPIED_BYTES and _last_was_written
     if pays:
         # Until it is.
