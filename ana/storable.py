@@ -3,7 +3,7 @@
 import copyreg
 from abc import ABCMeta
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from ana import reference
 from ana.compat import literal
@@ -341,17 +341,6 @@ class Ref(Storable, Generic[Value]):
         uuid = "none yet: it gets one when it is pickled" if mark is None else mark.uuid
         home = getattr(mark.loader, "home", "") if mark is not None else ""
         return html_repr.table("ana.Ref", [("value", said), ("UUID", uuid), *([("store", home)] if home else [])])
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Say where the value's attributes are: tasks that expect the value often get the Ref."""
-            try:
-                return object.__getattribute__(self, name)  # again, for the error of a subclass's property
-            except AttributeError as error:
-                if name != "_value":
-                    error.add_note(f"This is an ana.Ref. The object that it refers to is its value: ref.value.{name}")
-                raise
 
     @property
     def value(self) -> Value:

@@ -443,19 +443,3 @@ def test_a_class_may_say_something_about_its_objects(folder):
     """Beside its name, in lists."""
     uuid = Told(1000).make_uuid()
     assert maintenance.show(str(folder), uuid).summary == "1,000 cells"
-
-
-def test_what_the_value_has_and_the_ref_has_not():
-    """The error says where it is. What a subclass's property raises stays as it is."""
-
-    class Own(ana.Ref):
-        @property
-        def broken(self):
-            return self.value.nothing
-
-    with pytest.raises(AttributeError, match="'Ref' object has no attribute 'sum'") as raised:
-        ana.Ref([1]).sum
-    assert raised.value.__notes__ == ["This is an ana.Ref. The object that it refers to is its value: ref.value.sum"]
-    with pytest.raises(AttributeError, match="'list' object has no attribute 'nothing'"):
-        Own([1]).broken
-    assert not hasattr(ana.Ref([1]), "__array__")
