@@ -117,6 +117,9 @@ class Scratch:
 
     def take(self, size: int) -> memoryview:
         """Return `size` writable bytes, which reuse the memory taken before."""
+        if size > SCRATCH_BYTES:
+            # Not kept: with the huge pages that such a size gets, new memory costs half of a hash.
+            return buffers.mapped(size)
         memory = self._memory
         if memory is None:
             try:
@@ -124,8 +127,7 @@ class Scratch:
             except IndexError:
                 memory = memoryview(bytearray(SCRATCH_BYTES))
             self._memory = memory
-        # Not kept: with the huge pages that such a size gets, new memory costs half of a hash.
-        return memory[:size] if size <= len(memory) else buffers.allocate(size)
+        return memory[:size]
 
     def fill(self, views: Sequence[memoryview], size: int) -> memoryview:
         """Return a copy of the views, one after the other."""

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["ALIGNMENT_BYTES", "Whole", "allocate"]
+__all__ = ["ALIGNMENT_BYTES", "Whole", "allocate", "mapped"]
 
 ALIGNMENT_BYTES = 64
 """The size of a cache line and of the widest vector register; numerical libraries are fastest with it."""
@@ -30,20 +30,30 @@ def allocate(size: int) -> memoryview:
     if numpy is not None and hasattr(numpy, "empty"):
         block = numpy.empty(size + ALIGNMENT_BYTES, "u1")
         return _aligned(memoryview(block), block.__array_interface__["data"][0], size)
-    if size < _MAPPED_BYTES:
-        import ctypes  # noqa: PLC0415 - takes milliseconds, and only processes without numpy get here
+    if size >= _MAPPED_BYTES:
+        return mapped(size)
+    import ctypes  # noqa: PLC0415 - takes milliseconds, and only processes without numpy get here
 
-        spare = bytearray(size + ALIGNMENT_BYTES)
-        return _aligned(memoryview(spare), ctypes.addressof(ctypes.c_char.from_buffer(spare)), size)
+    spare = bytearray(size + ALIGNMENT_BYTES)
+    return _aligned(memoryview(spare), ctypes.addressof(ctypes.c_char.from_buffer(spare)), size)
+
+
+def mapped(size: int) -> memoryview:
+    """Return `size` writable bytes, which go back to the system with their last view.
+
+    malloc keeps freed blocks of up to 32 MiB for each thread's next one.
+
+    Raises:
+        MemoryError: there is not enough memory.
+    """
     try:
-        # Page-aligned, and freed with its last view.
-        mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(str(error)) from error
     # Kernels without huge pages refuse it.
     with suppress(OSError):
-        mapped.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(mapped)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
 
 
 def _aligned(view: memoryview, address: int, size: int) -> memoryview:

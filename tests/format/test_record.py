@@ -1,11 +1,15 @@
 """Records: whatever goes in comes out, other programs can read it, and lies about sizes cost no memory."""
 
+import gc
 import importlib.util
 import itertools
+import os
 import pickle
 import pickletools
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +225,30 @@ def test_large_content_is_copied_while_large_states_are_new(monkeypatch):
     record.encode(KEY, hashed())
     assert hashed().own
     assert not hashed([memoryview(bytearray(record.COPIED_BYTES + 1))]).own
+
+
+def _resident_bytes():
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _copy_and_drop(all_have_one):
+    """Copy large content, as it is while a state is stored, and let it go once all threads have such a copy."""
+    with record.Scratch() as scratch:
+        copy = scratch.take(24 * MIB)
+        copy[:: 4 * KIB] = bytes(len(copy[:: 4 * KIB]))
+        all_have_one.wait()
+
+
+def test_copies_of_large_content_leave_no_memory_behind():
+    """Eight threads that each stored a large state leave nothing of it, although malloc would keep it for them."""
+    pytest.importorskip("numpy")
+    before = _resident_bytes()
+    for _ in range(3):
+        all_have_one = threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(_copy_and_drop, [all_have_one] * 8))
+    assert _resident_bytes() - before < 48 * MIB
 
 
 def _sample(name):
