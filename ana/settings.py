@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
-from ana import units
+from ana import arguments, units
 from ana.errors import ANAError
 
 __all__ = [
+    "A_BOOL",
+    "A_SIZE",
     "KEY_FILE",
     "NODE_CACHE",
     "NODE_CACHE_BYTES",
@@ -51,13 +53,13 @@ _MAX_LEVEL = 22
 _MAX_PACK_BYTES = 1 << 20
 _LEAST_PART_BYTES = 256 << 10
 _YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
-_A_SIZE = 'a number of bytes, or a size such as "20G" (10^9 each) or "20GiB" (2^30 each)'
-_A_PART_SIZE = f"{_A_SIZE}, at least 256KiB; 0 for no parts"
+A_SIZE = 'a number of bytes, or a size such as "20G" (10^9 each) or "20GiB" (2^30 each)'
+_A_PART_SIZE = f"{A_SIZE}, at least 256KiB; 0 for no parts"
 _A_DURATION = 'a number of seconds, or a duration such as "10s", "30m", "24h" or "14d"'
 _A_FLAG = "1 or 0"
 _A_FOLDER = "the path of a folder"
 _A_FILE = "the path of a file"
-_A_BOOL = "True or False"
+A_BOOL = "True or False"
 
 
 class MemoryOptions(TypedDict, total=False):
@@ -183,7 +185,7 @@ class Variable(Generic[Value]):
         try:
             return self.parse(said)
         except ValueError as error:
-            msg = f"{self.name} must be {self.values}, not {said!r}{_reason(error)}"
+            msg = f"{self.name} must be {self.values}, not {said!r}{arguments.reason(error)}"
             raise ANAError(msg) from None
 
 
@@ -287,7 +289,7 @@ NODE_CACHE_BYTES: Variable[int | None] = Variable(
     "ANA_NODE_CACHE_BYTES",
     _positive_size,
     None,
-    _A_SIZE,
+    A_SIZE,
     "half of the free space there",
     "`node_cache_bytes`, for layers without that option.",
 )
@@ -308,7 +310,7 @@ STAGED = Variable(
     "A file from `ana stage` on this node. States that are not in it are read from the store.",
 )
 PACK_BYTES: Variable[int | None] = Variable(
-    "ANA_PACK_BYTES", _pack_size, None, _A_SIZE, "the store's own", "`pack_bytes`, for layers without that option."
+    "ANA_PACK_BYTES", _pack_size, None, A_SIZE, "the store's own", "`pack_bytes`, for layers without that option."
 )
 PART_BYTES = Variable(
     "ANA_PART_BYTES", _part_size, 8 << 20, _A_PART_SIZE, "`8MiB`", "`part_bytes`, for layers without that option."
@@ -397,12 +399,6 @@ def _place(given: Any) -> str:
     return path if isinstance(given, str) or path.startswith(("/", "~")) else f"./{path}"
 
 
-def _true_or_false(given: object) -> bool:
-    if isinstance(given, str):
-        raise TypeError
-    return bool(given)
-
-
 def _errors(given: object) -> object:
     if given not in ("defer", "raise"):
         raise ValueError
@@ -455,20 +451,20 @@ OPTIONS = {
         _place, f"{_A_FOLDER}, or the home of a store of a registered kind", "none (in memory)", PICKLE_DIR
     ),
     "store": Option(_as_given, "a store (docs/writing-a-store.md)", "none"),
-    "keep_bytes": Option(units.size_bytes, _A_SIZE, '`"256MiB"`'),
+    "keep_bytes": Option(units.size_bytes, A_SIZE, '`"256MiB"`'),
     "errors": Option(_errors, '"defer" or "raise"', '`"defer"`'),
-    "strict": Option(_true_or_false, _A_BOOL, "`False`"),
+    "strict": Option(arguments.true_or_false, A_BOOL, "`False`"),
     "recheck_seconds": Option(units.seconds, _A_DURATION, "`300`"),
     "level": Option(
         _level, f"a whole number from {-_MAX_LEVEL} (fastest) to {_MAX_LEVEL} (smallest), 0 for no compression", "`1`"
     ),
     "allowed": Option(_module_names, 'names of modules, as in ("mypackage", "numpy")', "any module"),
-    "max_state_bytes": Option(_positive_size, _A_SIZE, "the memory of this machine or cgroup"),
+    "max_state_bytes": Option(_positive_size, A_SIZE, "the memory of this machine or cgroup"),
     "part_bytes": Option(_part_size, _A_PART_SIZE, '`"8MiB"`', PART_BYTES),
-    "share_parts": Option(_true_or_false, _A_BOOL, "`False`"),
-    "durable": Option(_true_or_false, _A_BOOL, "`True`", folder_only=True),
+    "share_parts": Option(arguments.true_or_false, A_BOOL, "`False`"),
+    "durable": Option(arguments.true_or_false, A_BOOL, "`True`", folder_only=True),
     "key": Option(_as_given, f"32 bytes, or {_A_FILE}", "the store's own, if it has one", KEY_FILE, folder_only=True),
-    "shared": Option(_true_or_false, _A_BOOL, "`False`", SHARED, folder_only=True),
+    "shared": Option(arguments.true_or_false, A_BOOL, "`False`", SHARED, folder_only=True),
     "trusted_uids": Option(
         _trusted_uids,
         f'user ids, as in [1000, 1001], or "{UNMAPPED_WORD}"',
@@ -478,9 +474,9 @@ OPTIONS = {
     ),
     "node_cache": Option(os.fsdecode, f'{_A_FOLDER}, "auto", or "" for none', "none", NODE_CACHE, folder_only=True),
     "node_cache_bytes": Option(
-        _positive_size, _A_SIZE, "half of the free space there", NODE_CACHE_BYTES, folder_only=True
+        _positive_size, A_SIZE, "half of the free space there", NODE_CACHE_BYTES, folder_only=True
     ),
-    "pack_bytes": Option(_pack_size, _A_SIZE, "the store's own, else `0`", PACK_BYTES, folder_only=True),
+    "pack_bytes": Option(_pack_size, A_SIZE, "the store's own, else `0`", PACK_BYTES, folder_only=True),
 }
 
 
@@ -509,11 +505,7 @@ def _checked(name: str, value: object) -> object:
     option = OPTIONS[name]
     if value is None and getattr(Options, name) is None:
         return None
-    try:
-        return option.check(value)
-    except (TypeError, ValueError) as error:
-        msg = f"{name} must be {option.values}, not {value!r:.100}{_reason(error)}"
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(msg) from None
+    return arguments.checked(name, option.check, option.values, value)
 
 
 def _unknown(name: str) -> str:
@@ -521,7 +513,3 @@ def _unknown(name: str) -> str:
 
     near = difflib.get_close_matches(name, OPTIONS, 1)
     return f"there is no option {name}: " + (f"is it {near[0]}?" if near else f"the options are {', '.join(OPTIONS)}")
-
-
-def _reason(error: Exception) -> str:
-    return f": {error}" if error.args else ""

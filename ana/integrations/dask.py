@@ -7,6 +7,7 @@ dask scheduler --preload ana.integrations.dask          # passes objects on with
 ```
 """
 
+import os
 from collections import OrderedDict
 from typing import Any, Unpack
 
@@ -40,10 +41,13 @@ class AnaPlugin(WorkerPlugin):
             **options: Other options of `set_dl`.
 
         Raises:
+            TypeError, ValueError: An option is invalid.
             ValueError: The current layer is in memory, which workers do not see.
 
         """
-        home = current.get_dl().home if pickle_dir is None else pickle_dir
+        # Here, not in each worker.
+        settings.checked({**options, "pickle_dir": pickle_dir})
+        home = current.get_dl().home if pickle_dir is None else os.fsdecode(pickle_dir)
         if kinds.is_process_local(home):
             msg = "workers do not see a layer in memory: AnaPlugin(pickle_dir=...) or set_dl(pickle_dir=...)"
             raise ValueError(msg)

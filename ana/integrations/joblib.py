@@ -10,6 +10,7 @@ memory = joblib.Memory("cache", backend="ana")         # arrays are stored once,
 
 import concurrent.futures
 import math
+import operator
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ from joblib import hashing, register_store_backend
 from joblib._store_backends import CacheItemInfo, CacheWarning, FileSystemStoreBackend
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 
+from ana import arguments
 from ana.errors import CorruptedStateError, StateNotFoundError
 from ana.layers import current, kinds, path_map, resolve
 from ana.layers.layer import DataLayer
@@ -55,7 +57,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
             **options: What joblib passes to each backend.
 
         Raises:
-            TypeError: `executor` is not an `ana.Executor`.
+            TypeError: `executor` is not an `ana.Executor`, or `workers` is not a whole number.
             ValueError: `workers` is not positive.
 
         """
@@ -64,17 +66,15 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):
         if not isinstance(given, Executor):
             msg = f"ExecutorBackend takes an ana.Executor, not a {type(executor).__name__}: ana.Executor(pool)"
             raise TypeError(msg)
-        if workers < 1:
-            msg = f"workers must be at least 1, not {workers}"
-            raise ValueError(msg)
         self._executor = executor
-        self._workers = workers
+        self._workers = arguments.at_least_one("workers", workers)
         self._pending: set[concurrent.futures.Future[Any]] = set()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks run at a time. -1 is all workers, -2 all but one."""
         if n_jobs is None:
             return 1
+        n_jobs = arguments.checked("n_jobs", operator.index, "a whole number", n_jobs)
         if n_jobs == 0:
             msg = "n_jobs must not be 0: use a positive number, or -1 for all workers"
             raise ValueError(msg)

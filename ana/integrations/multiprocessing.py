@@ -41,10 +41,14 @@ def preload(objects: Iterable[Storable]) -> None:
 
     Raises:
         RuntimeError: The fork server is running already, so nothing can be loaded into it.
-        TypeError: An object is not a Storable.
+        TypeError: `objects` is not a list, or an object is not a Storable.
         ValueError: The current layer keeps its states in this process's memory, or there are too many objects.
         StoreError: A state could not be stored.
     """
+    given: object = objects
+    if isinstance(given, Storable) or not isinstance(given, Iterable):
+        msg = f"preload takes a list of objects, not a single {type(given).__name__}"
+        raise TypeError(msg)
     wanted: list[Any] = list(objects)
     for obj in wanted:
         if not isinstance(obj, Storable):

@@ -59,7 +59,13 @@ class AnaConnector:
             UntrustedStoreError: The folder is neither empty nor a store, or others may write to it.
 
         """
-        store = opening.store(settings.checked({**options, "pickle_dir": pickle_dir}))
+        said = settings.checked({**options, "pickle_dir": pickle_dir})
+        if said.pickle_dir is None or said.store is not None:
+            msg = "AnaConnector takes the path of a folder, pickle_dir, not " + (
+                "None" if pickle_dir is None else "store="
+            )
+            raise TypeError(msg)
+        store = opening.store(said)
         self._config: dict[str, Any] = {**options, "pickle_dir": store.home}
         # Nothing is kept in memory: ProxyStore has a cache of its own.
         self._depot = Depot(store, keep_bytes=0, durable=True)

@@ -13,6 +13,7 @@ import ray.cloudpickle.cloudpickle as rays
 
 __all__ = ["runtime_env", "share_classes"]
 
+_HOOK = "worker_process_setup_hook"
 _TABLES = ("_DYNAMIC_CLASS_TRACKER_BY_CLASS", "_DYNAMIC_CLASS_TRACKER_BY_ID", "_DYNAMIC_CLASS_TRACKER_LOCK")
 
 
@@ -23,10 +24,14 @@ def runtime_env(**options: Any) -> dict[str, Any]:
         **options: Other fields of the `runtime_env`.
 
     Raises:
+        TypeError: One of them is the hook that this function sets.
         AttributeError: This version of cloudpickle has no tables of classes.
     """
+    if _HOOK in options:
+        msg = f"{_HOOK} is what shares the classes: in a hook of your own, call {__name__}.share_classes()"
+        raise TypeError(msg)
     share_classes()
-    return {**options, "worker_process_setup_hook": f"{__name__}.share_classes"}
+    return {**options, _HOOK: f"{__name__}.share_classes"}
 
 
 def share_classes() -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from ana import units
+from ana import arguments, settings, units
 from ana.fs import temporary
 from ana.layers import current, opening
 from ana.layers.layer import DataLayer
@@ -104,7 +104,8 @@ class Executor(concurrent.futures.Executor, Generic[Results]):
                 it can be sent again.
 
         Raises:
-            TypeError: `executor` is not an executor, or runs its tasks in subinterpreters.
+            TypeError: `executor` is not an executor, or runs its tasks in subinterpreters; or another argument is of a
+                wrong type.
             ValueError: `min_bytes` or `results` is invalid, or `results` is "ref" and the layer is in memory, where
                 results cannot stay.
             StoreError: The current layer's folder cannot be opened.
@@ -112,10 +113,10 @@ class Executor(concurrent.futures.Executor, Generic[Results]):
         """
         self._executor = _checked(executor)
         self._asked = {
-            "durable": bool(durable),
-            "min_bytes": _checked_size(min_bytes),
+            "durable": arguments.checked("durable", arguments.true_or_false, settings.A_BOOL, durable),
+            "min_bytes": max(1, arguments.checked("min_bytes", units.size_bytes, settings.A_SIZE, min_bytes)),
             "by_name": _run_the_same_script(executor),
-            "writable": bool(writable),
+            "writable": arguments.checked("writable", arguments.true_or_false, settings.A_BOOL, writable),
             "as_ref": results == "ref",
         }
         if results not in ("value", "ref"):
@@ -208,14 +209,12 @@ class Executor(concurrent.futures.Executor, Generic[Results]):
             An iterator over the results, in order.
 
         Raises:
-            TypeError: An option does not exist in this version of Python.
+            TypeError: An option does not exist in this version of Python, or is of a wrong type.
             ValueError: An option's value is invalid.
             TimeoutError: From the iterator, if the results take longer than `timeout`.
 
         """
-        if chunksize < 1:
-            msg = f"chunksize must be at least 1, not {chunksize}"
-            raise ValueError(msg)
+        chunksize = arguments.at_least_one("chunksize", chunksize)
         options = {"timeout": timeout, **more}
         if chunksize == 1:
             return super().map(self._prepared(fn, worker.ONE), *iterables, **options)
@@ -305,9 +304,11 @@ class _Sending:
 
 def _checked(executor: Any) -> Any:
     """Return what can be wrapped. Raises TypeError for anything else."""
-    if not (callable(getattr(executor, "submit", None)) and callable(getattr(executor, "shutdown", None))):
+    is_class = isinstance(executor, type)
+    if is_class or not all(callable(getattr(executor, name, None)) for name in ("submit", "shutdown")):
+        what = f"the class {executor.__name__}" if is_class else type(executor).__name__
         msg = (
-            f"ana.Executor wraps an executor (concurrent.futures.Executor), not {type(executor).__name__}: "
+            f"ana.Executor wraps an executor (concurrent.futures.Executor), not {what}: "
             "for tasks of other engines, see ana.unwrap"
         )
         raise TypeError(msg)
@@ -315,14 +316,6 @@ def _checked(executor: Any) -> Any:
         msg = "ana does not run in subinterpreters: use a ProcessPoolExecutor"
         raise TypeError(msg)
     return executor
-
-
-def _checked_size(given: int | str) -> int:
-    try:
-        return max(1, units.size_bytes(given))
-    except (TypeError, ValueError) as error:
-        msg = f'min_bytes must be a number of bytes, or a size such as "100kB", not {given!r:.100}'
-        raise type(error)(msg) from None
 
 
 def _run_the_same_script(executor: Any) -> bool:
