@@ -129,6 +129,9 @@ def test_a_page_does_what_it_says(name, short_folder):
     if needs.clone:
         left_out = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__", "pickles")
         shutil.copytree(ROOT, folder, ignore=left_out)
+        shutil.copy(ROOT / ".gitignore", folder)
+        processes.run("git", "init", "-q", folder)
+        processes.run("git", "-C", folder, "add", ".")
     folder.mkdir(exist_ok=True)
     reader = make_reader(folder, needs)
     reader.variables |= {name: reader.here(value) for name, value in needs.variables.items()}
@@ -142,6 +145,14 @@ def test_a_page_does_what_it_says(name, short_folder):
             reader.follow(block, page[number + 1 :])
         except AssertionError as error:
             raise AssertionError(f"{name}:{block.line}: {error}") from error
+    if needs.clone:
+        assert strangers(folder) == []
+
+
+def strangers(clone):
+    """Return what is in a clone that Git neither knows nor ignores, but for the reader's own scripts."""
+    said = processes.run("git", "-C", clone, "status", "--porcelain", "--untracked-files=normal").splitlines()
+    return [line for line in said if line.startswith("??") and not re.fullmatch(r"\?\? line_\d+\.sh", line)]
 
 
 def make_reader(folder, needs):
