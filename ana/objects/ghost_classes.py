@@ -121,20 +121,17 @@ def use(obj: Any) -> None:
     found = identity.mark_of(obj)
     if found is None:
         return
-    if found.loader is not None:
+    while (loader := found.loader) is not None:
         try:
-            found.loader()
+            loader()
         except ANAError as error:
             # How ANA found out is of no use to the caller.
             raise shortened(error)  # noqa: B904 - the same error
-    if not has_ghost_class(obj):
-        return
-    if found.loader is None:
-        # It was completed while this thread was being admitted.
-        restore(obj)
-    else:
-        # Borrowed: whoever fills it waits for this thread, or is this thread.
-        admit(obj)
+        # Borrowed: whoever fills it waits for this thread, or is this thread. Unless that load has failed meanwhile.
+        if not has_ghost_class(obj) or _is_admitted(obj):
+            return
+    # It may have been completed while a thread was being admitted.
+    restore(obj)
 
 
 _FREE = frozenset(

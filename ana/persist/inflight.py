@@ -415,6 +415,9 @@ def _borrow(load: Load, mine: Session) -> Any:
     load.session.entangled = mine.entangled = True
     if load.session is not mine:
         mine.borrowed.append(load)
+    if ghost.has_ghost_class(load.obj):
+        # Under the lock: after the load has failed, nobody may use the object as it is.
+        ghost.admit(load.obj)
     return load.obj
 
 

@@ -16,6 +16,8 @@ from support.half_built import KINDS, WAIT_SECONDS, Counting, Listed, Mapped, Ow
 
 import ana
 from ana.objects import ghost
+from ana.persist import inflight
+from ana.persist import loading as loads
 
 PLAIN = {
     "attributes": lambda: classes.Node(1, 2),
@@ -262,6 +264,48 @@ def test_a_child_that_asks_its_parent(folder):
     obj, _ = waiting(folder, parent)
     assert obj.x.found == "nothing"
     assert obj.x.parent is obj
+
+
+class Helped(OwnHooks):
+    """Its state is set with the help of another thread, which uses it."""
+
+    get_help = None
+
+    def _ana_setstate(self, s):
+        self.first = s[0]
+        if Helped.get_help:
+            Helped.get_help(self)
+        self.second = s[1]
+
+
+def test_a_helper_of_a_load_that_has_failed(folder, monkeypatch):
+    """A thread that was let in, because the load waits for it, comes too late: it loads by itself."""
+    obj, _ = waiting(folder, Helped())
+    let_in, failed, load, answers = threading.Event(), threading.Event(), loads.load, []
+
+    def load_and_wait(*arguments, **options):
+        found = load(*arguments, **options)
+        let_in.set()
+        assert failed.wait(WAIT_SECONDS)
+        return found
+
+    def use(obj):
+        monkeypatch.setattr(loads, "load", load_and_wait)
+        return obj.second
+
+    def get_help(obj):
+        answers.append(pool.submit(use, obj))
+        assert let_in.wait(WAIT_SECONDS)
+        raise ValueError("not today")
+
+    monkeypatch.setattr(inflight, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(Helped, "get_help", get_help)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ana.StateLoadError, match="not today"):
+            obj.total()
+        monkeypatch.setattr(Helped, "get_help", None)
+        failed.set()
+        assert answers[0].result() == 2
 
 
 def test_an_object_that_another_one_replaced(folder):
