@@ -51,8 +51,10 @@ USES = {
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """Return a store's folder, with a layer over it."""
+    # On a busy machine, whoever waits at the gate is not to be taken for one that waits in vain.
+    monkeypatch.setattr(inflight, "PATIENCE_SECONDS", WAIT_SECONDS)
     gate.open()
     ana.set_dl(pickle_dir=tmp_path / "s", durable=False)
     return tmp_path / "s"
@@ -321,6 +323,58 @@ def test_an_object_that_another_one_replaced(folder):
     assert [first.result(), second.result()] == [3, 2]
     assert type(obj) is OwnHooks
     assert obj is not OwnHooks.ana_load(uuid)
+
+
+LOCK = threading.RLock()
+
+
+class Locked(ana.Storable):
+    """Needs a lock of the program in the midst of its state."""
+
+    reached = threading.Event()
+
+    def _ana_getstate(self):
+        return 1, 2
+
+    def _ana_setstate(self, s):
+        self.first, _ = s
+        Locked.reached.set()
+        with LOCK:
+            _, self.second = s
+
+
+class Pooled(ana.Storable):
+    """Has threads that use it while its state is set, and waits for them."""
+
+    def _ana_getstate(self):
+        return [1, 2]
+
+    def _ana_setstate(self, s):
+        self.numbers = s
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            self.second = sum(pool.map(lambda at: self.numbers[at], range(2))) - 1
+
+
+def test_whoever_fills_it_wants_a_lock_that_another_thread_has(folder, monkeypatch):
+    """The thread that has the lock fills the ghost itself, and a third one sees no half of it: nobody hangs."""
+    monkeypatch.setattr(inflight, "PATIENCE_SECONDS", 0.2)
+    obj, _ = waiting(folder, Locked())
+    Locked.reached.clear()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with LOCK:
+            others = [pool.submit(lambda: (obj.first, obj.second)) for _ in range(2)]
+            assert Locked.reached.wait(WAIT_SECONDS)
+            assert (obj.second, obj.first) == (2, 1)
+        assert [other.result(WAIT_SECONDS) for other in others] == [(1, 2)] * 2
+    assert type(obj) is Locked
+
+
+def test_whoever_fills_it_waits_for_threads_that_use_it(folder, monkeypatch):
+    """Its helpers get the ghost as it is, as the thread itself would."""
+    monkeypatch.setattr(inflight, "PATIENCE_SECONDS", 0.2)
+    obj, _ = waiting(folder, Pooled())
+    assert obj.second == 2
+    assert type(obj) is Pooled
 
 
 def test_an_object_by_value_is_found_when_it_is_whole():
