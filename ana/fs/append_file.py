@@ -6,7 +6,7 @@ Errors are raised as StoreError, with the path and a cure.
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from stat import S_ISREG
 
@@ -186,6 +186,9 @@ class KeptFile:
             done = 0
         return data if done == size else data[:done]
 
-    def __del__(self) -> None:
-        with suppress(OSError):
-            os.close(self._descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # As a default: at the interpreter's end the module's own names are gone.
+        try:  # noqa: SIM105 - `suppress` is gone, too
+            close(self._descriptor)
+        except OSError:
+            pass
