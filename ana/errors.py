@@ -56,15 +56,15 @@ def _place(where: str) -> str:
 
 
 class StateNotFoundError(ANAError, KeyError):
-    """No store that was searched has a state with this UUID.
+    """No store that was searched has a state with this UUID, or a root with this name.
 
     Attributes:
-        uuid: The UUID.
+        uuid: The UUID, or the name.
         store: The places that were searched.
     """
 
-    def __init__(self, uuid: str, store: str, hint: str = "") -> None:
-        message = f"no state {uuid!r} in {_place(store)}"
+    def __init__(self, uuid: str, store: str, hint: str = "", *, what: str = "state") -> None:
+        message = f"no {what} {uuid!r} in {_place(store)}"
         super().__init__(f"{message}: {hint}" if hint else message)
         # Python takes a KeyError with one argument that is raised within dict(a=1, **it) for a repeated keyword.
         self.args: tuple[object, ...] = (self.message, uuid)

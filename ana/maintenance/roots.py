@@ -210,4 +210,4 @@ def _finite(until: float) -> float | None:
 
 
 def _no_such(store: DirectoryStore, name: str) -> StateNotFoundError:
-    return StateNotFoundError(name, f"{store.home}/{roots_of.FOLDER}", "there is no root of that name: see `ana roots`")
+    return StateNotFoundError(name, f"{store.home}/{roots_of.FOLDER}", "see `ana roots`", what="root")
