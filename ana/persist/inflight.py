@@ -5,7 +5,8 @@ gives it up. Nothing outside this module changes the table, a `Load` or a `Sessi
 
 Waiting for another thread's load may deadlock. A ring of loads alone (two threads load a cycle from opposite ends) is
 detected before waiting. A ring through the code of users (a lock, an import, a pool that `_ana_setstate` waits for)
-shows only as a thread that makes no progress. The waiting thread then loads the state a second time.
+shows only as a thread that makes no progress. The waiting thread then loads the state a second time, into an object of
+its own. Nobody fills an object that another thread is filling: a hook of users may not be idempotent.
 """
 
 import logging
@@ -52,8 +53,8 @@ class Load:
     """One thread's load of one state, from `begin` until its session publishes it or `fail` gives it up."""
 
     __slots__ = (
-        *("children", "cls", "contested", "is_open", "key", "layer", "loads", "obj", "over"),
-        *("place", "prefetched_to", "session", "shared", "stored"),
+        *("before", "children", "cls", "contested", "is_open", "key", "layer", "loads", "obj"),
+        *("over", "place", "prefetched_to", "session", "shared", "stored"),
     )
 
     stored: base.StoredState
@@ -75,6 +76,8 @@ class Load:
         """Which load of this state it is, counted from 1."""
         self.contested = False
         """More than one thread loads this state."""
+        self.before: Load | None = None
+        """The load that stood still when this one of the same state began."""
         self.place: Place = ()
 
     def open(self, stored: base.StoredState) -> None:
@@ -236,7 +239,7 @@ class Session:
         if not self.open_loads:
             return []
         with _lock:
-            return [load for load in _by_key.values() if load.session is self]
+            return [load for load in _in_flight() if load.session is self]
 
     def reset(self) -> None:
         """End the session: nothing of it is in flight any more."""
@@ -307,22 +310,23 @@ def begin(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> tuple[
 def begin_copy(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> Load | None:
     """Begin to fill a ghost whose UUID another object got meanwhile; None if this thread need not or must not.
 
-    Waits for another thread that fills it. Raises StateLoadError as `begin`.
+    Waits for another thread that fills it. Raises StateLoadError if that one stands still.
     """
     place = (layer.uuid, key, id(obj))
     with _lock:
         while ghost.is_ghost(obj):
-            load = _by_key.get(place)
+            load = _by_key.get(place) or _filling(obj, _find(layer, key, cls)[1])
             if load is None:
                 return _enter(Load(layer, cls, key, obj, mine), place)
             way = _way_out(load, mine)
             if way == "borrow":
                 _borrow(load, mine)
                 return None
-            if way == "contest":
-                made = _contest(load, cls, mine, place)
-                made.set_object(obj)
-                return made
+            if way == "contest" and deadlock.stands_still(load.session, LAST_PATIENCE_SECONDS):
+                reason = (
+                    "another thread is setting its state, and waits for something, perhaps for a lock of this thread"
+                )
+                raise load.error(reason)
             _wait(load, mine)
     return None
 
@@ -369,7 +373,16 @@ def renew_after_fork() -> list[Load]:
     _lock = threading.RLock()
     _changed = threading.Condition(_lock)
     _waiting = 0
-    return [load for load in _by_key.values() if load.session is not _local.session]
+    return [load for load in _in_flight() if load.session is not _local.session]
+
+
+def _in_flight() -> Iterator[Load]:
+    for latest in _by_key.values():
+        load: Load | None = latest
+        while load is not None:
+            if not load.over:
+                yield load
+            load = load.before
 
 
 def _find(layer: Source, key: str, cls: type) -> tuple[Place, Load | None]:
@@ -397,7 +410,20 @@ def _release(load: Load) -> None:
     load.over = True
     load.session.open_loads -= 1
     if _by_key.get(load.place) is load:
-        del _by_key[load.place]
+        older = load.before
+        while older is not None and older.over:
+            older = older.before
+        if older is None:
+            del _by_key[load.place]
+        else:
+            _by_key[load.place] = older
+
+
+def _filling(obj: Any, load: Load | None) -> Load | None:
+    """Return the load that fills an object, among one and those before it."""
+    while load is not None and (load.over or load.obj is not obj):
+        load = load.before
+    return load
 
 
 def _way_out(load: Load, mine: Session) -> Literal["borrow", "contest", "wait"]:
@@ -428,7 +454,7 @@ def _contest(load: Load, cls: type, mine: Session, place: Place) -> Load:
         raise Load(load.layer, cls, load.key, None, mine).error(reason)
     _log.warning("state %r is loaded once more: the thread that loads it waits for something else", load.key)
     made = Load(load.layer, cls, load.key, None, mine)
-    made.loads = load.loads + 1
+    made.before, made.loads = load, load.loads + 1
     load.contested = made.contested = True
     return _enter(made, place)
 

@@ -54,7 +54,8 @@ USES = {
 def folder(tmp_path, monkeypatch):
     """Return a store's folder, with a layer over it."""
     # On a busy machine, whoever waits at the gate is not to be taken for one that waits in vain.
-    monkeypatch.setattr(inflight, "PATIENCE_SECONDS", WAIT_SECONDS)
+    for name in ("PATIENCE_SECONDS", "LAST_PATIENCE_SECONDS"):
+        monkeypatch.setattr(inflight, name, WAIT_SECONDS)
     gate.open()
     ana.set_dl(pickle_dir=tmp_path / "s", durable=False)
     return tmp_path / "s"
@@ -356,17 +357,55 @@ class Pooled(ana.Storable):
 
 
 def test_whoever_fills_it_wants_a_lock_that_another_thread_has(folder, monkeypatch):
-    """The thread that has the lock fills the ghost itself, and a third one sees no half of it: nobody hangs."""
+    """The thread that has the lock gets an error, and nobody hangs or sees half of it."""
     monkeypatch.setattr(inflight, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(inflight, "LAST_PATIENCE_SECONDS", 1.0)
     obj, _ = waiting(folder, Locked())
     Locked.reached.clear()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         with LOCK:
-            others = [pool.submit(lambda: (obj.first, obj.second)) for _ in range(2)]
+            first = pool.submit(lambda: (obj.first, obj.second))
             assert Locked.reached.wait(WAIT_SECONDS)
-            assert (obj.second, obj.first) == (2, 1)
-        assert [other.result(WAIT_SECONDS) for other in others] == [(1, 2)] * 2
+            with pytest.raises(ana.StateLoadError, match="perhaps for a lock of this thread"):
+                _ = obj.second
+        assert first.result(WAIT_SECONDS) == (1, 2)
+        assert pool.submit(lambda: (obj.first, obj.second)).result(WAIT_SECONDS) == (1, 2)
     assert type(obj) is Locked
+    assert not inflight._by_key
+
+
+class Growing(ana.Storable, list):
+    """Sets its state in steps that must not be taken twice, and waits between them."""
+
+    may_go_on = threading.Event()
+    begun = threading.Event()
+
+    def _ana_getstate(self):
+        return list(self)
+
+    def _ana_setstate(self, s):
+        self.append(s[0])
+        if not Growing.begun.is_set():
+            Growing.begun.set()
+            Growing.may_go_on.wait(WAIT_SECONDS)
+        self.extend(s[1:])
+
+
+@pytest.mark.parametrize("load", [len, lambda obj: len(Growing.ana_load(obj.ana_uuid))], ids=["used", "loaded"])
+def test_whoever_fills_it_stands_still_for_long(folder, monkeypatch, load):
+    """As one that waits for a slow server: others wait, and nobody sets the state of that object a second time."""
+    monkeypatch.setattr(inflight, "PATIENCE_SECONDS", 0.2)
+    obj, _ = waiting(folder, Growing([1, 2]))
+    Growing.begun.clear()
+    Growing.may_go_on.clear()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(load, obj)
+        assert Growing.begun.wait(WAIT_SECONDS)
+        threading.Timer(1.5, Growing.may_go_on.set).start()
+        assert len(obj) == 2
+        assert first.result(WAIT_SECONDS) == 2
+    assert list(obj) == [1, 2]
+    assert not inflight._by_key
 
 
 def test_whoever_fills_it_waits_for_threads_that_use_it(folder, monkeypatch):
