@@ -356,6 +356,10 @@ def _content():
     return Model
 
 
+def _fail():
+    raise ana.StateNotFoundError("a", "here")
+
+
 @pytest.mark.parametrize("how", ["state taken", "state missing", "copied", "stored"])
 @pytest.mark.parametrize("make", [_plain, _slotted, _content])
 def test_a_class_that_nobody_has_any_more_goes_away(tmp_path, make, how):
@@ -367,7 +371,7 @@ def test_a_class_that_nobody_has_any_more_goes_away(tmp_path, make, how):
         obj = cls()
         obj.x = number
         if how == "state missing":
-            ghost.ghostify(obj, f"missing {number}", lambda: None)
+            ghost.ghostify(obj, f"missing {number}", _fail)
             assert "not loaded" in repr(obj)
         elif how == "stored":
             obj.make_uuid()
@@ -386,5 +390,5 @@ def test_the_ghost_class_of_a_class_is_one(tmp_path):
     """As long as anybody has an object of it."""
     one, two = classes.A(1), classes.A(2)
     for obj in (one, two):
-        ghost.ghostify(obj, f"missing {obj.x}", lambda: None)
+        ghost.ghostify(obj, f"missing {obj.x}", _fail)
     assert type(one) is type(two)
