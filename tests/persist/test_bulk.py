@@ -436,8 +436,10 @@ def test_an_interrupt_leaves_no_work_going_on_and_no_false_marks(tmp_path, monke
     def slow(*arguments, **options):
         calls.append(1)
         # In this thread, where it strikes at once: elsewhere it might between an open() and its `try`.
-        if len(calls) >= 100 and threading.current_thread() is threading.main_thread() and not sent:
+        if threading.current_thread() is threading.main_thread() and not sent:
             sent.append(1)
+            while len(calls) < 100:
+                time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.001)
         try:
