@@ -151,12 +151,17 @@ class Odd:
         raise ZeroDivisionError("not today")
 
 
+def notes(error):
+    """Return an error's notes, without those that pickle adds since Python 3.14."""
+    return [note for note in getattr(error, "__notes__", []) if not note.startswith("when serializing ")]
+
+
 def test_an_error_of_the_users_own_keeps_its_message(folder):
     """The way is a note to it."""
     with pytest.raises(ZeroDivisionError) as raised:
         classes.A({"odd": Odd()}).make_uuid()
     assert raised.value.args == ("not today",)
-    (note,) = raised.value.__notes__
+    (note,) = notes(raised.value)
     assert note.startswith("A.x['odd'] is a test_bad_input.Odd. Odd.__reduce__ raised this: correct it")
 
 
@@ -177,7 +182,7 @@ def test_the_advice_about_a_hook_is_not_to_write_that_hook(folder):
     way = "A.x['inner'][0] is a test_bad_input.Mistaken"
     cure = "Mistaken._ana_getstate raised this: correct it there, or leave the object out of what holds it"
     assert str(held.value) == f"{alone.value}: {way}. {cure}"
-    assert not hasattr(held.value, "__notes__")
+    assert notes(held.value) == []
 
 
 def test_extension_codes_are_refused(folder):

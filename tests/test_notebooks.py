@@ -184,7 +184,10 @@ def test_errors_of_storing_do_not_show_how_ana_stores(tmp_path, how):
         STORING[how](obj)
     assert ours(caught.value) == []
     assert caught.value.__context__ is None
-    assert len("".join(traceback.format_exception(caught.value)).splitlines()) <= (30 if "thread" in how else 12)
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    # Pickle's own, since Python 3.14.
+    lines = [line for line in lines if not line.startswith("when serializing ")]
+    assert len(lines) <= (30 if "thread" in how else 12)
 
 
 def ours(error):

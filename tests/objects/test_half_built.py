@@ -98,6 +98,7 @@ def assert_waits(future):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_thread_waits(folder, kind):
     """It gets the whole object, whatever its class is like."""
+    Counting.filled = 0
     obj, _ = waiting(folder, kind())
     with loading(obj) as (pool, first):
         second = pool.submit(lambda: (obj.first, obj.second, obj.total()))
@@ -106,7 +107,6 @@ def test_a_second_thread_waits(folder, kind):
     assert first.result() == 3
     assert type(obj) is kind
     assert Counting.filled == (kind is Counting)
-    Counting.filled = 0
 
 
 @pytest.mark.parametrize("use", USES)
