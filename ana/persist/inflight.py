@@ -323,9 +323,7 @@ def begin_copy(mine: Session, layer: Source, cls: type, key: str, obj: Any) -> L
                 _borrow(load, mine)
                 return None
             if way == "contest" and deadlock.stands_still(load.session, LAST_PATIENCE_SECONDS):
-                reason = (
-                    "another thread is setting its state, and waits for something, perhaps for a lock of this thread"
-                )
+                reason = "another thread is setting its state, but stands still: perhaps it wants a lock of this thread"
                 raise load.error(reason)
             _wait(load, mine)
     return None

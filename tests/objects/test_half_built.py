@@ -366,7 +366,7 @@ def test_whoever_fills_it_wants_a_lock_that_another_thread_has(folder, monkeypat
         with LOCK:
             first = pool.submit(lambda: (obj.first, obj.second))
             assert Locked.reached.wait(WAIT_SECONDS)
-            with pytest.raises(ana.StateLoadError, match="perhaps for a lock of this thread"):
+            with pytest.raises(ana.StateLoadError, match="perhaps it wants a lock of this thread"):
                 _ = obj.second
         assert first.result(WAIT_SECONDS) == (1, 2)
         assert pool.submit(lambda: (obj.first, obj.second)).result(WAIT_SECONDS) == (1, 2)
@@ -379,6 +379,7 @@ class Growing(ana.Storable, list):
 
     may_go_on = threading.Event()
     begun = threading.Event()
+    in_flight = 0
 
     def _ana_getstate(self):
         return list(self)
@@ -388,6 +389,8 @@ class Growing(ana.Storable, list):
         if not Growing.begun.is_set():
             Growing.begun.set()
             Growing.may_go_on.wait(WAIT_SECONDS)
+        else:
+            Growing.in_flight = len(list(inflight._in_flight()))
         self.extend(s[1:])
 
 
@@ -405,6 +408,8 @@ def test_whoever_fills_it_stands_still_for_long(folder, monkeypatch, load):
         assert len(obj) == 2
         assert first.result(WAIT_SECONDS) == 2
     assert list(obj) == [1, 2]
+    # Both loads of the state: after a fork or an interrupt, either is given up.
+    assert Growing.in_flight == 2
     assert not inflight._by_key
 
 
